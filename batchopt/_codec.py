@@ -1,0 +1,164 @@
+"""Records as JSON: a schema tag, strict reading, whole-or-nothing writing.
+
+A record is a frozen dataclass that inherits `Record`. Its JSON is the dataclass's fields plus
+`"schema": "batchopt.<name>/<version>"`. Unknown keys, other schemas and newer versions are errors;
+infinite numbers are written as the strings "inf" and "-inf"; NaN is never written nor read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Self, cast
+
+from batchopt.errors import RecordError
+
+LARGEST_FILE = 64 * 2**20
+_INFINITY = {"inf": math.inf, "-inf": -math.inf}
+
+
+class Record:
+    """A frozen dataclass that round-trips through JSON. `SCHEMA` is its tag, "batchopt.<name>/<version>"."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
+    SCHEMA: ClassVar[str]
+
+    def to_json(self) -> str:
+        """The record as one JSON object, floats exact."""
+        fields = _adapter(type(self)).dump_python(self, mode="python")
+        return json.dumps({"schema": self.SCHEMA, **_write_numbers(fields)}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: not JSON, another schema, a newer version, an unknown or missing key, a wrong value.
+        """
+        return cast("Self", _read(cls, text))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to `path`, whole or not at all."""
+        write_text(path, self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            RecordError: as `from_json`, or the file is missing, unreadable or larger than 64 MiB.
+        """
+        try:
+            return cls.from_json(read_text(path))
+        except RecordError as error:
+            raise RecordError(f"{os.fspath(path)}: {error}") from None
+
+
+def json_schema(record: type[Record]) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record's file."""
+    schema = _adapter(record).json_schema()
+    schema["properties"] = {"schema": {"const": record.SCHEMA}, **schema["properties"]}
+    schema["required"] = ["schema", *schema.get("required", [])]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a text file of at most 64 MiB.
+
+    Raises:
+        RecordError: the file is missing, too large, or not UTF-8 text.
+    """
+    file = Path(path)
+    try:
+        size = file.stat().st_size
+        if size > LARGEST_FILE:
+            raise RecordError(f"a record must be at most {LARGEST_FILE} bytes, got {size}")
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecordError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecordError("is not UTF-8 text, so it is no record of batchopt") from None
+
+
+@cache
+def _adapter(record: type[Record]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(record)
+
+
+def _read(record: type[Record], text: str) -> Record:
+    from pydantic import ValidationError
+
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
+    _check_schema(record.SCHEMA, fields)
+    del fields["schema"]
+    try:
+        return cast("Record", _adapter(record).validate_json(json.dumps(_read_numbers(fields)), strict=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the record"
+        raise RecordError(f"{record.SCHEMA}: {where}: {first['msg']}") from None
+
+
+def _check_schema(expected: str, fields: object) -> None:
+    tag = fields.get("schema") if isinstance(fields, dict) else None
+    if tag == expected:
+        return
+    if not isinstance(tag, str) or not tag.startswith("batchopt."):
+        raise RecordError(f'expected a JSON object with "schema": "{expected}", got schema {tag!r}')
+    name, _, version = expected.rpartition("/")
+    got_name, _, got_version = tag.rpartition("/")
+    if got_name == name and got_version.isdigit() and int(got_version) > int(version):
+        raise RecordError(f"was written by a newer batchopt ({tag}; this one reads {expected}): upgrade batchopt")
+    raise RecordError(f"holds {tag}, expected {expected}: is it the right file?")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RecordError(f"{name} is not allowed in a record")
+
+
+def _write_numbers(value: object) -> Any:
+    if isinstance(value, float):
+        if math.isnan(value):
+            raise RecordError("NaN is not allowed in a record")
+        return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, dict):
+        return {key: _write_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_write_numbers(item) for item in value]
+    return value
+
+
+def _read_numbers(value: object) -> Any:
+    if isinstance(value, str):
+        return _INFINITY.get(value, value)
+    if isinstance(value, dict):
+        return {key: _read_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_read_numbers(item) for item in value]
+    return value

@@ -1,0 +1,197 @@
+"""What a probe observed: loss curves of short runs, noise scales, the step cost, and what it all spent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
+from batchopt._codec import Record
+from batchopt.noise_scale import NoiseScale
+from batchopt.step_cost import StepCost
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve(Record):
+    """Losses along a run, each the mean per-example loss at frozen weights in evaluation mode.
+
+    Attributes:
+        examples: examples seen at each evaluation, rising.
+        losses: the loss there, finite and positive.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.loss_curve/1"
+
+    examples: tuple[int, ...]
+    losses: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.examples) != len(self.losses):
+            raise ValueError(f"as many losses as examples are needed, got {len(self.losses)} and {len(self.examples)}")
+        check_increasing("examples", self.examples)
+        for loss in self.losses:
+            check_positive("every loss", loss)
+
+    def smoothed(self) -> tuple[float, ...]:
+        """The running median of three evaluations; the first and the last loss stand as they are."""
+        inner = [sorted(self.losses[i - 1 : i + 2])[1] for i in range(1, len(self.losses) - 1)]
+        return (*self.losses[:1], *inner, *self.losses[1:][-1:])
+
+    def examples_to(self, loss: float) -> float | None:
+        """Examples at which `loss` is reached: the first crossing of the running median, log-interpolated.
+
+        The last evaluation has no later neighbour, so it confirms a crossing but never makes one.
+        None where the curve does not reach the loss.
+
+        Example:
+            >>> curve = LossCurve(examples=(0, 100, 200, 300, 400), losses=(4.0, 2.0, 1.0, 0.5, 0.25))
+            >>> curve.examples_to(1.0)
+            200.0
+            >>> curve.examples_to(0.1) is None
+            True
+        """
+        check_positive("loss", loss)
+        smoothed = self.smoothed()[:-1]
+        for i, reached in enumerate(smoothed):
+            if reached > loss:
+                continue
+            if i == 0:
+                return float(self.examples[0])
+            part = (math.log(smoothed[i - 1]) - math.log(loss)) / (math.log(smoothed[i - 1]) - math.log(reached))
+            return self.examples[i - 1] + part * (self.examples[i] - self.examples[i - 1])
+        return None
+
+    def jitter(self) -> float:
+        """Standard deviation of log loss around its running median: how noisy single evaluations are."""
+        if len(self.losses) < 4:
+            return 0.0
+        rest = np.log(self.losses) - np.log(self.smoothed())
+        return float(np.sqrt(np.mean(rest[1:-1] ** 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Branch(Record):
+    """One run at a constant batch size and learning rate, and its loss curve.
+
+    Attributes:
+        batch_size: examples per step.
+        learning_rate: the rate that the optimizer was given.
+        curve: losses against examples seen *by this branch* since it left its checkpoint.
+        start_examples: examples that the reference run had seen at the checkpoint; 0 for a run from initialisation.
+        burn_in_examples: leading examples of the branch that are not on the clock: after a change of batch size or
+            learning rate in mid-run the loss first jumps to the new setting's own level, which is not progress.
+        outcome: "finished", "stopped" (beaten by others, or the budget ended) or "diverged" (the curve holds what
+            was finite).
+        seed: of initialisation and data order.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.branch/1"
+
+    batch_size: int
+    learning_rate: float
+    curve: LossCurve
+    start_examples: int = 0
+    burn_in_examples: int = 0
+    outcome: Literal["finished", "stopped", "diverged"] = "finished"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("batch_size", self.batch_size)
+        check_positive("learning_rate", self.learning_rate)
+        check_count("start_examples", self.start_examples, least=0)
+        check_count("burn_in_examples", self.burn_in_examples, least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending(Record):
+    """What one part of a probe spent.
+
+    Attributes:
+        part: which part ("reference run", "branches from the start", ...).
+        examples: examples that got a gradient, evaluation forwards counted a third each.
+        steps: optimizer steps taken.
+        seconds: wall-clock time.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.spending/1"
+
+    part: str
+    examples: float
+    steps: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        check_non_negative("examples", self.examples)
+        check_count("steps", self.steps, least=0)
+        check_non_negative("seconds", self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance(Record):
+    """Where a probe ran.
+
+    Attributes:
+        versions: package name -> version.
+        device: the torch device, with the card's name where it has one.
+        seed: the probe's seed.
+        population: examples in the data set; None for a stream.
+        parameters: trainable parameters of the model.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.provenance/1"
+
+    versions: dict[str, str]
+    device: str
+    seed: int
+    population: int | None
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport(Record):
+    """Everything that a probe measured, and what it spent.
+
+    Attributes:
+        reference: the long run along which the noise scale was measured; None if the probe stopped before it.
+        branches: the other runs.
+        noise_scales: readings along the reference run, in the order of examples seen.
+        step_cost: measured seconds per step; None if the probe stopped before it.
+        spending: what each part spent.
+        budget_examples: ceiling on the examples that the probe was given.
+        stopped: why the probe ended before its plan was done, in words; None if it was completed.
+        provenance: versions, device, seed.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.probe/1"
+
+    reference: Branch | None
+    branches: tuple[Branch, ...]
+    noise_scales: tuple[NoiseScale, ...]
+    step_cost: StepCost | None
+    spending: tuple[Spending, ...]
+    budget_examples: int
+    stopped: str | None
+    provenance: Provenance
+
+    @property
+    def examples_spent(self) -> float:
+        """Examples that got a gradient, evaluation forwards counted a third each."""
+        return sum(part.examples for part in self.spending)
+
+    @property
+    def steps_spent(self) -> int:
+        """Optimizer steps taken."""
+        return sum(part.steps for part in self.spending)
+
+    @property
+    def seconds_spent(self) -> float:
+        """Wall-clock seconds."""
+        return sum(part.seconds for part in self.spending)
+
+    @property
+    def runs(self) -> tuple[Branch, ...]:
+        """Every run that left a loss curve, the reference first."""
+        return self.branches if self.reference is None else (self.reference, *self.branches)

@@ -1,0 +1,91 @@
+"""A batch-size schedule: piecewise constant over examples seen.
+
+The batch size of a step is the one in force at the number of examples seen when the step begins, so a switch happens
+at the first step that begins at or after the segment's start; the last step takes what is left.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from batchopt._checks import check_count, check_increasing, check_positive
+from batchopt._codec import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Segment(Record):
+    """From `start_examples` on: steps of `batch_size` examples, the base learning rate times the multiplier."""
+
+    SCHEMA: ClassVar[str] = "batchopt.segment/1"
+
+    start_examples: int
+    batch_size: int
+    learning_rate_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count("start_examples", self.start_examples, least=0)
+        check_count("batch_size", self.batch_size)
+        check_positive("learning_rate_multiplier", self.learning_rate_multiplier)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule(Record):
+    """Batch size and learning rate over a run of `examples` examples.
+
+    Attributes:
+        segments: rising in `start_examples`, the first at 0.
+        examples: examples of the whole run.
+        learning_rate: base learning rate that the multipliers apply to; None leaves it to the user's own loop.
+
+    Example:
+        >>> schedule = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
+        >>> schedule(0), schedule(10_048), schedule.steps
+        (64, 128, 743)
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.schedule/1"
+
+    segments: tuple[Segment, ...]
+    examples: int
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        check_count("examples", self.examples)
+        if not self.segments or self.segments[0].start_examples != 0:
+            raise ValueError("the first segment must start at 0 examples")
+        starts = [segment.start_examples for segment in self.segments]
+        check_increasing("segments' start_examples", starts)
+        if starts[-1] >= self.examples:
+            raise ValueError(f"every segment must start before the run ends, got {starts[-1]} of {self.examples} examples")
+        if self.learning_rate is not None:
+            check_positive("learning_rate", self.learning_rate)
+
+    @classmethod
+    def constant(cls, batch_size: int, *, examples: int, learning_rate: float | None = None) -> Schedule:
+        """One batch size for the whole run."""
+        return cls((Segment(0, batch_size),), examples, learning_rate)
+
+    def __call__(self, examples_seen: int) -> int:
+        """Batch size of the step that begins at `examples_seen`, before the end of the run cuts it."""
+        return self.segment_at(examples_seen).batch_size
+
+    def segment_at(self, examples_seen: int) -> Segment:
+        """The segment in force at `examples_seen`."""
+        check_count("examples_seen", examples_seen, least=0)
+        return self.segments[bisect_right(self.segments, examples_seen, key=lambda segment: segment.start_examples) - 1]
+
+    def batches(self, start_examples: int = 0) -> Iterator[tuple[int, int]]:
+        """(examples seen, batch size) of every step from `start_examples` to the end of the run."""
+        seen = start_examples
+        while seen < self.examples:
+            size = min(self(seen), self.examples - seen)
+            yield seen, size
+            seen += size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(1 for _ in self.batches())

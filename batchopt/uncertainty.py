@@ -1,0 +1,112 @@
+"""Estimates with 90 % intervals, and how intervals are made.
+
+Notation
+    theta    the estimated quantity; log theta is close to normal for the positive quantities here
+    se       standard error
+    J        number of jackknife groups; an interval then uses Student's t with J - 1 degrees of freedom
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from scipy import stats
+
+from batchopt._checks import check_finite
+from batchopt._codec import Record
+from batchopt.errors import UnresolvedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LEVEL = 0.90
+"""Every interval in batchopt is a two-sided interval at this level."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate(Record):
+    """A number with its 90 % interval.
+
+    Attributes:
+        value: the best guess, finite.
+        low: lower end of the interval; may be -inf.
+        high: upper end of the interval; may be inf.
+        resolved: whether the evidence supports `value`; `float(estimate)` raises where it does not.
+
+    Example:
+        >>> reading = Estimate(value=120.0, low=90.0, high=160.0, resolved=True)
+        >>> float(reading)
+        120.0
+        >>> str(reading)
+        '120 (90 to 160)'
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.estimate/1"
+
+    value: float
+    low: float
+    high: float
+    resolved: bool
+
+    def __post_init__(self) -> None:
+        check_finite("value", self.value)
+        if math.isnan(self.low) or math.isnan(self.high) or not self.low <= self.value <= self.high:
+            raise ValueError(f"low <= value <= high must hold, got {self.low!r}, {self.value!r}, {self.high!r}")
+        if self.resolved and not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"a resolved estimate needs a finite interval, got {self.low!r} to {self.high!r}")
+
+    def __float__(self) -> float:
+        """The bare number.
+
+        Raises:
+            UnresolvedError: the evidence does not support one.
+        """
+        if not self.resolved:
+            raise UnresolvedError(
+                f"unresolved: {self}. Measure more examples, or read .value with .low and .high instead.", self
+            )
+        return self.value
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"more than {self.low:.3g}"
+        doubt = "" if self.resolved else ", unresolved"
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}{doubt})"
+
+    def scaled(self, factor: float) -> Estimate:
+        """The estimate of `factor` times the quantity, for a positive factor."""
+        return Estimate(self.value * factor, self.low * factor, self.high * factor, self.resolved)
+
+
+def from_draws(value: float, draws: NDArray[np.float64], *, resolved: bool = True) -> Estimate:
+    """The estimate whose interval holds the central 90 % of posterior draws, and `value`.
+
+    Args:
+        value: the best guess, finite.
+        draws: draws of the quantity, (n_draws,); infinite draws widen the interval to infinity.
+        resolved: False where something besides the width says that the number is not to be believed.
+    """
+    tail = (1.0 - LEVEL) / 2.0
+    low = min(value, float(np.quantile(draws, tail, method="lower")))
+    high = max(value, float(np.quantile(draws, 1.0 - tail, method="higher")))
+    return Estimate(value, low, high, resolved and math.isfinite(low) and math.isfinite(high))
+
+
+def log_normal(value: float, log_se: float, *, dof: float = math.inf) -> Estimate:
+    """The estimate of a positive quantity whose logarithm has standard error `log_se`.
+
+    Args:
+        value: the best guess, positive.
+        log_se: standard error of log(value).
+        dof: degrees of freedom of `log_se`; infinite means known.
+    """
+    factor = math.exp(min(_quantile(dof) * log_se, 700.0))
+    return Estimate(value, value / factor, value * factor, True)
+
+
+def _quantile(dof: float) -> float:
+    upper = 1.0 - (1.0 - LEVEL) / 2.0
+    return float(stats.norm.ppf(upper)) if math.isinf(dof) else float(stats.t.ppf(upper, dof))
