@@ -1,0 +1,238 @@
+"""The law that all runs of one training problem share, with its posterior.
+
+Notation
+    s       progress: steps of an infinitely large batch at the best learning rate
+    v       log(1 + s), the grid that everything is tabulated on
+    L0      loss at initialisation
+    F       loss over progress, L = F(s): log-linear in v between knots, falling
+    b(s)    local critical batch size, b_mid ((1 + s) / s_mid)^p
+    lr*     best learning rate at a point, lr_mid ((1 + s) / s_mid)^-d / (1 + c b(s) / B)^alpha
+    x       lr / lr*
+    h(x)    speed beside the best learning rate, (1 + a) x / (a + x^(1 + a)); h(1) = 1
+    ds/dstep = h(x) / (1 + b(s) / B)
+
+The second factor is McCandlish et al. 2018 (arXiv 1812.06162) eq. 2.7, its integral their appendix D.1; the learning
+rate's is their appendix A.3. h rises like x, and falls more gently than their one-step parabola, because real runs
+tolerate larger steps than it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from batchopt._checks import check_positive
+from batchopt._codec import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+SHAPE = ("log_b", "p", "log_lr", "d", "alpha", "log_c", "log_a")
+"""Names of the leading parameters; the log slopes of F between its knots follow."""
+
+GRID_POINTS = 160
+_LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.5)
+
+
+class Unstable(NamedTuple):
+    """A run at this batch size and learning rate diverged."""
+
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class LawPosterior(Record):
+    """What is believed about one training problem: the best guess and draws of the law's parameters.
+
+    Attributes:
+        initial_loss: L0.
+        knots: v of the knots of F, rising from 0.
+        v_mid: log s_mid.
+        best: parameters of the best guess, (n_parameters,) in the order of `SHAPE`, then the slopes of F.
+        draws: posterior draws of the same, (n_draws, n_parameters).
+        unstable: (batch size, learning rate) of runs that diverged: at most that batch size, no such rate is used.
+        batch_sizes: smallest and largest batch size that was observed.
+        lowest_loss: lowest loss that was observed; below it everything is extrapolation.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.law/1"
+
+    initial_loss: float
+    knots: tuple[float, ...]
+    v_mid: float
+    best: tuple[float, ...]
+    draws: tuple[tuple[float, ...], ...]
+    unstable: tuple[tuple[int, float], ...]
+    batch_sizes: tuple[int, int]
+    lowest_loss: float
+
+    def __post_init__(self) -> None:
+        check_positive("initial_loss", self.initial_loss)
+        wanted = len(SHAPE) + len(self.knots) - 1
+        for row in (self.best, *self.draws):
+            if len(row) != wanted:
+                raise ValueError(f"a law over {len(self.knots)} knots needs {wanted} parameters, got {len(row)}")
+
+    def _table(self) -> LawTable:
+        rows = np.array([self.best, *self.draws], dtype=np.float64)
+        return LawTable(rows, np.array(self.knots), self.v_mid, math.log(self.initial_loss))
+
+    def steps_to(self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float) -> Floats:
+        """Steps from initialisation to a loss, at k pairs of batch size and learning rate.
+
+        Returns:
+            (1 + n_draws, k): the best guess, then the draws; inf where the loss is not reached or the run diverges.
+        """
+        batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
+        table = self._table()
+        steps = table.steps_at(table.v_of_loss(loss), batch_sizes, learning_rates)
+        return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, steps)
+
+    def losses_at(
+        self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, examples: Sequence[float] | Floats
+    ) -> Floats:
+        """Losses after k numbers of examples from initialisation, at k pairs of batch size and learning rate.
+
+        Returns:
+            (1 + n_draws, k): the best guess, then the draws; inf where the run diverges.
+        """
+        batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
+        table = self._table()
+        steps = np.asarray(examples, float) / batch_sizes
+        losses = np.exp(table.log_loss(table.v_at_steps(steps, batch_sizes, learning_rates)))
+        return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, losses)
+
+    def best_steps(self, batch_sizes: Sequence[float] | Floats, loss: float) -> tuple[Floats, Floats]:
+        """Fewest steps to a loss over constant learning rates, re-tuned for every batch size, and that rate.
+
+        Returns:
+            steps and learning rates, each (1 + n_draws, k).
+        """
+        batch_sizes = np.asarray(batch_sizes, float)
+        table = self._table()
+        v_loss = table.v_of_loss(loss)
+        centre = table.log_learning_rate(np.minimum(v_loss, table.grid[-1])[:, None], batch_sizes[None, :])
+        limits = np.array([self._largest_stable(size) for size in batch_sizes])
+        steps = np.full((len(_LEARNING_RATE_OCTAVES), *centre.shape), np.inf)
+        rates = np.exp(centre[None] + _LEARNING_RATE_OCTAVES[:, None, None] * math.log(2.0))
+        for i, rate in enumerate(rates):
+            steps[i] = np.where(rate < limits, table.steps_at(v_loss, batch_sizes, rate), np.inf)
+        chosen = np.argmin(steps, axis=0)[None]
+        return np.take_along_axis(steps, chosen, 0)[0], np.take_along_axis(rates, chosen, 0)[0]
+
+    def hyperbola(self, loss: float) -> tuple[Floats, Floats]:
+        """S_min and E_min of the trade-off to a loss, each (1 + n_draws,); inf where the loss is not reached.
+
+        The hyperbola S = S_min + E_min / B (eq. 2.11) is fitted, with relative errors, to the fewest steps over a
+        factor of 256 in batch size around the local critical batch size.
+        """
+        table = self._table()
+        middle = np.exp(np.median(table.log_b(np.minimum(table.v_of_loss(loss), table.grid[-1])[:, None])[:, 0]))
+        batch_sizes = middle * 2.0 ** np.arange(-5.0, 4.0)
+        steps, _ = self.best_steps(batch_sizes, loss)
+        return _fit_hyperbola(batch_sizes, steps)
+
+    def _largest_stable(self, batch_size: float) -> float:
+        return min((rate for size, rate in self.unstable if size >= batch_size), default=math.inf)
+
+    def _is_unstable(self, batch_sizes: Floats, learning_rates: Floats) -> NDArray[np.bool_]:
+        return learning_rates >= np.array([self._largest_stable(size) for size in batch_sizes])
+
+
+def _fit_hyperbola(batch_sizes: Floats, steps: Floats) -> tuple[Floats, Floats]:
+    # Least squares of (S_min + E_min / B) / S = 1 has the two unknowns in closed form for every row.
+    reached = np.all(np.isfinite(steps), axis=1)
+    safe = np.where(reached[:, None], steps, 1.0)
+    u, w = 1.0 / safe, 1.0 / (batch_sizes * safe)
+    uu, uw, ww = (u * u).sum(1), (u * w).sum(1), (w * w).sum(1)
+    determinant = uu * ww - uw**2
+    steps_min = (ww * u.sum(1) - uw * w.sum(1)) / determinant
+    examples_min = (uu * w.sum(1) - uw * u.sum(1)) / determinant
+    good = reached & (steps_min > 0) & (examples_min > 0)
+    return np.where(good, steps_min, np.inf), np.where(good, examples_min, np.inf)
+
+
+class LawTable:
+    """The law of many parameter rows at once, tabulated over a common grid of v.
+
+    Args:
+        rows: parameters, (n, n_parameters).
+        knots: v of the knots of F, (n_knots,).
+        v_mid: log s_mid.
+        log_initial: log L0.
+    """
+
+    def __init__(self, rows: Floats, knots: Floats, v_mid: float, log_initial: float) -> None:
+        self.rows, self.knots, self.v_mid, self.log_initial = rows, knots, v_mid, log_initial
+        self.grid = np.linspace(0.0, knots[-1], GRID_POINTS)
+
+    @cached_property
+    def knot_log_losses(self) -> Floats:
+        """log F at the knots, (n, n_knots)."""
+        drops = np.exp(np.minimum(self.rows[:, len(SHAPE) :], 5.0)) * np.diff(self.knots)
+        return self.log_initial - np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(drops, axis=1)], axis=1)
+
+    def log_loss(self, v: Floats) -> Floats:
+        """log F at v, (n, k) for v of shape (n, k)."""
+        pairs = zip(v, self.knot_log_losses, strict=True)
+        return np.array([np.interp(row, self.knots, losses) for row, losses in pairs])
+
+    def v_of_loss(self, loss: float) -> Floats:
+        """v at which F reaches a loss, (n,); inf where it does not."""
+        target = -math.log(loss)
+        return np.array([np.interp(target, -row, self.knots, right=np.inf) for row in self.knot_log_losses])
+
+    def log_b(self, v: Floats) -> Floats:
+        """log of the local critical batch size, (n, k)."""
+        return self._parameter("log_b") + self._parameter("p") * (v - self.v_mid)
+
+    def log_learning_rate(self, v: Floats, batch_sizes: Floats) -> Floats:
+        """log lr* at v and batch sizes, (n, k)."""
+        ratio = np.exp(self._parameter("log_c") + self.log_b(v)) / batch_sizes
+        drift = self._parameter("d") * (v - self.v_mid)
+        return self._parameter("log_lr") - drift - self._parameter("alpha") * np.log1p(ratio)
+
+    def cumulative_steps(self, batch_sizes: Floats, learning_rates: Floats) -> Floats:
+        """Steps from initialisation to every grid point, (n, k, GRID_POINTS).
+
+        Args:
+            batch_sizes: (k,) or (n, k).
+            learning_rates: (k,) or (n, k).
+        """
+        log_b, p, log_lr, d, alpha, log_c, log_a = (self.rows[:, i, None, None] for i in range(len(SHAPE)))
+        sizes = np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1]))[:, :, None]
+        rates = np.broadcast_to(learning_rates, sizes.shape[:2])[:, :, None]
+        past_mid = (self.grid - self.v_mid)[None, None, :]
+        noise = np.exp(log_b + p * past_mid) / sizes
+        log_x = np.log(rates) - (log_lr - d * past_mid - alpha * np.log1p(np.exp(log_c) * noise))
+        a = np.exp(log_a)
+        log_h = np.log1p(a) + log_x - np.log(a + np.exp(np.clip((1.0 + a) * log_x, -80.0, 80.0)))
+        pace = (1.0 + noise) * np.exp(self.grid[None, None, :] - log_h)  # d steps / d v
+        areas = 0.5 * (pace[..., 1:] + pace[..., :-1]) * (self.grid[1] - self.grid[0])
+        return np.concatenate([np.zeros((*areas.shape[:2], 1)), np.cumsum(areas, axis=2)], axis=2)
+
+    def steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
+        """Steps from initialisation to v (n,), at (k,) or (n, k) settings: (n, k); inf where v is."""
+        table = self.cumulative_steps(batch_sizes, learning_rates)
+        position = np.minimum(v, self.grid[-1]) / (self.grid[1] - self.grid[0])
+        left = np.minimum(position.astype(int), GRID_POINTS - 2)
+        part = (position - left)[:, None]
+        low = np.take_along_axis(table, left[:, None, None], 2)[..., 0]
+        high = np.take_along_axis(table, left[:, None, None] + 1, 2)[..., 0]
+        return np.where(np.isfinite(v)[:, None], low + part * (high - low), np.inf)
+
+    def v_at_steps(self, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
+        """v after steps (k,) from initialisation at (k,) settings: (n, k); held at the end of the grid."""
+        table = self.cumulative_steps(batch_sizes, learning_rates)
+        return np.array([[np.interp(steps[k], row[k], self.grid) for k in range(len(steps))] for row in table])
+
+    def _parameter(self, name: str) -> Floats:
+        return self.rows[:, SHAPE.index(name), None]
