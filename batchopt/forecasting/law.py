@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -39,13 +39,6 @@ SHAPE = ("log_b", "p", "log_lr", "d", "alpha", "log_c", "log_a")
 
 GRID_POINTS = 160
 _LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.5)
-
-
-class Unstable(NamedTuple):
-    """A run at this batch size and learning rate diverged."""
-
-    batch_size: int
-    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +74,9 @@ class LawPosterior(Record):
             if len(row) != wanted:
                 raise ValueError(f"a law over {len(self.knots)} knots needs {wanted} parameters, got {len(row)}")
 
-    def _table(self) -> LawTable:
-        rows = np.array([self.best, *self.draws], dtype=np.float64)
+    def table(self, *, best_guess_only: bool = False) -> LawTable:
+        """The law tabulated for the best guess and the draws, in that order."""
+        rows = np.array([self.best] if best_guess_only else [self.best, *self.draws], dtype=np.float64)
         return LawTable(rows, np.array(self.knots), self.v_mid, math.log(self.initial_loss))
 
     def steps_to(self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float) -> Floats:
@@ -92,7 +86,7 @@ class LawPosterior(Record):
             (1 + n_draws, k): the best guess, then the draws; inf where the loss is not reached or the run diverges.
         """
         batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
-        table = self._table()
+        table = self.table()
         steps = table.steps_at(table.v_of_loss(loss), batch_sizes, learning_rates)
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, steps)
 
@@ -105,7 +99,7 @@ class LawPosterior(Record):
             (1 + n_draws, k): the best guess, then the draws; inf where the run diverges.
         """
         batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
-        table = self._table()
+        table = self.table()
         steps = np.asarray(examples, float) / batch_sizes
         losses = np.exp(table.log_loss(table.v_at_steps(steps, batch_sizes, learning_rates)))
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, losses)
@@ -117,7 +111,7 @@ class LawPosterior(Record):
             steps and learning rates, each (1 + n_draws, k).
         """
         batch_sizes = np.asarray(batch_sizes, float)
-        table = self._table()
+        table = self.table()
         v_loss = table.v_of_loss(loss)
         centre = table.log_learning_rate(np.minimum(v_loss, table.grid[-1])[:, None], batch_sizes[None, :])
         limits = np.array([self._largest_stable(size) for size in batch_sizes])
@@ -134,7 +128,7 @@ class LawPosterior(Record):
         The hyperbola S = S_min + E_min / B (eq. 2.11) is fitted, with relative errors, to the fewest steps over a
         factor of 256 in batch size around the local critical batch size.
         """
-        table = self._table()
+        table = self.table()
         middle = np.exp(np.median(table.log_b(np.minimum(table.v_of_loss(loss), table.grid[-1])[:, None])[:, 0]))
         batch_sizes = middle * 2.0 ** np.arange(-5.0, 4.0)
         steps, _ = self.best_steps(batch_sizes, loss)

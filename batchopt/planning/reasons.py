@@ -1,0 +1,73 @@
+"""Why a plan is what it is, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.plan import Alternative
+from batchopt.planning.staging import Staging
+from batchopt.step_cost import StepCost
+from batchopt.uncertainty import Estimate
+
+
+def reasons_for(
+    goal: ReachLoss | LowestLoss,
+    best: Alternative,
+    points: Sequence[Alternative],
+    *,
+    critical: Estimate,
+    staging: Staging,
+    price: StepCost,
+    lowest_observed: float,
+    doubts: Sequence[str],
+) -> tuple[str, ...]:
+    """The reasons of a plan, doubts first."""
+    reasons = [*doubts]
+    if not best.cost.resolved:
+        reasons.insert(0, f"This is a best guess: the predicted cost is known only as {best.cost} {price.unit}.")
+    if best.loss.value < lowest_observed / 1.2:
+        reasons.append(
+            f"The loss {best.loss.value:.3g} lies {lowest_observed / best.loss.value:.1f} times below the lowest that the "
+            f"probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
+        )
+    reasons.append(
+        f"The critical batch size of this loss is {critical} examples: there a run takes twice the fewest steps and "
+        "twice the fewest examples."
+    )
+    reasons.append(_step_cost_sentence(goal, price))
+    reasons.extend(_neighbour_sentences(best, points, price))
+    reasons.append(_schedule_sentence(staging))
+    return tuple(reasons)
+
+
+def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
+    if price.per_example == 0:
+        return f"A step costs {price.per_step:.3g} {price.unit} whatever its batch, so the largest useful batch is best."
+    if price.per_step == 0:
+        return f"Only examples count ({price.per_example:.3g} {price.unit} each), so small batches are best."
+    even = price.per_step / price.per_example
+    wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
+    return (
+        f"A step costs {price.per_step:.3g} plus {price.per_example:.3g} an example ({price.unit}); its fixed part is worth "
+        f"{even:.3g} examples, so the least cost to {wanted} lies near sqrt(critical batch size x {even:.3g})."
+    )
+
+
+def _neighbour_sentences(best: Alternative, points: Sequence[Alternative], price: StepCost) -> list[str]:
+    halves = [p for p in points if p.batch_size * 2 == best.batch_size]
+    doubles = [p for p in points if p.batch_size == 2 * best.batch_size]
+    named = [("Half", p) for p in halves] + [("Twice", p) for p in doubles]
+    return [
+        f"{word} the batch ({p.batch_size}) takes {p.steps.value:.0f} steps and {p.examples.value:.3g} examples: "
+        f"{p.cost.value / best.cost.value - 1.0:+.0%} {price.unit}."
+        for word, p in named
+    ]
+
+
+def _schedule_sentence(staging: Staging) -> str:
+    segments = staging.schedule.segments
+    if len(segments) == 1:
+        return "A batch size that varies over the run is not predicted to save 2 %, so the schedule is constant."
+    path = " to ".join(str(segment.batch_size) for segment in segments)
+    return f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - staging.relative_cost:.0%} less."
