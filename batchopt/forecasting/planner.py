@@ -50,7 +50,7 @@ def make_plan(
         predictions = [_within_budget(law, goal, price, size, learning_rates) for size in sizes]
         best, points = choose_lowest(predictions, price=price, measured=measured)
     critical = critical_batch_size(min(best.loss.value, 0.99 * law.initial_loss))
-    staging = _staging(law, best, price, [size for size in sizes if size.bit_count() == 1 or size == best.batch_size])
+    staging = _staging(law, best, price, [size for size in sizes if _is_doubling(size, best.batch_size)])
     reasons = reasons_for(
         goal, best, points, critical=critical, staging=staging, price=price, lowest_observed=law.lowest_loss, doubts=doubts
     )
@@ -110,6 +110,12 @@ def _within_budget(
     return Prediction(size, rates, np.full(losses.shape, float(steps)), losses)
 
 
+def _is_doubling(size: int, other: int) -> bool:
+    """Whether one size is a power of two times the other, so that a schedule's switches stay whole factors."""
+    ratio = max(size, other) / min(size, other)
+    return ratio == 2 ** round(math.log2(ratio))
+
+
 def _staging(law: LawPosterior, best: Alternative, price: StepCost, sizes: list[int]) -> Staging:
     table = law.table(best_guess_only=True)
     cumulative = table.cumulative_steps(np.array([float(best.batch_size)]), np.array([best.learning_rate]))[0, 0]
@@ -117,10 +123,6 @@ def _staging(law: LawPosterior, best: Alternative, price: StepCost, sizes: list[
     v = np.interp(edges, cumulative, table.grid)
     middle = 0.5 * (v[1:] + v[:-1])[None]
     path = Path(steps=np.diff(edges), noise=np.exp(table.log_b(middle))[0], batch_size=best.batch_size)
-    end = v[-1:][None]
-
-    def rescale(size: int) -> float:
-        to, of = (table.log_learning_rate(end, np.array([[float(b)]]))[0, 0] for b in (size, best.batch_size))
-        return float(math.exp(to - of))
-
-    return stage(path, price=price, batch_sizes=sizes, learning_rate=best.learning_rate, rescale=rescale)
+    log_rates = np.array([table.log_learning_rate(middle, np.array([[float(size)]]))[0] for size in sizes])
+    multipliers = np.exp(log_rates - log_rates[sizes.index(best.batch_size)])
+    return stage(path, price=price, batch_sizes=sizes, learning_rate=best.learning_rate, multipliers=multipliers)

@@ -6,7 +6,7 @@ B(s) = sqrt(a/b B_n(s)): McCandlish et al. 2018, appendix D, with the exchange r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def stage(
     price: StepCost,
     batch_sizes: Sequence[int],
     learning_rate: float,
-    rescale: Callable[[int], float],
+    multipliers: Floats,
 ) -> Staging:
     """The cheapest rising batch-size schedule, or the constant one where varying gains less than 2 %.
 
@@ -66,7 +66,8 @@ def stage(
         price: cost of a step.
         batch_sizes: sizes that may be used, rising.
         learning_rate: of the constant plan.
-        rescale: learning rate at a batch size over the one at the constant plan's.
+        multipliers: best learning rate of each size in each piece over that of the constant plan's size there,
+            (n_sizes, m).
     """
     sizes = np.array(batch_sizes, float)
     prices = np.array([price(size) for size in sizes])
@@ -79,7 +80,9 @@ def stage(
         return Staging(Schedule.constant(path.batch_size, examples=total, learning_rate=learning_rate), 1.0)
     examples = np.concatenate([[0.0], np.cumsum(path.steps_at(sizes[chosen]) * sizes[chosen])])
     first = np.flatnonzero(np.diff(chosen, prepend=-1))
-    segments = tuple(Segment(round(examples[i]), int(sizes[chosen[i]]), rescale(int(sizes[chosen[i]]))) for i in first)
+    segments = tuple(
+        Segment(round(examples[i]), batch_sizes[chosen[i]], float(multipliers[chosen[i], i])) for i in first
+    )
     return Staging(Schedule(segments, max(1, round(examples[-1])), learning_rate), varying / constant)
 
 
