@@ -1,0 +1,94 @@
+"""What a probe has finished, kept on disk so that the same probe goes on where it stopped.
+
+A journal is a folder: one JSON file per finished part, written whole or not at all, beside the snapshots that later
+parts continue from. A probe is a deterministic sequence of parts with fixed names, so resuming is: look the part up, run
+it only if it is not there. Whoever runs a part writes its file, so that a part which finished in a worker is kept even
+if the parent was killed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from batchopt._codec import Record
+from batchopt.errors import RecordError
+from batchopt.evidence import Branch, Spending
+from batchopt.noise_scale import NoiseScale
+from batchopt.step_cost import StepCost
+
+
+@dataclass(frozen=True, slots=True)
+class Identity(Record):
+    """What a probe was asked: a journal of another probe is refused."""
+
+    SCHEMA: ClassVar[str] = "batchopt.probe_identity/1"
+
+    examples: int | None
+    seconds: float | None
+    seed: int
+    learning_rate: float | None
+    batch_sizes: tuple[int, int] | None
+    population: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Record):
+    """The result of one part of a probe. Only what the part measures is filled in."""
+
+    SCHEMA: ClassVar[str] = "batchopt.probe_part/1"
+
+    spending: Spending
+    branch: Branch | None = None
+    noise_scale: NoiseScale | None = None
+    step_cost: StepCost | None = None
+    learning_rate: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """A probe's folder."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path, identity: Identity) -> Journal:
+        """Open or begin the journal of one probe.
+
+        Raises:
+            RecordError: the folder holds the journal of another probe.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        header = folder / "identity.json"
+        if header.exists() and Identity.load(header) != identity:
+            raise RecordError(
+                f"{folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
+                "delete the folder to begin anew, or repeat the call that began it"
+            )
+        identity.save(header)
+        return cls(folder)
+
+    def finished(self, name: str) -> Part | None:
+        """The result of a part, or None if it has not finished."""
+        file = self.folder / f"{name}.json"
+        return Part.load(file) if file.exists() else None
+
+    def do(self, name: str, work: Callable[[], Part]) -> Part:
+        """The result of a part: looked up, or worked out and kept."""
+        part = self.finished(name)
+        if part is None:
+            part = work()
+            self.keep(name, part)
+        return part
+
+    def keep(self, name: str, part: Part) -> None:
+        """Write the result of a part."""
+        part.save(self.folder / f"{name}.json")
+
+    def snapshot(self, name: str) -> Path:
+        """Where the state of a run is kept under a name."""
+        return self.folder / f"{name}.snapshot"
