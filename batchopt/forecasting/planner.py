@@ -111,9 +111,8 @@ def _within_budget(
 
 
 def _is_doubling(size: int, other: int) -> bool:
-    """Whether one size is a power of two times the other, so that a schedule's switches stay whole factors."""
-    ratio = max(size, other) / min(size, other)
-    return ratio == 2 ** round(math.log2(ratio))
+    """Whether one size is a power of two (at most eight) times the other: a schedule's switches stay whole factors."""
+    return max(size, other) in (min(size, other) * factor for factor in (1, 2, 4, 8))
 
 
 def _staging(law: LawPosterior, best: Alternative, price: StepCost, sizes: list[int]) -> Staging:

@@ -75,7 +75,7 @@ def stage(
     chosen = _cheapest_rising(costs)
     constant = float(np.sum(path.steps) * price(path.batch_size))
     varying = float(np.sum(np.take_along_axis(costs, chosen[None], 0)))
-    if varying > (1.0 - LEAST_GAIN) * constant:
+    if varying > (1.0 - LEAST_GAIN) * constant or chosen[0] == chosen[-1]:
         total = max(1, round(float(np.sum(path.steps)) * path.batch_size))
         return Staging(Schedule.constant(path.batch_size, examples=total, learning_rate=learning_rate), 1.0)
     examples = np.concatenate([[0.0], np.cumsum(path.steps_at(sizes[chosen]) * sizes[chosen])])

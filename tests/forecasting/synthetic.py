@@ -1,0 +1,86 @@
+"""Runs drawn from a known law, so that every read-out has a truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
+from batchopt.forecasting.law import LawPosterior, LawTable
+from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.step_cost import StepCost
+from batchopt.uncertainty import log_normal
+
+INITIAL_LOSS = 2.3
+KNOTS = np.linspace(0.0, 12.0, 21)
+V_MID = 4.0
+
+
+def true_law(*, b_mid: float = 60.0, p: float = 0.8, alpha: float = 1.0, learning_rate: float = 0.3) -> LawPosterior:
+    """A law without uncertainty: its loss falls by a growing power of progress."""
+    row = (math.log(b_mid), p, math.log(learning_rate), 0.05, alpha, 0.0, 0.0, *np.log(np.linspace(0.05, 0.9, 20)))
+    return LawPosterior(INITIAL_LOSS, tuple(KNOTS), V_MID, row, (row,), (), (1, 1), 0.1)
+
+
+def simulate(law: LawPosterior, batch_size: int, learning_rate: float, examples: int, rng: np.random.Generator) -> Branch:
+    """A run from initialisation with 2 % noise on its losses."""
+    points = sorted({round(n / batch_size) * batch_size for n in np.geomspace(5 * batch_size, examples, 14)})
+    sizes = [float(batch_size)] * len(points)
+    losses = law.losses_at(sizes, [learning_rate] * len(points), [float(n) for n in points])[0]
+    losses = losses * np.exp(0.02 * rng.standard_normal(len(points)))
+    return Branch(batch_size, learning_rate, LossCurve((0, *points), (INITIAL_LOSS, *map(float, losses))))
+
+
+def simulate_late(
+    law: LawPosterior, batch_size: int, learning_rate: float, *, start: Branch, jump: float, rng: np.random.Generator
+) -> Branch:
+    """A run from the middle of `start`: a jump in loss within its first examples, then the law's own pace."""
+    table: LawTable = law.table(best_guess_only=True)
+    middle = len(start.curve.examples) // 2
+    v = float(table.v_of_loss(start.curve.losses[middle] * jump)[0])
+    cumulative = table.cumulative_steps(np.array([float(batch_size)]), np.array([learning_rate]))[0, 0]
+    begun = float(np.interp(v, table.grid, cumulative))
+    points = [k * batch_size for k in (5, 8, 12, 20, 30, 45, 70, 100)]
+    there = np.interp([begun + n / batch_size for n in points], cumulative, table.grid)
+    losses = np.exp(table.log_loss(there[None])[0] + 0.02 * rng.standard_normal(len(points)))
+    return Branch(
+        batch_size,
+        learning_rate,
+        LossCurve((0, *points), (start.curve.losses[middle], *map(float, losses))),
+        start_examples=start.curve.examples[middle],
+        burn_in_examples=points[1],
+    )
+
+
+def true_b_crit(law: LawPosterior, loss: float) -> float:
+    """Critical batch size of a law without uncertainty."""
+    steps_min, examples_min = law.hyperbola(loss)
+    return float(examples_min[0] / steps_min[0])
+
+
+def simulated_report(law: LawPosterior, *, seed: int = 0, offset: float = 0.7, late: bool = True) -> ProbeReport:
+    """A probe of the usual shape whose noise scales are `offset` (log) above the local critical batch size."""
+    rng = np.random.default_rng(seed)
+    reference = simulate(law, 256, 0.25, 80_000, rng)
+    short = [simulate(law, 32, rate, 8_000, rng) for rate in (0.02, 0.06, 0.2, 0.6)]
+    short += [simulate(law, 256, rate, 20_000, rng) for rate in (0.06, 0.6)]
+    if late:
+        short.append(simulate_late(law, 64, 0.12, start=reference, jump=0.85, rng=rng))
+    table = law.table(best_guess_only=True)
+    readings = []
+    for loss in (1.9, 1.4, 1.1, 0.9):
+        local = math.exp(float(table.log_b(table.v_of_loss(loss)[:, None])[0, 0]) + offset)
+        estimate = log_normal(local * math.exp(0.1 * rng.standard_normal()), 0.1)
+        at = MeasuredAt(1_000, loss, 256, 0.25)
+        readings.append(NoiseScale("simple", 1.0, local, estimate, 4_000, 1, None, "exact", "width", at))
+    return ProbeReport(
+        reference=reference,
+        branches=tuple(short),
+        noise_scales=tuple(readings),
+        step_cost=StepCost(1e-3, 1e-5, largest_batch_size=4096),
+        spending=(),
+        budget_examples=200_000,
+        stopped=None,
+        provenance=Provenance({}, "cpu", seed, 50_000, 1_000),
+    )

@@ -1,0 +1,80 @@
+"""The fit against runs drawn from a known law."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from forecasting.synthetic import simulate, simulated_report, true_b_crit, true_law
+
+from batchopt.errors import EvidenceError
+from batchopt.evidence import Branch, LossCurve
+from batchopt.forecasting.law_fit import fit_law, update_law
+
+
+@pytest.mark.parametrize("b_mid", [20.0, 60.0, 200.0])
+def test_recovers_the_critical_batch_size(b_mid: float) -> None:
+    truth = true_law(b_mid=b_mid)
+    errors, covered = [], 0
+    for seed in range(6):
+        report = simulated_report(truth, seed=seed)
+        law = fit_law(report.runs, reference=report.reference)
+        steps_min, examples_min = law.hyperbola(1.0)
+        ratios = examples_min / steps_min / true_b_crit(truth, 1.0)
+        errors.append(math.log(ratios[0]))
+        low, high = np.quantile(ratios[1:], [0.05, 0.95])
+        covered += low <= 1.0 <= high
+    assert math.exp(np.mean(np.abs(errors))) < 1.5
+    assert covered >= 4  # of 6 at 90 %: fewer has a probability of 1.6 %
+
+
+def test_a_wrong_law_is_noticed_by_the_recovery_test() -> None:
+    # The planted error: runs whose batch sizes are mislabelled by a factor of eight.
+    truth = true_law()
+    report = simulated_report(truth, late=False)
+    wrong = [
+        Branch(b.batch_size * (8 if b.batch_size == 32 else 1), b.learning_rate, b.curve, seed=b.seed) for b in report.runs
+    ]
+    law = fit_law(wrong, reference=wrong[0])
+    steps_min, examples_min = law.hyperbola(1.0)
+    assert abs(math.log(examples_min[0] / steps_min[0] / true_b_crit(truth, 1.0))) > math.log(1.5)
+
+
+def test_a_jump_after_the_branch_point_is_not_progress() -> None:
+    truth = true_law()
+    with_late = simulated_report(truth, seed=1, late=True)
+    law = fit_law(with_late.runs, reference=with_late.reference)
+    unburnt = [Branch(b.batch_size, b.learning_rate, b.curve, b.start_examples, 0) for b in with_late.branches]
+    naive = fit_law([with_late.runs[0], *unburnt], reference=with_late.reference)
+
+    def error(fitted: object) -> float:
+        steps_min, examples_min = fitted.hyperbola(0.9)  # type: ignore[attr-defined]
+        return abs(math.log(examples_min[0] / steps_min[0] / true_b_crit(truth, 0.9)))
+
+    assert error(law) < math.log(1.5)
+    assert error(law) <= error(naive) + 0.05
+
+
+def test_update_moves_a_wrong_law_towards_new_runs() -> None:
+    truth, wrong = true_law(b_mid=60.0), true_law(b_mid=60.0, learning_rate=0.03)
+    report = simulated_report(wrong)
+    law = fit_law(report.runs, reference=report.reference)
+    rng = np.random.default_rng(3)
+    runs = [simulate(truth, size, rate, 20_000, rng) for size, rate in ((64, 0.1), (256, 0.3), (128, 0.05), (512, 0.5))]
+    before = abs(math.log(law.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
+    updated = update_law(law, runs)
+    after = abs(math.log(updated.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
+    assert after < 0.5 * before
+    assert updated.lowest_loss <= law.lowest_loss
+
+
+def test_too_little_evidence() -> None:
+    short = Branch(32, 0.1, LossCurve((0, 32, 64), (2.3, 2.2, 2.1)))
+    with pytest.raises(EvidenceError, match=r"needs 2 loss curves of at least 4 evaluations, got 0"):
+        fit_law([short, short])
+
+
+def test_same_seed_same_law() -> None:
+    report = simulated_report(true_law())
+    assert fit_law(report.runs, reference=report.reference) == fit_law(report.runs, reference=report.reference)
