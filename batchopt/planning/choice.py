@@ -86,7 +86,7 @@ def mean_log(values: Floats) -> Floats:
 def alternative(prediction: Prediction, column: int, *, price: StepCost, measured: StepCost | None) -> Alternative | None:
     """The point of the trade-off at one candidate learning rate; None where the best guess does not get there."""
     steps = prediction.steps[:, column]
-    if not math.isfinite(steps[0]):
+    if not (math.isfinite(steps[0]) and math.isfinite(prediction.losses[0, column])):
         return None
     size = prediction.batch_size
     estimate = _estimate(steps)
@@ -134,7 +134,7 @@ def choose_lowest(
         scores = mean_log(prediction.losses)
         column = int(np.argmin(scores))
         point = alternative(prediction, column, price=price, measured=measured)
-        if point is not None and math.isfinite(scores[column]):
+        if point is not None:
             found.append((float(scores[column]), point))
     return _best(found, "no batch size and learning rate within the bounds stays stable within the budget")
 
