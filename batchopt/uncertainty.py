@@ -107,6 +107,65 @@ def log_normal(value: float, log_se: float, *, dof: float = math.inf) -> Estimat
     return Estimate(value, value / factor, value * factor, True)
 
 
+def ratio_interval(
+    numerator: float,
+    denominator: float,
+    deleted_numerators: NDArray[np.float64],
+    deleted_denominators: NDArray[np.float64],
+    *,
+    variance_factor: float = 1.0,
+) -> Estimate:
+    """The ratio of a positive quantity to one that may be zero, from a delete-one-group jackknife.
+
+    Args:
+        numerator: estimate from all groups.
+        denominator: likewise.
+        deleted_numerators: the estimate without group j, (J,).
+        deleted_denominators: likewise, (J,).
+        variance_factor: share of the population that was not drawn (1 for an infinite one): the jackknife does not know.
+
+    Returns:
+        On the log scale where the denominator is clearly positive. Else unresolved, with Fieller's lower bound and an
+        infinite upper end.
+    """
+    dof = len(deleted_numerators) - 1
+    covariance = _jackknife_covariance(deleted_numerators, deleted_denominators) * variance_factor
+    t = _quantile(dof)
+    positive = denominator > 0 and numerator > 0 and min(deleted_denominators.min(), deleted_numerators.min()) > 0
+    if not positive or denominator - t * math.sqrt(covariance[1, 1]) <= 0:
+        return _fieller_bound(numerator, denominator, covariance, t)
+    logs = np.log(deleted_numerators / deleted_denominators)
+    whole = math.log(numerator / denominator)
+    corrected = whole - dof * (float(logs.mean()) - whole) * variance_factor
+    log_se = math.sqrt(float(_jackknife_covariance(logs, logs)[0, 0]) * variance_factor)
+    return log_normal(math.exp(corrected), log_se, dof=dof)
+
+
+def _jackknife_covariance(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    groups = len(first)
+    return np.asarray(np.cov(first, second, bias=True) * (groups - 1))
+
+
+def _fieller_bound(numerator: float, denominator: float, covariance: NDArray[np.float64], t: float) -> Estimate:
+    """Lower bound of numerator / denominator where the denominator may be zero (Fieller 1954).
+
+    The ratios r that are not refused satisfy (numerator - r denominator)^2 <= t^2 Var(numerator - r denominator). With a
+    denominator that may be zero they are everything above a bound: the smallest non-negative r that is not refused.
+    """
+    a = denominator**2 - t**2 * covariance[1, 1]
+    b = numerator * denominator - t**2 * covariance[0, 1]
+    c = numerator**2 - t**2 * covariance[0, 0]
+    # a r^2 - 2 b r + c <= 0 with a <= 0; at r = 0 the left side is c.
+    low = 0.0
+    if c > 0:
+        root = math.sqrt(max(0.0, b * b - a * c))
+        low = c / (b + root) if b + root > 0 else math.inf
+    if not math.isfinite(low):
+        low = 0.0
+    value = max(low, numerator / denominator) if denominator > 0 else low
+    return Estimate(value, low, math.inf, False)
+
+
 def _quantile(dof: float) -> float:
     upper = 1.0 - (1.0 - LEVEL) / 2.0
     return float(stats.norm.ppf(upper)) if math.isinf(dof) else float(stats.t.ppf(upper, dof))
