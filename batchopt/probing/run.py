@@ -1,0 +1,201 @@
+"""One training run that can be stopped and continued at any step."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from batchopt._checks import check_count, check_positive
+from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, evaluation_examples, fetch, shuffled_indices
+from batchopt.probing.state import OwnRandomness, evaluating
+from batchopt.probing.task import TrainingTask, batch_loss
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["TrainingRun", "evaluation_examples", "load_snapshot", "save_snapshot"]
+
+
+class TrainingRun:
+    """A run of a task: its model, its optimizer, and how far it got.
+
+    The run draws from random generators of its own and leaves the process-wide ones as they were after every call, so
+    runs that take turns in one process give what each gives alone. (Numpy's and python's generators are the run's own
+    only where the data are a data set or have a collate function; tensors need torch's alone.) On a CPU a run continued
+    from a snapshot is bit for bit the run that never stopped.
+
+    Args:
+        task: what to train; not a stream.
+        learning_rate: base learning rate.
+        seed: of initialisation, data order and everything random in training.
+        hyperparameters: further keywords of the task's optimizer factory.
+
+    Attributes:
+        model: on the task's device.
+        optimizer: over the model's trainable parameters.
+        learning_rate: base learning rate; may be changed between steps.
+        examples_seen: examples that got a gradient: the position in the data order.
+        steps: optimizer steps taken.
+
+    Raises:
+        TaskError: the data are a stream, or the model has no trainable parameter.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        *,
+        learning_rate: float,
+        seed: int,
+        hyperparameters: Mapping[str, float] | None = None,
+    ) -> None:
+        check_positive("learning_rate", learning_rate)
+        check_count("seed", seed, least=0)
+        population = task.population
+        if population is None:
+            raise TaskError(
+                "a run needs data that can be read from any position, and a stream of batches cannot: "
+                "give a tuple of tensors or a map-style data set"
+            )
+        self.task = task
+        self.seed = seed
+        self.learning_rate = learning_rate
+        self.examples_seen = 0
+        self.steps = 0
+        self._population = population
+        host = not isinstance(task.data, tuple) or task.collate_fn is not None
+        self._randomness = OwnRandomness(seed, device=task.torch_device, host=host)
+        with self._randomness.active():
+            self.model = task.make_model()
+            self.optimizer = task.make_optimizer(
+                self.model, learning_rate=learning_rate, hyperparameters=hyperparameters
+            )
+        self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
+        scaled = task.autocast == torch.float16
+        self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)  # type: ignore[attr-defined]
+
+    def step(self, batch_size: int, *, indices: NDArray[np.int64] | None = None, multiplier: float = 1.0) -> float:
+        """Take one optimizer step on the next examples of the data order, and return the batch's loss before it.
+
+        Args:
+            batch_size: examples of the step.
+            indices: examples to take instead of the next ones, shape (batch_size,).
+            multiplier: of the learning rate, on top of warm-up.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite; no step was taken.
+            TaskError: the loss does not return one value per example.
+        """
+        check_count("batch_size", batch_size)
+        if indices is None:
+            indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
+        elif len(indices) != batch_size:
+            raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
+        self._set_learning_rate(batch_size, multiplier)
+        with self._randomness.active():
+            value = self._step(indices)
+        self.examples_seen += batch_size
+        self.steps += 1
+        return value
+
+    def _step(self, indices: NDArray[np.int64]) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = batch_loss(*self.task.losses(self.model, fetch(self.task, indices)))
+        if not loss.requires_grad:
+            raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
+        self._scaler.scale(loss).backward()
+        if self.task.before_step is not None:
+            self._scaler.unscale_(self.optimizer)
+            self.task.before_step(self.model)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return float(value)
+
+    def _set_learning_rate(self, batch_size: int, multiplier: float) -> None:
+        warmup = self.task.warmup_examples
+        # The ramp is read at the end of the step, so that the first step moves.
+        ramp = min(1.0, (self.examples_seen + batch_size) / warmup) if warmup else 1.0
+        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
+            group["lr"] = self.learning_rate * ratio * ramp * multiplier
+
+    def evaluate(self) -> float:
+        """The loss: the (weighted) mean per-example loss at frozen weights in evaluation mode.
+
+        On `eval_data`, or else on a fixed sample of 1,024 training examples. Whatever is random in the loss is drawn
+        alike at every evaluation, and the run goes on as if it had not been evaluated.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        fixed = OwnRandomness(EVALUATION_SEED, device=self.task.torch_device, host=True)
+        total, weight = 0.0, 0.0
+        with fixed.active(), evaluating(self.model):
+            for batch in evaluation_batches(self.task):
+                losses, weights = self.task.losses(self.model, batch)
+                weights = torch.ones_like(losses) if weights is None else weights
+                total += (weights * losses).sum(dtype=torch.float64).item()
+                weight += weights.sum(dtype=torch.float64).item()
+        loss = total / weight if weight else math.nan
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
+        return loss
+
+    def _where(self) -> str:
+        return (
+            f"after {self.steps} steps ({self.examples_seen} examples seen, learning rate {self.learning_rate:g}): "
+            "lower the learning rate, or look for what is not finite in the data or in the loss"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run needs to go on: tensors and plain values only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "randomness": self._randomness.state_dict(),
+            "examples_seen": self.examples_seen,
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. The run keeps its own task, seed of the data order and learning rate.
+
+        The optimizer's other settings become those of the state, as torch's optimizers have it.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self._randomness.load_state_dict(state["randomness"])
+        self.examples_seen = state["examples_seen"]
+        self.steps = state["steps"]
+
+
+def save_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
+    """Write a run's state to `path`, whole or not at all, readable by `torch.load(weights_only=True)`."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(run.state_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
+    """Put a run into the state that `save_snapshot` wrote; the file may come from another device."""
+    run.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,0 +1,246 @@
+"""What to train: the only object that knows how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from batchopt._checks import check_count, check_finite, check_one_of, check_positive
+from batchopt.errors import TaskError
+from batchopt.probing.data import check_data, is_stream, population
+
+Batch = Any
+"""Tuple of tensors for data given as tensors, else whatever the collate function makes."""
+Loss = Callable[[Any, Batch], "Tensor | tuple[Tensor, Tensor]"]
+"""(model, batch) -> losses of shape (batch,), or (losses, weights), both of shape (batch,)."""
+SearchRange = tuple[float, float, str]
+"""(lowest, highest, "log" or "linear")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingTask:
+    """A model, its data, its loss and its optimizer.
+
+    Attributes:
+        model: makes a new model; called under a seed, so that the seed decides its initial weights.
+        data: a tuple of tensors of one length (rows are examples), a map-style data set, or an iterable of batches (a
+            stream: its noise can be measured, but it cannot be trained on from a given point).
+        loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
+            loss is sum(w l) / sum(w), as for language models that average over unmasked tokens.
+        optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer.
+        eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.
+        collate_fn: makes a batch of a list of examples; torch's default_collate if None.
+        device: where to train; None takes CUDA where there is one.
+        autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
+        before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
+        warmup_examples: examples over which the learning rate rises linearly.
+        learning_rate_schedule: progress from 0 to 1 -> multiplier of the learning rate.
+        search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
+
+    Example:
+        >>> x, y = torch.randn(64, 3), torch.randn(64)
+        >>> task = TrainingTask(
+        ...     model=lambda: nn.Linear(3, 1),
+        ...     data=(x, y),
+        ...     loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
+        ...     optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        ... )
+        >>> task.population
+        64
+    """
+
+    model: Callable[[], nn.Module]
+    data: Any
+    loss: Loss
+    optimizer: Callable[..., torch.optim.Optimizer]
+    eval_data: Any = None
+    collate_fn: Callable[[list[Any]], Batch] | None = None
+    device: torch.device | str | None = None
+    autocast: torch.dtype | None = None
+    before_step: Callable[[nn.Module], object] | None = None
+    warmup_examples: int = 0
+    learning_rate_schedule: Callable[[float], float] | None = None
+    search: Mapping[str, SearchRange] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, nn.Module):
+            raise TypeError("model must be a function that makes a new model, got a model: write lambda: make_it()")
+        for name in ("model", "loss", "optimizer"):
+            _check_callable(name, getattr(self, name))
+        for name in ("collate_fn", "before_step", "learning_rate_schedule"):
+            if getattr(self, name) is not None:
+                _check_callable(name, getattr(self, name))
+        check_data("data", self.data, least=2)
+        if self.eval_data is not None:
+            check_data("eval_data", self.eval_data, least=1, streams=False)
+        check_autocast(self.autocast)
+        check_count("warmup_examples", self.warmup_examples, least=0)
+        _check_device(self.device)
+        _check_search(self.search)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the data are an iterable of batches."""
+        return is_stream(self.data)
+
+    @property
+    def population(self) -> int | None:
+        """Examples in the data set; None for a stream."""
+        return population(self.data)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where the task trains."""
+        return resolve_device(self.device)
+
+    def make_model(self) -> nn.Module:
+        """A new model on the task's device, drawn from the global random generators.
+
+        Raises:
+            TaskError: the factory gives no `nn.Module`, or one without a trainable parameter.
+        """
+        model = self.model()
+        if not isinstance(model, nn.Module):
+            raise TaskError(f"model must make an nn.Module, got {type(model).__name__}: does the factory return it?")
+        trainable_parameters(model)
+        return model.to(self.torch_device)
+
+    def make_optimizer(
+        self, model: nn.Module, *, learning_rate: float, hyperparameters: Mapping[str, float] | None = None
+    ) -> torch.optim.Optimizer:
+        """A new optimizer over the model's trainable parameters.
+
+        Raises:
+            TaskError: the factory gives no torch optimizer.
+        """
+        parameters = list(trainable_parameters(model).values())
+        optimizer = self.optimizer(parameters, learning_rate, **(hyperparameters or {}))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TaskError(f"optimizer must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        return optimizer
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Losses of shape (batch,) and their weights (None where the loss gives none), under the task's autocast.
+
+        Raises:
+            TaskError: the loss does not return one value per example.
+        """
+        return per_example_losses(model, self.loss, batch, device=self.torch_device, autocast=self.autocast)
+
+
+def per_example_losses(
+    model: nn.Module, loss: Loss, batch: Batch, *, device: torch.device, autocast: torch.dtype | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Losses of a batch, checked, and their weights (None where the loss gives none).
+
+    Args:
+        model: handed to the loss.
+        loss: (model, batch) -> losses, or (losses, weights).
+        batch: tensors whose first dimension is the example, in any nesting of tuples, lists and dicts.
+        device: of the model, for autocast.
+        autocast: dtype of mixed precision; None for none.
+
+    Returns:
+        Losses of shape (batch,), in float32 under autocast, and weights of the same shape or None.
+
+    Raises:
+        TaskError: the loss does not return one value per example, or weights of another shape.
+    """
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        result = loss(model, batch)
+    losses, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    _check_losses(losses, batch)
+    if weights is not None:
+        if not isinstance(weights, Tensor) or weights.shape != losses.shape:
+            got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+            raise TaskError(f"one weight per example is needed, shape {tuple(losses.shape)} like the losses, got {got}")
+        weights = weights.detach().to(losses.device)
+    if autocast is None:
+        return losses, None if weights is None else weights.to(losses.dtype)
+    return losses.float(), None if weights is None else weights.float()
+
+
+def batch_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
+    """The loss of a batch: sum(w l) / sum(w), the mean where there are no weights."""
+    return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of `model` that require a gradient, by name, each tensor once.
+
+    Raises:
+        TaskError: there is none.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not parameters:
+        raise TaskError(
+            f"the model must have at least one trainable parameter, and {type(model).__name__} has none: "
+            "set requires_grad on what should be trained"
+        )
+    return parameters
+
+
+def resolve_device(device: torch.device | str | None) -> torch.device:
+    """The device that was asked for; CUDA, or else the CPU, if None."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_autocast(autocast: torch.dtype | None) -> None:
+    """Raise unless `autocast` is None or a dtype of mixed precision."""
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}")
+
+
+def batch_lengths(batch: Batch) -> set[int]:
+    """Lengths of the first dimensions of all tensors in a batch."""
+    return {len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0}
+
+
+def _check_losses(losses: object, batch: Batch) -> None:
+    if not isinstance(losses, Tensor):
+        raise TaskError(f"the loss must return a tensor of one value per example, got {type(losses).__name__}")
+    rule = "the loss must return one value per example"
+    remedy = "use reduction='none' and average over all dimensions but the first"
+    if losses.ndim != 1:
+        raise TaskError(f"{rule}, a tensor of shape (batch,), got shape {tuple(losses.shape)}: {remedy}")
+    lengths = batch_lengths(batch)
+    if lengths and len(losses) not in lengths:
+        sizes = " or ".join(map(str, sorted(lengths)))
+        raise TaskError(f"{rule}, {sizes} for this batch, got {len(losses)}: {remedy}")
+    if not losses.is_floating_point():
+        raise TaskError(f"the loss must return floating-point values, got {losses.dtype}")
+
+
+def _check_callable(name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}")
+
+
+def _check_device(device: torch.device | str | None) -> None:
+    try:
+        resolve_device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must name a torch device, got {device!r}: {error}") from None
+
+
+def _check_search(search: Mapping[str, SearchRange]) -> None:
+    if not isinstance(search, Mapping):
+        raise TypeError(f"search must map names to (lowest, highest, 'log' or 'linear'), got {type(search).__name__}")
+    for name, spec in search.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"every name in search must be a keyword of the optimizer factory, got {name!r}")
+        if not (isinstance(spec, Iterable) and len(tuple(spec)) == 3):
+            raise ValueError(f"search[{name!r}] must be (lowest, highest, 'log' or 'linear'), got {spec!r}")
+        low, high, scale = spec
+        check_one_of(f"search[{name!r}]'s scale", scale, ("log", "linear"))
+        (check_positive if scale == "log" else check_finite)(f"search[{name!r}]'s lowest", low)
+        check_finite(f"search[{name!r}]'s highest", high)
+        if not low < high:
+            raise ValueError(f"search[{name!r}]'s highest must exceed its lowest, got {low!r} and {high!r}")
