@@ -21,7 +21,8 @@ from joblib import Parallel, delayed  # type: ignore[import-untyped]
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import Branch, LossCurve, Spending
 from batchopt.probing.journal import Journal, Part
-from batchopt.probing.run import TrainingRun, evaluation_examples, load_snapshot, save_snapshot
+from batchopt.probing.data import evaluation_examples
+from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 
 FIRST_EVALUATION_STEPS = 8
@@ -115,7 +116,7 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
                 run.step(leg.batch_size)
             curve.append((run.examples_seen - origin, run.evaluate()))
             evaluations += 1
-            if curve[-1][1] > HOPELESS * curve[0][1]:
+            if curve[-1][1] > HOPELESS * (leg.initial_loss or curve[0][1]):
                 outcome = "diverged"
                 break
             if _too_late(leg):

@@ -29,10 +29,11 @@ from batchopt.errors import BudgetError, NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.noise_scale import MeasuredAt
 from batchopt.probing.branches import Leg, SharedTask, run_legs
+from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
 from batchopt.probing.measure import measure_run
-from batchopt.probing.run import TrainingRun, evaluation_examples, load_snapshot
+from batchopt.probing.run import TrainingRun, load_snapshot
 from batchopt.probing.step_time import measure_step_cost
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
@@ -52,9 +53,11 @@ SHARES = {
 
 REFERENCE_STEPS = 250
 """The reference batch size is chosen so that the reference run takes at least this many steps."""
+FIRST_RUNG_STEPS = 28
+"""Least steps of a first-rung run: enough for four evaluations after initialisation."""
 RATE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs, where none is given."""
-SMALL_RATES, LARGE_RATES = 5, 4
+SMALL_RATES, LARGE_RATES = 4, 3
 RUNGS = (1.0, 2.0, 4.0)
 """What a short run may spend in each rung of successive halving, in units of the first."""
 LEVELS = 6
@@ -167,8 +170,7 @@ def _run(
     try:
         cost = _step_cost(state, examples, seconds, high)
         state.budget = _budget(examples, seconds, cost)
-        small, large = _two_batch_sizes(state.budget, low, high, provenance.population or high)
-        _check_budget(state, small, large)
+        small, large = _two_batch_sizes(state, low, high, provenance.population or high)
         _initial(state, learning_rate, large)
         rates = _rates(state, learning_rate, small)
         _short_runs(state, "small", small, [rate for rate in rates[:SMALL_RATES]], rungs=3)
@@ -209,27 +211,33 @@ def _budget(examples: int | None, seconds: float | None, cost: StepCost) -> int:
     return by_time if examples is None else min(by_time, examples)
 
 
-def _two_batch_sizes(budget: int, low: int, high: int, population: int) -> tuple[int, int]:
-    """The batch sizes of the short runs, a factor of 8 apart where the bounds allow it."""
-    wanted = SHARES["reference run"] * budget / REFERENCE_STEPS
+def _two_batch_sizes(state: _Probe, low: int, high: int, population: int) -> tuple[int, int]:
+    """The batch sizes of the short runs, a factor of 8 apart where the bounds allow it.
+
+    The larger is as large as leaves the reference run and each first-rung run enough steps.
+
+    Raises:
+        BudgetError: the bounds leave only one batch size, or the budget no run of four evaluations.
+    """
+    evaluations = 4 * evaluation_examples(state.task) / 3.0
+    by_reference = SHARES["reference run"] * state.budget / REFERENCE_STEPS
+    by_rung = (_unit("large") * state.budget - evaluations) / FIRST_RUNG_STEPS
     ceiling = max(low, min(high, population // 2))
-    large = min(max(2 ** math.floor(math.log2(max(1.0, wanted))), 8 * low, 8), ceiling)
+    large = min(max(_power_of_two(min(by_reference, by_rung)), 8 * low), ceiling)
     small = max(low, large // 8)
     if small >= large:
         raise BudgetError(f"two batch sizes are needed to see a trade-off, and the bounds {low} to {high} leave only {large}")
+    least = max((evaluations + FIRST_RUNG_STEPS * size) / _unit(name) for name, size in (("small", small), ("large", large)))
+    if state.budget < least:
+        raise BudgetError(
+            f"the budget must be at least {math.ceil(least)} examples for short runs at batch sizes {small} and {large}, "
+            f"got {state.budget}: raise it, lower the batch sizes, or give a smaller eval_data"
+        )
     return small, large
 
 
-def _check_budget(state: _Probe, small: int, large: int) -> None:
-    """A first-rung run must leave four evaluations after initialisation, or no law can be fitted to it."""
-    steps = 8 * 1.5**3 + 1
-    price = 4 * evaluation_examples(state.task) / 3.0 + steps * large
-    least = math.ceil(max(price / _unit("large"), (price - steps * (large - small)) / _unit("small")))
-    if state.budget < least:
-        raise BudgetError(
-            f"the budget must be at least {least} examples for short runs at batch sizes {small} and {large}, "
-            f"got {state.budget}: raise it, lower the batch sizes, or give a smaller eval_data"
-        )
+def _power_of_two(value: float) -> int:
+    return int(2 ** math.floor(math.log2(max(1.0, value))))
 
 
 def _unit(which: str) -> float:
@@ -388,6 +396,7 @@ def _later_branches(state: _Probe, reference: Leg, small: int, large: int, low: 
                 leaves="reference-0",
                 start_examples=origin.curve.examples[-1],
                 burn_in=BURN_IN,
+                initial_loss=state.initial_loss,
             )
             for size in sizes
         ]
