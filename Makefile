@@ -1,0 +1,54 @@
+# `make demo` and `make test` set up their own environment; a second call reuses it.
+# With a torch that is already installed: make demo PYTHON=/path/to/its/python
+
+PYTHON ?=
+BASE := $(or $(PYTHON),$(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP := pyproject.toml constraints.txt Makefile
+
+.PHONY: demo test lint types contracts pytest slow gpu clean
+
+demo: $(VENV)/.run
+	$(BIN)/batchopt demo
+
+test: lint types contracts pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+pytest: $(VENV)/.dev
+	rm -f .coverage .coverage.*
+	$(BIN)/pytest -q -n 2 --cov --cov-report=term:skip-covered --durations=10
+
+slow: $(VENV)/.dev
+	$(BIN)/pytest -q -m slow
+
+gpu: $(VENV)/.dev
+	$(BIN)/pytest -q -m gpu
+
+# torch comes first: what depends on it would pull in the newest CUDA build.
+$(VENV)/.base: $(SETUP)
+	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "batchopt needs Python 3.11 or later, got $$($(BASE) --version)"; exit 1; }
+	$(BASE) -m venv $(if $(PYTHON),--system-site-packages) $(VENV)
+	$(if $(PYTHON),$(BIN)/python -c 'import torch' 2>/dev/null ||) $(PIP) install --quiet --constraint constraints.txt torch
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.base
+	$(PIP) install --quiet $(if $(PYTHON),,--constraint constraints.txt) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) install --quiet $(if $(PYTHON),,--constraint constraints.txt) --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) out .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,101 @@
+"""batchopt: which batch size and learning rate to train a PyTorch model with, after a short probe.
+
+The flow: `probe` a `TrainingTask`, fit a `Forecast`, `.plan` for a goal, search around it with `TradeoffSampler` in
+Optuna, train by the plan's `Schedule`. Names load what they need when they are first used, so importing batchopt is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from batchopt.errors import BatchoptError as BatchoptError
+    from batchopt.errors import BudgetError as BudgetError
+    from batchopt.errors import EvidenceError as EvidenceError
+    from batchopt.errors import NonFiniteLossError as NonFiniteLossError
+    from batchopt.errors import RecordError as RecordError
+    from batchopt.errors import TaskError as TaskError
+    from batchopt.errors import UnreachableGoalError as UnreachableGoalError
+    from batchopt.errors import UnresolvedError as UnresolvedError
+    from batchopt.evidence import Branch as Branch
+    from batchopt.evidence import LossCurve as LossCurve
+    from batchopt.evidence import ProbeReport as ProbeReport
+    from batchopt.forecasting.forecast import Forecast as Forecast
+    from batchopt.learning_rate import LearningRateRule as LearningRateRule
+    from batchopt.noise_scale import NoiseScale as NoiseScale
+    from batchopt.planning.goal import LowestLoss as LowestLoss
+    from batchopt.planning.goal import ReachLoss as ReachLoss
+    from batchopt.planning.plan import Plan as Plan
+    from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
+    from batchopt.probing.measure import per_example_squared_norms as per_example_squared_norms
+    from batchopt.probing.probe import probe as probe
+    from batchopt.probing.task import TrainingTask as TrainingTask
+    from batchopt.schedules.schedule import Schedule as Schedule
+    from batchopt.schedules.schedule import Segment as Segment
+    from batchopt.search import Log2 as Log2
+    from batchopt.search import TradeoffPruner as TradeoffPruner
+    from batchopt.search import TradeoffSampler as TradeoffSampler
+    from batchopt.search import check as check
+    from batchopt.search import milestones as milestones
+    from batchopt.step_cost import StepCost as StepCost
+    from batchopt.tradeoff import TradeoffLaw as TradeoffLaw
+    from batchopt.tradeoff import fit_tradeoff as fit_tradeoff
+    from batchopt.training.loader import ScheduledBatchSampler as ScheduledBatchSampler
+    from batchopt.training.loader import scheduled_loader as scheduled_loader
+    from batchopt.training.train import train as train
+    from batchopt.uncertainty import Estimate as Estimate
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BatchoptError": "errors",
+    "Branch": "evidence",
+    "BudgetError": "errors",
+    "Estimate": "uncertainty",
+    "EvidenceError": "errors",
+    "Forecast": "forecasting.forecast",
+    "LearningRateRule": "learning_rate",
+    "Log2": "search",
+    "LossCurve": "evidence",
+    "LowestLoss": "planning.goal",
+    "NoiseScale": "noise_scale",
+    "NonFiniteLossError": "errors",
+    "Plan": "planning.plan",
+    "ProbeReport": "evidence",
+    "ReachLoss": "planning.goal",
+    "RecordError": "errors",
+    "Schedule": "schedules.schedule",
+    "ScheduledBatchSampler": "training.loader",
+    "Segment": "schedules.schedule",
+    "StepCost": "step_cost",
+    "TaskError": "errors",
+    "TradeoffLaw": "tradeoff",
+    "TradeoffPruner": "search",
+    "TradeoffSampler": "search",
+    "TrainingTask": "probing.task",
+    "UnreachableGoalError": "errors",
+    "UnresolvedError": "errors",
+    "check": "search",
+    "fit_tradeoff": "tradeoff",
+    "measure_noise_scale": "probing.measure",
+    "milestones": "search",
+    "per_example_squared_norms": "probing.measure",
+    "probe": "probing.probe",
+    "scheduled_loader": "training.loader",
+    "train": "training.train",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (all are strings)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'batchopt' has no attribute {name!r}")
+    value = getattr(import_module(f"batchopt.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
