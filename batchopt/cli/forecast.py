@@ -1,0 +1,65 @@
+"""`batchopt forecast`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from batchopt.cli.console import Console
+from batchopt.errors import UnreachableGoalError
+from batchopt.evidence import ProbeReport
+from batchopt.forecasting.forecast import Forecast
+
+SUMMARY = "Extrapolate the critical batch size over the whole training."
+DETAILS = """\
+Fits one law to all runs and noise scales of a probe. At the critical batch size of a loss, a run takes twice the fewest
+steps and twice the fewest examples to that loss.
+
+  batchopt forecast probe.json -o forecast.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("probe", type=Path, help="report of `batchopt probe`")
+    parser.add_argument("-o", "--out", type=Path, default=Path("forecast.json"), help="file to write (forecast.json)")
+    parser.add_argument("--loss", type=float, action="append", default=[], help="also forecast at this loss; repeatable")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Fit and write the forecast."""
+    forecast = Forecast.fit(ProbeReport.load(args.probe))
+    forecast.save(args.out)
+    losses = show_forecast(forecast, console, args.loss)
+    console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS")
+    console.result(
+        {
+            "out": str(args.out),
+            "doubts": forecast.doubts,
+            "critical_batch_size": [{"loss": x, "estimate": forecast.critical_batch_size(x)} for x in losses],
+        }
+    )
+
+
+def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> list[float]:
+    """The forecast as a table; returns the losses that it is shown at."""
+    lowest, initial = forecast.lowest_observed_loss, forecast.initial_loss
+    ladder = [initial * (lowest / initial) ** part for part in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)]
+    rows, losses = [], []
+    for loss in sorted({*ladder, *asked}, reverse=True):
+        try:
+            average, local = forecast.critical_batch_size(loss), forecast.local_critical_batch_size(loss)
+        except UnreachableGoalError as error:
+            if loss in asked:
+                raise
+            console.say(f"  {error}")
+            continue
+        losses.append(loss)
+        seen = "observed" if loss >= lowest else "extrapolated"
+        rows.append((loss, average, local, forecast.learning_rate(64, loss), seen))
+    console.table(
+        ("loss", "critical batch size to it", "local, at it", "best learning rate at batch 64", "this loss was"), rows
+    )
+    for doubt in forecast.doubts:
+        console.say(f"  doubt: {doubt}")
+    return losses

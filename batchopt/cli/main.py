@@ -1,0 +1,84 @@
+"""The `batchopt` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+import batchopt
+from batchopt.cli import demo, explain, forecast, plan, probe, report, schedule, train, tune
+from batchopt.cli.console import Console
+from batchopt.errors import BatchoptError
+
+_VERBS: tuple[ModuleType, ...] = (demo, probe, forecast, plan, tune, explain, train, schedule, report)
+
+_DESCRIPTION = """\
+Which batch size and learning rate to train a PyTorch model with, after a short probe.
+
+  probe -> forecast -> plan -> tune (optional) -> train
+
+Every step reads the file of the step before. Begin with `batchopt demo`, or with a task of your own:
+
+  batchopt probe my_task.py:task --examples 200000 -o probe.json
+  batchopt forecast probe.json -o forecast.json
+  batchopt plan forecast.json --reach-loss 0.25 -o plan.json --schedule schedule.json
+  batchopt train my_task.py:task schedule.json --plan plan.json
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 on success, 1 on failure, 2 on bad usage, 130 after Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    console = Console(as_json=args.json)
+    try:
+        args.run(args, console)
+    except KeyboardInterrupt:
+        console.end_progress()
+        print("batchopt: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except (BatchoptError, OSError, ValueError) as error:
+        console.end_progress()
+        if args.debug:
+            traceback.print_exc()
+        print(f"batchopt: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        console.end_progress()
+        if args.debug:
+            traceback.print_exc()
+        print(
+            f"batchopt: error: {type(error).__name__}: {_one_line(error)} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="batchopt", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"batchopt {batchopt.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+    for module in _VERBS:
+        name = module.__name__.rpartition(".")[2]
+        verb = verbs.add_parser(
+            name,
+            parents=[common],
+            help=module.SUMMARY,
+            description=f"{module.SUMMARY}\n\n{module.DETAILS}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,68 @@
+"""`batchopt plan`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from batchopt.cli.arguments import add_batch_sizes, add_goal, count, goal_of
+from batchopt.cli.console import Console
+from batchopt.forecasting.forecast import Forecast
+from batchopt.planning.plan import Plan
+
+SUMMARY = "Choose the batch size and learning rate for a goal."
+DETAILS = """\
+  batchopt plan forecast.json --reach-loss 0.25                            least seconds to a loss
+  batchopt plan forecast.json --reach-loss 0.25 --least balanced           steps and examples alike
+  batchopt plan forecast.json --reach-loss 0.25 --per-step 64 --per-example 1
+  batchopt plan forecast.json --within 3600 --of seconds                   lowest loss in an hour
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("forecast", type=Path, help="file of `batchopt forecast`")
+    add_goal(parser)
+    add_batch_sizes(parser)
+    parser.add_argument("--multiple-of", type=count, default=1, help="batch sizes are multiples of this")
+    parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
+    parser.add_argument("--schedule", type=Path, default=Path("schedule.json"), help="schedule to write (schedule.json)")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Plan, and write the plan and its schedule."""
+    forecast = Forecast.load(args.forecast)
+    plan = forecast.plan(goal_of(args), batch_sizes=args.batch_sizes, multiple_of=args.multiple_of)
+    plan.save(args.out)
+    plan.schedule.save(args.schedule)
+    show_plan(plan, console)
+    console.say(f"\nwrote {args.out} and {args.schedule}; next: batchopt train TASK {args.schedule} --plan {args.out}")
+    console.result(
+        {
+            "out": str(args.out),
+            "schedule": str(args.schedule),
+            "batch_size": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            "steps": plan.steps,
+            "examples": plan.examples,
+            "seconds": plan.seconds,
+            "cost": plan.cost,
+            "schedule_cost": plan.schedule_cost,
+            "reasons": plan.reasons,
+        }
+    )
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The plan, the trade-off around it and the reasons."""
+    console.say(f"batch size {plan.batch_size}, learning rate {plan.learning_rate:.3g}")
+    near = [p for p in plan.alternatives if plan.batch_size / 9 < p.batch_size < plan.batch_size * 9]
+    console.table(
+        ("", "batch", "learning rate", "steps", "examples", f"cost ({plan.price.unit})"),
+        [
+            ("*" if p == plan.best else "", p.batch_size, p.learning_rate, p.steps, p.examples.value, p.cost.value)
+            for p in near
+        ],
+    )
+    for reason in plan.reasons:
+        console.say(f"  - {reason}")

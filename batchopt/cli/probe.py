@@ -1,0 +1,145 @@
+"""`batchopt probe`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from batchopt.cli.arguments import add_batch_sizes, count, positive
+from batchopt.cli.console import Console
+from batchopt.evidence import ProbeReport
+from batchopt.probing.task import TrainingTask
+
+SUMMARY = "Measure a training task: noise scales, short runs, step cost."
+DETAILS = """\
+Trains the task for a short while, within the budget, and writes what it measured. Finished parts are kept beside the
+output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on where it stopped.
+
+  batchopt probe my_task.py:task --examples 200000 -o probe.json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
+    parser.add_argument("-o", "--out", type=Path, default=Path("probe.json"), help="file to write (probe.json)")
+    parser.add_argument("--examples", type=count, help="ceiling on examples that get a gradient (an evaluated one: 1/3)")
+    parser.add_argument("--seconds", type=positive, help="ceiling on wall-clock time")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=positive, help="a rate that works; it is searched if left out")
+    add_batch_sizes(parser)
+    parser.add_argument("--workers", type=count, default=1, help="short runs in parallel (processes, by joblib)")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Probe the task and write the report."""
+    from batchopt.cli.task_file import load_task
+
+    if args.examples is None and args.seconds is None:
+        raise ValueError("a probe needs a budget: give --examples N or --seconds S")
+    report = probe_with_progress(
+        load_task(args.task),
+        args.out,
+        console,
+        examples=args.examples,
+        seconds=args.seconds,
+        seed=args.seed,
+        learning_rate=args.learning_rate,
+        batch_sizes=args.batch_sizes,
+        workers=args.workers,
+    )
+    show_probe(report, console)
+    console.say(f"\nwrote {args.out}; next: batchopt forecast {args.out}")
+    console.result(
+        {
+            "out": str(args.out),
+            "stopped": report.stopped,
+            "examples_spent": report.examples_spent,
+            "budget_examples": report.budget_examples,
+            "seconds_spent": report.seconds_spent,
+            "noise_scales": [
+                {"loss": r.at.loss if r.at else None, "batch_size": r.batch_size} for r in report.noise_scales
+            ],
+        }
+    )
+
+
+def probe_with_progress(
+    task: TrainingTask,
+    out: Path,
+    console: Console,
+    *,
+    examples: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    learning_rate: float | None = None,
+    batch_sizes: tuple[int, int] | None = None,
+    workers: int = 1,
+) -> ProbeReport:
+    """Probe with a progress bar, resumable beside `out`, and write `out`."""
+    from joblib import parallel_config
+
+    from batchopt.probing.probe import probe
+
+    journal = out.with_name(out.name + ".partial")
+    with parallel_config(n_jobs=workers):
+        report = probe(
+            task,
+            examples=examples,
+            seconds=seconds,
+            seed=seed,
+            learning_rate=learning_rate,
+            batch_sizes=batch_sizes,
+            journal=journal,
+            progress=console.progress,
+        )
+    console.end_progress()
+    report.save(out)
+    shutil.rmtree(journal)
+    return report
+
+
+def show_probe(report: ProbeReport, console: Console) -> None:
+    """The report as tables."""
+    budget, spent = report.budget_examples, report.examples_spent
+    console.say(
+        f"budget {budget:,} examples, spent {spent:,.0f} ({spent / budget:.0%}) "
+        f"in {report.steps_spent:,} steps and {report.seconds_spent:.1f} s"
+    )
+    console.table(
+        ("part", "examples", "share", "steps", "seconds"),
+        [
+            (s.part, s.examples, f"{s.examples / max(spent, 1):.0%}", s.steps, f"{s.seconds:.1f}")
+            for s in report.spending
+        ],
+    )
+    console.say("\nnoise scale along the reference run, with its 90 % interval")
+    console.table(
+        ("loss", "noise scale (examples)", "measured on", "at examples", "method"),
+        [
+            (r.at.loss if r.at else None, r.batch_size, r.examples, r.at.examples if r.at else None, r.method)
+            for r in report.noise_scales
+        ],
+    )
+    console.say("\nruns")
+    console.table(
+        ("batch", "learning rate", "begins at", "burn-in", "examples", "last loss", "outcome"),
+        [
+            (
+                b.batch_size,
+                b.learning_rate,
+                b.start_examples,
+                b.burn_in_examples,
+                b.curve.examples[-1],
+                b.curve.losses[-1],
+                b.outcome,
+            )
+            for b in report.runs
+        ],
+    )
+    if report.step_cost is not None:
+        cost = report.step_cost
+        console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * cost.per_example:.3g} us x B")
+    if report.stopped is not None:
+        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")

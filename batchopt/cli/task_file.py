@@ -1,0 +1,49 @@
+"""Finding a task by `path/to/file.py:name`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import cloudpickle
+
+from batchopt.errors import TaskError
+from batchopt.probing.task import TrainingTask
+
+
+def load_task(spec: str) -> TrainingTask:
+    """The task that `path/to/file.py:name` names (`name` is "task" where it is left out).
+
+    The file is imported, so it runs: name only files that you trust.
+
+    Raises:
+        TaskError: there is no such file, it does not import, it has no such name, or the name is not a TrainingTask.
+    """
+    path_text, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "task")
+    path = Path(path_text)
+    if not path.is_file():
+        raise TaskError(f"a task is named path/to/file.py:name, and there is no file {path_text!r}")
+    module_name = f"_batchopt_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    if module_spec is None or module_spec.loader is None:
+        raise TaskError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise TaskError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    # Worker processes cannot import the file by its made-up name: what it defines travels by value.
+    cloudpickle.register_pickle_by_value(module)
+    task = getattr(module, name, None)
+    if task is None:
+        raise TaskError(f"{path} has no name {name!r}: write {path}:NAME with the name of a TrainingTask in it")
+    if not isinstance(task, TrainingTask):
+        raise TaskError(f"{name!r} in {path} must be a TrainingTask, got {type(task).__name__}")
+    return task
