@@ -1,0 +1,102 @@
+"""`batchopt demo`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from batchopt.cli.arguments import count
+from batchopt.cli.console import Console
+from batchopt.forecasting.forecast import Forecast
+from batchopt.planning.goal import ReachLoss
+from batchopt.planning.plan import Plan
+
+SUMMARY = "The whole flow on handwritten digits, in two minutes; leaves its files in out/."
+DETAILS = """\
+Probe, forecast, plan, a short Optuna study, and a training run by the plan, on the digits that ship with scikit-learn.
+Nothing is downloaded. Open out/report.html afterwards.
+
+  batchopt demo
+"""
+
+BUDGET = 120_000
+GOAL_LOSS = 0.05
+TRIALS = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder to write (out)")
+    parser.add_argument("--examples", type=count, default=BUDGET, help=f"budget of the probe ({BUDGET:,})")
+    parser.add_argument("--trials", type=count, default=TRIALS, help=f"trials of the study ({TRIALS})")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Run all steps."""
+    import torch
+
+    from batchopt.cli.digits import make_task
+    from batchopt.cli.forecast import show_forecast
+    from batchopt.cli.plan import show_plan
+    from batchopt.cli.probe import probe_with_progress, show_probe
+    from batchopt.cli.train import compare, show_comparison, train_plan
+    from batchopt.cli.tune import show_study, storage_url, summarise, tune
+    from batchopt.report import write_report
+
+    began = time.perf_counter()
+    # The model is tiny: a second thread costs more than it brings.
+    torch.set_num_threads(1)
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    task = make_task()
+
+    console.heading("1. Probe: train a little, measure the gradient noise")
+    report = probe_with_progress(task, out / "probe.json", console, examples=args.examples, seed=args.seed)
+    show_probe(report, console)
+
+    console.heading("2. Forecast: the critical batch size over the training")
+    forecast = Forecast.fit(report)
+    forecast.save(out / "forecast.json")
+    show_forecast(forecast, console, [])
+
+    console.heading(f"3. Plan: least time to a loss of {GOAL_LOSS}")
+    plan = forecast.plan(ReachLoss(GOAL_LOSS))
+    save_plan(plan, out)
+    show_plan(plan, console)
+
+    console.heading("4. Study: Optuna over batch size, learning rate and weight decay, around the plan")
+    (out / "study.db").unlink(missing_ok=True)
+    storage = storage_url(str(out / "study.db"))
+    study = tune(task, forecast, plan, console, storage=storage, trials=args.trials, seed=args.seed)
+    summary = summarise(study)
+    show_study(study, summary, console)
+
+    console.heading("5. Train by the schedule: predicted beside measured")
+    result = train_plan(task, plan, plan.schedule, console, seed=args.seed + 1)
+    rows = compare(plan, plan.schedule, result)
+    if rows:
+        show_comparison(rows, console)
+    else:
+        console.say(f"the loss {GOAL_LOSS} was not reached within twice the predicted examples")
+
+    write_report(out / "report.html", report=report, forecast=forecast, plan=plan, study=study, training=rows)
+    seconds = time.perf_counter() - began
+    console.say(f"\ndone in {seconds:.0f} s; open {out / 'report.html'} in a browser")
+    console.result(
+        {
+            "out": str(out),
+            "seconds": seconds,
+            "examples_spent": report.examples_spent,
+            "batch_size": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
+        }
+    )
+
+
+def save_plan(plan: Plan, out: Path) -> None:
+    """Write the plan and its schedule."""
+    plan.save(out / "plan.json")
+    plan.schedule.save(out / "schedule.json")

@@ -1,0 +1,59 @@
+"""`batchopt schedule`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from batchopt._codec import json_schema
+from batchopt.cli.arguments import count
+from batchopt.cli.console import Console
+from batchopt.schedules.exporter import EXPORTERS, export_schedule
+from batchopt.schedules.schedule import Schedule
+
+SUMMARY = "Show a schedule, or export it for another training framework."
+DETAILS = """\
+  batchopt schedule schedule.json
+  batchopt schedule schedule.json --to megatron --tokens-per-example 1024 --micro-batch 8 --data-parallel 2
+  batchopt schedule --schema                                  the JSON Schema of schedule files
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("schedule", type=Path, nargs="?", help="file of `batchopt plan` or of your own")
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of schedule files and exit")
+    parser.add_argument("--to", choices=sorted(EXPORTERS), help="framework to export for")
+    parser.add_argument("--tokens-per-example", type=count, help="sequence length")
+    parser.add_argument("--micro-batch", type=count, help="examples per device and pass")
+    parser.add_argument("--data-parallel", type=count, help="data-parallel ranks")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Show or export."""
+    if args.schema:
+        print(json.dumps(json_schema(Schedule), indent=2))
+        return
+    if args.schedule is None:
+        raise ValueError("name a schedule file, or ask for the --schema")
+    schedule = Schedule.load(args.schedule)
+    if args.to is None:
+        console.table(
+            ("from example", "batch size", "learning-rate multiplier"),
+            [(s.start_examples, s.batch_size, s.learning_rate_multiplier) for s in schedule.segments],
+        )
+        rate = "left to your loop" if schedule.learning_rate is None else f"{schedule.learning_rate:.3g}"
+        console.say(f"  {schedule.examples:,} examples in {schedule.steps:,} steps; base learning rate {rate}")
+        console.result(json.loads(schedule.to_json()) | {"steps": schedule.steps})
+        return
+    given = {
+        "tokens_per_example": args.tokens_per_example,
+        "micro_batch": args.micro_batch,
+        "data_parallel": args.data_parallel,
+    }
+    export = export_schedule(schedule, args.to, **{name: value for name, value in given.items() if value is not None})
+    console.say(export.text)
+    for note in export.notes:
+        console.say(f"# {note}")
+    console.result({"to": args.to, "text": export.text, "notes": export.notes})
