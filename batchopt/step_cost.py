@@ -8,11 +8,21 @@ Notation
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from scipy import optimize
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative
 from batchopt._codec import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +81,51 @@ class StepCost(Record):
     def of_run(self, *, batch_size: float, steps: float) -> float:
         """Cost of `steps` steps at `batch_size`, in `unit`."""
         return steps * self(batch_size)
+
+
+def fit_step_cost(
+    batch_sizes: Sequence[float], seconds: Sequence[float], *, largest_batch_size: int | None = None
+) -> StepCost:
+    """Fit t(B) = a + b B to measured step times, with relative errors, and one knee where it pays.
+
+    A knee is kept if it lowers the Bayesian information criterion; both slopes stay non-negative.
+
+    Args:
+        batch_sizes: at least two different ones, (k,).
+        seconds: the time of one step at each, (k,).
+        largest_batch_size: recorded as it is.
+
+    Raises:
+        ValueError: fewer than two batch sizes, or a time that is not positive.
+    """
+    sizes, times = np.asarray(batch_sizes, float), np.asarray(seconds, float)
+    if len(sizes) != len(times) or len(np.unique(sizes)) < 2:
+        raise ValueError(f"a step cost needs times at two different batch sizes at least, got sizes {sizes.tolist()}")
+    if not np.all(np.isfinite(times) & (times > 0)):
+        raise ValueError(f"every time must be positive and finite, got {times.tolist()}")
+    straight, best = _fit(sizes, times, None)
+    knee, score = None, _bic(best, 2, len(sizes))
+    coefficients = straight
+    for place in np.unique(sizes)[1:-1]:
+        bent, residual = _fit(sizes, times, float(place))
+        if _bic(residual, 4, len(sizes)) < score:
+            knee, score, coefficients = float(place), _bic(residual, 4, len(sizes)), bent
+    per_step, per_example = float(coefficients[0]), float(coefficients[1])
+    knees = () if knee is None else (Knee(knee, float(coefficients[2] - coefficients[1])),)
+    return StepCost(per_step, per_example, knees, largest_batch_size)
+
+
+def _fit(sizes: Floats, times: Floats, knee: float | None) -> tuple[Floats, float]:
+    """Non-negative (a, b before the knee, b after it) by least squares of the relative error, and its sum of squares."""
+    below = sizes if knee is None else np.minimum(sizes, knee)
+    above = np.zeros_like(sizes) if knee is None else np.maximum(sizes - knee, 0.0)
+    design = np.stack([np.ones_like(sizes), below, above], axis=1) / times[:, None]
+    scale = design.max(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    coefficients, residual = optimize.nnls(design / scale, np.ones_like(times))
+    return coefficients / scale, float(residual) ** 2
+
+
+def _bic(residual: float, parameters: int, points: int) -> float:
+    # Timings are no better than 2 %, so a fit closer than that is not evidence for a knee.
+    return points * math.log(max(residual / points, 4e-4)) + parameters * math.log(points)
