@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+
+from batchopt._checks import check_count
 
 RATIO = 1.2
 """Evaluations of a run are this factor apart in examples."""
 
 
-def evaluation_points(*, first: int, ratio: float = RATIO) -> Iterator[int]:
-    """Examples at which to evaluate a run, without end: 0, then geometric from `first`, whole and rising.
+def evaluation_points(examples: int, *, first: int, ratio: float = RATIO) -> list[int]:
+    """Numbers of examples at which to evaluate a run: 0, then geometric from `first`, and the end of the run.
+
+    A loss falls over the logarithm of examples, so points that are evenly spaced there see every stretch of the curve
+    equally well for a number of evaluations that grows with the logarithm of the run only.
+
+    Args:
+        examples: of the whole run; always the last point.
+        first: the first point after 0. Below some ten steps the loss of a run says little.
+        ratio: of neighbouring points. The last gap is between half and one and a half of that, in logarithms: a point
+            close to the end would cost an evaluation and tell nothing.
+
+    Returns:
+        Whole numbers that rise strictly.
+
+    Raises:
+        ValueError: `ratio` does not exceed 1.
 
     Example:
-        >>> points = evaluation_points(first=10, ratio=1.5)
-        >>> [next(points) for _ in range(5)]
-        [0, 10, 15, 23, 34]
+        >>> evaluation_points(40, first=10, ratio=1.5)
+        [0, 10, 15, 23, 40]
     """
-    yield 0
-    last, k = 0, 0
-    while True:
-        point = math.ceil(first * ratio**k)
+    check_count("examples", examples)
+    check_count("first", first)
+    if not ratio > 1.0:
+        raise ValueError(f"ratio must exceed 1, got {ratio!r}")
+    points, latest = [0], examples / math.sqrt(ratio)
+    point, k = first, 0
+    while point <= latest:
+        if point > points[-1]:
+            points.append(point)
         k += 1
-        if point > last:
-            yield point
-            last = point
+        point = math.ceil(first * ratio**k)
+    return [*points, examples]

@@ -145,7 +145,7 @@ class _Loop:
             self._resume(self._checkpoint)
 
     def run(self, until_loss: float | None, on_evaluation: Callable[[int, float], None] | None) -> float | None:
-        points = evaluation_points(first=FIRST_EVALUATION_STEPS * self.schedule(0))
+        points = evaluation_points(self.schedule.examples, first=FIRST_EVALUATION_STEPS * self.schedule(0))
         done = self.curve.examples[-1] if self.curve.examples else -1
         for point in points:
             if point <= done:
