@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchopt.planning.goal import ReachLoss as ReachLoss
     from batchopt.planning.plan import Plan as Plan
     from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
-    from batchopt.probing.measure import per_example_squared_norms as per_example_squared_norms
+    from batchopt.probing.gradients import per_example_squared_norms as per_example_squared_norms
     from batchopt.probing.probe import probe as probe
     from batchopt.probing.task import TrainingTask as TrainingTask
     from batchopt.schedules.schedule import Schedule as Schedule
@@ -80,7 +80,7 @@ _HOMES = {
     "fit_tradeoff": "tradeoff",
     "measure_noise_scale": "probing.measure",
     "milestones": "search",
-    "per_example_squared_norms": "probing.measure",
+    "per_example_squared_norms": "probing.gradients",
     "probe": "probing.probe",
     "scheduled_loader": "training.loader",
     "train": "training.train",

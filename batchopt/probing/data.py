@@ -151,7 +151,7 @@ def gather(
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on `device`: tuples, lists and mappings are followed, `.to` is used where there is one."""
+    """A batch with its tensors on `device`: tuples, lists and mappings are followed, and `.to` used where it exists."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -13,15 +13,13 @@ import torch
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, evaluation_examples, fetch, shuffled_indices
+from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import TrainingTask, batch_loss
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = ["TrainingRun", "evaluation_examples", "load_snapshot", "save_snapshot"]
 
 
 class TrainingRun:
@@ -80,7 +78,7 @@ class TrainingRun:
             )
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
         scaled = task.autocast == torch.float16
-        self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)  # type: ignore[attr-defined]
+        self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
     def step(self, batch_size: int, *, indices: NDArray[np.int64] | None = None, multiplier: float = 1.0) -> float:
         """Take one optimizer step on the next examples of the data order, and return the batch's loss before it.
@@ -114,7 +112,7 @@ class TrainingRun:
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-        self._scaler.scale(loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss))
         if self.task.before_step is not None:
             self._scaler.unscale_(self.optimizer)
             self.task.before_step(self.model)

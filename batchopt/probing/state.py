@@ -34,8 +34,8 @@ class GlobalRandomness:
         """The states now."""
         return cls(
             torch_cpu=torch.get_rng_state(),
-            torch_cuda=tuple(torch.cuda.get_rng_state_all()) if torch.cuda.is_initialized() else (),
-            numpy=np.random.get_state(legacy=False),  # type: ignore[arg-type]  # noqa: NPY002  (users draw from it)
+            torch_cuda=tuple(torch.cuda.get_rng_state_all()) if _cuda_in_use() else (),
+            numpy=np.random.get_state(legacy=False),  # noqa: NPY002  (users draw from it)
             python=random.getstate(),
         )
 
@@ -46,6 +46,20 @@ class GlobalRandomness:
             torch.cuda.set_rng_state_all(self.torch_cuda)
         np.random.set_state(self.numpy)  # noqa: NPY002  (users draw from it)
         random.setstate(self.python)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all process-wide generators; inside `preserved`, or the caller's are lost."""
+    torch.default_generator.manual_seed(seed)
+    if _cuda_in_use():
+        torch.cuda.manual_seed_all(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (users draw from it)
+    random.seed(seed)
+
+
+def _cuda_in_use() -> bool:
+    # Asking CUDA for its generators would start it, in every worker process, for runs on the CPU.
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 class OwnRandomness:
