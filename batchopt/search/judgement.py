@@ -1,0 +1,186 @@
+"""Whether a setting is worth any compute, before it gets any."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from batchopt._codec import Record
+from batchopt.planning.choice import WIDEST_RESOLVED
+from batchopt.search.observations import finished_trials
+from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate, memory_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import optuna
+
+    from batchopt.search.settings import Known
+
+DECISION_KEY = "batchopt:decision"
+MARGIN = 0.15
+"""A setting whose optimistic cost exceeds the incumbent's by this share is not run."""
+FIRST_FACTOR = 4.0
+"""Before any trial has completed: not above this many times the best predicted cost."""
+OPTIMISTIC = 0.10
+"""The optimistic end of a prediction is this quantile over the posterior's draws."""
+LARGEST_EXCESS = 10.0
+
+Kind = Literal["accepted", "pruned before compute", "pruned while running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Record):
+    """What was decided about a trial, kept with it under `batchopt:decision`.
+
+    Attributes:
+        decision: what.
+        reason: why, in a sentence.
+        predicted: cost in the goal's unit; None where nothing was predicted, infinite where the law says never.
+        optimistic: its optimistic end.
+        limit: what it was compared with.
+        incumbent: number of the trial to beat; None before one completed.
+        excess: log(optimistic / limit), positive where it was pruned: how badly it missed.
+        spent: cost that was spent when it was pruned.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.decision/1"
+
+    decision: Kind
+    reason: str
+    predicted: float | None = None
+    optimistic: float | None = None
+    limit: float | None = None
+    incumbent: int | None = None
+    excess: float = 0.0
+    spent: float = 0.0
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the trial ends here."""
+        return self.decision != "accepted"
+
+
+def decide(study: optuna.Study, known: Known, params: Mapping[str, Any]) -> Decision:
+    """What to do with a trial that has these parameters and has not begun to train.
+
+    Raises:
+        EvidenceError: the study contradicts its goal.
+    """
+    setting = known.settings.read(params)
+    if setting is None:
+        names = f"{known.settings.batch_size!r} and {known.settings.learning_rate!r}"
+        return Decision("accepted", f"Not judged: the trial has not suggested both {names}.")
+    surrogate = build_surrogate(study, known)
+    if isinstance(surrogate, Thin):
+        largest = memory_limit(known, finished_trials(study))
+        return _beyond_memory(setting[0], largest) or Decision("accepted", f"Not judged: {surrogate.reason}.")
+    return judge(surrogate, bar_of(surrogate), *setting)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What settings are held against.
+
+    Attributes:
+        target: what a trial must beat; None where nothing may be ruled out.
+        doubt: why nothing may be ruled out.
+    """
+
+    target: Target | None
+    doubt: str = ""
+
+
+def bar_of(surrogate: Surrogate) -> Bar:
+    """What settings are held against; nothing where the evidence is too weak to rule anything out."""
+    if not math.isfinite(surrogate.misfit):
+        return Bar(None, "Accepted: the law does not explain the trials that completed.")
+    best, target = surrogate.best_predicted(), surrogate.target()
+    if best is None or target is None:
+        return Bar(None, "Accepted: the law does not say which settings reach the goal.")
+    costs = surrogate.costs(np.array([best[0]]), np.array([best[1]]), target.loss)[:, 0]
+    low, high = np.quantile(costs, [0.05, 0.95], method="nearest")
+    if not high <= WIDEST_RESOLVED * low:
+        return Bar(None, "Accepted: even the best setting's cost is unresolved, so nothing is ruled out yet.")
+    return Bar(target)
+
+
+def judge(surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float) -> Decision:
+    """Compare a setting's optimistic cost with what it must beat.
+
+    The optimistic end allows for the draws' spread and for the factor by which the law missed the completed trials.
+    """
+    beyond = _beyond_memory(batch_size, surrogate.largest_batch_size)
+    if beyond is not None:
+        return beyond
+    if bar.target is None:
+        return Decision("accepted", bar.doubt)
+    costs = surrogate.costs(np.array([float(batch_size)]), np.array([learning_rate]), bar.target.loss)[:, 0]
+    optimistic = float(np.quantile(costs, OPTIMISTIC, method="lower")) / math.exp(surrogate.misfit)
+    if surrogate.two_objectives:
+        return _against_front(surrogate, batch_size, float(costs[0]), optimistic)
+    return _against(bar.target, surrogate.price.unit, float(costs[0]), optimistic)
+
+
+def _beyond_memory(batch_size: int, largest: int | None) -> Decision | None:
+    if largest is None or batch_size <= largest:
+        return None
+    return Decision(
+        "pruned before compute",
+        f"Batch size {batch_size} does not fit in memory; the largest that is not known to exceed it is {largest}.",
+        excess=math.log(batch_size / max(largest, 0.5)),
+    )
+
+
+def _against(target: Target, unit: str, predicted: float, optimistic: float) -> Decision:
+    limit = target.cost * (FIRST_FACTOR if target.trial is None else 1.0 + MARGIN)
+    rival = "the best predicted setting" if target.trial is None else f"trial {target.trial}"
+    rejected = optimistic > limit
+    return Decision(
+        "pruned before compute" if rejected else "accepted",
+        f"{'Predicted' if rejected else 'Accepted: predicted'} to take at best {_number(optimistic)} {unit} to loss "
+        f"{target.loss:.4g}, against {_number(target.cost)} of {rival}.",
+        predicted=predicted,
+        optimistic=optimistic,
+        limit=limit,
+        incumbent=target.trial,
+        excess=_excess(optimistic, limit),
+    )
+
+
+def _against_front(surrogate: Surrogate, batch_size: int, predicted: float, optimistic: float) -> Decision:
+    """Pruned where one completed trial is better by the margin in both steps and examples."""
+    rivals = []
+    for rival in surrogate.observations:
+        if rival.values is not None and rival.feasible:
+            steps, examples = rival.values
+            limit = (1.0 + MARGIN) * max(steps, examples / batch_size)
+            rivals.append((_excess(optimistic, limit), rival.number, limit))
+    if not rivals:
+        return Decision("accepted", "Accepted: no trial has completed that it would have to beat.")
+    excess, number, limit = max(rivals)
+    rejected = excess > 0
+    return Decision(
+        "pruned before compute" if rejected else "accepted",
+        f"Predicted to take at best {_number(optimistic)} steps: trial {number} needs fewer steps and fewer examples."
+        if rejected
+        else "Accepted: no completed trial is predicted to be better in both steps and examples.",
+        predicted=predicted,
+        optimistic=optimistic,
+        limit=limit,
+        incumbent=number,
+        excess=excess,
+    )
+
+
+def _excess(optimistic: float, limit: float) -> float:
+    if math.isinf(optimistic):
+        return LARGEST_EXCESS
+    return float(np.clip(math.log(optimistic / limit), -LARGEST_EXCESS, LARGEST_EXCESS))
+
+
+def _number(value: float) -> str:
+    return "infinitely many" if math.isinf(value) else f"{value:.3g}"

@@ -1,0 +1,233 @@
+"""What the trials of a study say: settings, loss curves and values, and which of them are worth a fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from batchopt.errors import EvidenceError
+from batchopt.evidence import Branch, LossCurve
+from batchopt.planning.goal import LowestLoss, ReachLoss
+
+if TYPE_CHECKING:
+    import optuna
+
+    from batchopt.search.settings import StudySettings
+    from batchopt.step_cost import StepCost
+
+MEMORY_CONSTRAINT = "batchopt:memory"
+"""A trial that ran out of memory says so by `trial.set_constraint("batchopt:memory", 1.0)`."""
+CONSTRAINT = "batchopt"
+MOST_CURVES = 32
+"""Curves that a fit uses: the best trials, then the longest runs."""
+LEAST_POINTS = 4
+"""Evaluations that a curve needs to tell the law something."""
+CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
+"""A run of which only the crossing is known is given as four evaluations this close around it."""
+STOPPED_AT = 1.05
+"""A completed trial whose last loss is within this factor of the goal stopped at its crossing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One finished trial.
+
+    Attributes:
+        number: of the trial.
+        batch_size: examples per step.
+        learning_rate: the rate it was given.
+        curve: its finite reports.
+        values: objective values of a completed trial, finite; None for a pruned one.
+        feasible: whether no constraint of the study is violated.
+        diverged: whether a report was not finite.
+    """
+
+    number: int
+    batch_size: int
+    learning_rate: float
+    curve: LossCurve
+    values: tuple[float, ...] | None
+    feasible: bool
+    diverged: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether the curve alone can be fitted."""
+        return not self.diverged and sum(n > 0 for n in self.curve.examples) >= LEAST_POINTS
+
+    def crossing(self, loss: float) -> float | None:
+        """Examples at which the run reached a loss; None where its reports do not show it."""
+        reached = self.curve.examples_to(loss)
+        if (
+            reached is None
+            and self.values is not None
+            and self.curve.losses
+            and self.curve.losses[-1] <= STOPPED_AT * loss
+        ):
+            return float(self.curve.examples[-1])
+        return reached
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Completed and pruned trials of the whole study, whatever bracket of a pruner the caller sees."""
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+
+
+def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Observation]:
+    """The most telling of the finished trials, in the order of their numbers.
+
+    The best completed trials and the longest runs take turns until the places are filled; trials that diverged come on
+    top, because they bound the learning rate.
+    """
+    having = [
+        trial for trial in trials if settings.batch_size in trial.params and settings.learning_rate in trial.params
+    ]
+    ranked = sorted(having, key=lambda trial: (_value(trial), trial.number))
+    by_length = sorted(having, key=lambda trial: (-(trial.last_step or 0), trial.number))
+    chosen: dict[int, FrozenTrial] = {}
+    for first, second in zip(ranked, by_length, strict=True):
+        for trial in (first, second):
+            if len(chosen) < MOST_CURVES:
+                chosen.setdefault(trial.number, trial)
+    chosen |= {trial.number: trial for trial in having if _diverged(trial)}
+    observations = [observe_one(trial, settings) for _, trial in sorted(chosen.items())]
+    return [observation for observation in observations if observation is not None]
+
+
+def observe_one(trial: FrozenTrial, settings: StudySettings) -> Observation | None:
+    """A trial with its reports so far; None where it does not have both parameters.
+
+    Raises:
+        EvidenceError: a reported loss is negative.
+    """
+    setting = settings.read(trial.params)
+    if setting is None:
+        return None
+    complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
+    return Observation(
+        number=trial.number,
+        batch_size=setting[0],
+        learning_rate=setting[1],
+        curve=_curve(trial),
+        values=tuple(map(float, trial.values)) if complete else None,
+        feasible=all(excess <= 0 for excess in getattr(trial, "constraints", {}).values()),
+        diverged=_diverged(trial),
+    )
+
+
+def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, float]]:
+    """(batch size, learning rate) of diverged trials that no other trial contradicts.
+
+    A trial may diverge for another hyperparameter's sake: a finite run with a rate at least as high, at a batch at most
+    as large, shows that.
+    """
+    fine = [(o.batch_size, o.learning_rate) for o in observations if o.usable]
+    hot = {(o.batch_size, o.learning_rate) for o in observations if o.diverged}
+    return {(size, rate) for size, rate in hot if not any(b <= size and r >= rate for b, r in fine)}
+
+
+def largest_that_fits(trials: Sequence[FrozenTrial], settings: StudySettings, known: int | None) -> int | None:
+    """The largest batch size not known to exceed memory, from what is known beforehand and from trials that ran out."""
+    out = []
+    for trial in trials:
+        if getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0:
+            setting = settings.read(trial.params)
+            out += [setting[0] - 1] if setting is not None else []
+    return min([*out, *([known] if known is not None else [])], default=None)
+
+
+def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> Branch | None:
+    """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
+    curve = observation.curve
+    end = _end(observation, goal, price)
+    if end is not None and (not curve.examples or end[0] > curve.examples[-1]):
+        curve = LossCurve((*curve.examples, round(end[0])), (*curve.losses, end[1]))
+    if end is not None and sum(n > 0 for n in curve.examples) < LEAST_POINTS:
+        around = sorted({max(1, round(end[0] * share)) for share in CROSSING_POINTS})
+        curve = LossCurve(tuple(around), (end[1],) * len(around))
+    if observation.diverged or sum(n > 0 for n in curve.examples) < LEAST_POINTS:
+        return None
+    return Branch(
+        batch_size=observation.batch_size,
+        learning_rate=observation.learning_rate,
+        curve=curve,
+        outcome="stopped" if observation.values is None else "finished",
+        seed=observation.number,
+    )
+
+
+def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss, trials: Sequence[FrozenTrial]) -> None:
+    """Raise EvidenceError where the study cannot be what the goal says."""
+    wanted = 2 if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple) else 1
+    if len(study.directions) != wanted:
+        raise EvidenceError(
+            f"{goal} needs a study of {wanted} objective(s), got {len(study.directions)}: {reading_of(goal)}"
+        )
+    if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
+        raise EvidenceError(f"the study must minimise, got direction maximize: {reading_of(goal)}")
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and min(trial.values) <= 0:
+            raise EvidenceError(
+                f"the objective's value must be positive, got {min(trial.values)!r} from trial {trial.number}: "
+                f"{reading_of(goal)}, not its logarithm"
+            )
+
+
+def reading_of(goal: ReachLoss | LowestLoss) -> str:
+    """What the objective's value is taken to be, in one line."""
+    if isinstance(goal, LowestLoss):
+        unit = goal.of if isinstance(goal.of, str) else goal.of.unit
+        return f"batchopt reads the objective as the loss after {goal.within:g} {unit}, minimised"
+    if isinstance(goal.least, tuple):
+        return f"batchopt reads the two objectives as steps and examples to reach loss {goal.loss:g}, minimised"
+    unit = goal.least if isinstance(goal.least, str) else goal.least.unit
+    unit = "steps / S_min + examples / E_min" if unit == "balanced" else unit
+    return f"batchopt reads the objective as the cost ({unit}) to reach loss {goal.loss:g}, minimised"
+
+
+def _curve(trial: FrozenTrial) -> LossCurve:
+    examples, losses = [], []
+    for step, loss in sorted(trial.intermediate_values.items()):
+        if loss < 0:
+            raise EvidenceError(
+                f"a reported loss must be positive, got {loss!r} from trial {trial.number}: "
+                "report the mean per-example loss"
+            )
+        # A loss of zero has no logarithm; the run is over for all that the law can say.
+        if loss == 0 or not math.isfinite(loss):
+            break
+        examples.append(int(step))
+        losses.append(float(loss))
+    return LossCurve(tuple(examples), tuple(losses))
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return not all(map(math.isfinite, trial.intermediate_values.values()))
+
+
+def _value(trial: FrozenTrial) -> float:
+    """A completed trial's value, two objectives by their geometric mean; inf for others."""
+    if trial.state != TrialState.COMPLETE or min(trial.values) <= 0:
+        return math.inf
+    return float(np.mean(np.log(trial.values)))
+
+
+def _end(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> tuple[float, float] | None:
+    """Examples and loss at the end of a completed run, as its value says."""
+    if observation.values is None:
+        return None
+    size = observation.batch_size
+    if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple):
+        return observation.values[1], goal.loss
+    if price is None:
+        return None
+    if isinstance(goal, ReachLoss):
+        return observation.values[0] / price(size) * size, goal.loss
+    return max(1.0, math.floor(goal.within / price(size))) * size, observation.values[0]

@@ -1,0 +1,79 @@
+"""How a running trial will go on, by the shared law at the trial's own pace.
+
+Notation
+    n_i     steps after which the trial reported loss L_i
+    m_i     steps that a draw of the law needs to L_i at the trial's batch size and learning rate
+    pace    n_i / m_i: what the law does not know about this trial (another weight decay, say), taken as constant
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.search.observations import Observation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from batchopt.forecasting.law import LawPosterior
+
+    Floats = NDArray[np.float64]
+
+MOST_POINTS = 8
+PACE_SD = 0.25
+"""Standard deviation of log pace along a run that a draw is allowed."""
+INDEPENDENT_POINTS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Steps taken and steps in total to a loss; the total is infinite where the law sees no end."""
+
+    steps: float
+    total_steps: float
+
+
+def outlook(law: LawPosterior, run: Observation, loss: float) -> Outlook | None:
+    """The steps that a run will need to a loss; None where its reports say nothing yet (no progress, or too few).
+
+    Every draw of the law is carried on at the pace that the run showed under it, and counts by how constant that pace
+    was.
+    """
+    points = [(n, value) for n, value in zip(run.curve.examples, run.curve.smoothed(), strict=True) if n > 0]
+    kept = (
+        [points[i] for i in sorted({round(i) for i in np.linspace(0, len(points) - 1, MOST_POINTS)})] if points else []
+    )
+    if len(kept) < 2:
+        return None
+    steps = np.array([n / run.batch_size for n, _ in kept])
+    sizes, rates = np.array([float(run.batch_size)]), np.array([run.learning_rate])
+    model = np.stack([law.steps_to(sizes, rates, value)[:, 0] for _, value in kept], axis=1)
+    to_goal = law.steps_to(sizes, rates, loss)[:, 0]
+    usable = np.isfinite(model[:, -1]) & (model[:, -1] > 0)
+    if not np.any(usable):
+        return None
+    model, to_goal = model[usable], to_goal[usable]
+    total = np.maximum(steps[-1] / model[:, -1] * to_goal, steps[-1])
+    return Outlook(float(steps[-1]), _weighted_median(total, _weights(steps, model)))
+
+
+def _weights(steps: Floats, model: Floats) -> Floats:
+    """How well every draw explains the run, (n_draws,): by the spread of its log pace."""
+    known = np.isfinite(model) & (model > 0)
+    log_pace = np.where(known, np.log(steps) - np.log(np.where(known, model, 1.0)), 0.0)
+    counts = known.sum(axis=1)
+    mean = log_pace.sum(axis=1) / counts
+    squares = (np.where(known, log_pace - mean[:, None], 0.0) ** 2).sum(axis=1)
+    misfit = squares / PACE_SD**2 * np.minimum(1.0, INDEPENDENT_POINTS / counts)
+    return np.asarray(np.exp(-0.5 * (misfit - misfit.min())))
+
+
+def _weighted_median(values: Floats, weights: Floats) -> float:
+    order = np.argsort(values)
+    share = np.cumsum(weights[order]) / weights.sum()
+    value = float(values[order][int(np.searchsorted(share, 0.5))])
+    return value if not math.isnan(value) else math.inf

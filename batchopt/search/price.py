@@ -1,0 +1,88 @@
+"""What a step costs in the goal's unit, where the goal leaves that to be measured.
+
+Notation
+    a, b    cost per step and per example, t(B) = a + b B
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize
+
+from batchopt.forecasting.forecast import Forecast
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.observations import Observation
+from batchopt.step_cost import Knee, StepCost
+
+LEAST_TO_LEARN = 3
+"""Completed trials, over two batch sizes at least, from which a price can be learned."""
+
+
+def price_of(
+    goal: ReachLoss | LowestLoss, forecast: Forecast | None, observations: Sequence[Observation]
+) -> StepCost | None:
+    """The cost of a step in the goal's unit; None where nothing says it yet.
+
+    Seconds are those of the trials: the measured step cost is scaled by the median ratio that completed trials show,
+    because they also evaluate, load data or run elsewhere. Without a measured one, a + b B is fitted to them.
+    """
+    unit = goal.least if isinstance(goal, ReachLoss) else goal.of
+    if isinstance(unit, tuple):
+        return None
+    if isinstance(unit, StepCost) or unit in ("examples", "steps"):
+        return goal.price()
+    seen = _costs_per_step(goal, observations)
+    if isinstance(goal, ReachLoss) and unit == "balanced":
+        return _balanced(goal, forecast) or _learned(seen, "S_min + E_min")
+    if forecast is None or forecast.step_cost is None:
+        return _learned(seen, "seconds")
+    return _scaled(forecast.step_cost, seen)
+
+
+def _balanced(goal: ReachLoss, forecast: Forecast | None) -> StepCost | None:
+    if forecast is None:
+        return None
+    steps_min, examples_min = (float(values[0]) for values in forecast.law.hyperbola(goal.loss))
+    if not (math.isfinite(steps_min) and math.isfinite(examples_min)):
+        return None
+    return goal.price(steps_min=steps_min, examples_min=examples_min)
+
+
+def _costs_per_step(goal: ReachLoss | LowestLoss, observations: Sequence[Observation]) -> list[tuple[int, float]]:
+    """(batch size, cost of a step) of completed trials whose reports show how many steps their cost paid for."""
+    seen = []
+    for observation in observations:
+        if observation.values is None:
+            continue
+        if isinstance(goal, ReachLoss):
+            examples, cost = observation.crossing(goal.loss), observation.values[0]
+        else:
+            examples, cost = float(max(observation.curve.examples, default=0)), goal.within
+        if examples:
+            seen.append((observation.batch_size, cost * observation.batch_size / examples))
+    return seen
+
+
+def _learned(seen: Sequence[tuple[int, float]], unit: str) -> StepCost | None:
+    if len(seen) < LEAST_TO_LEARN or len({size for size, _ in seen}) < 2:
+        return None
+    sizes, costs = (np.array(column, dtype=float) for column in zip(*seen, strict=True))
+    # Relative errors: (a + b B) / cost = 1, with neither a nor b negative.
+    (per_step, per_example), _ = optimize.nnls(np.stack([1.0 / costs, sizes / costs], axis=1), np.ones(len(costs)))
+    return StepCost(float(per_step), float(per_example), unit=unit)
+
+
+def _scaled(measured: StepCost, seen: Sequence[tuple[int, float]]) -> StepCost:
+    if len(seen) < LEAST_TO_LEARN:
+        return measured
+    factor = math.exp(float(np.median([math.log(cost / measured(size)) for size, cost in seen])))
+    return StepCost(
+        per_step=factor * measured.per_step,
+        per_example=factor * measured.per_example,
+        knees=tuple(Knee(knee.batch_size, factor * knee.per_example) for knee in measured.knees),
+        largest_batch_size=measured.largest_batch_size,
+        unit=measured.unit,
+    )

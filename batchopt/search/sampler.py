@@ -1,0 +1,174 @@
+"""An Optuna sampler that proposes batch size and learning rate together, by the trade-off law."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from batchopt.forecasting.forecast import Forecast
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.observations import finished_trials
+from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
+from batchopt.search.proposal import propose, within
+from batchopt.search.settings import Given, Known, find, remember
+from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+
+class TradeoffSampler(BaseSampler):
+    """Samples batch size and learning rate by the trade-off law, everything else by another sampler.
+
+    The two are proposed jointly: the best setting under one draw of what is believed about the law, so that workers
+    differ. A setting that does not fit in memory, or that the trade-off rules out, is not proposed. The law starts from
+    the forecast and is fitted again to the reports and values of the finished trials; without a forecast, and until two
+    trials reported four losses, the base sampler proposes these two as well. Evidence and settings are kept in the
+    study, nothing that matters on the sampler. In a study that lacks the two parameters it is the base sampler.
+
+    Under `ReachLoss` the objective returns the cost at the crossing in the goal's unit, under `LowestLoss` the loss at
+    the end of the budget. Trials report the loss against examples seen. Do not trust it where trials also vary what the
+    law does not know and what matters more than batch size and learning rate.
+
+    Args:
+        forecast: from a probe; None to learn the law from the trials alone (or to read the study's).
+        goal: what the objective's value means.
+        batch_size: name of the parameter; `Log2(name)`, or a name that begins with `log2_`, if it holds the exponent.
+        learning_rate: name of the parameter.
+        base: sampler of everything else; None for `TPESampler(seed=seed)`.
+        seed: of the proposals.
+    """
+
+    def __init__(
+        self,
+        forecast: Forecast | None = None,
+        *,
+        goal: ReachLoss | LowestLoss,
+        batch_size: str | Log2,
+        learning_rate: str,
+        base: BaseSampler | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._given = Given(forecast, goal, batch_size, learning_rate)
+        if self._given.settings is None:
+            raise TypeError("goal, batch_size and learning_rate must be given")
+        if base is not None and not isinstance(base, BaseSampler):
+            raise TypeError(f"base must be an Optuna sampler or None, got {base!r}")
+        self._base = base if base is not None else TPESampler(seed=seed)
+        self._entropy = _fresh_entropy() if seed is None else seed
+
+    def reseed_rng(self) -> None:
+        """Draw anew, which Optuna asks of every worker."""
+        self._base.reseed_rng()
+        self._entropy = _fresh_entropy()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Write goal, names and forecast to the study, where it does not hold them yet."""
+        # Nothing here may raise over what the user did: the trial would be left running for ever.
+        remember(study, self._given)
+        self._base.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass on to the base sampler."""
+        self._base.after_trial(study, trial, state, values)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The base sampler's space, with batch size and learning rate by their latest ranges once there is a law.
+
+        Raises:
+            EvidenceError: the study contradicts the goal or the names.
+        """
+        space = self._base.infer_relative_search_space(study, trial)
+        known = find(study, self._given)
+        ours = last_distributions(study, known.settings)
+        if ours is None or isinstance(build_surrogate(study, known), Thin):
+            return space
+        names = (known.settings.batch_size, known.settings.learning_rate)
+        rest = {name: distribution for name, distribution in space.items() if name not in names}
+        return {**rest, names[0]: ours[0], names[1]: ours[1]}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Batch size and learning rate by the law, the others by the base sampler."""
+        known = find(study, self._given)
+        names = (known.settings.batch_size, known.settings.learning_rate)
+        if not any(name in search_space for name in names):
+            return self._base.sample_relative(study, trial, search_space)
+        surrogate = build_surrogate(study, known)
+        if isinstance(surrogate, Thin):
+            return self._fitting(study, known, search_space, self._base.sample_relative(study, trial, search_space))
+        rest = {name: distribution for name, distribution in search_space.items() if name not in names}
+        params = self._base.sample_relative(study, trial, rest)
+        if not all(name in search_space for name in names):
+            # One of the two is fixed by a wrapper: the other is proposed beside it, once it is known.
+            return params
+        own = {name: search_space[name] for name in names}
+        fixed = trial.system_attrs.get("fixed_params", {})
+        return {**params, **self._proposed(trial, known, surrogate, own, fixed)}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Batch size or learning rate beside what the trial already has; other parameters by the base sampler."""
+        known = find(study, self._given)
+        if param_name in (known.settings.batch_size, known.settings.learning_rate):
+            surrogate = build_surrogate(study, known)
+            if isinstance(surrogate, Surrogate):
+                chosen = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                proposed = self._proposed(trial, known, surrogate, {param_name: param_distribution}, chosen)
+                if param_name in proposed:
+                    return proposed[param_name]
+        value = self._base.sample_independent(study, trial, param_name, param_distribution)
+        return self._fitting(study, known, {param_name: param_distribution}, {param_name: value})[param_name]
+
+    def _proposed(
+        self,
+        trial: FrozenTrial,
+        known: Known,
+        surrogate: Surrogate,
+        own: dict[str, BaseDistribution],
+        chosen: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Values of the parameters in `own`, beside those already `chosen`; empty where the law knows none."""
+        settings = known.settings
+        sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
+        if settings.batch_size in own:
+            sizes = batch_size_axis(own[settings.batch_size], exponent=settings.exponent)
+        if settings.learning_rate in own:
+            rates = learning_rate_axis(own[settings.learning_rate])
+        if settings.batch_size in chosen:
+            value = chosen[settings.batch_size]
+            sizes = Axis.only(value, to_batch_size(value, exponent=settings.exponent))
+        if settings.learning_rate in chosen:
+            rates = Axis.only(chosen[settings.learning_rate], chosen[settings.learning_rate])
+        # The trial's own generator: no state is shared by threads, and a seed gives the same trials again.
+        rng = np.random.default_rng([self._entropy, trial.number, len(trial.params)])
+        proposal = propose(within(surrogate, batch_sizes=sizes, learning_rates=rates), rng)
+        if proposal is None:
+            return {}
+        values = {settings.batch_size: proposal.batch_value, settings.learning_rate: proposal.rate_value}
+        return {name: value for name, value in values.items() if name in own}
+
+    def _fitting(
+        self, study: Study, known: Known, search_space: dict[str, BaseDistribution], params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The base sampler's proposal with a batch size beyond memory moved to the largest that fits."""
+        name = known.settings.batch_size
+        if name not in params or name not in search_space:
+            return params
+        largest = memory_limit(known, finished_trials(study))
+        if largest is None or to_batch_size(params[name], exponent=known.settings.exponent) <= largest:
+            return params
+        axis = batch_size_axis(search_space[name], exponent=known.settings.exponent)
+        return {**params, name: axis.up_to(largest).values[-1]}
+
+
+def _fresh_entropy() -> int:
+    return secrets.randbits(64)

@@ -1,0 +1,141 @@
+"""What a study did, counted, and told in lines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from batchopt.errors import BatchoptError
+from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
+from batchopt.search.settings import Given, find
+from batchopt.search.surrogate import Surrogate, build_surrogate
+
+if TYPE_CHECKING:
+    import optuna
+
+REASONS_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """Counts of a study's trials, and what pruning saved.
+
+    Attributes:
+        proposed: trials that were begun.
+        pruned_before_compute: trials that ended before their first report.
+        pruned_while_running: trials that ended later.
+        completed: trials with a value.
+        failed: trials that raised.
+        running: trials that are not finished.
+        saved: cost, in the goal's unit, that pruned trials were predicted still to need, where that is finite.
+    """
+
+    proposed: int
+    pruned_before_compute: int
+    pruned_while_running: int
+    completed: int
+    failed: int
+    running: int
+    saved: float
+
+
+def decision_of(trial: FrozenTrial) -> Decision | None:
+    """What was decided about a trial by `check` or `TradeoffPruner`; None where neither said anything."""
+    text = trial.user_attrs.get(DECISION_KEY)
+    try:
+        return None if text is None else Decision.from_json(text)
+    except BatchoptError:
+        return None
+
+
+def summarise(study: optuna.Study) -> StudySummary:
+    """Count a study's trials by what became of them."""
+    trials = study.get_trials(deepcopy=False)
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    before = [trial for trial in pruned if trial.last_step is None and not _ran_out_of_memory(trial)]
+    decisions = [decision for trial in pruned if (decision := decision_of(trial)) is not None and decision.rejected]
+    left = [decision.predicted - decision.spent for decision in decisions if decision.predicted is not None]
+    return StudySummary(
+        proposed=len(trials),
+        pruned_before_compute=len(before),
+        pruned_while_running=len(pruned) - len(before),
+        completed=sum(trial.state == TrialState.COMPLETE for trial in trials),
+        failed=sum(trial.state == TrialState.FAIL for trial in trials),
+        running=sum(not trial.state.is_finished() for trial in trials),
+        saved=sum(cost for cost in left if math.isfinite(cost)),
+    )
+
+
+def explain(study: optuna.Study) -> list[str]:
+    """What the study reads, did and believes, in lines.
+
+    Raises:
+        EvidenceError: the study holds no settings of batchopt, or contradicts them.
+    """
+    known = find(study, Given())
+    lines = [f"{reading_of(known.settings.goal)}."]
+    counts = summarise(study)
+    lines.append(
+        f"{counts.proposed} trials: {counts.completed} completed, {counts.pruned_before_compute} pruned before "
+        f"compute, {counts.pruned_while_running} pruned while running, {counts.failed} failed, "
+        f"{counts.running} not finished."
+    )
+    surrogate = build_surrogate(study, known)
+    if isinstance(surrogate, Surrogate):
+        lines += _beliefs(surrogate, counts)
+    else:
+        lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
+    lines.append(
+        "The forecast of a probe was the starting point."
+        if known.forecast
+        else "No probe: trials alone taught the law."
+    )
+    return lines + _reasons(study)
+
+
+def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
+    lines, unit = [], surrogate.price.unit
+    best = surrogate.incumbent
+    if best is not None and best.values is not None:
+        value = ", ".join(f"{v:.4g}" for v in best.values)
+        lines.append(
+            f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: {value}."
+        )
+    predicted = surrogate.best_predicted()
+    if predicted is None:
+        lines.append("The law does not say which settings reach the goal.")
+    else:
+        lines.append(
+            f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: {predicted[2]:.4g}. "
+            f"A step is priced at {surrogate.price.per_step:.3g} plus {surrogate.price.per_example:.3g} an example "
+            f"({unit})."
+        )
+    if best is not None:
+        lines.append(_misfit_line(surrogate.misfit))
+    if counts.saved > 0:
+        lines.append(f"Pruning saved {counts.saved:.3g} {unit}, as predicted.")
+    return lines
+
+
+def _misfit_line(misfit: float) -> str:
+    if math.isinf(misfit):
+        return "The law does not explain the trials that completed, so nothing is pruned on it."
+    return f"The law misses completed trials by a factor of {math.exp(misfit):.2f}."
+
+
+def _reasons(study: optuna.Study) -> list[str]:
+    trials = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    told = [
+        (trial.number, decision)
+        for trial in trials
+        if (decision := decision_of(trial)) is not None and decision.rejected
+    ]
+    return [f"Trial {number}, {decision.decision}: {decision.reason}" for number, decision in told[-REASONS_SHOWN:]]
+
+
+def _ran_out_of_memory(trial: FrozenTrial) -> bool:
+    return bool(getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0)
