@@ -1,0 +1,1 @@
+"""What a run does with its batch size and learning rate, and how other frameworks are told."""

@@ -7,28 +7,23 @@ because most consumers fail when a stage begins, in the middle of a run, or not 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, Protocol
 
 from batchopt._checks import check_one_of
+from batchopt.schedules.export import Export
 from batchopt.schedules.megatron import to_megatron
 from batchopt.schedules.schedule import Schedule
 
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A schedule for one consumer.
-
-    Attributes:
-        text: what to paste.
-        notes: what the consumer does not do, and who rescales the learning rate.
-    """
-
-    text: str
-    notes: tuple[str, ...]
+__all__ = ["EXPORTERS", "Export", "Exporter", "export_schedule"]
 
 
-Exporter = Callable[..., tuple[str, tuple[str, ...]]]
+class Exporter(Protocol):
+    """A function of a schedule and of what its consumer has to know, by keyword."""
+
+    def __call__(self, schedule: Schedule, *args: Any, **options: Any) -> Export:
+        """The schedule for the consumer."""
+        ...
+
 
 EXPORTERS: dict[str, Exporter] = {"megatron": to_megatron}
 
@@ -44,16 +39,20 @@ def export_schedule(schedule: Schedule, to: str, **options: int) -> Export:
     Raises:
         ValueError: an unknown consumer, a missing option, or a schedule that the consumer cannot follow.
         TypeError: an option that the exporter does not know.
+
+    Example:
+        >>> schedule = Schedule.constant(64, examples=6_400)
+        >>> export = export_schedule(schedule, "megatron", tokens_per_example=1024, micro_batch=8, data_parallel=2)
+        >>> export.text.partition("--step")[2]
+        '-batch-size-schedule "0:64" --train-samples 6400 --lr-decay-samples 6400'
     """
     check_one_of("to", to, tuple(EXPORTERS))
     exporter = EXPORTERS[to]
-    parameters = inspect.signature(exporter).parameters
+    takes = dict(list(inspect.signature(exporter).parameters.items())[1:])
     for name in options:
-        if name not in parameters:
-            known = ", ".join(name for name in parameters if name != "schedule")
-            raise TypeError(f"{to} takes the options {known}, got {name}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in (*options, "schedule")]
+        if name not in takes:
+            raise TypeError(f"{to} takes the options {', '.join(takes)}, got {name}")
+    missing = [name for name, option in takes.items() if option.default is option.empty and name not in options]
     if missing:
         raise ValueError(f"{to} needs {', '.join(missing)}")
-    text, notes = exporter(schedule, **options)
-    return Export(text, notes)
+    return exporter(schedule, **options)

@@ -59,7 +59,9 @@ class Schedule(Record):
         starts = [segment.start_examples for segment in self.segments]
         check_increasing("segments' start_examples", starts)
         if starts[-1] >= self.examples:
-            raise ValueError(f"every segment must start before the run ends, got {starts[-1]} of {self.examples} examples")
+            raise ValueError(
+                f"every segment must start before the run ends, got {starts[-1]} of {self.examples} examples"
+            )
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
 

@@ -1,0 +1,1 @@
+"""Training by a schedule: a data loader that follows it, and a small reference loop."""

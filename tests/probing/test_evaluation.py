@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,10 @@ def test_points_rise_and_are_a_ratio_apart(examples: int, first: int, ratio: flo
     points = evaluation_points(examples, first=first, ratio=ratio)
     assert points[0] == 0
     assert points[-1] == examples
-    assert all(left < right for left, right in zip(points, points[1:], strict=False))
+    assert all(left < right for left, right in pairwise(points))
     inner = points[1:]
     assert inner[0] == min(first, examples) or first > examples / math.sqrt(ratio)
-    for i, (left, right) in enumerate(zip(inner, inner[1:], strict=False)):
+    for i, (left, right) in enumerate(pairwise(inner)):
         widest = ratio**1.5 if i == len(inner) - 2 else ratio
         assert right <= math.ceil(left * widest) + 1
 
@@ -36,7 +37,7 @@ def test_a_run_shorter_than_the_first_point() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match="ratio must exceed 1, got 1.0"):
+    with pytest.raises(ValueError, match=r"ratio must exceed 1, got 1\.0"):
         evaluation_points(100, first=10, ratio=1.0)
     with pytest.raises(ValueError, match="first must be at least 1, got 0"):
         evaluation_points(100, first=0)
