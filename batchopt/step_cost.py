@@ -106,10 +106,13 @@ def fit_step_cost(
     straight, best = _fit(sizes, times, None)
     knee, score = None, _bic(best, 2, len(sizes))
     coefficients = straight
-    for place in np.unique(sizes)[1:-1]:
+    places = np.unique(sizes)[1:-1]
+    for place in places:
         bent, residual = _fit(sizes, times, float(place))
-        if _bic(residual, 4, len(sizes)) < score:
-            knee, score, coefficients = float(place), _bic(residual, 4, len(sizes)), bent
+        # The best of many places is flattered by the choice, so its number is paid for as well.
+        bent_score = _bic(residual, 4, len(sizes)) + 2.0 * math.log(len(places))
+        if bent_score < score:
+            knee, score, coefficients = float(place), bent_score, bent
     per_step, per_example = float(coefficients[0]), float(coefficients[1])
     knees = () if knee is None else (Knee(knee, float(coefficients[2] - coefficients[1])),)
     return StepCost(per_step, per_example, knees, largest_batch_size)

@@ -20,16 +20,12 @@ from scipy import optimize
 from batchopt._checks import check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
-from batchopt.uncertainty import Estimate, log_normal
+from batchopt.uncertainty import WIDEST_RESOLVED, Estimate, log_normal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-UNIDENTIFIED = math.log(100.0)
-"""Half-width of a log interval from which on a parameter counts as not identified."""
-
 
 @dataclass(frozen=True, slots=True)
 class TradeoffLaw(Record):
@@ -145,10 +141,14 @@ def _intervals(fit: optimize.OptimizeResult, residuals: Floats) -> tuple[Estimat
     free = bool(singular[-1] < 1e-4 * singular[0])
     variances = (covariance[1, 1], covariance[0, 0], covariance.sum())
     values = (log_crit, log_steps_min, log_steps_min + log_crit)
-    estimates = []
-    for value, variance in zip(values, variances, strict=True):
-        estimate = log_normal(math.exp(value), math.sqrt(max(0.0, variance)), dof=dof)
-        identified = not free and math.log(estimate.high / estimate.value) < UNIDENTIFIED
-        low, high = (estimate.low, estimate.high) if identified else (0.0, math.inf)
-        estimates.append(Estimate(estimate.value, low, high, identified))
-    return estimates[0], estimates[1], estimates[2]
+    pairs = zip(values, variances, strict=True)
+    crit, steps_min, examples_min = (_identified(value, variance, dof, free=free) for value, variance in pairs)
+    return crit, steps_min, examples_min
+
+
+def _identified(log_value: float, variance: float, dof: int, *, free: bool) -> Estimate:
+    log_se = math.sqrt(max(0.0, variance))
+    estimate = None if free or log_se > math.log(WIDEST_RESOLVED) else log_normal(math.exp(log_value), log_se, dof=dof)
+    if estimate is None or estimate.high > WIDEST_RESOLVED * estimate.low:
+        return Estimate(math.exp(log_value), 0.0, math.inf, False)
+    return estimate

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LEVEL = 0.90
 """Every interval in batchopt is a two-sided interval at this level."""
 
+WIDEST_RESOLVED = 30.0
+"""A positive quantity that is known to no better than this factor between its interval's ends decides nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Record):
@@ -93,6 +96,21 @@ def from_draws(value: float, draws: NDArray[np.float64], *, resolved: bool = Tru
     low = min(value, float(np.quantile(draws, tail, method="lower")))
     high = max(value, float(np.quantile(draws, 1.0 - tail, method="higher")))
     return Estimate(value, low, high, resolved and math.isfinite(low) and math.isfinite(high))
+
+
+def from_positive_draws(draws: NDArray[np.float64]) -> Estimate:
+    """As `from_draws` for a positive quantity: the first draw is the best guess, and a wide interval is unresolved.
+
+    Args:
+        draws: best guess, then posterior draws, (1 + n_draws,); the best guess finite.
+    """
+    estimate = from_draws(float(draws[0]), draws[1:] if len(draws) > 1 else draws)
+    return estimate if estimate.high <= WIDEST_RESOLVED * estimate.low else unresolved(estimate)
+
+
+def unresolved(estimate: Estimate) -> Estimate:
+    """The same numbers, not to be believed."""
+    return Estimate(estimate.value, estimate.low, estimate.high, False)
 
 
 def log_normal(value: float, log_se: float, *, dof: float = math.inf) -> Estimate:

@@ -18,7 +18,7 @@ from batchopt.forecasting.law_fit import NoiseReading, fit_law
 from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend
 from batchopt.forecasting.planner import make_plan
 from batchopt.step_cost import StepCost
-from batchopt.uncertainty import Estimate, from_draws
+from batchopt.uncertainty import Estimate, from_positive_draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-WIDEST_RESOLVED = 30.0
-"""A critical batch size known to no better than this factor between its interval's ends decides nothing."""
 DISAGREEMENT = 3.0
 """Where the fits with and without the noise scales differ by more, one of them is wrong."""
-FAR = 4.0
-"""A loss this many times below the lowest that was observed is a long way to extrapolate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +128,7 @@ class Forecast(Record):
         self._check_loss(loss)
         check_count("batch_size", batch_size)
         rates = self.law.best_steps([float(batch_size)], loss)[1][:, 0]
-        return _estimate(rates)
+        return from_positive_draws(rates)
 
     def steps(self, batch_size: int, learning_rate: float, loss: float) -> Estimate:
         """Steps from initialisation to a loss.
@@ -148,7 +144,7 @@ class Forecast(Record):
             raise UnreachableGoalError(
                 f"batch size {batch_size} at learning rate {learning_rate:.3g} is not predicted to reach loss {loss:.4g}"
             )
-        return _estimate(steps)
+        return from_positive_draws(steps)
 
     def loss(self, batch_size: int, learning_rate: float, examples: float) -> Estimate:
         """Loss after a number of examples from initialisation.
@@ -162,7 +158,7 @@ class Forecast(Record):
         losses = self.law.losses_at([float(batch_size)], [learning_rate], [examples])[:, 0]
         if not math.isfinite(losses[0]):
             raise UnreachableGoalError(f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge")
-        return _estimate(losses)
+        return from_positive_draws(losses)
 
     def plan(
         self,
@@ -207,13 +203,7 @@ class Forecast(Record):
             )
         good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
         ratios = np.where(good, examples / np.where(good, steps, 1.0), np.inf)
-        return _estimate(ratios)
-
-
-def _estimate(draws: Floats) -> Estimate:
-    estimate = from_draws(float(draws[0]), draws)
-    resolved = estimate.resolved and estimate.high <= WIDEST_RESOLVED * estimate.low
-    return Estimate(estimate.value, estimate.low, estimate.high, resolved)
+        return from_positive_draws(ratios)
 
 
 def _readings(report: ProbeReport, trend: NoiseTrend | None) -> Sequence[NoiseReading]:

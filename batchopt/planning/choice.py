@@ -18,7 +18,7 @@ from batchopt._checks import check_count
 from batchopt.errors import UnreachableGoalError
 from batchopt.planning.plan import Alternative
 from batchopt.step_cost import StepCost
-from batchopt.uncertainty import Estimate, from_draws
+from batchopt.uncertainty import from_positive_draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 UNREACHED = 100.0
 """A draw that never gets there counts as this many times the dearest one that does."""
-WIDEST_RESOLVED = 30.0
-"""An interval whose ends differ by more than this factor decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,11 @@ def alternative(prediction: Prediction, column: int, *, price: StepCost, measure
     if not (math.isfinite(steps[0]) and math.isfinite(prediction.losses[0, column])):
         return None
     size = prediction.batch_size
-    estimate = _estimate(steps)
+    estimate = from_positive_draws(steps)
     return Alternative(
         batch_size=size,
         learning_rate=float(prediction.learning_rates[column]),
-        loss=_estimate(prediction.losses[:, column]),
+        loss=from_positive_draws(prediction.losses[:, column]),
         steps=estimate,
         examples=estimate.scaled(float(size)),
         seconds=None if measured is None else estimate.scaled(measured(size)),
@@ -145,8 +143,3 @@ def _best(found: list[tuple[float, Alternative]], otherwise: str) -> tuple[Alter
     best = min(found, key=lambda pair: pair[0])[1]
     return best, tuple(point for _, point in found)
 
-
-def _estimate(draws: Floats) -> Estimate:
-    estimate = from_draws(float(draws[0]), draws)
-    resolved = estimate.resolved and estimate.high <= WIDEST_RESOLVED * estimate.low
-    return Estimate(estimate.value, estimate.low, estimate.high, resolved)

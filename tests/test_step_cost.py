@@ -1,0 +1,51 @@
+"""Step costs and their fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchopt.step_cost import Knee, StepCost, fit_step_cost
+
+SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+
+
+@given(a=st.floats(1e-5, 1.0), b=st.floats(1e-8, 1e-2))
+def test_fit_inverts_the_law(a: float, b: float) -> None:
+    cost = fit_step_cost(SIZES, [a + b * size for size in SIZES])
+    assert all(cost(size) == pytest.approx(a + b * size, rel=1e-6) for size in SIZES)
+    assert cost.knees == ()
+
+
+def test_a_knee_is_found_where_there_is_one() -> None:
+    truth = StepCost(1e-3, 1e-6, (Knee(64, 5e-5),))
+    cost = fit_step_cost(SIZES, [truth(size) for size in SIZES])
+    assert len(cost.knees) == 1
+    assert cost.knees[0].batch_size == 64
+    assert cost(400) == pytest.approx(truth(400), rel=0.01)
+
+
+def test_noise_is_not_a_knee() -> None:
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(100):
+        times = [(1e-3 + 1e-5 * size) * np.exp(0.05 * rng.standard_normal()) for size in SIZES]
+        found += len(fit_step_cost(SIZES, times).knees)
+    assert found <= 25
+
+
+def test_a_flat_and_a_proportional_cost() -> None:
+    assert fit_step_cost(SIZES, [2e-3] * 10).per_example == pytest.approx(0.0, abs=1e-9)
+    assert fit_step_cost(SIZES, [1e-4 * size for size in SIZES]).per_step == pytest.approx(0.0, abs=1e-9)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="two different batch sizes at least"):
+        fit_step_cost([8, 8], [1.0, 1.0])
+    with pytest.raises(ValueError, match="every time must be positive"):
+        fit_step_cost([8, 16], [1.0, 0.0])
+    with pytest.raises(ValueError, match="must not both be zero"):
+        StepCost(0.0, 0.0)
+    with pytest.raises(ValueError, match="knees' batch sizes must rise"):
+        StepCost(1.0, 1.0, (Knee(64, 1.0), Knee(32, 1.0)))
