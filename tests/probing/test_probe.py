@@ -1,0 +1,215 @@
+"""The probe as a whole: budget, resuming, stopping, backends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import joblib
+import pytest
+import torch
+from torch import nn
+
+import batchopt.probing.branches as branches_module
+from batchopt.errors import BudgetError, RecordError, TaskError
+from batchopt.evidence import ProbeReport, Spending
+from batchopt.probing.probe import SHARES, probe
+from batchopt.probing.task import TrainingTask
+
+BUDGET = 24_000
+
+
+def make_task(**changes: object) -> TrainingTask:
+    """A small classification problem; the tensors live in closures, as users write it."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 10, generator=generator)
+    y = (x[:, :3].sum(dim=1) > 0).long() + (x[:, 3] > 1).long()
+    settings: dict[str, object] = {
+        "model": lambda: nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 3)),
+        "data": (x, y),
+        "eval_data": (x[:128], y[:128]),
+        "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        "optimizer": lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+    }
+    return TrainingTask(**(settings | changes))  # type: ignore[arg-type]
+
+
+def timeless(report: ProbeReport) -> ProbeReport:
+    """A report without its clock readings."""
+    spending = tuple(
+        Spending(part.part, 0.0 if part.part == "step time" else part.examples, 0, 0.0) for part in report.spending
+    )
+    return replace(report, spending=spending, step_cost=None)
+
+
+@pytest.fixture(scope="module")
+def report() -> ProbeReport:
+    return probe(make_task(), examples=BUDGET, seed=3)
+
+
+def test_everything_is_measured_within_the_budget(report: ProbeReport) -> None:
+    assert report.stopped is None
+    assert report.examples_spent <= BUDGET
+    spent = {part.part: part.examples for part in report.spending}
+    for part, share in SHARES.items():
+        assert 0 < spent[part] <= share * BUDGET + 1e-6, part
+    assert len(report.noise_scales) == 6
+    assert len({branch.batch_size for branch in report.branches if branch.start_examples == 0}) == 2
+    assert all(branch.burn_in_examples > 0 for branch in report.branches if branch.start_examples > 0)
+    assert any(branch.start_examples > 0 for branch in report.branches)
+    assert report.step_cost is not None
+
+
+def test_reference_is_the_longest_run_of_the_large_batch(report: ProbeReport) -> None:
+    assert report.reference is not None
+    same = [branch for branch in report.runs if branch.batch_size == report.reference.batch_size]
+    assert report.reference.curve.examples[-1] == max(branch.curve.examples[-1] for branch in same)
+    levels = [reading.at.loss for reading in report.noise_scales if reading.at is not None]
+    assert levels[0] == pytest.approx(report.reference.curve.losses[0])
+    assert levels[-1] == pytest.approx(report.reference.curve.losses[-1])
+
+
+def test_round_trip(report: ProbeReport, tmp_path: Path) -> None:
+    report.save(tmp_path / "probe.json")
+    assert ProbeReport.load(tmp_path / "probe.json") == report
+
+
+@pytest.mark.parametrize("budget", [20_000, 33_333, 60_000])
+def test_the_budget_is_a_ceiling(budget: int) -> None:
+    assert probe(make_task(), examples=budget).examples_spent <= budget
+
+
+def test_an_interrupted_probe_goes_on_where_it_stopped(report: ProbeReport, tmp_path: Path) -> None:
+    journal = tmp_path / "probe.json.partial"
+    interruptions = 0
+    while True:
+        calls = 0
+
+        def interrupt(part: str, done: float) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > 4:
+                raise KeyboardInterrupt
+
+        before = {file.name: file.stat().st_mtime_ns for file in journal.glob("*.json")} if journal.exists() else {}
+        try:
+            # Progress is called for looked-up parts as well, so every try gets at least as far as the one before.
+            resumed = probe(
+                make_task(), examples=BUDGET, seed=3, journal=journal, progress=interrupt if interruptions < 2 else None
+            )
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+        kept = {file.name: file.stat().st_mtime_ns for file in journal.glob("*.json")}
+        assert all(kept[name] == stamp for name, stamp in before.items() if name != "identity.json")
+    assert interruptions == 2
+    assert timeless(resumed) == timeless(report)
+
+
+def test_a_finished_part_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = probe(make_task(), examples=BUDGET, journal=tmp_path / "journal")
+    monkeypatch.setattr(branches_module, "run_leg", lambda *_: pytest.fail("a finished leg was run again"))
+    assert probe(make_task(), examples=BUDGET, journal=tmp_path / "journal") == first
+
+
+def test_a_journal_of_another_probe_is_refused(tmp_path: Path) -> None:
+    probe(make_task(), examples=BUDGET, journal=tmp_path / "journal")
+    with pytest.raises(RecordError, match="another probe"):
+        probe(make_task(), examples=BUDGET, seed=1, journal=tmp_path / "journal")
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
+def test_every_backend_gives_the_same_report(
+    backend: str, report: ProbeReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        parallel = probe(make_task(), examples=BUDGET, seed=3)
+    ours, theirs = timeless(parallel), timeless(report)
+    assert [branch.learning_rate for branch in ours.branches] == [branch.learning_rate for branch in theirs.branches]
+    for mine, other in zip(ours.runs, theirs.runs, strict=True):
+        # Another number of threads sums in another order, so float32 losses agree to rounding that training amplifies.
+        assert mine.curve.examples == other.curve.examples
+        assert mine.curve.losses == pytest.approx(other.curve.losses, rel=1e-3)
+
+
+def test_the_task_is_pickled_once_for_all_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    dumps: list[int] = []
+    original: Callable[[object], bytes] = branches_module.cloudpickle.dumps
+
+    def counted(value: object) -> bytes:
+        dumps.append(1)
+        return original(value)
+
+    monkeypatch.setattr(branches_module.cloudpickle, "dumps", counted)
+    with joblib.parallel_config(backend="loky", n_jobs=2):
+        probe(make_task(), examples=BUDGET)
+    assert len(dumps) == 1
+
+
+def test_a_loss_that_becomes_nan_ends_the_probe_with_what_was_measured() -> None:
+    calls = 0
+
+    def poisoned(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return losses * (math.nan if calls > 1_500 else 1.0)
+
+    report = probe(make_task(loss=poisoned), examples=BUDGET)
+    assert report.stopped is not None
+    assert report.noise_scales
+    assert ProbeReport.from_json(report.to_json()) == report
+
+
+def test_nan_from_the_start() -> None:
+    def nan(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return model(batch[0]).sum(dim=1) * math.nan
+
+    report = probe(make_task(loss=nan), examples=BUDGET)
+    assert report.stopped is not None
+    assert "not finite at initialisation" in report.stopped
+
+
+def test_seconds_are_a_ceiling_too() -> None:
+    report = probe(make_task(), seconds=6.0)
+    # One leg or measurement may be under way when the time is up.
+    assert report.seconds_spent < 9.0
+    assert report.budget_examples > 0
+
+
+def test_a_given_learning_rate_is_not_searched(report: ProbeReport) -> None:
+    given = probe(make_task(), examples=BUDGET, learning_rate=0.5)
+    assert "learning-rate range" not in {part.part for part in given.spending}
+    assert any(branch.learning_rate == 0.5 for branch in given.runs)
+
+
+def test_bounds_are_respected() -> None:
+    report = probe(make_task(), examples=BUDGET, batch_sizes=(4, 16))
+    assert {branch.batch_size for branch in report.runs} <= set(range(4, 17))
+    with pytest.raises(BudgetError, match="two batch sizes are needed"):
+        probe(make_task(), examples=BUDGET, batch_sizes=(16, 16))
+
+
+def test_bad_arguments() -> None:
+    task = make_task()
+    with pytest.raises(ValueError, match="a probe needs a budget"):
+        probe(task)
+    with pytest.raises(BudgetError, match=r"the budget must be at least \d+ examples"):
+        probe(task, examples=500)
+    with pytest.raises(ValueError, match="seconds must be positive"):
+        probe(task, seconds=-1.0)
+    with pytest.raises(TypeError, match="task must be a TrainingTask"):
+        probe("task", examples=BUDGET)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="largest batch size must be at least 8, got 4"):
+        probe(task, examples=BUDGET, batch_sizes=(8, 4))
+    stream = make_task(data=iter([]))
+    with pytest.raises(TaskError, match="stream"):
+        probe(stream, examples=BUDGET)
+    frozen = make_task(model=lambda: nn.Linear(10, 3).requires_grad_(False))
+    with pytest.raises(TaskError, match="trainable parameter"):
+        probe(frozen, examples=BUDGET)
+    scalar = make_task(loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]))
+    with pytest.raises(TaskError, match="one value per example"):
+        probe(scalar, examples=BUDGET)
