@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from batchopt._codec import Record
-from batchopt.planning.choice import WIDEST_RESOLVED
+from batchopt.uncertainty import WIDEST_RESOLVED
 from batchopt.search.observations import finished_trials
 from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate, memory_limit
 
