@@ -56,7 +56,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 def show_plan(plan: Plan, console: Console) -> None:
     """The plan, the trade-off around it and the reasons."""
     console.say(f"batch size {plan.batch_size}, learning rate {plan.learning_rate:.3g}")
-    near = [p for p in plan.alternatives if plan.batch_size / 9 < p.batch_size < plan.batch_size * 9]
+    doublings = {plan.batch_size * 2**k for k in range(9)} | {plan.batch_size // 2**k for k in range(9)}
+    near = [p for p in plan.alternatives if p.batch_size in doublings]
     console.table(
         ("", "batch", "learning rate", "steps", "examples", f"cost ({plan.price.unit})"),
         [

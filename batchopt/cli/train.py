@@ -77,8 +77,8 @@ def train_plan(
     goal = plan.goal
     assert isinstance(goal, ReachLoss)  # noqa: S101  (the caller has checked it)
 
-    def show(examples: int, loss: float) -> None:
-        console.progress(f"training, loss {loss:.3g}", min(1.0, examples / schedule.examples))
+    def show(examples: int, _: float) -> None:
+        console.progress("training", min(1.0, examples / schedule.examples))
 
     longer = Schedule(schedule.segments, 2 * schedule.examples, schedule.learning_rate)
     result = train(task, longer, seed=seed, until_loss=goal.loss, checkpoint=checkpoint, on_evaluation=show)
