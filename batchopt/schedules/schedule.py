@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from batchopt._checks import check_count, check_increasing, check_positive
+from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
 from batchopt._codec import Record
 
 
@@ -90,4 +90,33 @@ class Schedule(Record):
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return sum(1 for _ in self.batches())
+        return sum(steps for _, _, steps in self._stretches())
+
+    def steps_to(self, examples: float) -> float:
+        """Steps that the run takes to a number of examples, in parts of a step where it falls within one.
+
+        Example:
+            >>> Schedule((Segment(0, 10), Segment(95, 40)), examples=200).steps_to(120)
+            10.5
+        """
+        check_non_negative("examples", examples)
+        if examples > self.examples:
+            raise ValueError(f"examples must be at most the schedule's {self.examples}, got {examples!r}")
+        before = 0
+        for seen, size, steps in self._stretches():
+            if examples <= seen + steps * size:
+                whole = min(int((examples - seen) // size), steps - 1)
+                begin = seen + whole * size
+                return before + whole + (examples - begin) / min(size, self.examples - begin)
+            before += steps
+        return float(before)
+
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """(examples seen, batch size, steps) of each segment in which a step begins."""
+        seen = 0
+        ends = [segment.start_examples for segment in self.segments[1:]] + [self.examples]
+        for segment, end in zip(self.segments, ends, strict=True):
+            if seen < end:
+                steps = -(-(end - seen) // segment.batch_size)
+                yield seen, segment.batch_size, steps
+                seen += steps * segment.batch_size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
@@ -13,13 +14,20 @@ from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
 from batchopt.schedules.schedule import Schedule
 
+T = TypeVar("T")
+
+_OURS = ("batch_size", "batch_sampler", "sampler")
+
 
 class ScheduledBatchSampler(Sampler[list[int]]):
     """Batches of indices whose sizes follow a schedule at exact numbers of examples.
 
-    One pass over it is the whole run, over as many epochs as the schedule's examples take; a batch may span the end of an
-    epoch. It is a batch sampler, so that batches fetched ahead by workers have the size of their own place in the run.
+    One pass over it is the whole run, over as many epochs as the schedule's examples take; a batch may span the end of
+    an epoch. It is a batch sampler, so that batches fetched ahead by workers have the size of their own place in the run.
     `shuffled_indices` decides the order: a `TrainingRun` of the same seed sees the same examples.
+
+    To go on in mid-run, give `start_examples`, or load what `state_dict` gave. `state_dict` counts what the sampler has
+    yielded; a DataLoader with workers fetches ahead of the loop, and then only the loop's own count is right.
 
     Args:
         population: examples in the data set.
@@ -27,8 +35,10 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         seed: of the order.
         shuffle: a fresh permutation every epoch; else the data set's own order.
         drop_last: leave out the last batch where the end of the run cuts it short.
-        start_examples: examples that were seen already, to go on in mid-run. Count them in the loop that trains: the
-            sampler itself is ahead of it by what workers fetch in advance.
+        start_examples: examples that the training loop has seen already.
+
+    Raises:
+        ValueError: an empty data set, or a start beyond the end of the run.
 
     Example:
         >>> from batchopt.schedules.schedule import Schedule, Segment
@@ -48,14 +58,11 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         start_examples: int = 0,
     ) -> None:
         check_count("population", population)
-        check_count("start_examples", start_examples, least=0)
-        if start_examples > schedule.examples:
-            raise ValueError(
-                f"start_examples must be at most the schedule's {schedule.examples} examples, got {start_examples}"
-            )
+        check_count("seed", seed, least=0)
         self._population, self._schedule = population, schedule
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
-        self._start = start_examples
+        self._check_start(start_examples)
+        self._start = self._seen = start_examples
 
     def __iter__(self) -> Iterator[list[int]]:
         """The batches from `start_examples` to the end of the run."""
@@ -64,26 +71,48 @@ class ScheduledBatchSampler(Sampler[list[int]]):
                 indices = shuffled_indices(self._population, seed=self._seed, start=seen, count=size)
             else:
                 indices = np.arange(seen, seen + size) % self._population
+            # Before the batch is handed over: a state that is taken while the loop trains on it counts it.
+            self._seen = seen + size
             yield indices.tolist()
 
     def __len__(self) -> int:
         """Steps from `start_examples` to the end of the run."""
+        if self._start == 0 and not self._drop_last:
+            return self._schedule.steps
         return sum(1 for _ in self._batches())
 
     def state_dict(self) -> dict[str, int]:
-        """What a resumed sampler needs, beside the examples that the training loop has counted."""
-        return {"start_examples": self._start, "seed": self._seed}
+        """Where the current pass is: examples yielded, with the seed and the population that they belong to."""
+        return {"examples_seen": self._seen, "seed": self._seed, "population": self._population}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from a state; set its "start_examples" to the examples that the training loop has seen."""
-        check_count("start_examples", state["start_examples"], least=0)
-        self._start, self._seed = state["start_examples"], state["seed"]
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Let the next pass go on from a state. With workers, first set its "examples_seen" to the loop's own count.
+
+        Raises:
+            ValueError: the state lacks a key, or belongs to another data set or a longer run.
+        """
+        missing = {"examples_seen", "seed", "population"} - state.keys()
+        if missing:
+            raise ValueError(f"the state must be what state_dict() gave, and lacks {', '.join(sorted(missing))}")
+        if state["population"] != self._population:
+            raise ValueError(
+                f"the state must belong to a data set of {self._population} examples, got one of {state['population']}"
+            )
+        check_count("seed", state["seed"], least=0)
+        self._check_start(state["examples_seen"])
+        self._start = self._seen = state["examples_seen"]
+        self._seed = state["seed"]
 
     def _batches(self) -> Iterator[tuple[int, int]]:
         for seen, size in self._schedule.batches(self._start):
             if self._drop_last and size < self._schedule(seen):
                 return
             yield seen, size
+
+    def _check_start(self, examples: int) -> None:
+        check_count("start_examples", examples, least=0)
+        if examples > self._schedule.examples:
+            raise ValueError(f"start_examples must be at most the schedule's {self._schedule.examples}, got {examples}")
 
 
 def scheduled_loader(
@@ -95,31 +124,69 @@ def scheduled_loader(
     drop_last: bool = False,
     start_examples: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
-    **options: Any,
+    num_workers: int = 0,
+    **loader_options: Any,
 ) -> DataLoader[Any]:
     """A DataLoader whose one pass is the whole run, each batch of the size that the schedule says.
 
+    A tuple of tensors gives tuples of tensors, rows selected at once, unless `collate_fn` asks for single examples.
+    Its `batch_sampler` is a `ScheduledBatchSampler`.
+
     Args:
-        dataset: map-style data set, or a tuple of tensors.
+        dataset: map-style data set, or a tuple of tensors of one length.
         schedule: batch sizes over examples seen.
         seed: of the order.
         shuffle: as for `ScheduledBatchSampler`.
         drop_last: as for `ScheduledBatchSampler`.
         start_examples: as for `ScheduledBatchSampler`.
-        collate_fn: makes a batch of a list of examples.
-        **options: further arguments of `torch.utils.data.DataLoader` (num_workers, pin_memory, ...).
+        collate_fn: makes a batch of a list of examples; torch's default_collate if None.
+        num_workers: processes that fetch ahead. The switches of batch size do not lag behind them.
+        **loader_options: further arguments of `torch.utils.data.DataLoader` (pin_memory, ...).
 
     Raises:
-        TypeError: the data set is a stream: it has no index to draw from.
+        TypeError: the data set is a stream, which has no index to draw from, or an option would override the schedule.
+        TaskError: the data set is empty, or its tensors differ in length.
+
+    Example:
+        >>> from batchopt.schedules.schedule import Schedule, Segment
+        >>> schedule = Schedule((Segment(0, 2), Segment(4, 4)), examples=12)
+        >>> [x.tolist() for x, in scheduled_loader((torch.arange(5),), schedule, shuffle=False)]
+        [[0, 1], [2, 3], [4, 0, 1, 2], [3, 4, 0, 1]]
     """
     check_data("dataset", dataset, least=1, streams=False)
-    data: Any = TensorDataset(*dataset) if isinstance(dataset, tuple) else dataset
+    for name in _OURS:
+        if name in loader_options:
+            raise TypeError(f"{name} must be left out: the schedule decides which examples make a batch")
     sampler = ScheduledBatchSampler(
-        population(data) or 0,
+        population(dataset) or 0,
         schedule,
         seed=seed,
         shuffle=shuffle,
         drop_last=drop_last,
         start_examples=start_examples,
     )
-    return DataLoader(data, batch_sampler=sampler, collate_fn=collate_fn, **options)
+    data: Any = dataset
+    if isinstance(dataset, tuple):
+        data, collate_fn = (_Rows(dataset), _unchanged) if collate_fn is None else (TensorDataset(*dataset), collate_fn)
+    return DataLoader(data, batch_sampler=sampler, collate_fn=collate_fn, num_workers=num_workers, **loader_options)
+
+
+class _Rows(Dataset[tuple[Tensor, ...]]):
+    """Rows of tensors of one length, fetched a batch at a time: one by one they would cost more than a small step."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self._tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors[0])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(part[index] for part in self._tensors)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        rows = torch.tensor(indices, dtype=torch.int64)
+        return tuple(part.index_select(0, rows.to(part.device)) for part in self._tensors)
+
+
+def _unchanged(batch: T) -> T:
+    return batch

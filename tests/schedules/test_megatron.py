@@ -53,9 +53,9 @@ def schedules(multiple_of: int = 1) -> st.SearchStrategy[Schedule]:
 
     @st.composite
     def draw_one(draw: st.DrawFn) -> Schedule:
-        starts = sorted(draw(st.sets(st.integers(1, 10**5), max_size=4)) | {0})
+        starts = sorted(draw(st.sets(st.integers(1, 5_000), max_size=4)) | {0})
         sizes = draw(st.lists(st.integers(1, 64), min_size=len(starts), max_size=len(starts)))
-        length = starts[-1] + draw(st.integers(1, 10**4))
+        length = starts[-1] + draw(st.integers(1, 2_000))
         return Schedule(tuple(Segment(n, size * multiple_of) for n, size in zip(starts, sizes, strict=True)), length)
 
     return draw_one()
@@ -72,7 +72,7 @@ def test_reference() -> None:
     assert (run[157], run[470]) == ((10_048, 128), (50_112, 256))
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(schedule=schedules(6), tokens=st.sampled_from([1, 7, 999, 1000, 1024, 4096, 131_072]))
 def test_twin_the_consumer_takes_the_schedules_own_steps(schedule: Schedule, tokens: int) -> None:
     export = export_schedule(schedule, "megatron", tokens_per_example=tokens, micro_batch=3, data_parallel=2)

@@ -10,11 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset, TensorDataset
 
+from batchopt.errors import TaskError
 from batchopt.probing.data import shuffled_indices
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, Segment
 from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
+
+
+def flat(sampler: ScheduledBatchSampler) -> list[int]:
+    return [index for batch in sampler for index in batch]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -33,29 +40,86 @@ def test_reference_schedule_without_lag(workers: int) -> None:
     first=st.integers(1, 20),
     second=st.integers(1, 30),
     switch=st.integers(1, 19),
+    start=st.integers(0, 20),
+    drop_last=st.booleans(),
 )
-def test_every_epoch_holds_every_example_once(population: int, examples: int, first: int, second: int, switch: int) -> None:
+def test_epochs_sizes_and_length(
+    population: int, examples: int, first: int, second: int, switch: int, start: int, drop_last: bool
+) -> None:
     schedule = Schedule((Segment(0, first), Segment(switch, second)), examples)
-    flat = [index for batch in ScheduledBatchSampler(population, schedule, seed=1) for index in batch]
-    assert len(flat) == examples
-    for start in range(0, examples - population + 1, population):
-        assert sorted(flat[start : start + population]) == list(range(population))
+    whole = flat(ScheduledBatchSampler(population, schedule, seed=1))
+    assert len(whole) == examples
+    for begin in range(0, examples - population + 1, population):
+        assert sorted(whole[begin : begin + population]) == list(range(population))
+    part = ScheduledBatchSampler(population, schedule, seed=1, start_examples=start, drop_last=drop_last)
+    batches = list(part)
+    assert len(part) == len(batches)
+    seen = start
+    for batch in batches:
+        assert batch == whole[seen : seen + len(batch)]
+        assert len(batch) == (schedule(seen) if drop_last else min(schedule(seen), examples - seen))
+        seen += len(batch)
+    assert seen == examples or (drop_last and seen + schedule(seen) > examples)
 
 
 def test_a_loader_and_a_run_of_one_seed_see_the_same_examples() -> None:
-    flat = [index for batch in ScheduledBatchSampler(100, REFERENCE, seed=7) for index in batch]
-    assert flat[:500] == shuffled_indices(100, seed=7, start=0, count=500).tolist()
+    seen: list[int] = []
+    data = (torch.arange(100.0),)
+
+    def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        seen.extend(batch[0].long().tolist())
+        return torch.as_tensor(model(batch[0][:, None])[:, 0])
+
+    task = TrainingTask(
+        model=lambda: torch.nn.Linear(1, 1),
+        data=data,
+        loss=loss,
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        device="cpu",
+    )
+    run = TrainingRun(task, learning_rate=1e-6, seed=7)
+    schedule = Schedule((Segment(0, 32), Segment(64, 50)), examples=250)
+    for _, size in schedule.batches():
+        run.step(size)
+    assert [int(n) for (batch,) in scheduled_loader(data, schedule, seed=7) for n in batch] == seen
+    assert (
+        flat(ScheduledBatchSampler(100, schedule, seed=7)) == shuffled_indices(100, seed=7, start=0, count=250).tolist()
+    )
 
 
-def test_resuming_repeats_and_loses_nothing() -> None:
+def test_going_on_repeats_and_loses_nothing() -> None:
     whole = list(ScheduledBatchSampler(1_000, REFERENCE, seed=3))
-    seen = sum(len(batch) for batch in whole[:300])
-    rest = ScheduledBatchSampler(1_000, REFERENCE, seed=3, start_examples=seen)
-    assert list(rest) == whole[300:]
-    assert len(rest) == 443
-    loaded = ScheduledBatchSampler(1_000, REFERENCE, seed=99)
-    loaded.load_state_dict(rest.state_dict())
-    assert list(loaded) == whole[300:]
+    loader = scheduled_loader((torch.arange(1_000),), REFERENCE, seed=3)
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, ScheduledBatchSampler)
+    for step, _ in enumerate(loader):
+        if step == 299:
+            break
+    state = sampler.state_dict()
+    assert state["examples_seen"] == sum(len(batch) for batch in whole[:300])
+    resumed = ScheduledBatchSampler(1_000, REFERENCE, seed=99)
+    resumed.load_state_dict(state)
+    assert len(resumed) == 443
+    assert list(resumed) == whole[300:]
+    given_start = ScheduledBatchSampler(1_000, REFERENCE, seed=3, start_examples=state["examples_seen"])
+    assert list(given_start) == whole[300:]
+
+
+def test_workers_are_ahead_of_the_loop() -> None:
+    loader = scheduled_loader((torch.arange(1_000),), REFERENCE, num_workers=1)
+    sampler = loader.batch_sampler
+    assert isinstance(sampler, ScheduledBatchSampler)
+    batches = iter(loader)
+    seen = len(next(batches)[0])
+    assert sampler.state_dict()["examples_seen"] > seen
+    resumed = scheduled_loader((torch.arange(1_000),), REFERENCE, num_workers=1, start_examples=seen)
+    assert torch.equal(next(iter(resumed))[0], next(batches)[0])
+
+
+def test_a_finished_run_has_nothing_left() -> None:
+    sampler = ScheduledBatchSampler(10, REFERENCE, start_examples=120_000)
+    assert list(sampler) == []
+    assert len(sampler) == 0
 
 
 def test_order_and_last_batch() -> None:
@@ -67,18 +131,47 @@ def test_order_and_last_batch() -> None:
 
 
 def test_data_sets_and_collate() -> None:
-    loader = scheduled_loader(TensorDataset(torch.arange(6)), Schedule.constant(3, examples=6), collate_fn=len)
-    assert list(loader) == [3, 3]
+    schedule = Schedule.constant(3, examples=6)
+    x, y = torch.arange(6.0), torch.arange(6) * 2
+    of_tensors = list(scheduled_loader((x, y), schedule))
+    of_dataset = list(scheduled_loader(TensorDataset(x, y), schedule))
+    assert all(isinstance(batch, tuple) for batch in of_tensors)
+    for ours, theirs in zip(of_tensors, of_dataset, strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(ours, theirs, strict=True))
+    assert list(scheduled_loader((x, y), schedule, collate_fn=len)) == [3, 3]
+    assert list(scheduled_loader(TensorDataset(x), schedule, collate_fn=len)) == [3, 3]
 
 
-def test_refusals() -> None:
-    class Stream(IterableDataset[int]):
-        def __iter__(self) -> Iterator[int]:
-            return iter(range(3))
+class Stream(IterableDataset[int]):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
 
+
+def test_data_that_cannot_be_drawn_from() -> None:
     with pytest.raises(TypeError, match="dataset must be a tuple of tensors or a map-style data set"):
         scheduled_loader(Stream(), REFERENCE)
-    with pytest.raises(ValueError, match="start_examples must be at most"):
+    with pytest.raises(TaskError, match="dataset must hold at least 1 example, got 0"):
+        scheduled_loader((torch.empty(0),), REFERENCE)
+    with pytest.raises(TaskError, match="of one length, got lengths 3, 4"):
+        scheduled_loader((torch.empty(3), torch.empty(4)), REFERENCE)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "sampler", "batch_sampler"])
+def test_options_that_would_override_the_schedule(option: str) -> None:
+    with pytest.raises(TypeError, match=f"{option} must be left out: the schedule decides"):
+        scheduled_loader((torch.arange(3),), REFERENCE, **{option: 4})
+
+
+def test_bad_starts_and_states() -> None:
+    with pytest.raises(ValueError, match="start_examples must be at most the schedule's 120000, got 120001"):
         ScheduledBatchSampler(10, REFERENCE, start_examples=120_001)
     with pytest.raises(ValueError, match="population must be at least 1"):
         ScheduledBatchSampler(0, REFERENCE)
+    sampler = ScheduledBatchSampler(10, REFERENCE)
+    state = sampler.state_dict()
+    with pytest.raises(ValueError, match="lacks population, seed"):
+        sampler.load_state_dict({"examples_seen": 3})
+    with pytest.raises(ValueError, match="a data set of 10 examples, got one of 11"):
+        sampler.load_state_dict(state | {"population": 11})
+    with pytest.raises(ValueError, match="start_examples must be at least 0, got -1"):
+        sampler.load_state_dict(state | {"examples_seen": -1})
