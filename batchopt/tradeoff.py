@@ -10,7 +10,7 @@ Notation (McCandlish et al. 2018, arXiv 1812.06162)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,12 +20,15 @@ from scipy import optimize
 from batchopt._checks import check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
-from batchopt.uncertainty import WIDEST_RESOLVED, Estimate, log_normal
+from batchopt.uncertainty import WIDEST_RESOLVED, Estimate, t_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+BEYOND = 1e3
+"""How far beyond the batch sizes B_crit is looked for: the hyperbola is then its own limit to 0.1 %."""
+
 
 @dataclass(frozen=True, slots=True)
 class TradeoffLaw(Record):
@@ -61,6 +64,17 @@ class TradeoffLaw(Record):
         check_positive("batch_size", batch_size)
         return self.examples_min + self.steps_min * batch_size
 
+    def batch_size_at_steps(self, steps: float) -> float:
+        """The batch size that takes `steps` steps.
+
+        Raises:
+            ValueError: no batch size takes so few.
+        """
+        check_positive("steps", steps)
+        if steps <= self.steps_min:
+            raise ValueError(f"steps must exceed the fewest possible ({self.steps_min:.6g}), got {steps!r}")
+        return self.examples_min / (steps - self.steps_min)
+
 
 @dataclass(frozen=True, slots=True)
 class TradeoffFit(Record):
@@ -68,9 +82,10 @@ class TradeoffFit(Record):
 
     Attributes:
         law: the best fit.
-        critical_batch_size: with its interval; unresolved where the batch sizes lie on one side of it.
-        steps_min: likewise.
-        examples_min: likewise.
+        critical_batch_size: with its interval; unresolved where the batch sizes lie on one side of it, and then one end
+            is 0 or infinite.
+        steps_min: likewise; unresolved, with a lower end of 0, where no batch was large enough to show it.
+        examples_min: likewise, where no batch was small enough.
         rms: root-mean-square residual of log steps.
     """
 
@@ -86,7 +101,9 @@ class TradeoffFit(Record):
 def fit_tradeoff(batch_sizes: Sequence[float], steps: Sequence[float]) -> TradeoffFit:
     """Fit the hyperbola to the steps that each batch size took to one loss, by least squares of log steps.
 
-    The steps must be the fewest of each batch size, its learning rate tuned; otherwise the fit mixes trade-off and tuning.
+    The steps must be the fewest of each batch size, its learning rate tuned; otherwise the fit mixes trade-off and
+    tuning. Intervals are profiles of the squared error with Student's t and take the residuals as independent: where
+    the law itself is off they are too narrow.
 
     Args:
         batch_sizes: examples per step, (k,), at least three different ones.
@@ -104,51 +121,70 @@ def fit_tradeoff(batch_sizes: Sequence[float], steps: Sequence[float]) -> Tradeo
             check_positive(name, float(value))
     if len(np.unique(sizes)) < 3:
         raise EvidenceError(f"a trade-off needs at least 3 different batch sizes, got {len(np.unique(sizes))}")
-    best = _solve(sizes, counts)
-    residuals = _residuals(best.x, sizes, counts)
-    log_steps_min, log_crit = (float(value) for value in best.x)
+    logs = np.log(sizes), np.log(counts)
+    low, high = math.log(sizes.min() / BEYOND), math.log(sizes.max() * BEYOND)
+    grid = np.linspace(low, high, 200)
+    start = int(np.argmin(_profile(grid, *logs)[1]))
+    bracket = grid[max(0, start - 1)], grid[min(len(grid) - 1, start + 1)]
+    found = optimize.minimize_scalar(
+        lambda log_crit: float(_profile(np.array([log_crit]), *logs)[1][0]),
+        bounds=bracket,
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    log_crit = float(found.x)
+    (log_steps_min,), (error,) = _profile(np.array([log_crit]), *logs)
     law = TradeoffLaw(math.exp(log_steps_min), math.exp(log_steps_min + log_crit))
-    return TradeoffFit(law, *_intervals(best, residuals), rms=float(np.sqrt(np.mean(residuals**2))))
+    intervals = _intervals(log_crit, (low, high), *logs)
+    return TradeoffFit(law, *intervals, rms=math.sqrt(float(error) / len(sizes)))
 
 
-def _residuals(parameters: Floats, sizes: Floats, counts: Floats) -> Floats:
-    log_steps_min, log_crit = parameters
-    return np.asarray(log_steps_min + np.logaddexp(0.0, log_crit - np.log(sizes)) - np.log(counts))
+def _profile(log_crits: Floats, log_sizes: Floats, log_counts: Floats) -> tuple[Floats, Floats]:
+    """For each log B_crit, (m,): the best log S_min, which is a mean residual, and the sum of squares left, (m,)."""
+    residuals = log_counts - np.logaddexp(0.0, log_crits[:, None] - log_sizes)
+    means = residuals.mean(axis=1)
+    return means, np.sum((residuals - means[:, None]) ** 2, axis=1)
 
 
-def _solve(sizes: Floats, counts: Floats) -> optimize.OptimizeResult:
-    low, high = math.log(sizes.min()) - 12.0, math.log(sizes.max()) + 12.0
-    starts = np.linspace(math.log(sizes.min()), math.log(sizes.max()), 5)
-    fits = []
-    for log_crit in starts:
-        log_steps_min = float(np.mean(np.log(counts) - np.logaddexp(0.0, log_crit - np.log(sizes))))
-        bounds = ([-np.inf, low], [np.inf, high])
-        fits.append(
-            optimize.least_squares(
-                _residuals, [log_steps_min, log_crit], bounds=bounds, args=(sizes, counts), xtol=1e-12, ftol=1e-12
-            )
-        )
-    return min(fits, key=lambda fit: float(fit.cost))
+def _intervals(
+    log_crit: float, bounds: tuple[float, float], log_sizes: Floats, log_counts: Floats
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Estimates of B_crit, S_min and E_min: the parameters that the squared error does not refuse.
+
+    A law is not refused where its squared error exceeds the least by no more than t^2 times the residual variance.
+    """
+    (log_steps_min,), (least,) = _profile(np.array([log_crit]), log_sizes, log_counts)
+    points = len(log_sizes)
+    most = float(least) * (1.0 + t_quantile(points - 2) ** 2 / (points - 2))
+
+    def excess(at: float) -> float:
+        return float(_profile(np.array([at]), log_sizes, log_counts)[1][0] - most)
+
+    low, high = (_crossing(excess, log_crit, bound) for bound in bounds)
+    accepted = np.linspace(bounds[0] if low is None else low, bounds[1] if high is None else high, 400)
+    means, errors = _profile(accepted, log_sizes, log_counts)
+    reach = np.sqrt(np.maximum(0.0, most - errors) / points)
+    lows, highs = means - reach, means + reach
+    return (
+        _estimate(log_crit, -math.inf if low is None else low, math.inf if high is None else high),
+        _estimate(float(log_steps_min), -math.inf if high is None else lows.min(), highs.max()),
+        _estimate(
+            float(log_steps_min) + log_crit,
+            -math.inf if low is None else (lows + accepted).min(),
+            (highs + accepted).max(),
+        ),
+    )
 
 
-def _intervals(fit: optimize.OptimizeResult, residuals: Floats) -> tuple[Estimate, Estimate, Estimate]:
-    """Estimates of B_crit, S_min and E_min, from the Jacobian's covariance."""
-    dof = max(1, len(residuals) - 2)
-    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * float(residuals @ residuals) / dof
-    log_steps_min, log_crit = (float(value) for value in fit.x)
-    # A free direction of the fit has no curvature, which the pseudo-inverse reports as no variance.
-    singular = np.linalg.svd(fit.jac, compute_uv=False)
-    free = bool(singular[-1] < 1e-4 * singular[0])
-    variances = (covariance[1, 1], covariance[0, 0], covariance.sum())
-    values = (log_crit, log_steps_min, log_steps_min + log_crit)
-    pairs = zip(values, variances, strict=True)
-    crit, steps_min, examples_min = (_identified(value, variance, dof, free=free) for value, variance in pairs)
-    return crit, steps_min, examples_min
+def _crossing(excess: Callable[[float], float], inside: float, bound: float) -> float | None:
+    """Where the error becomes too large between the best fit and a bound; None if it does not."""
+    if excess(inside) >= 0:
+        return inside
+    return float(optimize.brentq(excess, inside, bound)) if excess(bound) > 0 else None
 
 
-def _identified(log_value: float, variance: float, dof: int, *, free: bool) -> Estimate:
-    log_se = math.sqrt(max(0.0, variance))
-    estimate = None if free or log_se > math.log(WIDEST_RESOLVED) else log_normal(math.exp(log_value), log_se, dof=dof)
-    if estimate is None or estimate.high > WIDEST_RESOLVED * estimate.low:
-        return Estimate(math.exp(log_value), 0.0, math.inf, False)
-    return estimate
+def _estimate(log_value: float, log_low: float, log_high: float) -> Estimate:
+    value = math.exp(log_value)
+    # Rounding must not put an end of an interval without width beyond the value.
+    low, high = min(value, math.exp(log_low)), max(value, math.exp(log_high))
+    return Estimate(value, low, high, high <= WIDEST_RESOLVED * low)

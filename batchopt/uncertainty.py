@@ -118,11 +118,12 @@ def log_normal(value: float, log_se: float, *, dof: float = math.inf) -> Estimat
 
     Args:
         value: the best guess, positive.
-        log_se: standard error of log(value).
+        log_se: standard error of log(value); unresolved where it is so large that the upper end is infinite.
         dof: degrees of freedom of `log_se`; infinite means known.
     """
-    factor = math.exp(min(_quantile(dof) * log_se, 700.0))
-    return Estimate(value, value / factor, value * factor, True)
+    factor = math.exp(min(t_quantile(dof) * log_se, 700.0))
+    high = value * factor
+    return Estimate(value, value / factor, high, math.isfinite(high))
 
 
 def ratio_interval(
@@ -140,15 +141,19 @@ def ratio_interval(
         denominator: likewise.
         deleted_numerators: the estimate without group j, (J,).
         deleted_denominators: likewise, (J,).
-        variance_factor: share of the population that was not drawn (1 for an infinite one): the jackknife does not know.
+        variance_factor: share of the population that was not drawn (1 for an infinite one), which the jackknife does
+            not know.
 
     Returns:
         On the log scale where the denominator is clearly positive. Else unresolved, with Fieller's lower bound and an
-        infinite upper end.
+        infinite upper end. Of zero width where the whole population was drawn.
     """
+    if variance_factor == 0 and numerator > 0 and denominator > 0:
+        ratio = numerator / denominator
+        return Estimate(ratio, ratio, ratio, True)
     dof = len(deleted_numerators) - 1
     covariance = _jackknife_covariance(deleted_numerators, deleted_denominators) * variance_factor
-    t = _quantile(dof)
+    t = t_quantile(dof)
     positive = denominator > 0 and numerator > 0 and min(deleted_denominators.min(), deleted_numerators.min()) > 0
     if not positive or denominator - t * math.sqrt(covariance[1, 1]) <= 0:
         return _fieller_bound(numerator, denominator, covariance, t)
@@ -167,8 +172,8 @@ def _jackknife_covariance(first: NDArray[np.float64], second: NDArray[np.float64
 def _fieller_bound(numerator: float, denominator: float, covariance: NDArray[np.float64], t: float) -> Estimate:
     """Lower bound of numerator / denominator where the denominator may be zero (Fieller 1954).
 
-    The ratios r that are not refused satisfy (numerator - r denominator)^2 <= t^2 Var(numerator - r denominator). With a
-    denominator that may be zero they are everything above a bound: the smallest non-negative r that is not refused.
+    The ratios r that are not refused satisfy (numerator - r denominator)^2 <= t^2 Var(numerator - r denominator). With
+    a denominator that may be zero they are everything above a bound: the smallest non-negative r that is not refused.
     """
     a = denominator**2 - t**2 * covariance[1, 1]
     b = numerator * denominator - t**2 * covariance[0, 1]
@@ -184,6 +189,7 @@ def _fieller_bound(numerator: float, denominator: float, covariance: NDArray[np.
     return Estimate(value, low, math.inf, False)
 
 
-def _quantile(dof: float) -> float:
+def t_quantile(dof: float) -> float:
+    """Standard errors from the value to an end of an interval; `dof` may be infinite."""
     upper = 1.0 - (1.0 - LEVEL) / 2.0
     return float(stats.norm.ppf(upper)) if math.isinf(dof) else float(stats.t.ppf(upper, dof))

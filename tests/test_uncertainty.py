@@ -43,6 +43,11 @@ def test_log_normal_is_symmetric_on_the_log_scale_and_scales(value: float, log_s
     assert estimate.scaled(factor).value == pytest.approx(value * factor)
 
 
+def test_a_hopelessly_wide_interval_is_unresolved() -> None:
+    assert math.isinf(log_normal(1e6, 1e4).high)
+    assert not log_normal(1e6, 1e4).resolved
+
+
 def test_draws() -> None:
     draws = np.arange(1.0, 101.0)
     estimate = from_draws(50.0, draws)
@@ -74,6 +79,12 @@ def test_fieller_bound_against_a_search() -> None:
         assert estimate.low == pytest.approx(slow_fieller(10.0, 0.02, covariance, 1.7531), rel=1e-3)
 
 
+def test_nothing_is_left_to_doubt_in_a_whole_population() -> None:
+    deleted = np.array([1.0, -1.0, 2.0])
+    estimate = ratio_interval(6.0, 2.0, deleted, deleted, variance_factor=0.0)
+    assert estimate == Estimate(3.0, 3.0, 3.0, True)
+
+
 def test_jackknife_of_a_mean_ratio() -> None:
     # The jackknife of a ratio of two means is close to the delta method's standard error.
     rng = np.random.default_rng(1)
@@ -81,5 +92,7 @@ def test_jackknife_of_a_mean_ratio() -> None:
     deleted = [(np.delete(x, j).mean(), np.delete(y, j).mean()) for j in range(400)]
     numerators, denominators = np.array(deleted).T
     estimate = ratio_interval(float(x.mean()), float(y.mean()), numerators, denominators)
-    delta = math.sqrt((x.var() / x.mean() ** 2 + y.var() / y.mean() ** 2 - 2 * np.cov(x, y)[0, 1] / x.mean() / y.mean()) / 400)
+    delta = math.sqrt(
+        (x.var() / x.mean() ** 2 + y.var() / y.mean() ** 2 - 2 * np.cov(x, y)[0, 1] / x.mean() / y.mean()) / 400
+    )
     assert math.log(estimate.high / estimate.value) == pytest.approx(1.6487 * delta, rel=0.02)
