@@ -96,8 +96,8 @@ class NoiseScale(Record):
 class GradientMoments:
     """Second moments of n measured gradients in J groups: all that the estimator and its jackknife need.
 
-    A unit is one measured gradient g_u: of one example, or the mean over `group_size` examples. With weights w_u (1 where
-    the loss has none), group j holds A_j = sum w_u g_u and V_j = sum w_u^2 g_u over its units.
+    A unit is one measured gradient g_u: of one example, or the mean over `group_size` examples. With weights w_u (1
+    where the loss has none), group j holds A_j = sum w_u g_u and V_j = sum w_u^2 g_u over its units.
 
     Attributes:
         units: units in each group, (J,).
@@ -157,7 +157,7 @@ def estimate_noise_scale(
     unresolved. Do not trust it with few groups and heavy-tailed gradients, where the jackknife sees too little.
 
     Raises:
-        ValueError: fewer than two groups, or fewer than three units.
+        ValueError: fewer than two groups, or groups that without one of them hold less than two units or no weight.
         NonFiniteLossError: a moment is NaN or infinite.
     """
     _check_moments(moments)
@@ -188,8 +188,11 @@ def _left_of_population(moments: GradientMoments, units: float) -> float:
 def _check_moments(moments: GradientMoments) -> None:
     if len(moments.units) < 2 or moments.units.sum() - moments.units.max() < 2:
         raise ValueError(
-            f"a noise scale needs at least two groups and two units in all but one of them, got {moments.units.tolist()} units"
+            "a noise scale needs at least two groups, and two units in all but one of them, "
+            f"got {moments.units.tolist()} units"
         )
-    for values in (moments.weights, moments.sum_gram, moments.cross_gram, moments.squares):
+    for values in (moments.weights, moments.weights_squared, moments.sum_gram, moments.cross_gram, moments.squares):
         if not np.all(np.isfinite(values)):
-            raise NonFiniteLossError("a gradient is NaN or infinite, so there is no noise scale: look at the loss first")
+            raise NonFiniteLossError("a gradient is NaN or infinite: there is no noise scale, look at the loss first")
+    if moments.weights.sum() - moments.weights.max() <= 0:
+        raise ValueError(f"two groups at least must have positive weight, got weights {moments.weights.tolist()}")

@@ -83,6 +83,27 @@ def test_weights_that_are_all_alike_change_nothing() -> None:
     assert signal_and_noise(weighted) == pytest.approx(signal_and_noise(plain), rel=1e-10)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), groups=st.integers(2, 16), population=st.sampled_from([None, 200]))
+def test_twin_weighted(seed: int, groups: int, population: int | None) -> None:
+    # Residuals one by one: w (g - G) / mean w about the weighted mean G.
+    rng = np.random.default_rng(seed)
+    gradients, weights = drawn(rng, 50, 5.0), rng.exponential(size=50) + 0.01
+    mean = (weights[:, None] * gradients).sum(0) / weights.sum()
+    rest = weights[:, None] * (gradients - mean) / weights.mean()
+    noise = float((rest**2).sum()) / 49
+    signal = float(mean @ mean) - noise / 50 * (1.0 if population is None else 0.75)
+    fast = signal_and_noise(moments_of(gradients, groups=groups, population=population, weights=weights))
+    assert fast == pytest.approx((signal, noise), rel=1e-10, abs=1e-10)
+
+
+@given(scale=st.floats(1e-6, 1e6))
+def test_the_unit_of_the_loss_does_not_matter(scale: float) -> None:
+    gradients = drawn(np.random.default_rng(11), 200, 20.0)
+    plain, scaled = estimate(moments_of(gradients)).batch_size, estimate(moments_of(scale * gradients)).batch_size
+    assert (scaled.value, scaled.low, scaled.high) == pytest.approx((plain.value, plain.low, plain.high), rel=1e-8)
+
+
 def mean_error(samples: Floats, truth: float) -> float:
     """Deviation of a mean from the truth in standard errors."""
     return float(abs(samples.mean() - truth) / (samples.std(ddof=1) / math.sqrt(len(samples))))
@@ -127,7 +148,9 @@ def coverage(noise_scale: float, n: int, repetitions: int, seed: int, population
         mean = population.mean(0)
         truth = float(np.trace(np.cov(population.T)) / (mean @ mean))
     for _ in range(repetitions):
-        gradients = drawn(rng, n, noise_scale) if population is None else population[rng.permutation(len(population))[:n]]
+        gradients = (
+            drawn(rng, n, noise_scale) if population is None else population[rng.permutation(len(population))[:n]]
+        )
         size = None if population is None else len(population)
         reading = estimate(moments_of(gradients, population=size)).batch_size
         covered += reading.low <= truth <= reading.high
@@ -169,6 +192,8 @@ def test_bad_moments() -> None:
     gradients = drawn(np.random.default_rng(10), 20, 10.0)
     with pytest.raises(ValueError, match="at least two groups"):
         estimate(moments_of(gradients, groups=1))
+    with pytest.raises(ValueError, match="two groups at least must have positive weight"):
+        estimate(moments_of(gradients, groups=2, weights=np.repeat([1.0, 0.0], 10)))
     gradients[3, 0] = math.nan
     with pytest.raises(NonFiniteLossError, match="NaN or infinite"):
         estimate(moments_of(gradients))
