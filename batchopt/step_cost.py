@@ -88,7 +88,8 @@ def fit_step_cost(
 ) -> StepCost:
     """Fit t(B) = a + b B to measured step times, with relative errors, and one knee where it pays.
 
-    A knee is kept if it lowers the Bayesian information criterion; both slopes stay non-negative.
+    A knee is looked for where there are at least five different batch sizes, and kept if it lowers the Bayesian
+    information criterion; both slopes stay non-negative.
 
     Args:
         batch_sizes: at least two different ones, (k,).
@@ -107,7 +108,8 @@ def fit_step_cost(
     knee, score = None, _bic(best, 2, len(sizes))
     coefficients = straight
     places = np.unique(sizes)[1:-1]
-    for place in places:
+    # Through four points or fewer a bent line passes too easily.
+    for place in places if len(places) > 2 else ():
         bent, residual = _fit(sizes, times, float(place))
         # The best of many places is flattered by the choice, so its number is paid for as well.
         bent_score = _bic(residual, 4, len(sizes)) + 2.0 * math.log(len(places))
@@ -119,7 +121,7 @@ def fit_step_cost(
 
 
 def _fit(sizes: Floats, times: Floats, knee: float | None) -> tuple[Floats, float]:
-    """Non-negative (a, b before the knee, b after it) by least squares of the relative error, and its sum of squares."""
+    """Non-negative (a, b before the knee, b after it) by least squares of the relative error, and the squares left."""
     below = sizes if knee is None else np.minimum(sizes, knee)
     above = np.zeros_like(sizes) if knee is None else np.maximum(sizes - knee, 0.0)
     design = np.stack([np.ones_like(sizes), below, above], axis=1) / times[:, None]

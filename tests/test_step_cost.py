@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +40,19 @@ def test_noise_is_not_a_knee() -> None:
 def test_a_flat_and_a_proportional_cost() -> None:
     assert fit_step_cost(SIZES, [2e-3] * 10).per_example == pytest.approx(0.0, abs=1e-9)
     assert fit_step_cost(SIZES, [1e-4 * size for size in SIZES]).per_step == pytest.approx(0.0, abs=1e-9)
+
+
+def test_few_points_make_no_knee() -> None:
+    assert fit_step_cost([1, 2, 4], [1.0, 1.0, 3.0]).knees == ()
+    assert fit_step_cost([1, 2, 4, 8], [1.0, 1.0, 1.0, 9.0]).knees == ()
+
+
+@given(times=st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=10))
+def test_any_times_give_a_cost_that_does_not_fall(times: list[float]) -> None:
+    cost = fit_step_cost(SIZES[: len(times)], times, largest_batch_size=4096)
+    prices = [cost(size) for size in range(1, 1024)]
+    assert all(left <= right * (1 + 1e-9) for left, right in pairwise(prices))
+    assert cost.largest_batch_size == 4096
 
 
 def test_refusals() -> None:
