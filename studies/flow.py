@@ -1,4 +1,4 @@
-"""The flow that every study runs: probe, forecast, plan, train; with --smoke a short one that only shows that it works."""
+"""The flow that every study runs: probe, forecast, plan, train, report; with --smoke a short one."""
 
 from __future__ import annotations
 

@@ -8,6 +8,10 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
 
 
+class UsageError(Exception):
+    """Arguments that do not go together; the command ends with exit code 2."""
+
+
 def count(text: str) -> int:
     """A positive whole number; 200_000 and 2e5 are understood."""
     try:
@@ -30,12 +34,25 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Zero or a positive number."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
+
+
 def batch_sizes(text: str) -> tuple[int, int]:
     """`8:4096` as the smallest and the largest batch size."""
     low, _, high = text.partition(":")
     if not (low.isdigit() and high.isdigit() and 1 <= int(low) <= int(high)):
         raise argparse.ArgumentTypeError(f"SMALLEST:LARGEST is needed, 8:4096 for example, got {text!r}")
     return int(low), int(high)
+
+
+def setting(text: str) -> tuple[int, float]:
+    """`64:0.1` as a batch size and a learning rate."""
+    size, colon, rate = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"BATCH:RATE is needed, 64:0.1 for example, got {text!r}")
+    return count(size), positive(rate)
 
 
 def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
@@ -51,21 +68,26 @@ def add_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--least",
         choices=("seconds", "examples", "steps", "balanced"),
-        default="seconds",
         help="what to spend least of with --reach-loss (seconds by the measured step cost; default)",
     )
     parser.add_argument(
-        "--of", choices=("seconds", "examples", "steps"), default="seconds", help="what the budget of --within counts"
+        "--of", choices=("seconds", "examples", "steps"), help="what the budget of --within counts (seconds; default)"
     )
-    parser.add_argument("--per-step", type=float, metavar="A", help="price a step at A + B x examples instead ...")
-    parser.add_argument("--per-example", type=float, metavar="B", help="... in any unit, money for example")
+    parser.add_argument(
+        "--per-step", type=not_negative, metavar="A", help="price a step at A + B x examples instead ..."
+    )
+    parser.add_argument("--per-example", type=not_negative, metavar="B", help="... in any unit, money for example")
 
 
 def goal_of(args: argparse.Namespace) -> ReachLoss | LowestLoss:
     """The goal that the arguments name."""
     price = None
+    if args.reach_loss is not None and args.of is not None:
+        raise UsageError("--of belongs to --within; say what --reach-loss spends least of with --least")
+    if args.within is not None and args.least is not None:
+        raise UsageError("--least belongs to --reach-loss; say what --within counts with --of")
     if args.per_step is not None or args.per_example is not None:
         price = StepCost(args.per_step or 0.0, args.per_example or 0.0, unit="given units")
     if args.reach_loss is not None:
-        return ReachLoss(args.reach_loss, least=price or args.least)
-    return LowestLoss(args.within, of=price or args.of)
+        return ReachLoss(args.reach_loss, least=price or args.least or "seconds")
+    return LowestLoss(args.within, of=price or args.of or "seconds")

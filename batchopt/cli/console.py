@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from batchopt.uncertainty import Estimate
 
+WIDTH = 100
+"""Columns that sentences are wrapped to."""
+
 
 class Console:
     """Where a command's words go.
 
-    With `as_json`, standard output holds exactly one JSON object, and everything said on the way goes to standard error.
+    With `as_json`, standard output holds exactly one JSON object, and everything said on the way goes to standard
+    error.
 
     Args:
         as_json: whether the command was called with --json.
@@ -22,12 +27,16 @@ class Console:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._bar: Any = None
-        self._part = ""
+        self._shown = ("", -1.0)
 
     def say(self, text: str = "") -> None:
         """A line of text."""
         self.end_progress()
         print(text, file=sys.stderr if self._as_json else sys.stdout, flush=True)
+
+    def item(self, text: str) -> None:
+        """A sentence of a list, in lines of at most `WIDTH` characters."""
+        self.say(textwrap.fill(text, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_long_words=False))
 
     def heading(self, text: str) -> None:
         """A line that opens a step."""
@@ -41,11 +50,11 @@ class Console:
             self.say("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
     def progress(self, part: str, done: float) -> None:
-        """How far long work is: a bar on a terminal, a plain line per part elsewhere."""
+        """How far long work is: a bar on a terminal; elsewhere a plain line per part and per quarter of the work."""
         if not sys.stderr.isatty():
-            if part != self._part:
+            if part != self._shown[0] or done >= self._shown[1] + 0.25:
                 print(f"  {done:4.0%}  {part}", file=sys.stderr, flush=True)
-            self._part = part
+                self._shown = (part, done)
             return
         if self._bar is None:
             from tqdm import tqdm
@@ -57,7 +66,7 @@ class Console:
 
     def end_progress(self) -> None:
         """Take the bar away, so that words can follow."""
-        self._part = ""
+        self._shown = ("", -1.0)
         if self._bar is not None:
             self._bar.close()
             self._bar = None

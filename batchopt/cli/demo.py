@@ -20,9 +20,13 @@ Nothing is downloaded. Open out/report.html afterwards.
   batchopt demo
 """
 
+AFTER_INTERRUPT = "the same command goes on with the probe where it stopped, and begins the study anew"
+
 BUDGET = 120_000
 GOAL_LOSS = 0.05
 TRIALS = 16
+HABITS = ((8, 0.1), (1024, 0.1))
+"""Settings that people begin with, and the trade-off law refuses."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +45,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.forecast import show_forecast
     from batchopt.cli.plan import show_plan
     from batchopt.cli.probe import probe_with_progress, show_probe
-    from batchopt.cli.train import compare, show_comparison, train_plan
-    from batchopt.cli.tune import show_study, storage_url, summarise, tune
+    from batchopt.cli.study import Search, run_study
+    from batchopt.cli.train import compare, show_comparison, train_by
+    from batchopt.cli.tune import show_study, study_result
     from batchopt.report import write_report
+    from batchopt.search import summarise
 
     began = time.perf_counter()
     # The model is tiny: a second thread costs more than it brings.
@@ -68,18 +74,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     console.heading("4. Study: Optuna over batch size, learning rate and weight decay, around the plan")
     (out / "study.db").unlink(missing_ok=True)
-    storage = storage_url(str(out / "study.db"))
-    study = tune(task, forecast, plan, console, storage=storage, trials=args.trials, seed=args.seed)
-    summary = summarise(study)
-    show_study(study, summary, console)
+    search = Search.around(
+        plan, largest_batch=forecast.batch_size_limit, trials=args.trials, seed=args.seed, first=HABITS
+    )
+    console.say(f"two settings of habit are tried first, batch:rate {' and '.join(f'{b}:{r}' for b, r in HABITS)}")
+    study = run_study(task, forecast, search, console, study=str(out / "study.db"))
+    show_study(study, search, console)
 
     console.heading("5. Train by the schedule: predicted beside measured")
-    result = train_plan(task, plan, plan.schedule, console, seed=args.seed + 1)
+    result = train_by(task, plan.schedule, console, plan=plan, seed=args.seed + 1)
     rows = compare(plan, plan.schedule, result)
-    if rows:
-        show_comparison(rows, console)
-    else:
-        console.say(f"the loss {GOAL_LOSS} was not reached within twice the predicted examples")
+    show_comparison(plan, rows, console)
 
     write_report(out / "report.html", report=report, forecast=forecast, plan=plan, study=study, training=rows)
     seconds = time.perf_counter() - began
@@ -91,6 +96,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "examples_spent": report.examples_spent,
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
+            "study": study_result(study, summarise(study)),
             "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
         }
     )

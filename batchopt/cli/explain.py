@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Print a line per trial."""
-    from batchopt.cli.tune import load_study
+    from batchopt.cli.study import load_study
     from batchopt.search import explain
 
     lines = explain(load_study(args.study, args.name))
     for line in lines:
-        console.say(line)
+        console.item(line)
     console.result({"trials": lines})

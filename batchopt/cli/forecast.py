@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from batchopt.cli.arguments import positive
 from batchopt.cli.console import Console
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import ProbeReport
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("probe", type=Path, help="report of `batchopt probe`")
     parser.add_argument("-o", "--out", type=Path, default=Path("forecast.json"), help="file to write (forecast.json)")
-    parser.add_argument("--loss", type=float, action="append", default=[], help="also forecast at this loss; repeatable")
+    parser.add_argument(
+        "--loss", type=positive, action="append", default=[], help="also forecast at this loss; repeatable"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -58,8 +61,8 @@ def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> l
         seen = "observed" if loss >= lowest else "extrapolated"
         rows.append((loss, average, local, forecast.learning_rate(64, loss), seen))
     console.table(
-        ("loss", "critical batch size to it", "local, at it", "best learning rate at batch 64", "this loss was"), rows
+        ("loss", "critical batch size to it", "local, at it", "learning rate at batch 64", "this loss was"), rows
     )
     for doubt in forecast.doubts:
-        console.say(f"  doubt: {doubt}")
+        console.item(f"Doubt: {doubt}")
     return losses

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import batchopt
 from batchopt.cli import demo, explain, forecast, plan, probe, report, schedule, train, tune
+from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
 
@@ -37,28 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args, console)
     except KeyboardInterrupt:
         console.end_progress()
-        print("batchopt: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
         return 130
-    except (BatchoptError, OSError, ValueError) as error:
-        console.end_progress()
-        if args.debug:
-            traceback.print_exc()
-        print(f"batchopt: error: {_one_line(error)}", file=sys.stderr)
-        return 1
     except Exception as error:
         console.end_progress()
         if args.debug:
             traceback.print_exc()
-        print(
-            f"batchopt: error: {type(error).__name__}: {_one_line(error)} (--debug shows where)",
-            file=sys.stderr,
-        )
-        return 1
+        print(f"batchopt: error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, BatchoptError | UsageError | OSError | ValueError):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,5 +75,6 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
+        after = getattr(module, "AFTER_INTERRUPT", "nothing was written")
+        verb.set_defaults(run=module.run, after_interrupt=after)
     return parser

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_sizes(parser)
     parser.add_argument("--multiple-of", type=count, default=1, help="batch sizes are multiples of this")
     parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
-    parser.add_argument("--schedule", type=Path, default=Path("schedule.json"), help="schedule to write (schedule.json)")
+    parser.add_argument(
+        "--schedule", type=Path, default=Path("schedule.json"), help="schedule to write (schedule.json)"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -66,4 +68,4 @@ def show_plan(plan: Plan, console: Console) -> None:
         ],
     )
     for reason in plan.reasons:
-        console.say(f"  - {reason}")
+        console.item(reason)

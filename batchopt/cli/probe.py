@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from batchopt.cli.arguments import add_batch_sizes, count, positive
+from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
 from batchopt.evidence import ProbeReport
-from batchopt.probing.task import TrainingTask
+
+if TYPE_CHECKING:
+    from batchopt.probing.task import TrainingTask
 
 SUMMARY = "Measure a training task: noise scales, short runs, step cost."
 DETAILS = """\
@@ -19,12 +22,16 @@ output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
 """
 
+AFTER_INTERRUPT = "the same command goes on where it stopped"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("-o", "--out", type=Path, default=Path("probe.json"), help="file to write (probe.json)")
-    parser.add_argument("--examples", type=count, help="ceiling on examples that get a gradient (an evaluated one: 1/3)")
+    parser.add_argument(
+        "--examples", type=count, help="ceiling on examples that get a gradient (an evaluated one: 1/3)"
+    )
     parser.add_argument("--seconds", type=positive, help="ceiling on wall-clock time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=positive, help="a rate that works; it is searched if left out")
@@ -37,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.task_file import load_task
 
     if args.examples is None and args.seconds is None:
-        raise ValueError("a probe needs a budget: give --examples N or --seconds S")
+        raise UsageError("a probe needs a budget: give --examples N or --seconds S")
     report = probe_with_progress(
         load_task(args.task),
         args.out,
@@ -115,13 +122,21 @@ def show_probe(report: ProbeReport, console: Console) -> None:
         ],
     )
     console.say("\nnoise scale along the reference run, with its 90 % interval")
+    everything = report.provenance.population
     console.table(
-        ("loss", "noise scale (examples)", "measured on", "at examples", "method"),
+        ("loss", "noise scale (examples)", "measured on", "at examples"),
         [
-            (r.at.loss if r.at else None, r.batch_size, r.examples, r.at.examples if r.at else None, r.method)
+            (
+                r.at.loss if r.at else None,
+                r.batch_size,
+                f"all {r.examples:,}" if r.examples == everything else r.examples,
+                r.at.examples if r.at else None,
+            )
             for r in report.noise_scales
         ],
     )
+    for method in sorted({r.method for r in report.noise_scales}):
+        console.say(f"  by {method}")
     console.say("\nruns")
     console.table(
         ("batch", "learning rate", "begins at", "burn-in", "examples", "last loss", "outcome"),

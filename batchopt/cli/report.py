@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import Console
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
@@ -30,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Write the page."""
-    from batchopt.cli.tune import load_study
+    from batchopt.cli.study import load_study
     from batchopt.report import write_report
 
     if not any((args.probe, args.forecast, args.plan, args.schedule, args.study)):
-        raise ValueError("nothing to report on: give --probe, --forecast, --plan, --schedule or --study")
+        raise UsageError("nothing to report on: give --probe, --forecast, --plan, --schedule or --study")
     write_report(
         args.out,
         report=ProbeReport.load(args.probe) if args.probe else None,

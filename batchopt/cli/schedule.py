@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from batchopt._codec import json_schema
-from batchopt.cli.arguments import count
+from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
 from batchopt.schedules.exporter import EXPORTERS, export_schedule
 from batchopt.schedules.schedule import Schedule
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         print(json.dumps(json_schema(Schedule), indent=2))
         return
     if args.schedule is None:
-        raise ValueError("name a schedule file, or ask for the --schema")
+        raise UsageError("name a schedule file, or ask for the --schema")
     schedule = Schedule.load(args.schedule)
     if args.to is None:
         console.table(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt.cli.arguments import positive
 from batchopt.cli.console import Console
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 
 SUMMARY = "Train a task by a schedule, and compare with what the plan predicted."
 DETAILS = """\
+Without --plan it trains the schedule to its end. With it, until the plan's loss is reached.
+
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
 """
+AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
+
+PATIENCE = 3
+"""Training towards a plan's loss gives up at this many times the predicted examples."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan` or of your own")
     parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
-    parser.add_argument("--learning-rate", type=float, help="base learning rate, if the schedule has none")
+    parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
     parser.add_argument("--seed", type=int, default=0)
@@ -35,27 +42,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Train and compare."""
-    import torch
-
     from batchopt.cli.task_file import load_task
-    from batchopt.training.train import train
 
+    for path in (args.checkpoint, args.save):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder for {path}: make it first")
     schedule = Schedule.load(args.schedule)
     plan = Plan.load(args.plan) if args.plan else None
-    task = load_task(args.task)
-    if plan is not None and isinstance(plan.goal, ReachLoss):
-        result = train_plan(task, plan, schedule, console, checkpoint=args.checkpoint, seed=args.seed)
-    else:
-        result = train(
-            task, schedule, learning_rate=args.learning_rate, seed=args.seed, checkpoint=args.checkpoint
-        )
+    result = train_by(
+        load_task(args.task),
+        schedule,
+        console,
+        plan=plan,
+        learning_rate=args.learning_rate,
+        checkpoint=args.checkpoint,
+        seed=args.seed,
+    )
     if args.save is not None:
-        torch.save(result.model.state_dict(), args.save)
-    console.say(f"trained {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s")
-    console.say(f"last loss {result.curve.losses[-1]:.4g}")
+        _save_weights(result, args.save)
+    console.say(
+        f"trained {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s "
+        f"(and {result.evaluation_seconds:.1f} s of evaluations); last loss {result.curve.losses[-1]:.4g}"
+    )
     rows = compare(plan, schedule, result) if plan is not None else []
-    if rows:
-        show_comparison(rows, console)
+    show_comparison(plan, rows, console)
     console.result(
         {
             "steps": result.steps,
@@ -68,35 +78,51 @@ def run(args: argparse.Namespace, console: Console) -> None:
     )
 
 
-def train_plan(
-    task: TrainingTask, plan: Plan, schedule: Schedule, console: Console, *, checkpoint: Path | None = None, seed: int = 0
+def train_by(
+    task: TrainingTask,
+    schedule: Schedule,
+    console: Console,
+    *,
+    plan: Plan | None = None,
+    learning_rate: float | None = None,
+    checkpoint: Path | None = None,
+    seed: int = 0,
 ) -> TrainingResult:
-    """Train by a plan's schedule until its loss is reached, twice the predicted examples at most."""
+    """Train by a schedule; for a plan's loss until it is reached, three times the predicted examples at most."""
     from batchopt.training.train import train
 
-    goal = plan.goal
-    assert isinstance(goal, ReachLoss)  # noqa: S101  (the caller has checked it)
+    goal = plan.goal if plan is not None else None
+    until = goal.loss if isinstance(goal, ReachLoss) else None
+    if until is not None:
+        schedule = Schedule(schedule.segments, PATIENCE * schedule.examples, schedule.learning_rate)
 
-    def show(examples: int, _: float) -> None:
+    def show(examples: int, loss: float) -> None:
         console.progress("training", min(1.0, examples / schedule.examples))
 
-    longer = Schedule(schedule.segments, 2 * schedule.examples, schedule.learning_rate)
-    result = train(task, longer, seed=seed, until_loss=goal.loss, checkpoint=checkpoint, on_evaluation=show)
+    result = train(
+        task,
+        schedule,
+        learning_rate=learning_rate,
+        seed=seed,
+        until_loss=until,
+        checkpoint=checkpoint,
+        on_evaluation=show,
+    )
     console.end_progress()
     return result
 
 
 def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:
-    """Predictions for the schedule beside what the run took to the goal's loss; nothing if it was not reached."""
+    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
+    if not isinstance(plan.goal, ReachLoss):
+        return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
     if result.reached is None:
         return []
     steps = result.steps_at(result.reached)
     # The plan's intervals are of its constant batch; the schedule's own totals shift them.
-    predicted_steps = plan.steps.scaled(schedule.steps / plan.steps.value)
-    predicted_examples = plan.examples.scaled(schedule.examples / plan.examples.value)
     rows = [
-        Comparison("steps", predicted_steps, steps),
-        Comparison("examples", predicted_examples, result.reached),
+        Comparison("steps", plan.steps.scaled(schedule.steps / plan.steps.value), steps),
+        Comparison("examples", plan.examples.scaled(schedule.examples / plan.examples.value), result.reached),
     ]
     if plan.seconds is not None:
         gain = plan.schedule_cost.value / plan.cost.value
@@ -104,9 +130,21 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     return rows
 
 
-def show_comparison(rows: list[Comparison], console: Console) -> None:
+def show_comparison(plan: Plan | None, rows: list[Comparison], console: Console) -> None:
     """Predicted beside measured."""
-    console.table(
-        ("", "predicted", "measured", "measured / predicted", "within the 90 % interval"),
-        [(r.name, r.predicted, r.measured, r.error_ratio, "yes" if r.inside else "no") for r in rows],
-    )
+    if plan is not None and not rows:
+        console.say(f"The goal's loss was not reached within {PATIENCE} times the predicted examples.")
+    if rows:
+        console.table(
+            ("", "predicted", "measured", "measured / predicted", "in the 90 % interval"),
+            [(r.name, r.predicted, r.measured, r.error_ratio, "yes" if r.inside else "no") for r in rows],
+        )
+
+
+def _save_weights(result: TrainingResult, path: Path) -> None:
+    """Whole or not at all."""
+    import torch
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(result.model.state_dict(), temporary)
+    temporary.replace(path)

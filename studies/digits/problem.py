@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8 (they ship with scikit-learn): a multilayer perceptron with SGD. Also the task of the demo."""
+"""Handwritten digits, 8x8 (they ship with scikit-learn): a multilayer perceptron with SGD, as in the demo."""
 
 from __future__ import annotations
 
