@@ -6,6 +6,7 @@ BASE := $(or $(PYTHON),$(shell command -v python3.13 || command -v python3.12 ||
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINS := $(VENV)/constraints.txt
 SETUP := pyproject.toml constraints.txt Makefile
 
 .PHONY: demo test lint types contracts pytest slow gpu clean
@@ -36,18 +37,27 @@ gpu: $(VENV)/.dev
 	$(BIN)/pytest -q -m gpu
 
 # torch comes first: what depends on it would pull in the newest CUDA build.
+# With PYTHON, the packages beside its torch are seen, and what is pinned here and differs is installed in front of them.
 $(VENV)/.base: $(SETUP)
 	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "batchopt needs Python 3.11 or later, got $$($(BASE) --version)"; exit 1; }
-	$(BASE) -m venv $(if $(PYTHON),--system-site-packages) $(VENV)
-	$(if $(PYTHON),$(BIN)/python -c 'import torch' 2>/dev/null ||) $(PIP) install --quiet --constraint constraints.txt torch
+	$(BASE) -m venv --clear $(VENV)
+ifeq ($(PYTHON),)
+	cp constraints.txt $(PINS)
+	$(PIP) install --quiet --constraint $(PINS) torch
+else
+	@$(PYTHON) -c 'import torch' || { echo "$(PYTHON) has no torch: leave PYTHON out, or install torch there"; exit 1; }
+	grep -v '^torch==' constraints.txt > $(PINS)
+	$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+		> $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of_another_python.pth
+endif
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.base
-	$(PIP) install --quiet $(if $(PYTHON),,--constraint constraints.txt) --editable .
+	$(PIP) install --quiet --constraint $(PINS) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install --quiet $(if $(PYTHON),,--constraint constraints.txt) --editable '.[dev]'
+	$(PIP) install --quiet --constraint $(PINS) --editable '.[dev]'
 	@touch $@
 
 clean:
