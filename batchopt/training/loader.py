@@ -23,8 +23,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     """Batches of indices whose sizes follow a schedule at exact numbers of examples.
 
     One pass over it is the whole run, over as many epochs as the schedule's examples take; a batch may span the end of
-    an epoch. It is a batch sampler, so that batches fetched ahead by workers have the size of their own place in the run.
-    `shuffled_indices` decides the order: a `TrainingRun` of the same seed sees the same examples.
+    an epoch. It is a batch sampler, so that batches fetched ahead by workers have the size of their own place in the
+    run. `shuffled_indices` decides the order: a `TrainingRun` of the same seed sees the same examples.
 
     To go on in mid-run, give `start_examples`, or load what `state_dict` gave. `state_dict` counts what the sampler has
     yielded; a DataLoader with workers fetches ahead of the loop, and then only the loop's own count is right.

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Literal
 
-from torch import nn
+import torch
 
-from batchopt._checks import check_positive
-from batchopt._codec import Record
-from batchopt.errors import RecordError, TaskError
-from batchopt.evidence import LossCurve
+from batchopt._checks import check_count, check_positive
+from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.evaluation import evaluation_points
-from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.checkpoint import Settings, resume, save_checkpoint
+from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedError, TrainingResult
 
-FIRST_EVALUATION_STEPS = 8
+__all__ = ["TrainingDivergedError", "TrainingResult", "train"]
 
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """A finished training.
-
-    Attributes:
-        model: the trained model.
-        curve: losses at the evaluations.
-        steps: optimizer steps taken.
-        examples: examples trained on.
-        seconds: wall-clock time of the steps, evaluations left out.
-        evaluation_seconds: wall-clock time of the evaluations.
-        reached: examples at which `until_loss` was reached; None if it was not, or none was asked for.
-        schedule: what was followed.
-    """
-
-    model: nn.Module
-    curve: LossCurve
-    steps: int
-    examples: int
-    seconds: float
-    evaluation_seconds: float
-    reached: float | None
-    schedule: Schedule
-
-    def steps_at(self, examples: float) -> float:
-        """Steps that the schedule takes to a number of examples."""
-        for step, (seen, size) in enumerate(self.schedule.batches()):
-            if seen + size >= examples:
-                return step + (examples - seen) / size
-        return float(self.schedule.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress(Record):
-    """What a checkpoint keeps beside the run's own state."""
-
-    SCHEMA: ClassVar[str] = "batchopt.training_progress/1"
-
-    schedule: Schedule
-    learning_rate: float
-    seed: int
-    hyperparameters: dict[str, float]
-    curve: LossCurve
-    seconds: float
-    evaluation_seconds: float
-    snapshot: str
+FIRST_EVALUATION_STEPS = 10
+"""After the initial loss, the first evaluation is this many steps of the first batch size into the run."""
 
 
 def train(
@@ -81,135 +36,171 @@ def train(
     until_loss: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_evaluation: Callable[[int, float], None] | None = None,
+    max_batch: int | None = None,
 ) -> TrainingResult:
     """Train a task by a schedule.
 
-    The loss is evaluated at examples that are a factor of 1.2 apart. The learning rate of a step is the base rate, times
-    the schedule's multiplier, times the task's `learning_rate_schedule` of the share of examples seen.
+    The loss is evaluated before the first step and then at examples that are a factor of 1.2 apart. The learning rate
+    of a step is the base rate, times the schedule's multiplier, times the task's `learning_rate_schedule` of the share
+    of the schedule's examples that were seen when the step begins, times the task's warm-up.
 
     Args:
-        task: what to train.
+        task: what to train; not a stream.
         schedule: batch sizes and learning-rate multipliers over examples seen; also where the run ends.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
         hyperparameters: keywords for the task's optimizer factory.
-        until_loss: stop when this loss is reached (the running median of three evaluations crosses it, so one evaluation
-            after the crossing).
-        checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all.
+        until_loss: stop when this loss is reached (the running median of three evaluations crosses it, so one
+            evaluation after the crossing).
+        checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
+            state in a second file beside it. What was evaluated before is in the result but not evaluated again.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
+        max_batch: largest batch that fits in memory, if known: a schedule that would exceed it is refused now, instead
+            of failing when its last segment begins.
 
     Raises:
-        ValueError: neither the schedule nor the call gives a learning rate.
-        NonFiniteLossError: the loss became NaN or infinite. The checkpoint of the evaluation before stays.
+        ValueError: neither the schedule nor the call gives a learning rate, or the schedule exceeds `max_batch`.
+        TrainingDivergedError: the loss became NaN or infinite (a `NonFiniteLossError`). Its `result` holds what was
+            measured, and the checkpoint of the evaluation before stays.
+        TaskError: a batch does not fit in memory, or the loss is not positive; the checkpoint stays.
         RecordError: the checkpoint belongs to another training.
+
+    Example:
+        >>> x = torch.linspace(-1, 1, 64)[:, None]
+        >>> task = TrainingTask(
+        ...     model=lambda: torch.nn.Linear(1, 1),
+        ...     data=(x, 2 * x[:, 0] + 1 + 0.1 * torch.sin(50 * x[:, 0])),
+        ...     loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
+        ...     optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        ... )
+        >>> result = train(task, Schedule.constant(8, examples=8_000, learning_rate=0.2), until_loss=0.1)
+        >>> result.outcome, result.steps < 1_000
+        ('reached', True)
     """
+    rate = _check_arguments(schedule, learning_rate, until_loss, max_batch)
+    path = None if checkpoint is None else _checked_path(checkpoint)
+    settings = Settings(schedule, rate, seed, dict(hyperparameters or {}))
+    run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters)
+    loop = _Loop(run, schedule, NOTHING_YET if path is None else resume(path, run, settings), until_loss)
+    for point in evaluation_points(schedule.examples, first=FIRST_EVALUATION_STEPS * schedule(0)):
+        if loop.outcome is not None or point <= loop.measured.examples:
+            continue
+        try:
+            loss = loop.advance(point)
+        except NonFiniteLossError as error:
+            raise TrainingDivergedError(str(error), loop.result("diverged")) from error
+        if path is not None:
+            save_checkpoint(path, run, settings, loop.measured)
+        if on_evaluation is not None:
+            on_evaluation(run.examples_seen, loss)
+    return loop.result(loop.outcome or "finished")
+
+
+class _Loop:
+    """A training under way."""
+
+    def __init__(self, run: TrainingRun, schedule: Schedule, measured: Measured, until_loss: float | None) -> None:
+        self.run, self.schedule, self.measured, self.until_loss = run, schedule, measured, until_loss
+        self.seconds = measured.clock[-1] if measured.clock else 0.0
+
+    @property
+    def reached(self) -> float | None:
+        return None if self.until_loss is None else self.measured.curve.examples_to(self.until_loss)
+
+    @property
+    def outcome(self) -> Literal["reached", "finished"] | None:
+        if self.reached is not None:
+            return "reached"
+        return "finished" if self.measured.examples == self.schedule.examples else None
+
+    def advance(self, examples: int) -> float:
+        """Train until `examples` are seen, and evaluate."""
+        self._train_to(examples)
+        began = time.perf_counter()
+        loss = self.run.evaluate()
+        if loss <= 0:
+            raise TaskError(f"losses must be positive, since their logarithm is modelled, got {loss}: add a constant")
+        self.measured = self.measured.after(
+            self.run.examples_seen,
+            loss,
+            seconds=self.seconds,
+            evaluation_seconds=time.perf_counter() - began,
+        )
+        return loss
+
+    def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
+        return TrainingResult(
+            model=self.run.model,
+            schedule=self.schedule,
+            measured=self.measured,
+            steps=self.run.steps,
+            examples=self.run.examples_seen,
+            seconds=self.seconds,
+            reached=self.reached,
+            outcome=outcome,
+        )
+
+    def _train_to(self, examples: int) -> None:
+        began = time.perf_counter()
+        try:
+            for seen, size in self.schedule.batches(self.run.examples_seen):
+                if seen >= examples:
+                    break
+                self._step(seen, size)
+            _wait_for(self.run.task.torch_device)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _step(self, seen: int, size: int) -> None:
+        try:
+            self.run.step(size, multiplier=self._multiplier(seen))
+        except torch.OutOfMemoryError as error:
+            raise TaskError(
+                f"every batch must fit in memory, and one of {size} examples does not (after {seen} examples): "
+                f"plan with batch sizes below {size}"
+            ) from error
+
+    def _multiplier(self, seen: int) -> float:
+        multiplier = self.schedule.segment_at(seen).learning_rate_multiplier
+        schedule = self.run.task.learning_rate_schedule
+        if schedule is None:
+            return multiplier
+        progress = seen / self.schedule.examples
+        factor = schedule(progress)
+        if not (math.isfinite(factor) and factor >= 0):
+            raise TaskError(f"learning_rate_schedule must return zero or more, got {factor!r} at progress {progress:g}")
+        return multiplier * factor
+
+
+def _check_arguments(
+    schedule: Schedule, learning_rate: float | None, until_loss: float | None, max_batch: int | None
+) -> float:
+    """The base learning rate, if all arguments are right."""
     rate = schedule.learning_rate if learning_rate is None else learning_rate
     if rate is None:
         raise ValueError("a learning rate is needed: the schedule has none, so give learning_rate=...")
     check_positive("learning_rate", rate)
     if until_loss is not None:
         check_positive("until_loss", until_loss)
-    loop = _Loop(task, schedule, rate, seed, dict(hyperparameters or {}), checkpoint)
-    reached = loop.run(until_loss, on_evaluation)
-    return TrainingResult(
-        model=loop.training.model,
-        curve=loop.curve,
-        steps=loop.training.steps,
-        examples=loop.training.examples_seen,
-        seconds=loop.seconds,
-        evaluation_seconds=loop.evaluation_seconds,
-        reached=reached,
-        schedule=schedule,
-    )
-
-
-class _Loop:
-    """A training under way."""
-
-    def __init__(
-        self,
-        task: TrainingTask,
-        schedule: Schedule,
-        learning_rate: float,
-        seed: int,
-        hyperparameters: dict[str, float],
-        checkpoint: str | os.PathLike[str] | None,
-    ) -> None:
-        self.task, self.schedule, self.learning_rate = task, schedule, learning_rate
-        self.seed, self.hyperparameters = seed, hyperparameters
-        self.training = TrainingRun(task, learning_rate=learning_rate, seed=seed, hyperparameters=hyperparameters)
-        self.curve = LossCurve((), ())
-        self.seconds, self.evaluation_seconds = 0.0, 0.0
-        self._checkpoint = None if checkpoint is None else Path(checkpoint)
-        if self._checkpoint is not None and self._checkpoint.exists():
-            self._resume(self._checkpoint)
-
-    def run(self, until_loss: float | None, on_evaluation: Callable[[int, float], None] | None) -> float | None:
-        points = evaluation_points(self.schedule.examples, first=FIRST_EVALUATION_STEPS * self.schedule(0))
-        done = self.curve.examples[-1] if self.curve.examples else -1
-        for point in points:
-            if point <= done:
-                continue
-            self._train_to(point)
-            seen, loss = self.training.examples_seen, self._evaluate()
-            self.curve = LossCurve((*self.curve.examples, seen), (*self.curve.losses, loss))
-            done = seen
-            self._save()
-            if on_evaluation is not None:
-                on_evaluation(seen, loss)
-            reached = None if until_loss is None else self.curve.examples_to(until_loss)
-            if reached is not None or seen >= self.schedule.examples:
-                return reached
-        return None
-
-    def _train_to(self, examples: int) -> None:
-        began = time.perf_counter()
-        for seen, size in self.schedule.batches(self.training.examples_seen):
-            if seen >= examples:
-                break
-            multiplier = self.schedule.segment_at(seen).learning_rate_multiplier
-            if self.task.learning_rate_schedule is not None:
-                multiplier *= self.task.learning_rate_schedule(seen / self.schedule.examples)
-            self.training.step(size, multiplier=multiplier)
-        self.seconds += time.perf_counter() - began
-
-    def _evaluate(self) -> float:
-        began = time.perf_counter()
-        loss = self.training.evaluate()
-        self.evaluation_seconds += time.perf_counter() - began
-        if loss <= 0:
-            raise TaskError(f"losses must be positive, since their logarithm is modelled, got {loss}: add a constant")
-        return loss
-
-    def _save(self) -> None:
-        """First the run's state under a name of its own, then the record that points to it: a kill leaves the old pair."""
-        if self._checkpoint is None:
-            return
-        snapshot = self._checkpoint.with_name(f"{self._checkpoint.name}.{self.training.examples_seen}.state")
-        save_snapshot(self.training, snapshot)
-        progress = Progress(
-            schedule=self.schedule,
-            learning_rate=self.learning_rate,
-            seed=self.seed,
-            hyperparameters=self.hyperparameters,
-            curve=self.curve,
-            seconds=self.seconds,
-            evaluation_seconds=self.evaluation_seconds,
-            snapshot=snapshot.name,
-        )
-        progress.save(self._checkpoint)
-        for old in self._checkpoint.parent.glob(f"{self._checkpoint.name}.*.state"):
-            if old != snapshot:
-                old.unlink()
-
-    def _resume(self, checkpoint: Path) -> None:
-        progress = Progress.load(checkpoint)
-        ours = (self.schedule, self.learning_rate, self.seed, self.hyperparameters)
-        if (progress.schedule, progress.learning_rate, progress.seed, progress.hyperparameters) != ours:
-            raise RecordError(
-                f"{checkpoint} is the checkpoint of another training (schedule, learning rate, seed or hyperparameters): "
-                "delete it to begin anew"
+    if max_batch is not None:
+        check_count("max_batch", max_batch)
+        largest = max(segment.batch_size for segment in schedule.segments)
+        if largest > max_batch:
+            raise ValueError(
+                f"every batch size of the schedule must be at most max_batch={max_batch}, got {largest}: plan with "
+                f"batch_sizes up to {max_batch}"
             )
-        load_snapshot(self.training, checkpoint.with_name(progress.snapshot))
-        self.curve, self.seconds = progress.curve, progress.seconds
-        self.evaluation_seconds = progress.evaluation_seconds
+    return rate
+
+
+def _checked_path(checkpoint: str | os.PathLike[str]) -> Path:
+    path = Path(checkpoint)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"checkpoint must name a file in a folder that exists, got {os.fspath(path)!r}")
+    return path
+
+
+def _wait_for(device: torch.device) -> None:
+    # The last step's kernels may still run when python returns from it.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

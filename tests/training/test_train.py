@@ -1,49 +1,47 @@
-"""The reference loop: twin, schedule, stopping, checkpoints."""
+"""The reference loop: twin, schedule, stopping, divergence."""
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import textwrap
-import time
+import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from batchopt.errors import NonFiniteLossError, RecordError
+from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import shuffled_indices
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, Segment
-from batchopt.training.train import train
+from batchopt.training.train import TrainingDivergedError, train
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 16, 1.5), Segment(600, 32, 2.0)), examples=1_500, learning_rate=0.1)
 
 
-def make_task(**changes: object) -> TrainingTask:
+def make_task(**changes: Any) -> TrainingTask:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(300, 6, generator=generator)
-    y = (x[:, 0] > 0).long()
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "model": lambda: nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Dropout(0.1), nn.Linear(12, 2)),
-        "data": (x, y),
+        "data": (x, (x[:, 0] > 0).long()),
         "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none"),
         "optimizer": lambda parameters, lr, momentum=0.5: torch.optim.SGD(parameters, lr=lr, momentum=momentum),
         "device": "cpu",
     }
-    return TrainingTask(**(settings | changes))  # type: ignore[arg-type]
+    return TrainingTask(**(settings | changes))
 
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def test_twin_a_plain_loop() -> None:
-    task = make_task(model=lambda: nn.Linear(6, 2), learning_rate_schedule=lambda progress: 1.0 - 0.5 * progress)
-    result = train(task, SCHEDULE, seed=4)
-    torch.manual_seed(4)
+def plain_loop(task: TrainingTask, schedule: Schedule, *, seed: int) -> nn.Module:
+    """A linear model by the schedule, with a rate that falls linearly to half."""
+    torch.manual_seed(seed)
     model = nn.Linear(6, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     x, y = task.data
@@ -51,92 +49,103 @@ def test_twin_a_plain_loop() -> None:
     while seen < 1_500:
         size, factor = (8, 1.0) if seen < 200 else (16, 1.5) if seen < 600 else (32, 2.0)
         size = min(size, 1_500 - seen)
-        rows = torch.as_tensor(shuffled_indices(300, seed=4, start=seen, count=size).copy())
+        rows = torch.as_tensor(shuffled_indices(300, seed=seed, start=seen, count=size).copy())
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 * factor * (1.0 - 0.5 * seen / 1_500)
+            group["lr"] = 0.1 * factor * (1.0 - 0.5 * seen / schedule.examples)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
         seen += size
-    assert torch.allclose(weights(result.model), weights(model), rtol=5e-5, atol=1e-6)
+    return model
+
+
+def test_twin_a_plain_loop() -> None:
+    task = make_task(model=lambda: nn.Linear(6, 2), learning_rate_schedule=lambda progress: 1.0 - 0.5 * progress)
+    result = train(task, SCHEDULE, seed=4)
+    plain = plain_loop(task, SCHEDULE, seed=4)
+    torch.testing.assert_close(weights(result.model), weights(plain), rtol=5e-5, atol=1e-6)
+    assert result.outcome == "finished"
     assert result.examples == 1_500
     assert result.steps == SCHEDULE.steps
+    x, y = task.data
+    assert result.curve.losses[-1] == pytest.approx(nn.functional.cross_entropy(plain(x), y).item(), rel=1e-4)
+
+
+def test_evaluations_are_evenly_spaced_in_the_logarithm() -> None:
+    seen: list[tuple[int, float]] = []
+    result = train(make_task(), SCHEDULE, on_evaluation=lambda examples, loss: seen.append((examples, loss)))
+    assert seen == list(zip(result.curve.examples, result.curve.losses, strict=True))
+    examples = result.curve.examples
+    assert (examples[0], examples[1], examples[-1]) == (0, 80, 1_500)
+    for left, right in pairwise(examples[1:]):
+        assert right <= 1.2**1.5 * left + 32
+
+
+def test_evaluating_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = train(make_task(), SCHEDULE, seed=5)
+    points = "batchopt.training.train.evaluation_points"
+    monkeypatch.setattr(points, lambda examples, *, first: [examples])
+    assert torch.equal(weights(train(make_task(), SCHEDULE, seed=5).model), weights(evaluated.model))
 
 
 def test_stops_when_the_loss_is_reached() -> None:
     result = train(make_task(), SCHEDULE, until_loss=0.5)
+    assert result.outcome == "reached"
     assert result.reached is not None
-    assert result.examples < 1_500
     assert result.reached == result.curve.examples_to(0.5)
-    # The last evaluation only confirms a crossing: ending one evaluation earlier, it would not have counted.
-    shorter = Schedule.constant(8, examples=result.curve.examples[-2], learning_rate=0.1)
-    assert train(make_task(), shorter, until_loss=0.5).reached is None
+    assert result.examples == result.curve.examples[-1] < 1_500
+    # The last evaluation only confirms the crossing: one evaluation earlier there was none.
+    earlier = type(result.curve)(result.curve.examples[:-1], result.curve.losses[:-1])
+    assert earlier.examples_to(0.5) is None
+    assert train(make_task(), SCHEDULE, until_loss=1e-6).reached is None
 
 
-def test_steps_at() -> None:
-    result = train(make_task(), SCHEDULE)
+def test_steps_and_seconds_at_the_crossing() -> None:
+    result = train(make_task(), SCHEDULE, until_loss=0.4)
+    assert result.reached is not None
     assert result.steps_at(200) == 25.0
     assert result.steps_at(208) == 25.5
-    assert result.steps_at(1_500) == SCHEDULE.steps
+    assert result.steps_reached == SCHEDULE.steps_to(result.reached)
+    assert result.seconds_reached == result.seconds_at(result.reached)
+    assert 0 < result.seconds_at(result.reached) < result.seconds
+    for examples, seconds in zip(result.curve.examples, result.measured.clock, strict=True):
+        assert result.seconds_at(examples) == seconds
+    assert result.seconds_at(result.examples) == result.seconds
+    with pytest.raises(ValueError, match=f"from 0 to the {result.examples} of the run, got {result.examples + 1}"):
+        result.seconds_at(result.examples + 1)
+    unreached = train(make_task(), SCHEDULE)
+    assert unreached.reached is unreached.steps_reached is unreached.seconds_reached is None
+
+
+def test_seconds_are_of_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def taking(seconds: float, method: Callable[..., float]) -> Callable[..., float]:
+        def slow(*args: Any, **options: Any) -> float:
+            now[0] += seconds
+            return method(*args, **options)
+
+        return slow
+
+    monkeypatch.setattr("batchopt.training.train.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(TrainingRun, "step", taking(2.0, TrainingRun.step))
+    monkeypatch.setattr(TrainingRun, "evaluate", taking(1_000.0, TrainingRun.evaluate))
+    result = train(make_task(), SCHEDULE)
+    assert result.seconds == 2.0 * result.steps
+    assert result.evaluation_seconds == 1_000.0 * len(result.curve.examples)
+    assert result.seconds_at(200) == pytest.approx(2.0 * result.steps_at(200), rel=0.1)
 
 
 def test_what_on_evaluation_raises_passes_through() -> None:
-    def stop(examples: int, loss: float) -> None:
-        raise KeyError(examples)
+    class Stop(Exception):  # noqa: N818  (as Optuna's TrialPruned)
+        pass
 
-    with pytest.raises(KeyError, match="0"):
+    def stop(examples: int, loss: float) -> None:
+        if examples > 100:
+            raise Stop(str(examples))
+
+    with pytest.raises(Stop, match=r"^1\d\d$"):
         train(make_task(), SCHEDULE, on_evaluation=stop)
-
-
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = train(make_task(), SCHEDULE, seed=2)
-
-    def stop(examples: int, loss: float) -> None:
-        if examples > 700:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(make_task(), SCHEDULE, seed=2, checkpoint=tmp_path / "run", on_evaluation=stop)
-    resumed = train(make_task(), SCHEDULE, seed=2, checkpoint=tmp_path / "run")
-    assert torch.equal(weights(resumed.model), weights(whole.model))
-    assert resumed.curve == whole.curve
-    assert resumed.steps == whole.steps
-    assert len(list(tmp_path.glob("*.state"))) == 1
-
-
-def test_kill_at_any_moment(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys
-            from pathlib import Path
-            sys.path.insert(0, sys.argv[1])
-            from test_train import SCHEDULE, make_task, weights
-            from batchopt.training.train import train
-            result = train(make_task(), SCHEDULE, seed=2, checkpoint=Path(sys.argv[2]), on_evaluation=lambda n, loss: print(n, flush=True))
-            print(weights(result.model).double().sum().item())
-            """
-        )
-    )
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path / "run")]
-    for evaluations in (1, 3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        for _ in range(evaluations):
-            process.stdout.readline()
-        time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    whole = train(make_task(), SCHEDULE, seed=2)
-    assert float(finished.stdout.split()[-1]) == pytest.approx(weights(whole.model).double().sum().item(), abs=1e-6)
-
-
-def test_another_trainings_checkpoint_is_refused(tmp_path: Path) -> None:
-    train(make_task(), SCHEDULE, seed=2, checkpoint=tmp_path / "run")
-    with pytest.raises(RecordError, match="another training"):
-        train(make_task(), SCHEDULE, seed=3, checkpoint=tmp_path / "run")
 
 
 def test_hyperparameters_reach_the_optimizer() -> None:
@@ -145,8 +154,67 @@ def test_hyperparameters_reach_the_optimizer() -> None:
     assert not torch.equal(weights(fast.model), weights(slow.model))
 
 
-def test_divergence_and_missing_rate() -> None:
-    with pytest.raises(NonFiniteLossError, match="became (nan|inf)"):
-        train(make_task(model=lambda: nn.Linear(6, 2)), Schedule.constant(8, examples=2_000, learning_rate=1e38))
-    with pytest.raises(ValueError, match="a learning rate is needed"):
-        train(make_task(), Schedule.constant(8, examples=100))
+def test_learning_rate_of_the_call_replaces_the_schedules() -> None:
+    bare = Schedule(SCHEDULE.segments, SCHEDULE.examples)
+    given = train(make_task(), bare, learning_rate=0.1)
+    assert torch.equal(weights(given.model), weights(train(make_task(), SCHEDULE).model))
+    other = train(make_task(), SCHEDULE, learning_rate=0.01)
+    assert not torch.equal(weights(other.model), weights(given.model))
+    with pytest.raises(ValueError, match="a learning rate is needed: the schedule has none"):
+        train(make_task(), bare)
+
+
+def test_divergence_keeps_what_was_measured() -> None:
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return losses * math.nan if calls() > 60 and model.training else losses
+
+    def calls(count: list[int] = [0]) -> int:  # noqa: B006  (a counter)
+        count[0] += 1
+        return count[0]
+
+    with pytest.raises(TrainingDivergedError, match=r"became nan after \d+ steps \(\d+ examples seen") as caught:
+        train(make_task(loss=loss), SCHEDULE, until_loss=0.01)
+    assert isinstance(caught.value, NonFiniteLossError)
+    result = caught.value.result
+    assert result.outcome == "diverged"
+    assert result.reached is None
+    assert len(result.curve.examples) > 3
+    assert result.curve.examples[-1] <= result.examples
+    assert result.steps == SCHEDULE.steps_to(result.examples)
+    assert result.seconds >= result.measured.clock[-1]
+
+
+def test_a_schedule_beyond_memory_is_refused_before_the_first_step() -> None:
+    made: list[nn.Module] = []
+    task = make_task(model=lambda: made.append(nn.Linear(6, 2)) or made[-1])
+    with pytest.raises(ValueError, match="at most max_batch=31, got 32: plan with batch_sizes up to 31"):
+        train(task, SCHEDULE, max_batch=31)
+    assert not made
+    assert train(task, SCHEDULE, max_batch=32).outcome == "finished"
+
+
+def test_out_of_memory_says_which_batch() -> None:
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if model.training and len(batch[0]) == 16:
+            raise torch.OutOfMemoryError("tried to allocate 3 TiB")
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    with pytest.raises(
+        TaskError, match=r"one of 16 examples does not \(after 200 examples\): plan with batch sizes below 16"
+    ):
+        train(make_task(loss=loss), SCHEDULE)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="losses must be positive"):
+        train(make_task(loss=lambda model, batch: -model(batch[0])[:, 0].square()), SCHEDULE)
+    with pytest.raises(TaskError, match=r"learning_rate_schedule must return zero or more, got -1\.0 at progress 0"):
+        train(make_task(learning_rate_schedule=lambda progress: -1.0), SCHEDULE)
+    with pytest.raises(ValueError, match="until_loss must be positive"):
+        train(make_task(), SCHEDULE, until_loss=0.0)
+    for wrong in (tmp_path, tmp_path / "missing" / "run"):
+        with pytest.raises(ValueError, match="checkpoint must name a file in a folder that exists"):
+            train(make_task(), SCHEDULE, checkpoint=wrong)
+    with pytest.raises(TaskError, match="a stream of batches cannot"):
+        train(make_task(data=iter([])), SCHEDULE)

@@ -1,0 +1,83 @@
+"""A training that can be killed at any moment and goes on from its last evaluation.
+
+A checkpoint is two files: the run's state under a name of its own (`<name>.<examples>.state`, tensors and plain
+values), then the record `<name>`, which points to it. The record is replaced whole, and only after the new state is on
+disk, so that a kill at any moment leaves a record with its state.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from batchopt._codec import Record
+from batchopt.errors import RecordError
+from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.schedules.schedule import Schedule
+from batchopt.training.result import NOTHING_YET, Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Settings(Record):
+    """What makes a training the same training: a checkpoint is no use to another."""
+
+    SCHEMA: ClassVar[str] = "batchopt.training_settings/1"
+
+    schedule: Schedule
+    learning_rate: float
+    seed: int
+    hyperparameters: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Record):
+    """Where a training is.
+
+    Attributes:
+        settings: of the training.
+        measured: the curve and the times so far.
+        state: name of the file that holds the run's state, in the same folder.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.training_checkpoint/1"
+
+    settings: Settings
+    measured: Measured
+    state: str
+
+
+def save_checkpoint(path: Path, run: TrainingRun, settings: Settings, measured: Measured) -> None:
+    """Keep a training at `path`, and drop the states that an earlier checkpoint of the same path left."""
+    state = path.with_name(f"{path.name}.{run.examples_seen}.state")
+    save_snapshot(run, state)
+    Checkpoint(settings, measured, state.name).save(path)
+    ours = re.compile(re.escape(path.name) + r"\.\d+\.state")
+    for file in path.parent.iterdir():
+        if ours.fullmatch(file.name) and file.name != state.name:
+            file.unlink(missing_ok=True)
+
+
+def resume(path: Path, run: TrainingRun, settings: Settings) -> Measured:
+    """Put a new run where the checkpoint at `path` is; nothing is measured yet where there is no such file.
+
+    Raises:
+        RecordError: the checkpoint belongs to another training, or its state cannot be read.
+    """
+    if not path.exists():
+        return NOTHING_YET
+    checkpoint = Checkpoint.load(path)
+    for name in ("schedule", "learning_rate", "seed", "hyperparameters"):
+        if getattr(checkpoint.settings, name) != getattr(settings, name):
+            raise RecordError(f"{path} is the checkpoint of a training with another {name}: delete it to begin anew")
+    state = path.with_name(checkpoint.state)
+    try:
+        load_snapshot(run, state)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise RecordError(
+            f"{state} does not hold the state of a run of this task ({type(error).__name__}: {error}): "
+            f"delete {path} to begin anew"
+        ) from error
+    return checkpoint.measured
