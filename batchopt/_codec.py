@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 @cache
-def _adapter(record: type[Record]) -> Any:
+def _adapter(record: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(record)
@@ -112,13 +113,13 @@ def _read(record: type[Record], text: str) -> Record:
     from pydantic import ValidationError
 
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = _read_numbers(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
     _check_schema(record.SCHEMA, fields)
     del fields["schema"]
     try:
-        return cast("Record", _adapter(record).validate_json(json.dumps(_read_numbers(fields)), strict=True))
+        return cast("Record", _adapter(record).validate_json(json.dumps(fields), strict=True))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the record"
@@ -133,7 +134,7 @@ def _check_schema(expected: str, fields: object) -> None:
         raise RecordError(f'expected a JSON object with "schema": "{expected}", got schema {tag!r}')
     name, _, version = expected.rpartition("/")
     got_name, _, got_version = tag.rpartition("/")
-    if got_name == name and got_version.isdigit() and int(got_version) > int(version):
+    if got_name == name and re.fullmatch("[0-9]{1,9}", got_version) and int(got_version) > int(version):
         raise RecordError(f"was written by a newer batchopt ({tag}; this one reads {expected}): upgrade batchopt")
     raise RecordError(f"holds {tag}, expected {expected}: is it the right file?")
 
@@ -147,6 +148,8 @@ def _write_numbers(value: object) -> Any:
         if math.isnan(value):
             raise RecordError("NaN is not allowed in a record")
         return value if math.isfinite(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, str) and value in _INFINITY:
+        raise RecordError(f"the text {value!r} is not allowed in a record, where it stands for an infinite number")
     if isinstance(value, dict):
         return {key: _write_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,0 +1,77 @@
+"""A schedule as a function of examples seen, and as a record."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from batchopt.errors import RecordError
+from batchopt.schedules.schedule import Schedule, Segment
+
+REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000, learning_rate=0.1)
+
+
+def test_golden_reference_run() -> None:
+    # By hand: 157 steps of 64 pass 10,000 at 10,048; 313 of 128 pass 50,000 at 50,112; 273 of 256 take the rest.
+    batches = list(REFERENCE.batches())
+    assert len(batches) == REFERENCE.steps == 743
+    assert [step for step in range(1, 743) if REFERENCE(batches[step][0]) != REFERENCE(batches[step - 1][0])] == [
+        157,
+        470,
+    ]
+    assert (batches[157], batches[470]) == ((10_048, 128), (50_112, 256))
+    assert batches[-1] == (119_744, 256)
+    assert sum(size for _, size in batches) == 120_000
+
+
+def test_the_last_step_takes_what_is_left() -> None:
+    assert list(Schedule.constant(64, examples=150).batches()) == [(0, 64), (64, 64), (128, 22)]
+    assert list(Schedule.constant(64, examples=10).batches()) == [(0, 10)]
+
+
+def test_a_run_goes_on_from_the_middle() -> None:
+    whole = list(REFERENCE.batches())
+    assert list(REFERENCE.batches(whole[300][0])) == whole[300:]
+    assert list(REFERENCE.batches(120_000)) == []
+
+
+def test_the_segment_at_its_own_start() -> None:
+    assert REFERENCE(9_999) == 64
+    assert REFERENCE(10_000) == 128
+    assert REFERENCE(10**9) == 256
+    with pytest.raises(ValueError, match="examples_seen must be at least 0, got -1"):
+        REFERENCE(-1)
+
+
+def test_round_trip() -> None:
+    assert Schedule.from_json(REFERENCE.to_json()) == REFERENCE
+    fields = json.loads(REFERENCE.to_json())
+    assert fields["segments"][1] == {"start_examples": 10_000, "batch_size": 128, "learning_rate_multiplier": 1.0}
+    fields["segments"][1]["batch_size"] = 0
+    with pytest.raises(RecordError, match="batch_size must be at least 1, got 0"):
+        Schedule.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("segments", "examples", "message"),
+    [
+        ((), 10, "the first segment must start at 0 examples"),
+        ((Segment(5, 8),), 10, "the first segment must start at 0 examples"),
+        ((Segment(0, 8), Segment(0, 16)), 10, "segments' start_examples must rise strictly, got 0 before 0"),
+        ((Segment(0, 8), Segment(10, 16)), 10, "every segment must start before the run ends, got 10 of 10 examples"),
+        ((Segment(0, 8),), 0, "examples must be at least 1, got 0"),
+    ],
+)
+def test_refusals(segments: tuple[Segment, ...], examples: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(segments, examples)
+
+
+def test_refused_segments() -> None:
+    with pytest.raises(TypeError, match=r"batch_size must be a whole number \(int\), got 8\.5"):
+        Segment(0, 8.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="learning_rate_multiplier must be positive"):
+        Segment(0, 8, 0.0)
+    with pytest.raises(ValueError, match="learning_rate must be positive"):
+        Schedule.constant(8, examples=10, learning_rate=-1.0)
