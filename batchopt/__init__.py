@@ -1,7 +1,8 @@
 """batchopt: which batch size and learning rate to train a PyTorch model with, after a short probe.
 
 The flow: `probe` a `TrainingTask`, fit a `Forecast`, `.plan` for a goal, search around it with `TradeoffSampler` in
-Optuna, train by the plan's `Schedule`. Names load what they need when they are first used, so importing batchopt is cheap.
+Optuna, train by the plan's `Schedule`. Names load what they need when they are first used, so importing batchopt is
+cheap.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from batchopt.planning.goal import LowestLoss as LowestLoss
     from batchopt.planning.goal import ReachLoss as ReachLoss
     from batchopt.planning.plan import Plan as Plan
-    from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
     from batchopt.probing.gradients import per_example_squared_norms as per_example_squared_norms
+    from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
     from batchopt.probing.probe import probe as probe
     from batchopt.probing.task import TrainingTask as TrainingTask
     from batchopt.schedules.schedule import Schedule as Schedule

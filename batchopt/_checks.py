@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def check_positive(name: str, value: float) -> None:
@@ -49,6 +50,6 @@ def check_one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 
 def check_increasing(name: str, values: Sequence[float]) -> None:
     """Raise unless `values` rise strictly."""
-    for left, right in zip(values, values[1:], strict=False):
+    for left, right in pairwise(values):
         if not left < right:
             raise ValueError(f"{name} must rise strictly, got {left!r} before {right!r}")

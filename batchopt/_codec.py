@@ -12,7 +12,6 @@ import math
 import os
 import re
 import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, cast
 
@@ -20,6 +19,7 @@ from batchopt.errors import RecordError
 
 LARGEST_FILE = 64 * 2**20
 _INFINITY = {"inf": math.inf, "-inf": -math.inf}
+_ADAPTERS: dict[str, Any] = {}
 
 
 class Record:
@@ -102,11 +102,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise RecordError("is not UTF-8 text, so it is no record of batchopt") from None
 
 
-@cache
-def _adapter(record: Any) -> Any:
+def _adapter(record: type[Record]) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(record)
+    if record.SCHEMA not in _ADAPTERS:
+        _ADAPTERS[record.SCHEMA] = TypeAdapter(record)
+    return _ADAPTERS[record.SCHEMA]
 
 
 def _read(record: type[Record], text: str) -> Record:

@@ -1,4 +1,4 @@
-"""How the best learning rate depends on the batch size (McCandlish et al. 2018, appendix A.3; eq. 2.6 for alpha = 1)."""
+"""How the best learning rate depends on the batch size (McCandlish et al. 2018, appendix A.3; eq. 2.6)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from batchopt._codec import Record
 class LearningRateRule(Record):
     """Best learning rate = largest / (1 + turning_point / B)^alpha.
 
-    A prior, not a law: alpha is 1 for SGD and between 0.5 and 1 for Adam in the paper, 0.16 to 1.7 in later reports. Search
-    the learning rate around it.
+    A prior, not a law: alpha is 1 for SGD and between 0.5 and 1 for Adam in the paper, 0.16 to 1.7 in later reports.
+    Search the learning rate around it.
 
     Attributes:
         largest: the best rate of an infinitely large batch.

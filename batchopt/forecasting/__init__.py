@@ -1,0 +1,1 @@
+"""From a probe to the rest of the training: the law that all runs share, its fit, and the forecast."""

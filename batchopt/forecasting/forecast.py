@@ -120,7 +120,9 @@ class Forecast(Record):
             EvidenceError: fewer than two readings were resolved.
         """
         if self.noise_trend is None:
-            raise EvidenceError("fewer than two noise scales were resolved, so there is no trend: probe with more examples")
+            raise EvidenceError(
+                "fewer than two noise scales were resolved, so there is no trend: probe with more examples"
+            )
         return self.noise_trend(loss)
 
     def learning_rate(self, batch_size: int, loss: float) -> Estimate:
@@ -142,7 +144,8 @@ class Forecast(Record):
         steps = self.law.steps_to([float(batch_size)], [learning_rate], loss)[:, 0]
         if not math.isfinite(steps[0]):
             raise UnreachableGoalError(
-                f"batch size {batch_size} at learning rate {learning_rate:.3g} is not predicted to reach loss {loss:.4g}"
+                f"batch size {batch_size} at learning rate {learning_rate:.3g} "
+                f"is not predicted to reach loss {loss:.4g}"
             )
         return from_positive_draws(steps)
 
@@ -157,7 +160,9 @@ class Forecast(Record):
         check_positive("examples", examples)
         losses = self.law.losses_at([float(batch_size)], [learning_rate], [examples])[:, 0]
         if not math.isfinite(losses[0]):
-            raise UnreachableGoalError(f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge")
+            raise UnreachableGoalError(
+                f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
+            )
         return from_positive_draws(losses)
 
     def plan(
@@ -199,7 +204,8 @@ class Forecast(Record):
     def _ratio(self, examples: Floats, steps: Floats, loss: float) -> Estimate:
         if not (np.isfinite(examples[0]) and np.isfinite(steps[0])):
             raise UnreachableGoalError(
-                f"loss {loss:.4g} is beyond what the forecast reaches (lowest observed: {self.lowest_observed_loss:.4g})"
+                f"loss {loss:.4g} is beyond what the forecast reaches "
+                f"(lowest observed: {self.lowest_observed_loss:.4g})"
             )
         good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
         ratios = np.where(good, examples / np.where(good, steps, 1.0), np.inf)
@@ -248,7 +254,9 @@ def _fit_doubts(forecast: Forecast) -> list[str]:
     if forecast.noise_trend is not None:
         ratio = _disagreement(forecast.law, loss)
         if ratio > DISAGREEMENT:
-            doubts.append(f"Fits with and without the noise scales disagree by a factor of {ratio:.1f}: take neither as known.")
+            doubts.append(
+                f"Fits with and without the noise scales disagree by a factor of {ratio:.1f}: take neither as known."
+            )
     return doubts
 
 

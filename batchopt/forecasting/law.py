@@ -79,7 +79,9 @@ class LawPosterior(Record):
         rows = np.array([self.best] if best_guess_only else [self.best, *self.draws], dtype=np.float64)
         return LawTable(rows, np.array(self.knots), self.v_mid, math.log(self.initial_loss))
 
-    def steps_to(self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float) -> Floats:
+    def steps_to(
+        self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float
+    ) -> Floats:
         """Steps from initialisation to a loss, at k pairs of batch size and learning rate.
 
         Returns:
@@ -91,7 +93,10 @@ class LawPosterior(Record):
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, steps)
 
     def losses_at(
-        self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, examples: Sequence[float] | Floats
+        self,
+        batch_sizes: Sequence[float] | Floats,
+        learning_rates: Sequence[float] | Floats,
+        examples: Sequence[float] | Floats,
     ) -> Floats:
         """Losses after k numbers of examples from initialisation, at k pairs of batch size and learning rate.
 

@@ -156,14 +156,20 @@ class _Fit:
 
 
 def _fit(
-    points: _Points, frame: _Frame, prior: _Prior, noise: Sequence[NoiseReading], starts: tuple[float, ...] = (-1.5, 1.5)
+    points: _Points,
+    frame: _Frame,
+    prior: _Prior,
+    noise: Sequence[NoiseReading],
+    starts: tuple[float, ...] = (-1.5, 1.5),
 ) -> _Fit:
     residuals, n_nuisance = _residuals(points, frame, prior, noise)
     solutions = []
     for shift in starts:
         start = np.concatenate([prior.mean, np.zeros(n_nuisance)])
         start[SHAPE.index("log_b")] += shift
-        solutions.append(optimize.least_squares(residuals, start, method="trf", x_scale="jac", max_nfev=60, xtol=1e-5, ftol=1e-5))
+        solutions.append(
+            optimize.least_squares(residuals, start, method="trf", x_scale="jac", max_nfev=60, xtol=1e-5, ftol=1e-5)
+        )
     best = min(solutions, key=lambda solution: float(solution.cost))
     n = len(prior.mean)
     dof = max(1, len(points.steps))
@@ -205,7 +211,7 @@ def _predict(points: _Points, table: LawTable, late: NDArray[np.int_], shifts: F
     for run in range(len(offsets)):
         own = points.run == run
         v[own] = np.interp(points.steps[own] + offsets[run], cumulative[run], table.grid)
-    return table.log_loss(v[None])[0]
+    return np.asarray(table.log_loss(v[None])[0])
 
 
 def _collect(runs: Sequence[Branch], reference: Branch | None, *, least_runs: int = 2) -> _Points:
@@ -266,7 +272,9 @@ def _start_loss(branch: Branch, reference: Branch | None) -> float:
 
 
 def _initial_loss(runs: Sequence[Branch]) -> float:
-    initial = [branch.curve.losses[0] for branch in runs if branch.start_examples == 0 and branch.curve.examples[0] == 0]
+    initial = [
+        branch.curve.losses[0] for branch in runs if branch.start_examples == 0 and branch.curve.examples[0] == 0
+    ]
     if initial:
         return float(np.median(initial))
     return 1.1 * max(branch.curve.losses[0] for branch in runs)
@@ -290,7 +298,7 @@ def _wide_prior(points: _Points, n_slopes: int) -> _Prior:
 def _draw(fit: _Fit, n: int, rng: np.random.Generator) -> Floats:
     values, vectors = np.linalg.eigh(fit.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return fit.best + rng.standard_normal((n, len(fit.best))) @ root.T
+    return np.asarray(fit.best + rng.standard_normal((n, len(fit.best))) @ root.T)
 
 
 def _posterior(runs: Sequence[Branch], frame: _Frame, best: Floats, draws: Floats) -> LawPosterior:

@@ -70,7 +70,9 @@ class NoiseTrend(Record):
         at = math.log(loss)
         if not self.log_losses[0] <= at <= self.log_losses[-1]:
             low, high = math.exp(self.log_losses[0]), math.exp(self.log_losses[-1])
-            raise ValueError(f"loss must lie within {low:.3g} to {high:.3g}, where the noise trend is known, got {loss}")
+            raise ValueError(
+                f"loss must lie within {low:.3g} to {high:.3g}, where the noise trend is known, got {loss}"
+            )
         return float(np.interp(at, self.log_losses, self.means)), float(np.interp(at, self.log_losses, self.sds))
 
 

@@ -43,7 +43,9 @@ def make_plan(
     price = _price(law, goal, measured)
     if isinstance(goal, ReachLoss):
         if goal.loss >= law.initial_loss:
-            raise UnreachableGoalError(f"loss {goal.loss:.4g} needs no training: the initial loss is {law.initial_loss:.4g}")
+            raise UnreachableGoalError(
+                f"loss {goal.loss:.4g} needs no training: the initial loss is {law.initial_loss:.4g}"
+            )
         predictions = [_reaching(law, goal.loss, size, learning_rates) for size in sizes]
         best, points = choose_reaching(predictions, price=price, measured=measured)
     else:
@@ -52,7 +54,14 @@ def make_plan(
     critical = critical_batch_size(min(best.loss.value, 0.99 * law.initial_loss))
     staging = _staging(law, best, price, [size for size in sizes if _is_doubling(size, best.batch_size)])
     reasons = reasons_for(
-        goal, best, points, critical=critical, staging=staging, price=price, lowest_observed=law.lowest_loss, doubts=doubts
+        goal,
+        best,
+        points,
+        critical=critical,
+        staging=staging,
+        price=price,
+        lowest_observed=law.lowest_loss,
+        doubts=doubts,
     )
     return Plan(
         goal=goal,
@@ -70,7 +79,9 @@ def _within_memory(bounds: tuple[int, int], measured: StepCost | None) -> tuple[
     low, high = bounds
     largest = measured.largest_batch_size if measured is not None else None
     if largest is not None and low > largest:
-        raise UnreachableGoalError(f"the largest batch that fits in memory is {largest}, below the smallest wanted, {low}")
+        raise UnreachableGoalError(
+            f"the largest batch that fits in memory is {largest}, below the smallest wanted, {low}"
+        )
     return low, high if largest is None else min(high, largest)
 
 

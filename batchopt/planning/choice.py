@@ -68,7 +68,9 @@ def candidate_batch_sizes(low: int, high: int, *, multiple_of: int = 1) -> list[
     if not fitting and first_multiple <= high:
         fitting = [first_multiple]
     if not fitting:
-        raise UnreachableGoalError(f"no multiple of {multiple_of} lies within batch sizes {low} to {high}: widen the bounds")
+        raise UnreachableGoalError(
+            f"no multiple of {multiple_of} lies within batch sizes {low} to {high}: widen the bounds"
+        )
     return fitting
 
 
@@ -81,7 +83,9 @@ def mean_log(values: Floats) -> Floats:
     return np.asarray(np.mean(np.log(np.where(np.isfinite(values), values, dearest)), axis=0))
 
 
-def alternative(prediction: Prediction, column: int, *, price: StepCost, measured: StepCost | None) -> Alternative | None:
+def alternative(
+    prediction: Prediction, column: int, *, price: StepCost, measured: StepCost | None
+) -> Alternative | None:
     """The point of the trade-off at one candidate learning rate; None where the best guess does not get there."""
     steps = prediction.steps[:, column]
     if not (math.isfinite(steps[0]) and math.isfinite(prediction.losses[0, column])):
@@ -142,4 +146,3 @@ def _best(found: list[tuple[float, Alternative]], otherwise: str) -> tuple[Alter
         raise UnreachableGoalError(f"{otherwise}: ask for a loss nearer to what was observed, or widen the bounds")
     best = min(found, key=lambda pair: pair[0])[1]
     return best, tuple(point for _, point in found)
-

@@ -38,9 +38,9 @@ class ReachLoss(Record):
     SCHEMA: ClassVar[str] = "batchopt.goal.reach_loss/1"
 
     loss: float
-    least: Literal["seconds", "examples", "steps", "balanced"] | StepCost | tuple[Literal["steps"], Literal["examples"]] = (
-        "seconds"
-    )
+    least: (
+        Literal["seconds", "examples", "steps", "balanced"] | StepCost | tuple[Literal["steps"], Literal["examples"]]
+    ) = "seconds"
 
     def __post_init__(self) -> None:
         check_positive("loss", self.loss)
@@ -65,7 +65,9 @@ class ReachLoss(Record):
                 raise EvidenceError("least='balanced' needs S_min and E_min of the loss, and neither is known yet")
             return StepCost(1.0 / steps_min, 1.0 / examples_min, unit="S_min + E_min")
         if isinstance(self.least, tuple):
-            raise EvidenceError("least=('steps', 'examples') has two objectives and no single cost; plan for 'balanced'")
+            raise EvidenceError(
+                "least=('steps', 'examples') has two objectives and no single cost; plan for 'balanced'"
+            )
         return _price(self.least, measured)
 
 
@@ -105,6 +107,7 @@ def _price(unit: object, measured: StepCost | None) -> StepCost:
         return StepCost(1.0, 0.0, unit="steps")
     if measured is None:
         raise EvidenceError(
-            "least seconds need a measured step cost and there is none: probe the task, or pass a StepCost as the goal's unit"
+            "least seconds need a measured step cost and there is none: "
+            "probe the task, or pass a StepCost as the goal's unit"
         )
     return measured

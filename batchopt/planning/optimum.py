@@ -69,8 +69,8 @@ def schedule_gamma(progress: Sequence[float], noise_scales: Sequence[float]) -> 
 def regret_of_error(factor: float, *, balanced: bool = False) -> float:
     """Extra cost, as a share, of planning with a critical batch size that is wrong by a factor.
 
-    At the optimum of a + b B with equal parts: (sqrt f + 1/sqrt f - 2) / 4, because the batch size errs by sqrt f only; of
-    a batch size that is itself set to the critical one (balanced steps and examples): (f + 1/f - 2) / 4.
+    At the optimum of a + b B with equal parts: (sqrt f + 1/sqrt f - 2) / 4, because the batch size errs by sqrt f
+    only; of a batch size that is itself set to the critical one (balanced steps and examples): (f + 1/f - 2) / 4.
 
     Example:
         >>> regret_of_error(4.0), regret_of_error(4.0, balanced=True)

@@ -28,8 +28,8 @@ def reasons_for(
         reasons.insert(0, f"This is a best guess: the predicted cost is known only as {best.cost} {price.unit}.")
     if best.loss.value < lowest_observed / 1.2:
         reasons.append(
-            f"The loss {best.loss.value:.3g} lies {lowest_observed / best.loss.value:.1f} times below the lowest that the "
-            f"probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
+            f"The loss {best.loss.value:.3g} lies {lowest_observed / best.loss.value:.1f} times below the lowest "
+            f"that the probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
     reasons.append(
         f"The critical batch size of this loss is {critical} examples: there a run takes twice the fewest steps and "
@@ -43,14 +43,17 @@ def reasons_for(
 
 def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
     if price.per_example == 0:
-        return f"A step costs {price.per_step:.3g} {price.unit} whatever its batch, so the largest useful batch is best."
+        return (
+            f"A step costs {price.per_step:.3g} {price.unit} whatever its batch, so the largest useful batch is best."
+        )
     if price.per_step == 0:
         return f"Only examples count ({price.per_example:.3g} {price.unit} each), so small batches are best."
     even = price.per_step / price.per_example
     wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
     return (
-        f"A step costs {price.per_step:.3g} plus {price.per_example:.3g} an example ({price.unit}); its fixed part is worth "
-        f"{even:.3g} examples, so the least cost to {wanted} lies near sqrt(critical batch size x {even:.3g})."
+        f"A step costs {price.per_step:.3g} plus {price.per_example:.3g} an example ({price.unit}); "
+        f"its fixed part is worth {even:.3g} examples, so the least cost to {wanted} lies "
+        f"near sqrt(critical batch size x {even:.3g})."
     )
 
 
@@ -70,4 +73,6 @@ def _schedule_sentence(staging: Staging) -> str:
     if len(segments) == 1:
         return "A batch size that varies over the run is not predicted to save 2 %, so the schedule is constant."
     path = " to ".join(str(segment.batch_size) for segment in segments)
-    return f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - staging.relative_cost:.0%} less."
+    return (
+        f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - staging.relative_cost:.0%} less."
+    )

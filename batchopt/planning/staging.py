@@ -71,7 +71,9 @@ def stage(
     """
     sizes = np.array(batch_sizes, float)
     prices = np.array([price(size) for size in sizes])
-    costs = np.array([path.steps_at(np.full(len(path.steps), size)) * cost for size, cost in zip(sizes, prices, strict=True)])
+    costs = np.array(
+        [path.steps_at(np.full(len(path.steps), size)) * cost for size, cost in zip(sizes, prices, strict=True)]
+    )
     chosen = _cheapest_rising(costs)
     constant = float(np.sum(path.steps) * price(path.batch_size))
     varying = float(np.sum(np.take_along_axis(costs, chosen[None], 0)))

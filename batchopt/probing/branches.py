@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import cloudpickle  # type: ignore[import-untyped]
-from joblib import Parallel, delayed  # type: ignore[import-untyped]
+import cloudpickle
+from joblib import Parallel, delayed
 
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import Branch, LossCurve, Spending
-from batchopt.probing.journal import Journal, Part
 from batchopt.probing.data import evaluation_examples
+from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 
@@ -82,7 +82,7 @@ class SharedTask:
     def __setstate__(self, file: str) -> None:
         self._file = Path(file)
         if file not in self._loaded:
-            self._loaded[file] = pickle.loads(self._file.read_bytes())  # noqa: S301  (our own private folder)
+            self._loaded[file] = pickle.loads(self._file.read_bytes())
         self.task = self._loaded[file]
 
 
@@ -176,7 +176,9 @@ def evaluation_steps(leg: Leg, *, done: int, evaluation_cost: float) -> list[int
 
 def _branch(leg: Leg, curve: list[tuple[int, float]], outcome: str) -> Branch:
     finite = [(examples, loss) for examples, loss in curve if math.isfinite(loss) and loss > 0]
-    burn_in = 0 if leg.burn_in == 0 else min(examples for examples, _ in finite if examples >= leg.burn_in * finite[-1][0])
+    burn_in = (
+        0 if leg.burn_in == 0 else min(examples for examples, _ in finite if examples >= leg.burn_in * finite[-1][0])
+    )
     return Branch(
         batch_size=leg.batch_size,
         learning_rate=leg.learning_rate,

@@ -1,9 +1,9 @@
 """What a probe has finished, kept on disk so that the same probe goes on where it stopped.
 
 A journal is a folder: one JSON file per finished part, written whole or not at all, beside the snapshots that later
-parts continue from. A probe is a deterministic sequence of parts with fixed names, so resuming is: look the part up, run
-it only if it is not there. Whoever runs a part writes its file, so that a part which finished in a worker is kept even
-if the parent was killed meanwhile.
+parts continue from. A probe is a deterministic sequence of parts with fixed names, so resuming is: look the part up,
+run it only if it is not there. Whoever runs a part writes its file, so that a part which finished in a worker is kept
+even if the parent was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from batchopt.errors import RecordError
 from batchopt.evidence import Branch, Spending
 from batchopt.noise_scale import NoiseScale
 from batchopt.step_cost import StepCost
+
+_IDENTITY = "identity.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Journal:
             RecordError: the folder holds the journal of another probe.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        header = folder / "identity.json"
+        header = folder / _IDENTITY
         if header.exists() and Identity.load(header) != identity:
             raise RecordError(
                 f"{folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
@@ -88,6 +90,11 @@ class Journal:
     def keep(self, name: str, part: Part) -> None:
         """Write the result of a part."""
         part.save(self.folder / f"{name}.json")
+
+    def seconds_spent(self) -> float:
+        """Wall-clock time of all finished parts."""
+        files = (file for file in self.folder.glob("*.json") if file.name != _IDENTITY)
+        return sum(Part.load(file).spending.seconds for file in files)
 
     def snapshot(self, name: str) -> Path:
         """Where the state of a run is kept under a name."""

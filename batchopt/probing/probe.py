@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from batchopt._checks import check_count, check_positive
-from batchopt.errors import BudgetError, NonFiniteLossError, TaskError
+from batchopt.errors import BudgetError, NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.noise_scale import MeasuredAt
 from batchopt.probing.branches import Leg, SharedTask, run_legs
@@ -107,16 +107,19 @@ def probe(
     identity = Identity(examples, seconds, seed, learning_rate, batch_sizes, population, parameters)
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
         folder = Path(journal) if journal is not None else Path(private) / "journal"
+        kept = Journal.open(folder, identity)
         state = _Probe(
             task=task,
             shared=SharedTask(task, Path(private)),
-            journal=Journal.open(folder, identity),
+            journal=kept,
             seed=seed,
             progress=progress or _silent,
-            deadline=None if seconds is None else time.time() + seconds,
+            deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
             parts={},
         )
-        return _run(state, examples, seconds, learning_rate, batch_sizes, _provenance(task, seed, population, parameters))
+        return _run(
+            state, examples, seconds, learning_rate, batch_sizes, _provenance(task, seed, population, parameters)
+        )
 
 
 @dataclass(slots=True)
@@ -173,7 +176,7 @@ def _run(
         small, large = _two_batch_sizes(state, low, high, provenance.population or high)
         _initial(state, learning_rate, large)
         rates = _rates(state, learning_rate, small)
-        _short_runs(state, "small", small, [rate for rate in rates[:SMALL_RATES]], rungs=3)
+        _short_runs(state, "small", small, rates[:SMALL_RATES], rungs=3)
         winner = _short_runs(state, "large", large, rates[:LARGE_RATES], rungs=2)
         reference = _reference(state, winner, large)
         _later_branches(state, reference, small, large, low, high)
@@ -197,11 +200,12 @@ def _step_cost(state: _Probe, examples: int | None, seconds: float | None, high:
         return Part(replace(spending, part="step time"), step_cost=cost)
 
     try:
-        cost = state.do("step-time", work).step_cost
+        part = state.do("step-time", work)
     except NonFiniteLossError as error:
         raise _Stop(f"the loss is not finite at initialisation ({error})") from None
-    assert cost is not None  # noqa: S101  (a step-time part always holds one)
-    return cost
+    if part.step_cost is None:
+        raise RecordError("the journal's part step-time holds no step cost: delete the journal and begin anew")
+    return part.step_cost
 
 
 def _budget(examples: int | None, seconds: float | None, cost: StepCost) -> int:
@@ -226,12 +230,17 @@ def _two_batch_sizes(state: _Probe, low: int, high: int, population: int) -> tup
     large = min(max(_power_of_two(min(by_reference, by_rung)), 8 * low), ceiling)
     small = max(low, large // 8)
     if small >= large:
-        raise BudgetError(f"two batch sizes are needed to see a trade-off, and the bounds {low} to {high} leave only {large}")
-    least = max((evaluations + FIRST_RUNG_STEPS * size) / _unit(name) for name, size in (("small", small), ("large", large)))
+        raise BudgetError(
+            f"two batch sizes are needed to see a trade-off, and the bounds {low} to {high} leave only {large}"
+        )
+    least = max(
+        (evaluations + FIRST_RUNG_STEPS * size) / _unit(name) for name, size in (("small", small), ("large", large))
+    )
     if state.budget < least:
         raise BudgetError(
-            f"the budget must be at least {math.ceil(least)} examples for short runs at batch sizes {small} and {large}, "
-            f"got {state.budget}: raise it, lower the batch sizes, or give a smaller eval_data"
+            f"the budget must be at least {math.ceil(least)} examples "
+            f"for short runs at batch sizes {small} and {large}, got {state.budget}: "
+            "raise it, lower the batch sizes, or give a smaller eval_data"
         )
     return small, large
 
@@ -276,7 +285,9 @@ def _rates(state: _Probe, learning_rate: float | None, small: int) -> list[float
     budget = SHARES["learning-rate range"] * state.budget
 
     def work() -> Part:
-        top, spending = find_learning_rate_range(state.task, budget=budget, seed=state.seed, largest_batch=max(32, small))
+        top, spending = find_learning_rate_range(
+            state.task, budget=budget, seed=state.seed, largest_batch=max(32, small)
+        )
         return Part(spending, learning_rate=top)
 
     top = state.do("learning-rate-range", work).learning_rate or 1.0
@@ -308,7 +319,12 @@ def _short_runs(state: _Probe, which: str, batch_size: int, rates: list[float], 
     for rung, width in zip(range(1, rungs), (2, 1), strict=False):
         _check_alive(state, ranked, batch_size)
         going_on = [
-            replace(leg, name=leg.name.replace(f"rung-{rung - 1}", f"rung-{rung}"), continues=leg.name, budget=unit * RUNGS[rung])
+            replace(
+                leg,
+                name=leg.name.replace(f"rung-{rung - 1}", f"rung-{rung}"),
+                continues=leg.name,
+                budget=unit * RUNGS[rung],
+            )
             for leg in ranked[:width]
         ]
         ranked = _ranked(going_on, state.legs(going_on)) or ranked
@@ -325,12 +341,15 @@ def _check_alive(state: _Probe, ranked: list[Leg], batch_size: int) -> None:
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
     """Legs whose run is alive, the lowest last loss first."""
-    alive = [(part.branch.curve.losses[-1], leg) for leg, part in zip(legs, parts, strict=True) if _is_alive(part)]
-    return [leg for _, leg in sorted(alive, key=lambda pair: pair[0])]
+    last = {leg: loss for leg, part in zip(legs, parts, strict=True) if (loss := _last_loss(part)) is not None}
+    return sorted(last, key=lambda leg: last[leg])
 
 
-def _is_alive(part: Part) -> bool:
-    return part.branch is not None and part.branch.outcome != "diverged"
+def _last_loss(part: Part) -> float | None:
+    """The last loss of a run; None if it diverged."""
+    if part.branch is None or part.branch.outcome == "diverged":
+        return None
+    return part.branch.curve.losses[-1]
 
 
 def _reference(state: _Probe, winner: Leg, batch_size: int) -> Leg:
@@ -341,9 +360,11 @@ def _reference(state: _Probe, winner: Leg, batch_size: int) -> Leg:
         if name in state.parts:
             _noise(state, name, level, leg)
     for k, share in enumerate((0.15, 0.35, 0.5)):
-        segment = replace(leg, name=f"reference-{k}", part="reference run", continues=leg.name, leaves=None, budget=share * budget)
+        segment = replace(
+            leg, name=f"reference-{k}", part="reference run", continues=leg.name, leaves=None, budget=share * budget
+        )
         (part,) = state.legs([segment])
-        if not _is_alive(part):
+        if _last_loss(part) is None:
             raise _Stop(f"the reference run diverged at batch size {batch_size}: {part.failure or 'its loss blew up'}")
         leg = segment
         _noise(state, segment.name, 3 + k, segment)
@@ -375,9 +396,10 @@ def _noise(state: _Probe, of: str, level: int, leg: Leg) -> None:
 
 
 def _later_branches(state: _Probe, reference: Leg, small: int, large: int, low: int, high: int) -> None:
-    """Branches from a point of the reference run at a smaller and a larger batch, their learning rate scaled by its root.
+    """Branches from a point of the reference run at a smaller and a larger batch size.
 
-    After the change the loss first settles to the new setting's own level: a burn-in that is not on the clock.
+    The learning rate goes with the root of the batch size. After the change the loss first settles to the new setting's
+    own level: a burn-in that is not on the clock.
     """
     origin = state.parts["reference-0"].branch
     sizes = [size for size in (max(small, large // 4), min(4 * large, high)) if low <= size <= high and size != large]

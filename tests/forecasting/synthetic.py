@@ -23,7 +23,9 @@ def true_law(*, b_mid: float = 60.0, p: float = 0.8, alpha: float = 1.0, learnin
     return LawPosterior(INITIAL_LOSS, tuple(KNOTS), V_MID, row, (row,), (), (1, 1), 0.1)
 
 
-def simulate(law: LawPosterior, batch_size: int, learning_rate: float, examples: int, rng: np.random.Generator) -> Branch:
+def simulate(
+    law: LawPosterior, batch_size: int, learning_rate: float, examples: int, rng: np.random.Generator
+) -> Branch:
     """A run from initialisation with 2 % noise on its losses."""
     points = sorted({round(n / batch_size) * batch_size for n in np.geomspace(5 * batch_size, examples, 14)})
     sizes = [float(batch_size)] * len(points)

@@ -80,7 +80,9 @@ def test_an_unresolved_read_out_gives_no_bare_number() -> None:
         float(far)
 
 
-@pytest.mark.parametrize("least", ["seconds", "balanced", "steps", "examples", ("steps", "examples"), StepCost(64.0, 1.0)])
+@pytest.mark.parametrize(
+    "least", ["seconds", "balanced", "steps", "examples", ("steps", "examples"), StepCost(64.0, 1.0)]
+)
 def test_plan_is_near_the_true_optimum(forecast: Forecast, least: object) -> None:
     goal = ReachLoss(0.9, least=least)  # type: ignore[arg-type]
     plan = forecast.plan(goal, batch_sizes=(8, 2048))

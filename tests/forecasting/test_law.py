@@ -35,7 +35,9 @@ def slow_steps(law: LawPosterior, batch_size: float, learning_rate: float, loss:
     loss=st.floats(0.2, 1.8),
     b_mid=st.floats(10.0, 1000.0),
 )
-def test_steps_agree_with_direct_integration(batch_size: float, learning_rate: float, loss: float, b_mid: float) -> None:
+def test_steps_agree_with_direct_integration(
+    batch_size: float, learning_rate: float, loss: float, b_mid: float
+) -> None:
     law = true_law(b_mid=b_mid)
     fast = law.steps_to([batch_size], [learning_rate], loss)[0, 0]
     # The integrand grows at most like e^(3v) and the grid's step is dv = 0.075: the trapezoids err by (3 dv)^2 / 12 and

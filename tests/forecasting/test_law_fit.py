@@ -34,7 +34,8 @@ def test_a_wrong_law_is_noticed_by_the_recovery_test() -> None:
     truth = true_law()
     report = simulated_report(truth, late=False)
     wrong = [
-        Branch(b.batch_size * (8 if b.batch_size == 32 else 1), b.learning_rate, b.curve, seed=b.seed) for b in report.runs
+        Branch(b.batch_size * (8 if b.batch_size == 32 else 1), b.learning_rate, b.curve, seed=b.seed)
+        for b in report.runs
     ]
     law = fit_law(wrong, reference=wrong[0])
     steps_min, examples_min = law.hyperbola(1.0)

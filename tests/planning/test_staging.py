@@ -32,7 +32,9 @@ def test_dynamic_programme_against_all_rising_sequences() -> None:
 
 def test_growing_noise_gives_a_rising_schedule() -> None:
     path = growing_path()
-    staging = stage(path, price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=np.ones((6, 40)))
+    staging = stage(
+        path, price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=np.ones((6, 40))
+    )
     sizes = [segment.batch_size for segment in staging.schedule.segments]
     assert sizes == sorted(sizes)
     assert len(set(sizes)) > 1
@@ -52,14 +54,18 @@ def test_schedule_examples_and_cost_agree() -> None:
 def test_constant_noise_gives_a_constant_schedule() -> None:
     noise = np.full(40, 128.0**2 / 100.0)
     path = Path(steps=np.full(40, 10.0), noise=noise, batch_size=128)
-    staging = stage(path, price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=np.ones((6, 40)))
+    staging = stage(
+        path, price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=np.ones((6, 40))
+    )
     assert staging.relative_cost == 1.0
     assert [segment.batch_size for segment in staging.schedule.segments] == [128]
-    assert staging.schedule.examples == round(400 * 128)
+    assert staging.schedule.examples == (400 * 128)
 
 
 def test_learning_rate_multipliers_are_those_of_the_piece() -> None:
     multipliers = np.tile(np.arange(6)[:, None] + 1.0, (1, 40))
-    staging = stage(growing_path(), price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=multipliers)
+    staging = stage(
+        growing_path(), price=StepCost(100.0, 1.0), batch_sizes=SIZES, learning_rate=0.1, multipliers=multipliers
+    )
     for segment in staging.schedule.segments:
         assert segment.learning_rate_multiplier == SIZES.index(segment.batch_size) + 1.0

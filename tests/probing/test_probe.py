@@ -15,6 +15,7 @@ from torch import nn
 import batchopt.probing.branches as branches_module
 from batchopt.errors import BudgetError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
+from batchopt.probing.branches import SharedTask
 from batchopt.probing.probe import SHARES, probe
 from batchopt.probing.task import TrainingTask
 
@@ -45,8 +46,13 @@ def timeless(report: ProbeReport) -> ProbeReport:
 
 
 @pytest.fixture(scope="module")
-def report() -> ProbeReport:
-    return probe(make_task(), examples=BUDGET, seed=3)
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("probe") / "journal"
+
+
+@pytest.fixture(scope="module")
+def report(journal: Path) -> ProbeReport:
+    return probe(make_task(), examples=BUDGET, seed=3, journal=journal)
 
 
 def test_everything_is_measured_within_the_budget(report: ProbeReport) -> None:
@@ -76,7 +82,7 @@ def test_round_trip(report: ProbeReport, tmp_path: Path) -> None:
     assert ProbeReport.load(tmp_path / "probe.json") == report
 
 
-@pytest.mark.parametrize("budget", [20_000, 33_333, 60_000])
+@pytest.mark.parametrize("budget", [20_000, 40_001])
 def test_the_budget_is_a_ceiling(budget: int) -> None:
     assert probe(make_task(), examples=budget).examples_spent <= budget
 
@@ -108,16 +114,14 @@ def test_an_interrupted_probe_goes_on_where_it_stopped(report: ProbeReport, tmp_
     assert timeless(resumed) == timeless(report)
 
 
-def test_a_finished_part_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = probe(make_task(), examples=BUDGET, journal=tmp_path / "journal")
+def test_a_finished_part_is_not_run_again(report: ProbeReport, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches_module, "run_leg", lambda *_: pytest.fail("a finished leg was run again"))
-    assert probe(make_task(), examples=BUDGET, journal=tmp_path / "journal") == first
+    assert probe(make_task(), examples=BUDGET, seed=3, journal=journal) == report
 
 
-def test_a_journal_of_another_probe_is_refused(tmp_path: Path) -> None:
-    probe(make_task(), examples=BUDGET, journal=tmp_path / "journal")
+def test_a_journal_of_another_probe_is_refused(report: ProbeReport, journal: Path) -> None:
     with pytest.raises(RecordError, match="another probe"):
-        probe(make_task(), examples=BUDGET, seed=1, journal=tmp_path / "journal")
+        probe(make_task(), examples=BUDGET, seed=1, journal=journal)
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
@@ -134,7 +138,7 @@ def test_every_backend_gives_the_same_report(
         assert mine.curve.losses == pytest.approx(other.curve.losses, rel=1e-3)
 
 
-def test_the_task_is_pickled_once_for_all_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_is_pickled_once_for_all_branches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dumps: list[int] = []
     original: Callable[[object], bytes] = branches_module.cloudpickle.dumps
 
@@ -143,9 +147,14 @@ def test_the_task_is_pickled_once_for_all_branches(monkeypatch: pytest.MonkeyPat
         return original(value)
 
     monkeypatch.setattr(branches_module.cloudpickle, "dumps", counted)
-    with joblib.parallel_config(backend="loky", n_jobs=2):
-        probe(make_task(), examples=BUDGET)
+    shared = SharedTask(make_task(), tmp_path)
+    joblib.Parallel(n_jobs=2, backend="loky")(joblib.delayed(_population)(shared) for _ in range(6))
+    joblib.Parallel(n_jobs=2, backend="threading")(joblib.delayed(_population)(shared) for _ in range(6))
     assert len(dumps) == 1
+
+
+def _population(shared: SharedTask) -> int | None:
+    return shared.task.population
 
 
 def test_a_loss_that_becomes_nan_ends_the_probe_with_what_was_measured() -> None:
@@ -173,9 +182,9 @@ def test_nan_from_the_start() -> None:
 
 
 def test_seconds_are_a_ceiling_too() -> None:
-    report = probe(make_task(), seconds=6.0)
+    report = probe(make_task(), seconds=5.0)
     # One leg or measurement may be under way when the time is up.
-    assert report.seconds_spent < 9.0
+    assert report.seconds_spent < 8.0
     assert report.budget_examples > 0
 
 
@@ -186,7 +195,7 @@ def test_a_given_learning_rate_is_not_searched(report: ProbeReport) -> None:
 
 
 def test_bounds_are_respected() -> None:
-    report = probe(make_task(), examples=BUDGET, batch_sizes=(4, 16))
+    report = probe(make_task(), examples=32_000, batch_sizes=(4, 16))
     assert {branch.batch_size for branch in report.runs} <= set(range(4, 17))
     with pytest.raises(BudgetError, match="two batch sizes are needed"):
         probe(make_task(), examples=BUDGET, batch_sizes=(16, 16))
