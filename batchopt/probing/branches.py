@@ -114,6 +114,9 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
         for until in plan:
             while run.examples_seen - origin < until and not _too_late(leg):
                 run.step(leg.batch_size)
+            if curve and curve[-1][0] == run.examples_seen - origin:
+                outcome = "stopped"  # the time was up before the first step
+                break
             curve.append((run.examples_seen - origin, run.evaluate()))
             evaluations += 1
             if curve[-1][1] > HOPELESS * (leg.initial_loss or curve[0][1]):
