@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from batchopt._codec import Record
-from batchopt.uncertainty import WIDEST_RESOLVED
 from batchopt.search.observations import finished_trials
 from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate, memory_limit
+from batchopt.uncertainty import WIDEST_RESOLVED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,9 +98,10 @@ def bar_of(surrogate: Surrogate) -> Bar:
     """What settings are held against; nothing where the evidence is too weak to rule anything out."""
     if not math.isfinite(surrogate.misfit):
         return Bar(None, "Accepted: the law does not explain the trials that completed.")
-    best, target = surrogate.best_predicted(), surrogate.target()
-    if best is None or target is None:
+    best = surrogate.best_predicted()
+    if best is None:
         return Bar(None, "Accepted: the law does not say which settings reach the goal.")
+    target = surrogate.target() or surrogate.first_target(best[2])
     costs = surrogate.costs(np.array([best[0]]), np.array([best[1]]), target.loss)[:, 0]
     low, high = np.quantile(costs, [0.05, 0.95], method="nearest")
     if not high <= WIDEST_RESOLVED * low:

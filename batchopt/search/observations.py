@@ -147,7 +147,7 @@ def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: Ste
     """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
     curve = observation.curve
     end = _end(observation, goal, price)
-    if end is not None and (not curve.examples or end[0] > curve.examples[-1]):
+    if end is not None and (not curve.examples or round(end[0]) > curve.examples[-1]):
         curve = LossCurve((*curve.examples, round(end[0])), (*curve.losses, end[1]))
     if end is not None and sum(n > 0 for n in curve.examples) < LEAST_POINTS:
         around = sorted({max(1, round(end[0] * share)) for share in CROSSING_POINTS})

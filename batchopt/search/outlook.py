@@ -9,6 +9,7 @@ Notation
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,15 +51,23 @@ def outlook(law: LawPosterior, run: Observation, loss: float) -> Outlook | None:
     if len(kept) < 2:
         return None
     steps = np.array([n / run.batch_size for n, _ in kept])
-    sizes, rates = np.array([float(run.batch_size)]), np.array([run.learning_rate])
-    model = np.stack([law.steps_to(sizes, rates, value)[:, 0] for _, value in kept], axis=1)
-    to_goal = law.steps_to(sizes, rates, loss)[:, 0]
+    modelled = _model_steps(law, run, [*(value for _, value in kept), loss])
+    model, to_goal = modelled[:, :-1], modelled[:, -1]
     usable = np.isfinite(model[:, -1]) & (model[:, -1] > 0)
     if not np.any(usable):
         return None
     model, to_goal = model[usable], to_goal[usable]
     total = np.maximum(steps[-1] / model[:, -1] * to_goal, steps[-1])
     return Outlook(float(steps[-1]), _weighted_median(total, _weights(steps, model)))
+
+
+def _model_steps(law: LawPosterior, run: Observation, losses: Sequence[float]) -> Floats:
+    """Steps to k losses at the run's setting, (1 + n_draws, k), as `law.steps_to` gives one by one."""
+    table = law.table()
+    cumulative = table.cumulative_steps(np.array([float(run.batch_size)]), np.array([run.learning_rate]))[:, 0]
+    v = np.stack([table.v_of_loss(loss) for loss in losses], axis=1)
+    steps = np.stack([np.interp(row, table.grid, own) for row, own in zip(v, cumulative, strict=True)])
+    return np.where(np.isfinite(v), steps, np.inf)
 
 
 def _weights(steps: Floats, model: Floats) -> Floats:

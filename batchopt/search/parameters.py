@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 EXPONENT_PREFIX = "log2_"
 LARGEST_EXPONENT = 60
-RATES_PER_OCTAVE = 4
-MOST_RATES = 48
+RATES_PER_OCTAVE = 3
+MOST_RATES = 36
 SMALLEST_SHARE = 1e-6
 """A learning rate whose range begins at zero is searched from this share of its upper end."""
 MILESTONES_PER_OCTAVE = 2

@@ -26,14 +26,16 @@ LEAST_REPORTS = 3
 EARLIEST = 0.25
 """No trial ends before this share of the cost that it, or the incumbent, takes: near-ties show no earlier."""
 TOLERANCE = 0.6
-"""Share of the incumbent's cost by which a trial may exceed it when it begins; falls to zero with its progress."""
+"""Share of the incumbent's cost by which a trial may exceed it when it begins; falls with its progress."""
+NEAR_TIE = 0.1
+"""What the tolerance falls to: the rest of a near tie is cheap, and its value tells more than a stopped run."""
 
 
 class TradeoffPruner(BasePruner):
     """Prunes a trial that is not going to beat the best one, by the shared law at the trial's own pace.
 
     Before the first report it decides as `check` does. Later a trial ends when what it spent and what it is predicted
-    still to need exceed the incumbent's cost by more than 60 %, an allowance that falls to zero over the run; never
+    still to need exceed the incumbent's cost by more than 60 %, an allowance that falls to 10 % over the run; never
     with fewer than three reports, before a quarter of the run, or before any trial has completed. A loss that is not
     finite ends it at once. Reports may be at any number of examples.
 
@@ -91,7 +93,7 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
 def decide_running(surrogate: Surrogate, run: Observation) -> Decision | None:
     """Whether a run with at least three reports goes on to beat the incumbent; None where that is not known."""
     target = surrogate.target()
-    if target is None or target.trial is None or run.curve.examples_to(target.loss) is not None:
+    if target is None or run.curve.examples_to(target.loss) is not None:
         return None
     ahead = outlook(surrogate.law, run, target.loss)
     if ahead is None:
@@ -99,7 +101,7 @@ def decide_running(surrogate: Surrogate, run: Observation) -> Decision | None:
     per_step = surrogate.price(run.batch_size)
     spent, total = ahead.steps * per_step, ahead.total_steps * per_step
     progress = spent / total if math.isfinite(total) else 0.0
-    limit = target.cost * (1.0 + TOLERANCE * (1.0 - progress))
+    limit = target.cost * (1.0 + max(NEAR_TIE, TOLERANCE * (1.0 - progress)))
     if spent < EARLIEST * min(total, target.cost) or total <= limit:
         return None
     needed = f"{total:.3g} {surrogate.price.unit}" if math.isfinite(total) else "no finite cost"

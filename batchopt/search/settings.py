@@ -124,8 +124,8 @@ def find(study: optuna.Study, given: Given) -> Known:
         wanted = {"goal": given.goal, "batch_size": given.batch_size, "learning_rate": given.learning_rate}
         missing = " and ".join(name for name, value in wanted.items() if value is None)
         raise EvidenceError(
-            f"{missing} must be given, or be found in the study, and is neither: pass it here, or use a TradeoffSampler, "
-            "which writes it there"
+            f"{missing} must be given, or be found in the study, and is neither: "
+            "pass it here, or use a TradeoffSampler, which writes it there"
         )
     return Known(settings, given.forecast or _stored_forecast(attributes))
 

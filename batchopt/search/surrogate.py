@@ -151,18 +151,19 @@ class Surrogate:
         return (float(sizes[best]), float(rates[best]), float(scores[best])) if math.isfinite(scores[best]) else None
 
     def target(self) -> Target | None:
-        """What a trial must beat: the incumbent, else the best predicted; None where nothing is predicted to reach."""
+        """What the incumbent did; None before a trial has completed."""
         incumbent = self.incumbent
-        if incumbent is not None and incumbent.values is not None:
-            if isinstance(self.goal, LowestLoss):
-                return Target(incumbent.values[0], self.goal.within, incumbent.number)
-            return Target(self.goal.loss, incumbent.values[0], incumbent.number)
-        best = self.best_predicted()
-        if best is None:
+        if incumbent is None or incumbent.values is None:
             return None
         if isinstance(self.goal, LowestLoss):
-            return Target(best[2], self.goal.within, None)
-        return Target(self.goal.loss, best[2], None)
+            return Target(incumbent.values[0], self.goal.within, incumbent.number)
+        return Target(self.goal.loss, incumbent.values[0], incumbent.number)
+
+    def first_target(self, score: float) -> Target:
+        """What the first trials are held against: the best predicted score."""
+        if isinstance(self.goal, LowestLoss):
+            return Target(score, self.goal.within, None)
+        return Target(self.goal.loss, score, None)
 
     def _prices(self, batch_sizes: Floats) -> Floats:
         return np.array([self.price(size) for size in batch_sizes])

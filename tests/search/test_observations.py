@@ -1,0 +1,156 @@
+"""Trials as evidence."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from search.landscape import GOAL, LOSS, PRICE, SETTINGS, observation, steps_needed
+
+from batchopt.errors import EvidenceError
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.observations import (
+    MEMORY_CONSTRAINT,
+    MOST_CURVES,
+    as_branch,
+    check_objective,
+    largest_that_fits,
+    observe,
+    observe_one,
+    reading_of,
+    unstable_settings,
+)
+
+RANGES = {"batch_size": IntDistribution(1, 4096), "lr": FloatDistribution(1e-6, 10.0)}
+EXAMPLES = [1_000, 2_000, 4_000, 8_000]
+
+
+def trial(
+    size: int = 64,
+    rate: float = 0.1,
+    *,
+    value: float | None = None,
+    reports: dict[int, float] | None = None,
+    constraints: dict[str, float] | None = None,
+    number: int = 0,
+) -> FrozenTrial:
+    made = create_trial(
+        state=TrialState.PRUNED if value is None else TrialState.COMPLETE,
+        value=value,
+        params={"batch_size": size, "lr": rate},
+        distributions=RANGES,
+        intermediate_values=reports or {},
+        constraints=constraints,
+    )
+    made.number = number
+    return made
+
+
+def test_reports_become_a_curve_up_to_the_first_loss_that_is_not_finite() -> None:
+    seen = observe_one(trial(reports={200: 1.5, 100: 2.0, 300: math.nan, 400: 1.0}), SETTINGS)
+    assert seen is not None
+    assert seen.curve.examples == (100, 200)
+    assert seen.diverged
+    assert seen.values is None
+    assert not seen.usable
+
+
+def test_a_loss_of_zero_ends_a_curve_and_a_negative_one_is_refused() -> None:
+    seen = observe_one(trial(reports={100: 1.0, 200: 0.0}), SETTINGS)
+    assert seen is not None
+    assert seen.curve.losses == (1.0,)
+    assert not seen.diverged
+    with pytest.raises(EvidenceError, match=r"reported loss must be positive, got -0\.5 from trial 0"):
+        observe_one(trial(reports={100: -0.5}), SETTINGS)
+
+
+def test_a_pruned_trial_has_no_value() -> None:
+    # Optuna fills a pruned trial's value with its last report, which is a loss and no cost.
+    pruned = trial(reports={100: 0.5})
+    pruned.value = 0.5
+    seen = observe_one(pruned, SETTINGS)
+    assert seen is not None
+    assert seen.values is None
+
+
+def test_an_infinite_value_is_no_crossing() -> None:
+    seen = observe_one(trial(value=math.inf), SETTINGS)
+    assert seen is not None
+    assert seen.values is None
+
+
+def test_the_best_and_the_longest_stay_and_the_diverged() -> None:
+    many = [trial(value=1_000.0 + i, reports={100: 1.0}, number=i) for i in range(100)]
+    many += [trial(reports={10_000 - i: 1.0}, number=100 + i) for i in range(100)]
+    many += [trial(rate=3.0, reports={10: math.inf}, number=200)]
+    numbers = {seen.number for seen in observe(many, SETTINGS)}
+    assert len(numbers) == MOST_CURVES + 1
+    assert {0, 1, 2, 100, 101, 102, 200} <= numbers
+    assert 99 not in numbers
+
+
+def test_the_value_ends_the_curve_at_the_crossing() -> None:
+    steps = steps_needed(64, 0.1)
+    seen = observation(0, 64, 0.1, examples=EXAMPLES, values=(steps * PRICE(64),))
+    branch = as_branch(seen, GOAL, PRICE)
+    assert branch is not None
+    assert branch.curve.losses[-1] == LOSS
+    assert branch.curve.examples[-1] == pytest.approx(steps * 64, rel=1e-3)
+    assert branch.outcome == "finished"
+
+
+def test_a_run_that_only_returned_its_cost_counts_by_its_crossing() -> None:
+    branch = as_branch(observation(0, 64, 0.1, values=(1_000 * PRICE(64),)), GOAL, PRICE)
+    assert branch is not None
+    assert len(branch.curve.examples) == 4
+    assert set(branch.curve.losses) == {LOSS}
+    assert sum(branch.curve.examples) / 4 == pytest.approx(64_000, rel=1e-3)
+    assert as_branch(observation(0, 64, 0.1, values=(1_000.0,)), GOAL, None) is None
+    assert as_branch(observation(0, 64, 0.1, examples=EXAMPLES[:3]), GOAL, PRICE) is None
+
+
+def test_values_of_the_other_goals() -> None:
+    two = ReachLoss(LOSS, least=("steps", "examples"))
+    branch = as_branch(observation(0, 64, 0.1, values=(1_000.0, 64_000.0)), two, None)
+    assert branch is not None
+    assert branch.curve.examples[0] == pytest.approx(0.97 * 64_000)
+    lowest = LowestLoss(within=128_000.0, of=PRICE)
+    branch = as_branch(observation(0, 64, 0.1, examples=EXAMPLES, values=(0.77,)), lowest, PRICE)
+    assert branch is not None
+    assert (branch.curve.examples[-1], branch.curve.losses[-1]) == (64_000, 0.77)
+
+
+def test_a_finite_run_acquits_a_learning_rate() -> None:
+    hot = observation(0, 64, 0.5, diverged=True)
+    fine = observation(1, 32, 0.6, examples=EXAMPLES)
+    assert unstable_settings([hot]) == {(64, 0.5)}
+    assert unstable_settings([hot, fine]) == set()
+    assert unstable_settings([hot, observation(2, 128, 0.6, examples=EXAMPLES)]) == {(64, 0.5)}
+
+
+def test_memory_is_learned_from_trials_that_ran_out() -> None:
+    out = [trial(512, constraints={MEMORY_CONSTRAINT: 1.0}), trial(1024, constraints={MEMORY_CONSTRAINT: 1.0})]
+    assert largest_that_fits(out, SETTINGS, None) == 511
+    assert largest_that_fits(out, SETTINGS, 100) == 100
+    assert largest_that_fits([trial(512, constraints={MEMORY_CONSTRAINT: -1.0})], SETTINGS, None) is None
+
+
+def test_contradictions_are_refused() -> None:
+    two = ReachLoss(LOSS, least=("steps", "examples"))
+    with pytest.raises(EvidenceError, match=r"must minimise, got direction maximize: batchopt reads the objective as"):
+        check_objective(optuna.create_study(direction="maximize"), GOAL, [])
+    with pytest.raises(EvidenceError, match=r"needs a study of 2 objective\(s\), got 1"):
+        check_objective(optuna.create_study(), two, [])
+    with pytest.raises(EvidenceError, match=r"must be positive, got -3\.2 from trial 0: .* not its logarithm"):
+        check_objective(optuna.create_study(), GOAL, [trial(value=-3.2)])
+    check_objective(optuna.create_study(directions=["minimize", "minimize"]), two, [])
+
+
+def test_the_objective_in_a_line() -> None:
+    assert reading_of(GOAL) == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised"
+    assert "loss after 60 seconds" in reading_of(LowestLoss(60))
+    assert "steps and examples to reach loss 0.9" in reading_of(ReachLoss(LOSS, least=("steps", "examples")))
+    assert "steps / S_min + examples / E_min" in reading_of(ReachLoss(LOSS, least="balanced"))

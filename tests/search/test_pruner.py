@@ -1,0 +1,189 @@
+"""The pruner, through Optuna's own doors."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.pruners import MedianPruner, NopPruner
+from optuna.trial import TrialState
+from search.landscape import GOAL, LAW, NAMES, PRICE, forecast_of, losses_of, observation, steps_needed
+
+from batchopt.errors import EvidenceError
+from batchopt.evidence import LossCurve
+from batchopt.planning.goal import LowestLoss
+from batchopt.search import TradeoffPruner, milestones
+from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.pruner import decide_running
+from batchopt.search.settings import Known, StudySettings
+from batchopt.search.surrogate import Surrogate, build_surrogate
+
+FORECAST = forecast_of(LAW)
+
+
+def started(study: optuna.Study, size: int, rate: float) -> optuna.Trial:
+    study.enqueue_trial({"batch_size": size, "lr": rate})
+    trial = study.ask()
+    trial.suggest_int("batch_size", 1, 2**16, log=True)
+    trial.suggest_float("lr", 1e-6, 100.0, log=True)
+    return trial
+
+
+def complete(study: optuna.Study, size: int, rate: float) -> None:
+    study.tell(started(study, size, rate), steps_needed(size, rate) * PRICE(size))
+
+
+def study_of(**given: object) -> optuna.Study:
+    return optuna.create_study(pruner=TradeoffPruner(FORECAST, **{"goal": GOAL, **NAMES, **given}))  # type: ignore[arg-type]
+
+
+def pruned_at(study: optuna.Study, size: int, rate: float, *, points: list[int] | None = None) -> float | None:
+    """Share of its own way at which a trial was pruned; None where it got there."""
+    trial = started(study, size, rate)
+    needed = steps_needed(size, rate) * size
+    examples = points or [n for n in milestones(round(needed)) if n >= size]
+    for n, loss in zip(examples, losses_of(size, rate, examples, trial.number), strict=True):
+        trial.report(loss, n)
+        if trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return n / needed
+    study.tell(trial, needed / size * PRICE(size))
+    return None
+
+
+def test_it_returns_a_builtin_bool() -> None:
+    study = study_of()
+    assert started(study, 64, 0.15).should_prune() is False
+    assert started(study, 8, 1e-5).should_prune() is True
+
+
+def test_before_the_first_report_it_decides_as_the_check() -> None:
+    study = study_of()
+    trial = started(study, 8, 1e-5)
+    assert trial.should_prune()
+    study.tell(trial, state=TrialState.PRUNED)
+    decision = Decision.from_json(study.trials[0].user_attrs[DECISION_KEY])
+    assert decision.decision == "pruned before compute"
+
+
+def test_a_loser_ends_early_and_a_winner_never() -> None:
+    study = study_of()
+    complete(study, 64, 0.05)
+    at = pruned_at(study, 64, 0.008)
+    assert at is not None
+    assert at < 0.4
+    decision = Decision.from_json(study.trials[-1].user_attrs[DECISION_KEY])
+    assert decision.decision == "pruned while running"
+    assert "of trial 0" in decision.reason
+    assert 0 < decision.spent < decision.limit
+    assert pruned_at(study, 64, 0.15) is None
+
+
+def test_near_ties_finish() -> None:
+    study = study_of()
+    complete(study, 64, 0.15)
+    assert [pruned_at(study, size, rate) for size, rate in ((64, 0.2), (96, 0.15), (48, 0.12))] == [None] * 3
+
+
+def test_nothing_ends_before_its_time() -> None:
+    study = study_of()
+    complete(study, 64, 0.15)
+    trial = started(study, 64, 0.001)
+    # Two reports are too few, and three within a quarter of the incumbent's cost too early.
+    quarter = 0.25 * steps_needed(64, 0.15) * 64
+    for share in (0.2, 0.4, 0.6, 0.8):
+        trial.report(2.25 - 0.001 * share, round(share * quarter))
+        assert not trial.should_prune()
+    trial.report(2.24, round(1.5 * quarter))
+    assert trial.should_prune()
+
+
+def test_nothing_ends_without_a_completed_trial() -> None:
+    study = study_of()
+    assert pruned_at(study, 64, 0.01) is None
+
+
+def test_a_loss_that_is_not_finite_ends_a_trial() -> None:
+    study = study_of()
+    trial = started(study, 64, 0.1)
+    trial.report(2.0, 640)
+    assert not trial.should_prune()
+    trial.report(math.nan, 1280)
+    assert trial.should_prune()
+
+
+def test_a_trial_that_reached_the_goal_is_left_alone() -> None:
+    study = study_of()
+    complete(study, 64, 0.15)
+    trial = started(study, 64, 0.05)
+    end = round(steps_needed(64, 0.05) * 64)
+    for i, loss in enumerate((1.2, 0.95, 0.88, 0.85, 0.84)):
+        trial.report(loss, end + i * 64)
+    assert not trial.should_prune()
+
+
+def test_a_pace_that_the_law_does_not_know() -> None:
+    """A trial whose other hyperparameters slow it down threefold is seen from its reports alone."""
+    study = study_of()
+    complete(study, 64, 0.15)
+    trial = started(study, 64, 0.15)
+    points = milestones(round(steps_needed(64, 0.15) * 64))
+    ended = None
+    for n, loss in zip(points, losses_of(64, 0.15, points, 3), strict=True):
+        trial.report(loss, 3 * n)
+        if trial.should_prune():
+            ended = n / points[-1]
+            break
+    assert ended is not None
+    assert ended < 0.4
+
+
+def test_a_budget_is_judged_by_the_incumbents_loss() -> None:
+    goal = LowestLoss(within=30_000.0, of=PRICE)
+    known = Known(StudySettings(goal, "batch_size", False, "lr"), FORECAST)
+    surrogate = build_surrogate(optuna.create_study(), known)
+    assert isinstance(surrogate, Surrogate)
+    steps = 30_000.0 / PRICE(64)
+    loss = float(LAW.losses_at([64.0], [0.15], [steps * 64])[0, 0])
+    best = observation(0, 64, 0.15, values=(loss,))
+    surrogate = replace(surrogate, observations=(best,))
+    half = milestones(round(0.5 * steps * 64))
+    slow, fast = observation(1, 64, 0.01, examples=half), observation(2, 64, 0.17, examples=half)
+    decision = decide_running(surrogate, slow)
+    assert decision is not None
+    assert decision.rejected
+    assert decide_running(surrogate, fast) is None
+    assert decide_running(surrogate, replace(slow, curve=LossCurve((), ()))) is None
+
+
+def test_an_inner_pruner_may_end_a_trial_too() -> None:
+    class Ender(NopPruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return True
+
+    assert started(study_of(inner=Ender()), 64, 0.15).should_prune() is True
+    assert started(study_of(inner=MedianPruner()), 64, 0.15).should_prune() is False
+    with pytest.raises(TypeError, match="inner must be an Optuna pruner or None, got 'median'"):
+        TradeoffPruner(inner="median")  # type: ignore[arg-type]
+
+
+def test_goal_and_names_found_nowhere() -> None:
+    study = optuna.create_study(pruner=TradeoffPruner())
+    with pytest.raises(EvidenceError, match="must be given, or be found in the study"):
+        study.ask().should_prune()
+
+
+def test_a_trial_without_the_parameters_goes_on() -> None:
+    trial = study_of().ask()
+    assert not trial.should_prune()
+    trial.report(1.0, 10)
+    assert not trial.should_prune()
+
+
+def test_it_pickles() -> None:
+    pruner = TradeoffPruner(FORECAST, goal=GOAL, **NAMES, inner=MedianPruner())  # type: ignore[arg-type]
+    study = optuna.create_study(pruner=pickle.loads(pickle.dumps(pruner)))
+    assert started(study, 8, 1e-5).should_prune()

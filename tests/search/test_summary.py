@@ -1,0 +1,89 @@
+"""What a study did, told."""
+
+from __future__ import annotations
+
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from search.landscape import GOAL, LAW, NAMES, Objective, forecast_of
+
+from batchopt.errors import EvidenceError
+from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise
+from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.observations import MEMORY_CONSTRAINT
+from batchopt.search.summary import decision_of
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """Three completed trials, two pruned before compute and one later, a failed one and one out of memory."""
+    sampler = TradeoffSampler(forecast_of(LAW), goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
+    for size, rate in ((64, 0.1), (64, 0.2), (128, 0.2), (8, 1e-4), (2048, 1e-4)):
+        study.enqueue_trial({"batch_size": size, "lr": rate})
+    study.optimize(Objective(), n_trials=5)
+    study.enqueue_trial({"batch_size": 64, "lr": 0.01})
+    study.optimize(Objective(use_check=False), n_trials=1)
+    study.tell(study.ask(), state=TrialState.FAIL)
+    trial = study.ask()
+    trial.set_constraint(MEMORY_CONSTRAINT, 1.0)
+    study.tell(trial, state=TrialState.PRUNED)
+    study.ask()
+    return study
+
+
+def test_counts(study: optuna.Study) -> None:
+    counts = summarise(study)
+    assert (counts.proposed, counts.completed, counts.failed, counts.running) == (9, 3, 1, 1)
+    assert counts.pruned_before_compute + counts.pruned_while_running == 4
+    decisions = [decision_of(trial) for trial in study.trials[3:6]]
+    expected = [d.predicted - d.spent for d in decisions if d is not None and d.rejected and d.predicted is not None]
+    assert counts.saved == pytest.approx(sum(cost for cost in expected if math.isfinite(cost)))
+    assert counts.saved > 0
+
+
+def test_a_trial_out_of_memory_was_not_spared_by_a_prediction(study: optuna.Study) -> None:
+    before = summarise(study).pruned_before_compute
+    trial = study.ask()
+    trial.set_constraint(MEMORY_CONSTRAINT, 1.0)
+    study.tell(trial, state=TrialState.PRUNED)
+    assert summarise(study).pruned_before_compute == before
+
+
+def test_explained(study: optuna.Study) -> None:
+    lines = explain(study)
+    text = "\n".join(lines)
+    assert lines[0] == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised."
+    assert "9 trials: 3 completed" in lines[1]
+    assert "Best: trial" in text
+    assert "Predicted best: batch size" in text
+    assert "The law misses completed trials by a factor of 1.0" in text
+    assert "Pruning saved" in text
+    assert "The forecast of a probe was the starting point." in text
+    assert "Trial 3, pruned before compute: Predicted to take at best" in text
+
+
+def test_a_study_with_nothing_to_tell() -> None:
+    with pytest.raises(EvidenceError, match="must be given, or be found in the study"):
+        explain(optuna.create_study())
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.suggest_int("batch_size", 8, 64)
+    trial.suggest_float("lr", 0.1, 1.0)
+    check(trial, goal=GOAL, **NAMES)  # type: ignore[arg-type]
+    lines = explain(study)
+    assert "The law makes no predictions yet: there is no forecast" in lines[2]
+    assert lines[3] == "No probe: trials alone taught the law."
+
+
+def test_a_decision_that_is_damaged_is_none() -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr(DECISION_KEY, "{}")
+    study.tell(trial, 1.0)
+    assert decision_of(study.trials[0]) is None
+    assert Decision.from_json(Decision("accepted", "x", predicted=math.inf).to_json()).predicted == math.inf

@@ -1,0 +1,235 @@
+"""The law as surrogate: what it predicts, what trials change, and when there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from forecasting.synthetic import true_law
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+from search.landscape import (
+    BEST,
+    LAW,
+    LOSS,
+    PRICE,
+    SETTINGS,
+    forecast_of,
+    losses_of,
+    observation,
+    steps_needed,
+)
+
+from batchopt.errors import EvidenceError
+from batchopt.forecasting.forecast import Forecast
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search import milestones
+from batchopt.search.settings import Known, StudySettings
+from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate
+
+RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribution(1e-4, 10.0, log=True)}
+
+
+def add_run(study: optuna.Study, size: int, rate: float, *, pruned_at: int | None = None) -> None:
+    """A trial on the true landscape, completed or stopped after a number of examples."""
+    steps = steps_needed(size, rate)
+    points = [n for n in milestones(pruned_at or round(steps * size)) if n >= size]
+    reports = dict(zip(points, losses_of(size, rate, points, len(study.trials)), strict=True))
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE if pruned_at is None else TrialState.PRUNED,
+            value=steps * PRICE(size) if pruned_at is None else None,
+            params={"batch_size": size, "lr": rate},
+            distributions=RANGES,
+            intermediate_values=reports,
+        )
+    )
+
+
+def built(study: optuna.Study, forecast: Forecast | None, settings: StudySettings = SETTINGS) -> Surrogate:
+    surrogate = build_surrogate(study, Known(settings, forecast))
+    assert isinstance(surrogate, Surrogate), surrogate
+    return surrogate
+
+
+def rate_error(surrogate: Surrogate) -> float:
+    """log ratio of the believed best learning rate at batch size 64 to the true one."""
+    believed, true = (law.best_steps([64.0], LOSS)[1][0, 0] for law in (surrogate.law, LAW))
+    return abs(math.log(believed / true))
+
+
+def test_costs_are_steps_times_price() -> None:
+    surrogate = built(optuna.create_study(), forecast_of(LAW))
+    cost = surrogate.costs(np.array([64.0]), np.array([0.1]), LOSS)[0, 0]
+    assert cost == pytest.approx(steps_needed(64, 0.1) * PRICE(64))
+    size, rate, score = surrogate.best_predicted() or (0.0, 0.0, 0.0)
+    assert score == pytest.approx(BEST, rel=0.03)
+    assert steps_needed(size, rate) * PRICE(size) == pytest.approx(score)
+
+
+def test_lowest_loss_scores_by_the_loss_at_the_budget() -> None:
+    settings = replace(SETTINGS, goal=LowestLoss(within=50_000.0, of=PRICE))
+    surrogate = built(optuna.create_study(), forecast_of(LAW), settings)
+    steps = math.floor(50_000.0 / PRICE(64))
+    loss = surrogate.scores(np.array([64.0]), np.array([0.1]))[0, 0]
+    assert loss == pytest.approx(LAW.losses_at([64.0], [0.1], [steps * 64.0])[0, 0])
+    assert math.isinf(surrogate.scores(np.array([60_000.0]), np.array([0.1]))[0, 0])
+
+
+def test_a_forecast_is_doubted_before_it_is_used() -> None:
+    forecast = forecast_of(LAW, spread=0.01)
+    surrogate = built(optuna.create_study(), forecast)
+    believed = forecast.law.best_steps([64.0], LOSS)[1][1:, 0]
+    doubted = surrogate.law.best_steps([64.0], LOSS)[1][1:, 0]
+    assert np.std(np.log(doubted)) > 3 * np.std(np.log(believed))
+
+
+def test_trials_overrule_a_wrong_forecast() -> None:
+    study = optuna.create_study()
+    wrong = forecast_of(true_law(learning_rate=0.01), spread=0.05)
+    errors = [rate_error(built(study, wrong))]
+    for size, rate in ((64, 0.01), (256, 0.05), (64, 0.1), (32, 0.3)):
+        add_run(study, size, rate)
+        errors.append(rate_error(built(study, wrong)))
+    assert errors[0] > math.log(20)
+    assert errors[-1] < math.log(1.6)
+
+
+def test_stopped_runs_teach_as_well() -> None:
+    study = optuna.create_study()
+    wrong = forecast_of(true_law(learning_rate=0.05), spread=0.05)
+    before = rate_error(built(study, wrong))
+    for size, rate in ((64, 0.02), (64, 0.2), (256, 0.5), (32, 0.1)):
+        add_run(study, size, rate, pruned_at=10_000)
+    assert rate_error(built(study, wrong)) < 0.5 * before
+
+
+def test_without_a_forecast_two_curves_make_a_law() -> None:
+    study = optuna.create_study()
+    add_run(study, 64, 0.1)
+    thin = build_surrogate(study, Known(SETTINGS, None))
+    assert thin == Thin("there is no forecast, and fewer than two trials reported four losses or more")
+    add_run(study, 256, 0.2)
+    add_run(study, 128, 0.05)
+    best = built(study, None).best_predicted()
+    assert best is not None
+    assert steps_needed(best[0], best[1]) * PRICE(best[0]) < 2.0 * BEST
+
+
+def test_the_incumbent_is_the_target() -> None:
+    study = optuna.create_study()
+    forecast = forecast_of(LAW)
+    surrogate = built(study, forecast)
+    assert surrogate.target() is None
+    assert surrogate.first_target(BEST) == Target(LOSS, BEST, None)
+    add_run(study, 512, 0.1)
+    add_run(study, 64, 0.1)
+    target = built(study, forecast).target()
+    assert target is not None
+    assert (target.cost, target.trial) == (pytest.approx(steps_needed(64, 0.1) * PRICE(64)), 1)
+
+
+def test_an_infeasible_trial_is_no_incumbent() -> None:
+    surrogate = built(optuna.create_study(), forecast_of(LAW))
+    seen = (observation(0, 64, 0.1, values=(10.0,), feasible=False), observation(1, 64, 0.1, values=(20.0,)))
+    incumbent = replace(surrogate, observations=seen).incumbent
+    assert incumbent is not None
+    assert incumbent.number == 1
+
+
+def test_misfit_says_by_how_much_the_law_misses() -> None:
+    study = optuna.create_study()
+    for size, rate in ((64, 0.1), (256, 0.2), (32, 0.05)):
+        add_run(study, size, rate)
+    assert built(study, forecast_of(LAW)).misfit < 0.05
+    surrogate = built(study, forecast_of(LAW))
+    twice = tuple(replace(o, values=(2.0 * (o.values or (0.0,))[0],)) for o in surrogate.observations)
+    from batchopt.search.surrogate import _misfit
+
+    assert _misfit(replace(surrogate, observations=twice)) == pytest.approx(math.log(2), abs=0.1)
+    never = replace(surrogate, goal=ReachLoss(1e-9, least=PRICE))
+    assert math.isinf(_misfit(never))
+
+
+def test_memory_bounds_the_space() -> None:
+    limited = forecast_of(LAW, step_cost=replace(PRICE, largest_batch_size=100))
+    surrogate = built(optuna.create_study(), limited)
+    assert max(surrogate.space.batch_sizes.sizes) <= 100
+    priced = replace(SETTINGS, goal=ReachLoss(LOSS, least=replace(PRICE, largest_batch_size=50)))
+    assert max(built(optuna.create_study(), limited, priced).space.batch_sizes.sizes) <= 50
+
+
+def test_a_goal_that_needs_no_training() -> None:
+    easy = replace(SETTINGS, goal=ReachLoss(5.0, least=PRICE))
+    thin = build_surrogate(optuna.create_study(), Known(easy, forecast_of(LAW)))
+    assert thin == Thin("the goal's loss is not below the initial loss, 2.3")
+
+
+def test_seconds_that_nobody_measured() -> None:
+    seconds = replace(SETTINGS, goal=ReachLoss(LOSS))
+    thin = build_surrogate(optuna.create_study(), Known(seconds, forecast_of(LAW, step_cost=None)))
+    assert isinstance(thin, Thin)
+    assert "no step cost was measured" in thin.reason
+
+
+def test_diverged_trials_bound_the_learning_rate() -> None:
+    study = optuna.create_study()
+    study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED,
+            params={"batch_size": 64, "lr": 1.0},
+            distributions=RANGES,
+            intermediate_values={64: 2.2, 128: math.nan},
+        )
+    )
+    surrogate = built(study, forecast_of(LAW))
+    assert math.isinf(surrogate.costs(np.array([64.0]), np.array([1.5]), LOSS)[0, 0])
+    assert math.isfinite(surrogate.costs(np.array([128.0]), np.array([0.5]), LOSS)[0, 0])
+
+
+def test_a_contradiction_is_refused_once_the_parameters_are_there() -> None:
+    study = optuna.create_study(direction="maximize")
+    assert isinstance(build_surrogate(study, Known(SETTINGS, forecast_of(LAW))), Surrogate)
+    add_run(study, 64, 0.1)
+    with pytest.raises(EvidenceError, match="must minimise, got direction maximize"):
+        build_surrogate(study, Known(SETTINGS, forecast_of(LAW)))
+
+
+def test_the_same_evidence_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchopt.search import surrogate as module
+
+    study = optuna.create_study()
+    add_run(study, 64, 0.17)
+    calls = []
+
+    def counting(*args: object, **kwargs: object) -> object:
+        calls.append(args)
+        return update(*args, **kwargs)
+
+    update = module.update_law
+    monkeypatch.setattr(module, "update_law", counting)
+    module._posterior.cache_clear()
+    known = Known(SETTINGS, forecast_of(LAW))
+    for _ in range(3):
+        assert isinstance(build_surrogate(study, known), Surrogate)
+    assert len(calls) == 1
+
+
+def test_a_fit_that_fails_leaves_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchopt.search import surrogate as module
+
+    def failing(*args: object, **kwargs: object) -> object:
+        raise np.linalg.LinAlgError("singular")
+
+    monkeypatch.setattr(module, "update_law", failing)
+    monkeypatch.setattr(module, "fit_law", failing)
+    module._posterior.cache_clear()
+    study = optuna.create_study()
+    add_run(study, 64, 0.11)
+    add_run(study, 128, 0.11)
+    assert built(study, forecast_of(LAW)).law.best == LAW.best
+    assert build_surrogate(study, Known(SETTINGS, None)) == Thin("the law could not be fitted to the trials (singular)")
+    module._posterior.cache_clear()
