@@ -1,0 +1,87 @@
+"""Figure: a schedule's batch size over the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchopt.schedules.schedule import Schedule
+from batchopt.visualization.axes import log_axis, span_of
+from batchopt.visualization.canvas import BLUE, blank
+from batchopt.visualization.wording import count, number
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_MOST_LABELS = 8
+
+
+class Piece(NamedTuple):
+    """A stretch of the run, [start, end) in examples; `learning_rate` is None where only a multiplier is known."""
+
+    start: int
+    end: int
+    batch_size: int
+    learning_rate: float | None
+    multiplier: float
+
+
+def schedule_data(schedule: Schedule) -> tuple[Piece, ...]:
+    """The pieces of a schedule with their ends and learning rates."""
+    ends = [segment.start_examples for segment in schedule.segments[1:]] + [schedule.examples]
+    base = schedule.learning_rate
+    return tuple(
+        Piece(
+            segment.start_examples,
+            end,
+            segment.batch_size,
+            None if base is None else base * segment.learning_rate_multiplier,
+            segment.learning_rate_multiplier,
+        )
+        for segment, end in zip(schedule.segments, ends, strict=True)
+    )
+
+
+def plot_schedule(schedule: Schedule) -> go.Figure:
+    """Batch size over examples seen, as steps, each labelled with its batch size and learning rate."""
+    return _draw(schedule_data(schedule))
+
+
+def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
+    import plotly.graph_objects as go
+
+    sizes = span_of((piece.batch_size for piece in pieces), least=8.0, margin=0.12)
+    figure = blank(
+        "Batch size over the run",
+        xaxis={"title": {"text": "examples seen"}, "range": [0, pieces[-1].end], "tickformat": "~s"},
+        yaxis=log_axis("batch size (examples per step)", sizes, powers=True),
+    )
+    rates = [_rate(piece) for piece in pieces]
+    steps = go.Scatter(
+        x=[*(piece.start for piece in pieces), pieces[-1].end],
+        y=[*(piece.batch_size for piece in pieces), pieces[-1].batch_size],
+        mode="lines",
+        line={"color": BLUE, "width": 3, "shape": "hv"},
+        text=[*rates, rates[-1]],
+        hovertemplate="batch size %{y:,} from %{x:,} examples<br>%{text}<extra></extra>",
+        showlegend=False,
+    )
+    figure.add_trace(steps)
+    if len(pieces) <= _MOST_LABELS:
+        labels = go.Scatter(
+            x=[(piece.start + piece.end) / 2 for piece in pieces],
+            y=[piece.batch_size for piece in pieces],
+            mode="text",
+            text=[f"{count(piece.batch_size)}<br>{rate}" for piece, rate in zip(pieces, rates, strict=True)],
+            textposition="top center",
+            hoverinfo="skip",
+            showlegend=False,
+            cliponaxis=False,
+        )
+        figure.add_trace(labels)
+    return figure
+
+
+def _rate(piece: Piece) -> str:
+    if piece.learning_rate is None:
+        return f"{number(piece.multiplier)} times the learning rate"
+    return f"lr {number(piece.learning_rate)}"

@@ -1,0 +1,78 @@
+"""Figure: what each part of a probe spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchopt.evidence import ProbeReport
+from batchopt.visualization.canvas import BLUE, LIGHT, blank
+from batchopt.visualization.wording import number
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+class Share(NamedTuple):
+    """What one part spent; `share` is of all examples that were spent."""
+
+    part: str
+    examples: float
+    share: float
+    steps: int
+    seconds: float
+
+
+class SpendingData(NamedTuple):
+    """The parts in their order, and the budget that was left, in examples (0 where it was overdrawn)."""
+
+    shares: tuple[Share, ...]
+    spent: float
+    budget: int
+    left: float
+
+
+def spending_data(report: ProbeReport) -> SpendingData:
+    """The parts of a probe with their shares; parts of one name are added up."""
+    totals: dict[str, Share] = {}
+    for part in report.spending:
+        before = totals.get(part.part, Share(part.part, 0.0, 0.0, 0, 0.0))
+        totals[part.part] = Share(
+            part.part, before.examples + part.examples, 0.0, before.steps + part.steps, before.seconds + part.seconds
+        )
+    spent = report.examples_spent
+    shares = tuple(share._replace(share=share.examples / spent if spent else 0.0) for share in totals.values())
+    return SpendingData(shares, spent, report.budget_examples, max(0.0, report.budget_examples - spent))
+
+
+def plot_spending(report: ProbeReport) -> go.Figure:
+    """Examples that each part of the probe spent, and what was left of the budget."""
+    return _draw(spending_data(report))
+
+
+def _draw(data: SpendingData) -> go.Figure:
+    import plotly.graph_objects as go
+
+    names = [*(share.part for share in data.shares), "not spent"]
+    examples = [*(share.examples for share in data.shares), data.left]
+    labels = [
+        *(f"{share.share:.0%} of what was spent" for share in data.shares),
+        f"{data.left / data.budget:.0%} of the budget",
+    ]
+    figure = blank(
+        f"The probe spent {number(data.spent)} of {number(data.budget)} examples",
+        xaxis={"title": {"text": "examples that got a gradient"}, "rangemode": "tozero", "tickformat": "~s"},
+        yaxis={"autorange": "reversed", "showgrid": False},
+    )
+    bars = go.Bar(
+        x=examples,
+        y=names,
+        orientation="h",
+        marker={"color": [BLUE] * len(data.shares) + [LIGHT]},
+        text=labels,
+        textposition="auto",
+        hovertemplate="%{y}: %{x:,.0f} examples<extra></extra>",
+        showlegend=False,
+    )
+    figure.add_trace(bars)
+    figure.update_layout(height=140 + 36 * len(names), bargap=0.25)
+    return figure
