@@ -124,19 +124,21 @@ class PerExampleGradients:
 
     def stacked(self, batch: Batch, count: int) -> Iterator[tuple[Gradients, Tensor | None]]:
         """Gradients of the examples' own losses in the batch's order, some at a time, with their weights."""
+        # Read off the whole batch: in a chunk, another tensor may happen to have as many rows.
+        batched = [k for k, leaf in enumerate(pytree.tree_leaves(batch)) if _is_batched(leaf, count)]
         begin = 0
         while begin < count:
             end = min(begin + self._chunk, count)
-            part = self._chunk_gradients(rows(batch, count, begin, end), end - begin)
+            part = self._chunk_gradients(rows(batch, count, begin, end), end - begin, batched)
             if part is not None:
                 yield part
                 begin = end
 
-    def _chunk_gradients(self, batch: Batch, count: int) -> tuple[Gradients, Tensor | None] | None:
+    def _chunk_gradients(self, batch: Batch, count: int, batched: list[int]) -> tuple[Gradients, Tensor | None] | None:
         """Gradients and weights of a chunk; None where it has to be tried again in smaller ones."""
         if self._failure is None:
             try:
-                return self._vectorised(batch, count)
+                return self._vectorised(batch, batched)
             except TaskError:
                 raise
             except torch.cuda.OutOfMemoryError:
@@ -152,9 +154,8 @@ class PerExampleGradients:
         losses, weights = self._reading.losses(batch)
         return {name: g[None] for name, g in self._reading.gradients(losses[0]).items()}, weights
 
-    def _vectorised(self, batch: Batch, count: int) -> tuple[Gradients, Tensor | None]:
+    def _vectorised(self, batch: Batch, batched: list[int]) -> tuple[Gradients, Tensor | None]:
         leaves, structure = pytree.tree_flatten(batch)
-        batched = [k for k, leaf in enumerate(leaves) if _is_batched(leaf, count)]
         weighted = False
 
         def loss_of_one(parameters: dict[str, Tensor], *example: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,10 +63,12 @@ def measure_step_cost(
     began = time.perf_counter()
     run = TrainingRun(task, learning_rate=learning_rate, seed=seed)
     smallest = 1 if coupling_module(run.model) is None else 2
-    clock = _Clock(run, deadline=began + seconds, left=float("inf") if max_examples is None else max_examples)
-    if not clock.affords(3 * smallest, REPEATS + 1):
-        least = 3 * smallest * (REPEATS + 1)
+    clock = _Clock(run, left=float("inf") if max_examples is None else max_examples)
+    least = smallest * (1 + 3 * (REPEATS + 1))
+    if not clock.affords(least, 1):
         raise BudgetError(f"max_examples must be at least {least} to time two batch sizes, got {max_examples}")
+    clock.step(smallest)  # the first step of a process loads what torch loads late: not on the clock
+    clock.deadline = time.perf_counter() + seconds
     too_large = _time_doubling(clock, smallest, _limit(task, max_batch_size))
     if task.torch_device.type == "cuda" and too_large is None:
         too_large = _find_too_large(clock, max_batch_size)
@@ -87,16 +89,16 @@ class _Clock:
 
     Attributes:
         run: the throw-away run.
-        deadline: clock time at which to stop.
         left: examples that may still be spent.
+        deadline: clock time at which to stop.
         spent: examples spent, those of steps that ran out of memory included.
         times: batch size -> seconds of its timed steps.
         fits: largest batch size that has been seen to fit.
     """
 
     run: TrainingRun
-    deadline: float
     left: float
+    deadline: float = float("inf")
     spent: int = 0
     times: dict[int, list[float]] = field(default_factory=dict)
     fits: int = 0
