@@ -13,7 +13,7 @@ from batchopt._checks import check_count, check_one_of, check_positive
 from batchopt.errors import BudgetError, TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale, estimate_noise_scale
 from batchopt.probing.data import check_data, gather, population, shuffled_indices, to_device
-from batchopt.probing.gradients import GradientReader, Reading, batch_size_of, make_reader, rows
+from batchopt.probing.gradients import GradientReader, Reading, batch_size_of, coupling_module, make_reader, rows
 from batchopt.probing.kinds import KINDS
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.run import TrainingRun
@@ -118,12 +118,22 @@ def measure_noise_scale(
 def measure_run(
     run: TrainingRun,
     *,
+    batch_size: int | None = None,
     relative_width: float = 0.3,
     max_examples: int = 50_000,
     seed: int = 0,
     at: MeasuredAt | None = None,
 ) -> NoiseScale:
-    """The noise scale of a run where it stands, as `measure_noise_scale`; the run itself is left as it was."""
+    """The noise scale of a run where it stands, as `measure_noise_scale`; the run itself is left as it was.
+
+    Args:
+        run: what to measure.
+        batch_size: of the run's steps: a model whose BatchNorm couples examples is measured in groups of as many.
+        relative_width: as for `measure_noise_scale`.
+        max_examples: as for `measure_noise_scale`.
+        seed: as for `measure_noise_scale`.
+        at: as for `measure_noise_scale`.
+    """
     task = run.task
     return measure_noise_scale(
         run.model,
@@ -132,6 +142,7 @@ def measure_run(
         optimizer=run.optimizer,
         relative_width=relative_width,
         max_examples=max_examples,
+        group_size=batch_size if coupling_module(run.model) is not None else None,
         seed=seed,
         collate_fn=task.collate_fn,
         device=task.torch_device,

@@ -16,7 +16,8 @@ import batchopt.probing.branches as branches_module
 from batchopt.errors import BudgetError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
 from batchopt.probing.branches import SharedTask
-from batchopt.probing.probe import SHARES, probe
+from batchopt.probing.budget import SHARES
+from batchopt.probing.probe import probe
 from batchopt.probing.task import TrainingTask
 
 BUDGET = 24_000

@@ -1,0 +1,68 @@
+"""A probe under way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from batchopt.probing.branches import Leg, SharedTask, run_legs
+from batchopt.probing.journal import Journal, Part
+from batchopt.probing.task import TrainingTask
+
+Progress = Callable[[str, float], None]
+
+
+class StopProbe(Exception):  # noqa: N818  (it is not an error: the probe ends with what it has)
+    """The probe cannot go on; its report says why."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What the parts of a probe share.
+
+    Attributes:
+        task: what is probed.
+        shared: the same, as workers get it.
+        journal: finished parts on disk.
+        seed: of everything random.
+        progress: called as parts finish.
+        deadline: time.time() at which the probe stops; None for never.
+        budget: examples of the whole probe, once known.
+        initial_loss: loss at initialisation, once known.
+        parts: finished parts by name, in order.
+    """
+
+    task: TrainingTask
+    shared: SharedTask
+    journal: Journal
+    seed: int
+    progress: Progress
+    deadline: float | None
+    budget: int = 0
+    initial_loss: float = math.nan
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    def do(self, name: str, work: Callable[[], Part]) -> Part:
+        """The result of a part: from the journal, or worked out."""
+        part = self.journal.do(name, work)
+        self._add(name, part)
+        return part
+
+    def run(self, legs: Sequence[Leg]) -> list[Part]:
+        """The results of legs: from the journal, or run in parallel."""
+        results = run_legs(self.shared, [replace(leg, deadline=self.deadline) for leg in legs], self.journal)
+        for leg, part in zip(legs, results, strict=True):
+            self._add(leg.name, part)
+        return results
+
+    def check_time(self) -> None:
+        """End the probe if its time is up."""
+        if self.deadline is not None and time.time() > self.deadline:
+            raise StopProbe("the time was up")
+
+    def _add(self, name: str, part: Part) -> None:
+        self.parts[name] = part
+        spent = sum(part.spending.examples for part in self.parts.values())
+        self.progress(part.spending.part, min(1.0, spent / self.budget) if self.budget else 0.0)
