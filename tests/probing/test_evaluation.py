@@ -25,6 +25,12 @@ def test_points_rise_and_are_a_ratio_apart(examples: int, first: int, ratio: flo
         assert right <= math.ceil(left * widest) + 1
 
 
+@given(examples=st.integers(1, 10**7), first=st.integers(1, 10**5), ratio=st.floats(1.05, 3.0))
+def test_no_point_is_close_to_the_end(examples: int, first: int, ratio: float) -> None:
+    before = evaluation_points(examples, first=first, ratio=ratio)[-2]
+    assert before * math.sqrt(ratio) <= examples * (1 + 1e-12)
+
+
 def test_number_grows_with_the_logarithm() -> None:
     counts = [len(evaluation_points(10**n, first=10)) for n in (3, 5, 7)]
     steps = math.log(100) / math.log(1.2)
