@@ -53,6 +53,14 @@ def test_the_varying_front() -> None:
         assert front == pytest.approx(schedule_gamma(s.tolist(), noise.tolist()), rel=1e-6)
 
 
+@given(rate=st.floats(0.1, 1e6), noise=st.floats(0.1, 1e6), factor=st.floats(0.5, 2.0))
+def test_no_other_batch_size_is_worth_more(rate: float, noise: float, factor: float) -> None:
+    # A piece of progress costs r steps' worth and examples: r (1 + B_n/B) + (B + B_n).
+    (best,) = optimal_batch_sizes([noise], rate)
+    cost, other = (rate * (1 + noise / size) + size + noise for size in (best, best * factor))
+    assert cost <= other * (1 + 1e-12)
+
+
 @pytest.mark.parametrize(("factor", "regret"), [(4.0, 0.125), (5.1, 0.175), (10.0, 0.37)])
 def test_golden_regret_at_least_time(factor: float, regret: float) -> None:
     # The optimum with equal parts: a = b B_crit, so B = B_crit, and a wrong B_crit moves it by sqrt(factor).
