@@ -155,6 +155,12 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     if report.step_cost is not None:
         cost = report.step_cost
-        console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * cost.per_example:.3g} us x B")
+        knees = "".join(
+            f" + {1e6 * knee.per_example:.3g} us x (B - {knee.batch_size:g}) beyond {knee.batch_size:g}"
+            for knee in cost.knees
+        )
+        console.say(
+            f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * cost.per_example:.3g} us x B{knees}"
+        )
     if report.stopped is not None:
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")

@@ -25,9 +25,9 @@ SLOPE_SD = 1.5
 """Prior spread of d log(noise scale) / d log(loss)."""
 BEND_SD = 0.4
 """Spread of what a straight line misses, per factor e of loss."""
+READING_SD = 0.2
+"""Scatter of readings along a run beyond their measured variance: the noise scale of a moment jumps about its trend."""
 _NORMAL_95 = 1.645
-READING_SD = 0.05
-"""Disagreement of readings beyond their measured variance."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,14 @@ def reasons_for(
 
 
 def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
-    if price.per_example == 0:
+    if price.knees:
+        knee = price.knees[0]
         return (
-            f"A step costs {price.per_step:.3g} {price.unit} whatever its batch, so the largest useful batch is best."
+            f"A step costs {price(1):.3g} {price.unit} at a batch of 1 and {price(knee.batch_size):.3g} at "
+            f"{knee.batch_size:g}; beyond, every further example costs {price.per_example + knee.per_example:.3g}."
         )
+    if price.per_example == 0:
+        return f"A step costs {price.per_step:.3g} {price.unit} whatever its batch: the largest useful one is best."
     if price.per_step == 0:
         return f"Only examples count ({price.per_example:.3g} {price.unit} each), so small batches are best."
     even = price.per_step / price.per_example
@@ -61,11 +65,17 @@ def _neighbour_sentences(best: Alternative, points: Sequence[Alternative], price
     halves = [p for p in points if p.batch_size * 2 == best.batch_size]
     doubles = [p for p in points if p.batch_size == 2 * best.batch_size]
     named = [("Half", p) for p in halves] + [("Twice", p) for p in doubles]
-    return [
-        f"{word} the batch ({p.batch_size}) takes {p.steps.value:.0f} steps and {p.examples.value:.3g} examples: "
-        f"{p.cost.value / best.cost.value - 1.0:+.0%} {price.unit}."
-        for word, p in named
-    ]
+    return [_neighbour_sentence(word, p, best, price) for word, p in named]
+
+
+def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:
+    change = other.cost.value / best.cost.value - 1.0
+    # The choice weighs all that is possible, so a neighbour may be cheaper on the best guess alone.
+    doubt = " on the best guess, but more over all that the evidence allows" if change < 0 else ""
+    return (
+        f"{word} the batch ({other.batch_size}) takes {other.steps.value:.0f} steps and "
+        f"{other.examples.value:.3g} examples: {change:+.0%} {price.unit}{doubt}."
+    )
 
 
 def _schedule_sentence(staging: Staging) -> str:
