@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
+import torch
 from optuna.trial import TrialState
 
-from batchopt.errors import EvidenceError, NonFiniteLossError
+from batchopt.errors import EvidenceError, NonFiniteLossError, TaskError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.schedules.schedule import Schedule
 from batchopt.search import TradeoffPruner, TradeoffSampler, check
@@ -137,6 +138,11 @@ def objective(trial: optuna.Trial, task: TrainingTask, search: Search) -> float:
     try:
         return _value(task, search, batch_size, learning_rate, others, report)
     except NonFiniteLossError as error:
+        raise optuna.TrialPruned(str(error)) from error
+    except TaskError as error:
+        if not isinstance(error.__cause__, torch.OutOfMemoryError):
+            raise
+        trial.set_constraint("batchopt:memory", 1.0)
         raise optuna.TrialPruned(str(error)) from error
 
 

@@ -34,7 +34,7 @@ def load_task(spec: str) -> TrainingTask:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise TaskError(f"{path} does not import: {type(error).__name__}: {error}") from error
     finally:

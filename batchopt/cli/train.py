@@ -116,17 +116,17 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
     if not isinstance(plan.goal, ReachLoss):
         return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
-    if result.reached is None:
+    steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
+    if steps is None or examples is None or seconds is None:
         return []
-    steps = result.steps_at(result.reached)
     # The plan's intervals are of its constant batch; the schedule's own totals shift them.
     rows = [
         Comparison("steps", plan.steps.scaled(schedule.steps / plan.steps.value), steps),
-        Comparison("examples", plan.examples.scaled(schedule.examples / plan.examples.value), result.reached),
+        Comparison("examples", plan.examples.scaled(schedule.examples / plan.examples.value), examples),
     ]
     if plan.seconds is not None:
         gain = plan.schedule_cost.value / plan.cost.value
-        rows.append(Comparison("seconds", plan.seconds.scaled(gain), result.seconds * steps / result.steps))
+        rows.append(Comparison("seconds", plan.seconds.scaled(gain), seconds))
     return rows
 
 

@@ -1,0 +1,61 @@
+"""One small flow, run by the commands themselves, that the tests of the commands read."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from batchopt.cli.main import main
+
+TASK = """
+import torch
+from torch import nn
+import batchopt
+
+generator = torch.Generator().manual_seed(3)
+x = torch.randn(600, 12, generator=generator)
+y = (x @ torch.randn(12, 4, generator=generator) + 0.5 * torch.randn(600, 4, generator=generator)).argmax(1)
+
+task = batchopt.TrainingTask(
+    model=lambda: nn.Linear(12, 4),
+    data=(x, y),
+    eval_data=(x[:200], y[:200]),
+    loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+    optimizer=lambda parameters, lr, weight_decay=0.0: torch.optim.SGD(parameters, lr=lr, weight_decay=weight_decay),
+    device="cpu",
+    search={"weight_decay": (1e-6, 1e-2, "log")},
+)
+not_a_task = 3
+"""
+
+GOAL = 0.25
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Files of a finished probe, forecast and plan."""
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> str:
+        return str(self.folder / f"{name}.json")
+
+    @property
+    def task(self) -> str:
+        return f"{self.folder / 'my_task.py'}:task"
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
+    torch.set_num_threads(1)
+    flow = Flow(tmp_path_factory.mktemp("flow"))
+    (flow.folder / "my_task.py").write_text(textwrap.dedent(TASK))
+    assert main(["probe", flow.task, "--examples", "40000", "-o", flow.probe]) == 0
+    assert main(["forecast", flow.probe, "-o", flow.forecast]) == 0
+    plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced"]
+    assert main([*plan, "-o", flow.plan, "--schedule", flow.schedule]) == 0
+    return flow

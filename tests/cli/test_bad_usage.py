@@ -1,0 +1,227 @@
+"""Wrong calls end with one clear line and the right exit code, and lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from batchopt.cli.main import main
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
+    """The one line that a failing command leaves on standard error, after its progress."""
+    capsys.readouterr()
+    assert main(list(arguments)) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "".join(lines)
+    errors = [line for line in lines if line.startswith("batchopt: error: ")]
+    assert len(errors) == 1
+    assert lines[-1] == errors[0]
+    return errors[0]
+
+
+def refuses(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What argparse says before it exits with code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(list(arguments))
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "COMMAND"),
+        (("probe",), "task"),
+        (("prob",), "invalid choice"),
+        (("probe", "t.py:task", "--examples", "many"), "a whole number is needed"),
+        (("probe", "t.py:task", "--examples", "1.5"), "a positive whole number is needed"),
+        (("probe", "t.py:task", "--seconds", "-1"), "a positive number is needed"),
+        (("probe", "t.py:task", "--batch-sizes", "64:8"), "SMALLEST:LARGEST"),
+        (("plan", "f.json"), "required"),
+        (("plan", "f.json", "--reach-loss", "1", "--within", "2"), "not allowed with"),
+        (("plan", "f.json", "--reach-loss", "nan"), "a positive number is needed"),
+        (("plan", "f.json", "--reach-loss", "1", "--per-step", "-2"), "a positive number is needed"),
+        (("tune", "t.py:task", "f.json", "--plan", "p.json", "--try", "64"), "BATCH:RATE"),
+        (("schedule", "s.json", "--to", "nowhere"), "invalid choice"),
+    ],
+)
+def test_bad_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
+    assert said in refuses(capsys, *arguments)
+
+
+def test_arguments_that_do_not_go_together(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--examples N or --seconds S" in fails(capsys, "probe", flow.task, code=2)
+    assert "--schema" in fails(capsys, "schedule", code=2)
+    assert "nothing to report" in fails(capsys, "report", code=2)
+    assert "--least" in fails(capsys, "plan", flow.forecast, "--reach-loss", "0.5", "--of", "steps", code=2)
+    assert "--of" in fails(capsys, "plan", flow.forecast, "--within", "5", "--least", "steps", code=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (None, "task", "there is no file"),
+        ("import nothing_like_that", "task", "does not import: ModuleNotFoundError"),
+        ("def (", "task", "does not import: SyntaxError"),
+        ("x = 1", "task", "has no name 'task'"),
+        ("task = 3", "task", "must be a TrainingTask, got int"),
+        ("import sys\nsys.exit(3)", "task", "does not import: SystemExit"),
+    ],
+)
+def test_task_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None, name: str, said: str
+) -> None:
+    file = tmp_path / "problem.py"
+    if content is not None:
+        file.write_text(content)
+    assert said in fails(capsys, "probe", f"{file}:{name}", "--examples", "100000", "-o", str(tmp_path / "p.json"))
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = Path(flow.probe).read_text()
+    broken = tmp_path / "broken.json"
+    out = ("-o", str(tmp_path / "out.json"))
+    for content, said in (
+        (text[: len(text) // 2], "cut off"),
+        (text.replace("batchopt.probe/1", "batchopt.probe/9"), "newer batchopt"),
+        ("[1, 2]", "schema"),
+        ("", "not valid JSON"),
+    ):
+        broken.write_text(content)
+        assert said in fails(capsys, "forecast", str(broken), *out)
+    assert "expected batchopt.probe/1" in fails(capsys, "forecast", flow.plan, *out)
+    assert "No such file" in fails(capsys, "forecast", str(tmp_path / "missing.json"), *out)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_goals_out_of_reach(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ("-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s"))
+    fails(capsys, "plan", flow.forecast, "--reach-loss", "1e-9", *out)
+    assert "the initial loss" in fails(capsys, "plan", flow.forecast, "--reach-loss", "50", *out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_small_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = fails(capsys, "probe", flow.task, "--examples", "400", "-o", str(tmp_path / "p.json"))
+    assert "budget" in said
+
+
+def test_folders_that_are_missing_are_told_before_the_work(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing" / "file")
+    assert "there is no folder" in fails(capsys, "train", flow.task, flow.schedule, "--save", missing)
+    tune = ("tune", flow.task, flow.forecast, "--plan", flow.plan)
+    assert "there is no folder" in fails(capsys, *tune, "--study", missing)
+    assert "there is no study file" in fails(capsys, "explain", missing)
+
+
+def test_a_study_of_another_name_and_a_file_that_is_none(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="other")
+    assert "no study named 'batchopt'" in fails(capsys, "explain", str(tmp_path / "study.db"))
+    (tmp_path / "text.db").write_text("this is no data base, " * 100)
+    assert "cannot be opened as an Optuna storage" in fails(capsys, "explain", str(tmp_path / "text.db"))
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forecast", "missing.json", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_one_line_as_well(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "problem.py"
+    file.write_text(Path(flow.task.rpartition(":")[0]).read_text().replace("nn.Linear(12, 4)", "nn.Linear(11, 4)"))
+    said = fails(capsys, "probe", f"{file}:task", "--examples", "40000", "-o", str(tmp_path / "p.json"))
+    assert "shapes cannot be multiplied" in said
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "probe", "forecast", "plan", "tune", "explain", "train", "schedule", "report"]
+)
+def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert f"  batchopt {verb}" in text.partition("options:")[0].partition("\n\n")[2]
+    assert "--json" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("batchopt 0.")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "batchopt", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_ctrl_c_leaves_a_probe_that_goes_on(flow: Any, tmp_path: Path) -> None:
+    out = tmp_path / "probe.json"
+    command = ("probe", flow.task, "--examples", "60000", "-o", str(out))
+    process = start(*command)
+    kept = tmp_path / "probe.json.partial"
+    deadline = time.monotonic() + 60
+    while len(list(kept.glob("*.json"))) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "batchopt: interrupted; the same command goes on where it stopped"
+    finished = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json") if file.name != "identity.json"}
+    assert len(finished) >= 3
+    assert not out.exists()
+    os.link(kept / min(finished), tmp_path / "witness")
+    assert main(list(command)) == 0
+    assert out.exists()
+    assert not kept.exists()
+
+
+def test_a_killed_study_goes_on(flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = tmp_path / "study.db"
+    slow = tmp_path / "slow.py"
+    source = Path(flow.task.rpartition(":")[0]).read_text()
+    slow.write_text(source + "\nimport dataclasses, time\n"
+                    "task = dataclasses.replace(task, before_step=lambda model: time.sleep(0.005))\n")  # fmt: skip
+    command = ("tune", f"{slow}:task", flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials", "40")
+    process = start(*command)
+    deadline = time.monotonic() + 60
+    while not _running(study) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _running(study), "no trial began"
+    process.kill()
+    process.communicate(timeout=60)
+    left = _running(study)
+    assert left, "the killed run leaves a zombie"
+    monkeypatch.setattr("batchopt.cli.study.GRACE_SECONDS", 1)
+    monkeypatch.setattr("batchopt.cli.study.HEARTBEAT_SECONDS", 1)
+    time.sleep(2.5)
+    done = len(optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials)
+    again = ("tune", flow.task, flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials", str(done + 1))
+    assert main(list(again)) == 0
+    trials = optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials
+    assert [trials[number].state.name for number in left] == ["FAIL"] * len(left)
+    assert sum(trial.state.name in {"COMPLETE", "PRUNED"} for trial in trials) == done + 1
+
+
+def _running(study: Path) -> list[int]:
+    if not study.exists():
+        return []
+    try:
+        trials = optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials
+    except Exception:  # the tables are not there yet
+        return []
+    return [trial.number for trial in trials if trial.state.name == "RUNNING" and trial.intermediate_values]

@@ -1,0 +1,123 @@
+"""Each command on the files of the one before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule
+from batchopt.cli.main import main
+
+GOAL = 0.25
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The one JSON object that a command prints on standard output."""
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_probe_keeps_its_budget_and_leaves_no_journal(flow: Any) -> None:
+    report = ProbeReport.load(flow.probe)
+    assert report.examples_spent <= report.budget_examples == 40_000
+    assert len(report.noise_scales) >= 4
+    assert not Path(f"{flow.probe}.partial").exists()
+
+
+def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "steps", "-o", str(tmp_path / "p"),
+                 "--schedule", str(tmp_path / "s")]) == 0  # fmt: skip
+    text = capsys.readouterr().out
+    plan = Plan.load(tmp_path / "p")
+    assert text.startswith(f"batch size {plan.batch_size}, learning rate {plan.learning_rate:.3g}")
+    assert plan.reasons[0].split(".")[0] in " ".join(text.split())
+    assert Schedule.load(tmp_path / "s") == plan.schedule
+
+
+def test_forecast_at_a_loss_that_is_asked_for(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = run_json(capsys, "forecast", flow.probe, "--loss", "0.61", "-o", str(tmp_path / "f.json"))
+    asked = [row["estimate"] for row in found["critical_batch_size"] if row["loss"] == 0.61]
+    assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.61).value
+
+
+def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    common = [flow.forecast, "--reach-loss", str(GOAL), "-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s")]
+    dear_steps = run_json(capsys, "plan", *common, "--per-step", "1000", "--per-example", "1")
+    dear_examples = run_json(capsys, "plan", *common, "--per-step", "1", "--per-example", "1")
+    assert dear_steps["batch_size"] > dear_examples["batch_size"]
+
+
+def test_lowest_loss_within_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan, schedule = str(tmp_path / "p"), str(tmp_path / "s")
+    run_json(capsys, "plan", flow.forecast, "--within", "4000", "--of", "examples", "--multiple-of", "4",
+             "--batch-sizes", "4:64", "-o", plan, "--schedule", schedule)  # fmt: skip
+    assert Plan.load(plan).goal == LowestLoss(4000, of="examples")
+    assert 4 <= Plan.load(plan).batch_size <= 64
+    assert Plan.load(plan).batch_size % 4 == 0
+    trained = run_json(capsys, "train", flow.task, schedule, "--plan", plan)
+    assert [row["name"] for row in trained["compared"]] == ["loss"]
+    study = str(tmp_path / "study.db")
+    tuned = run_json(
+        capsys, "tune", flow.task, flow.forecast, "--plan", plan, "--study", study, "--trials", "3", "--try", "8:0.3"
+    )
+    assert tuned["best"]["cost"] < 1.0
+
+
+def test_training_is_compared_with_the_plan(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    found = run_json(capsys, "train", flow.task, flow.schedule, "--plan", flow.plan, "--save", str(weights))
+    compared = {row["name"]: row for row in found["compared"]}
+    plan = Plan.load(flow.plan)
+    assert compared["steps"]["predicted"]["value"] == pytest.approx(plan.schedule.steps)
+    assert compared["examples"]["measured"] == found["reached_at_examples"]
+    assert set(torch.load(weights)) == {"weight", "bias"}
+
+
+def test_training_without_a_plan_goes_to_the_schedules_end(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Schedule.constant(50, examples=2_000).save(tmp_path / "s.json")
+    found = run_json(capsys, "train", flow.task, str(tmp_path / "s.json"), "--learning-rate", "0.2")
+    assert (found["steps"], found["examples"], found["compared"]) == (40, 2_000, [])
+
+
+def test_a_study_goes_on_to_its_number_of_trials(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = str(tmp_path / "study.db")
+    command = ("tune", flow.task, flow.forecast, "--plan", flow.plan, "--study", study, "--try", "1:0.0001")
+    first = run_json(capsys, *command, "--trials", "3")
+    assert first["trials"] == 3
+    assert first["pruned_before_compute"] >= 1, "a hopeless setting of habit costs no compute"
+    assert run_json(capsys, *command, "--trials", "5")["trials"] == 5
+    assert main([*command, "--trials", "5"]) == 0
+    text = capsys.readouterr().out
+    assert "5 proposed" in text
+    assert text.count("pruned before compute") >= 2, "in the row of the trial, and in the count"
+    explained = run_json(capsys, "explain", study)["trials"]
+    assert any("5 trials" in line for line in explained)
+    assert main(["report", "--plan", flow.plan, "--study", study, "-o", str(tmp_path / "report.html")]) == 0
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_schedule_shown_exported_and_its_schema(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Schedule.constant(64, examples=6_400, learning_rate=0.1).save(tmp_path / "s.json")
+    shown = run_json(capsys, "schedule", str(tmp_path / "s.json"))
+    assert shown["steps"] == 100
+    exported = run_json(capsys, "schedule", str(tmp_path / "s.json"), "--to", "megatron", "--tokens-per-example",
+                        "128", "--micro-batch", "8", "--data-parallel", "2")  # fmt: skip
+    assert '--step-batch-size-schedule "0:64"' in exported["text"]
+    assert run_json(capsys, "schedule", "--schema")["properties"]["schema"]["const"] == Schedule.SCHEMA
+
+
+def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", flow.task, flow.schedule, "--plan", flow.plan, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "training" in captured.err
+    assert "predicted" in captured.err
