@@ -2,12 +2,13 @@
 
 All points of all runs are fitted at once by least squares with priors, so a short run at one batch size, a stopped one
 and the long reference run all inform the same few parameters. Noise scales enter as readings of the local critical
-batch size with one unknown offset, because the noise scale is a proxy whose ratio to the truth differs by problem
-but drifts slowly. The posterior is the Gaussian around the optimum (Laplace).
+batch size with an unknown offset and trend, because the noise scale is a proxy whose ratio to the truth differs by
+problem and drifts along a run. The posterior is the Gaussian around the optimum (Laplace).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,11 @@ MODEL_ERROR = 0.03
 """Standard deviation of log loss that the law misses, added to each curve's own jitter."""
 NOISE_OFFSET_SD = 0.9
 """Spread over problems of the log ratio of noise scale to local critical batch size."""
-NOISE_DRIFT_SD = 0.35
-"""Drift of that ratio along a run."""
+NOISE_TREND_SD = 0.5
+"""Spread over problems of how fast that log ratio changes with log progress: the noise scale tells the level of the
+critical batch size better than its growth."""
+NOISE_SCATTER_SD = 0.35
+"""Scatter of single readings about such a trend."""
 HORIZON = math.log(30.0)
 """How far beyond the longest run the curve of loss over progress is carried, in log progress."""
 KNOT_SPACING = 0.6
@@ -101,7 +105,9 @@ def fit_law(
     knots = np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1)
     frame = _Frame(knots=knots, v_mid=0.6 * v_end, log_initial=math.log(initial))
     prior = _wide_prior(points, len(knots) - 1)
-    fits = [_fit(points, frame, prior, readings) for readings in ([list(noise), []] if noise else [[]])]
+    fits = [_fit(points, frame, prior, [], _starts(prior))]
+    if noise:
+        fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].best]))
     rng = np.random.default_rng(seed)
     draws = np.concatenate([_draw(fit, N_DRAWS // len(fits), rng) for fit in fits])
     return _posterior(runs, frame, fits[0].best, draws)
@@ -122,7 +128,7 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
     floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
     covariance = np.cov(rows.T) + np.diag(np.square(floor))
     prior = _Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
-    fit = _fit(points, frame, prior, [], starts=(0.0,))
+    fit = _fit(points, frame, prior, [], [prior.mean])
     draws = _draw(fit, N_DRAWS, np.random.default_rng(seed))
     updated = _posterior(runs, frame, fit.best, draws)
     return LawPosterior(
@@ -155,21 +161,27 @@ class _Fit:
     covariance: Floats
 
 
+def _starts(prior: _Prior) -> list[Floats]:
+    """Where the search for the best parameters begins: small and large critical batch sizes, mid and high rates."""
+    starts = []
+    for log_b, log_lr in itertools.product((-1.5, 1.5), (0.0, 1.5)):
+        start = prior.mean.copy()
+        start[SHAPE.index("log_b")] += log_b
+        start[SHAPE.index("log_lr")] += log_lr
+        starts.append(start)
+    return starts
+
+
 def _fit(
-    points: _Points,
-    frame: _Frame,
-    prior: _Prior,
-    noise: Sequence[NoiseReading],
-    starts: tuple[float, ...] = (-1.5, 1.5),
+    points: _Points, frame: _Frame, prior: _Prior, noise: Sequence[NoiseReading], starts: Sequence[Floats]
 ) -> _Fit:
     residuals, n_nuisance = _residuals(points, frame, prior, noise)
-    solutions = []
-    for shift in starts:
-        start = np.concatenate([prior.mean, np.zeros(n_nuisance)])
-        start[SHAPE.index("log_b")] += shift
-        solutions.append(
-            optimize.least_squares(residuals, start, method="trf", x_scale="jac", max_nfev=60, xtol=1e-5, ftol=1e-5)
+    solutions = [
+        optimize.least_squares(
+            residuals, np.append(start, np.zeros(n_nuisance)), x_scale="jac", max_nfev=60, xtol=1e-5, ftol=1e-5
         )
+        for start in starts
+    ]
     best = min(solutions, key=lambda solution: float(solution.cost))
     n = len(prior.mean)
     dof = max(1, len(points.steps))
@@ -185,20 +197,22 @@ def _residuals(
     late = np.flatnonzero(np.isfinite(points.start_losses))
     losses = np.array([reading.loss for reading in noise])
     log_noise = np.array([reading.log_noise for reading in noise])
-    spread = np.sqrt(np.array([reading.log_se for reading in noise]) ** 2 + NOISE_DRIFT_SD**2)
+    spread = np.sqrt(np.array([reading.log_se for reading in noise]) ** 2 + NOISE_SCATTER_SD**2)
+    ratio_sd = np.array([NOISE_OFFSET_SD, NOISE_TREND_SD])
 
     def residuals(theta: Floats) -> Floats:
         table = frame.table(theta[None, :n])
-        shifts, offset = theta[n : n + len(late)], theta[n + len(late) :]
+        shifts, ratio = theta[n : n + len(late)], theta[n + len(late) :]
         misfit = (_predict(points, table, late, shifts) - points.log_losses) * points.weights
         robust = np.sign(misfit) * np.sqrt(2.0 * (np.sqrt(1.0 + misfit**2) - 1.0))
         blocks = [robust, prior.matrix @ (theta[:n] - prior.mean), shifts / 0.5]
         if len(losses):
             v = np.array([np.minimum(table.v_of_loss(loss)[0], frame.knots[-1]) for loss in losses])
-            blocks += [(table.log_b(v[None])[0] + offset[0] - log_noise) / spread, offset / NOISE_OFFSET_SD]
+            log_ratio = ratio[0] + ratio[1] * (v - frame.v_mid)
+            blocks += [(table.log_b(v[None])[0] + log_ratio - log_noise) / spread, ratio / ratio_sd]
         return np.concatenate(blocks)
 
-    return residuals, len(late) + bool(len(losses))
+    return residuals, len(late) + (2 if len(losses) else 0)
 
 
 def _predict(points: _Points, table: LawTable, late: NDArray[np.int_], shifts: Floats) -> Floats:
