@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 N_DRAWS = 64
 POINTS_PER_RUN = 8
-INDEPENDENT_POINTS_PER_RUN = 4.0
+INDEPENDENT_POINTS_PER_RUN = 2.0
 """Points of one curve share its misfit, so a run counts as this many independent points at most."""
 MODEL_ERROR = 0.03
 """Standard deviation of log loss that the law misses, added to each curve's own jitter."""
