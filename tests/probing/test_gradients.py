@@ -257,21 +257,32 @@ def test_factors_of_a_metric_are_applied_to_single_examples_and_groups() -> None
     check_sums(group, (units * flat).mean(0)[None], torch.ones(1, dtype=torch.float64), weighted=False)
 
 
-def test_chunks_shrink_where_memory_runs_out() -> None:
-    class Greedy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = mlp()
+def test_chunks_shrink_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    vectorised = PerExampleGradients._vectorised
 
-        def forward(self, x: Tensor) -> Tensor:
-            if torch._C._functorch.is_batchedtensor(x) and torch._C._functorch.get_unwrapped(x).shape[0] > 5:
-                raise torch.cuda.OutOfMemoryError("planted")
-            return self.net(x)
+    def limited(self: PerExampleGradients, batch: tuple[Tensor, Tensor], batched: list[int]) -> Any:
+        tried.append(len(batch[0]))
+        if len(batch[0]) > 5:
+            raise torch.cuda.OutOfMemoryError("planted")
+        return vectorised(self, batch, batched)
 
-    model, batch = problem(Greedy)
+    monkeypatch.setattr(PerExampleGradients, "_vectorised", limited)
+    model, batch = problem(mlp)
     reader = PerExampleGradients(Reading(model, cross_entropy, CPU))
     check_sums(reader.read(batch, COUNT), *one_by_one(model, cross_entropy, batch), weighted=False)
+    assert tried == [23, 11, 5, 5, 5, 5, 3]
     assert "vectorised" in reader.method
+
+
+def test_memory_that_holds_not_even_one_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(self: PerExampleGradients, batch: Any, batched: list[int]) -> Any:
+        raise torch.cuda.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(PerExampleGradients, "_vectorised", never)
+    model, batch = problem(mlp)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="planted"):
+        PerExampleGradients(Reading(model, cross_entropy, CPU)).read(batch, COUNT)
 
 
 def test_chunks_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

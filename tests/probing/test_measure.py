@@ -370,7 +370,7 @@ def test_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(measure_module, "estimate_noise_scale", spy)
     measure_noise_scale(seeded(mlp), cross_entropy, classification(5000), relative_width=1e-9)
-    assert len(counts) >= 6, "looked at from 128 on, at every doubling"
+    assert len(counts) == 7, "looked at from 128 to 4,096 at every doubling, and at the end"
     assert all(16 <= count <= 32 for count in counts)
 
 

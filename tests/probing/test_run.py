@@ -159,6 +159,21 @@ def test_evaluation_is_the_weighted_mean_in_evaluation_mode() -> None:
     assert run.evaluate() == value
 
 
+def test_what_is_random_in_an_evaluation_is_drawn_alike_and_from_nobody() -> None:
+    def noisy(model: Any, batch: Any) -> Tensor:
+        noise = torch.randn(()) + float(np.random.randn()) + random.gauss(0, 1)  # noqa: NPY002
+        return cross_entropy(model, batch) + noise
+
+    run = TrainingRun(make_task(loss=noisy), learning_rate=0.05, seed=1)
+    torch.manual_seed(9)
+    expected = torch.rand(5)
+    torch.manual_seed(9)
+    before = random.getstate()
+    assert run.evaluate() == run.evaluate()
+    assert torch.equal(torch.rand(5), expected)
+    assert random.getstate() == before
+
+
 def test_evaluation_data_are_used() -> None:
     x, y = classification(40)
     run = TrainingRun(make_task(eval_data=(x[:7], y[:7])), learning_rate=0.05, seed=1)
