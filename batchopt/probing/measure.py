@@ -73,7 +73,8 @@ def measure_noise_scale(
         seed: of the draw, and of what is random in the loss.
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         device: where batches go; None takes the model's.
-        autocast: dtype of mixed precision; gradients are added up in float32 all the same.
+        autocast: dtype of mixed precision; gradients are added up in float32 all the same. With float16 they are taken
+            without loss scaling, so that small ones underflow: prefer bfloat16.
         infinite_population: whether examples are drawn anew every time, as by random augmentation; None says so for
             streams and for models with active dropout only.
         at: where along a run this is, for the record.
