@@ -28,6 +28,8 @@ MOST_POINTS = 8
 PACE_SD = 0.25
 """Standard deviation of log pace along a run that a draw is allowed."""
 INDEPENDENT_POINTS = 4.0
+RECENT_POINTS = 3
+"""The pace is the mean over this many last points, because a single loss is noisy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,16 @@ def outlook(law: LawPosterior, run: Observation, loss: float) -> Outlook | None:
     usable = np.isfinite(model[:, -1]) & (model[:, -1] > 0)
     if not np.any(usable):
         return None
-    model, to_goal = model[usable], to_goal[usable]
-    total = np.maximum(steps[-1] / model[:, -1] * to_goal, steps[-1])
-    return Outlook(float(steps[-1]), _weighted_median(total, _weights(steps, model)))
+    log_pace = _log_pace(steps, model[usable])
+    pace = np.exp(np.nanmean(log_pace[:, -RECENT_POINTS:], axis=1))
+    total = np.maximum(pace * to_goal[usable], steps[-1])
+    return Outlook(float(steps[-1]), _weighted_median(total, _weights(log_pace)))
+
+
+def _log_pace(steps: Floats, model: Floats) -> Floats:
+    """log(n_i / m_i), (n_draws, k); NaN where a draw says that the loss is never reached, or was there at the start."""
+    known = np.isfinite(model) & (model > 0)
+    return np.where(known, np.log(steps) - np.log(np.where(known, model, 1.0)), np.nan)
 
 
 def _model_steps(law: LawPosterior, run: Observation, losses: Sequence[float]) -> Floats:
@@ -70,13 +79,10 @@ def _model_steps(law: LawPosterior, run: Observation, losses: Sequence[float]) -
     return np.where(np.isfinite(v), steps, np.inf)
 
 
-def _weights(steps: Floats, model: Floats) -> Floats:
+def _weights(log_pace: Floats) -> Floats:
     """How well every draw explains the run, (n_draws,): by the spread of its log pace."""
-    known = np.isfinite(model) & (model > 0)
-    log_pace = np.where(known, np.log(steps) - np.log(np.where(known, model, 1.0)), 0.0)
-    counts = known.sum(axis=1)
-    mean = log_pace.sum(axis=1) / counts
-    squares = (np.where(known, log_pace - mean[:, None], 0.0) ** 2).sum(axis=1)
+    counts = np.sum(np.isfinite(log_pace), axis=1)
+    squares = np.nansum((log_pace - np.nanmean(log_pace, axis=1)[:, None]) ** 2, axis=1)
     misfit = squares / PACE_SD**2 * np.minimum(1.0, INDEPENDENT_POINTS / counts)
     return np.asarray(np.exp(-0.5 * (misfit - misfit.min())))
 

@@ -45,8 +45,12 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-DOUBT = {"log_b": 0.5, "log_lr": 0.5}
-"""Standard deviations added to a forecast's draws before any trial has tested them."""
+DOUBTED = ("log_b", "log_lr")
+"""Parameters of a forecast's law whose draws are widened: they differ most where a probe misleads."""
+UNTESTED_DOUBT = 0.5
+"""Standard deviation that is added before there are trials: more would cost the first ones their aim."""
+TESTED_DOUBT = 1.0
+"""Standard deviation that is added where trials can decide: a rate that is 30 times off is then soon given up."""
 DEFAULT_OCTAVES = 6
 """Half width of the learning rates considered while the parameter's own range is unknown."""
 NEIGHBOURHOOD = 8.0
@@ -238,19 +242,23 @@ def _posterior(prior: LawPosterior | None, branches: tuple[Branch, ...]) -> LawP
     try:
         if prior is None:
             return fit_law(branches)
-        return update_law(prior, branches) if branches else _doubted(prior)
+        return update_law(_doubted(prior, TESTED_DOUBT), branches) if branches else _doubted(prior, UNTESTED_DOUBT)
     except (EvidenceError, ValueError, np.linalg.LinAlgError) as error:
         # A study must outlive a fit that fails: what is left is the forecast, or the base sampler.
         _logger.warning("The law could not be fitted to the trials: %s", error)
-        return Thin(f"the law could not be fitted to the trials ({error})") if prior is None else _doubted(prior)
+        return (
+            Thin(f"the law could not be fitted to the trials ({error})")
+            if prior is None
+            else _doubted(prior, UNTESTED_DOUBT)
+        )
 
 
-def _doubted(law: LawPosterior) -> LawPosterior:
+def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
     rows = np.array(law.draws)
     if not rows.size:
         return law
     rng = np.random.default_rng(0)
-    for name, sd in DOUBT.items():
+    for name in DOUBTED:
         rows[:, SHAPE.index(name)] += sd * rng.standard_normal(len(rows))
     return replace(law, draws=tuple(tuple(map(float, row)) for row in rows))
 

@@ -29,7 +29,7 @@ from batchopt.forecasting.law import SHAPE
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import DOUBT, Surrogate, Target, Thin, build_surrogate
+from batchopt.search.surrogate import DOUBTED, UNTESTED_DOUBT, Surrogate, Target, Thin, build_surrogate
 
 RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribution(1e-4, 10.0, log=True)}
 
@@ -83,9 +83,9 @@ def test_lowest_loss_scores_by_the_loss_at_the_budget() -> None:
 def test_a_forecast_is_doubted_before_it_is_used() -> None:
     surrogate = built(optuna.create_study(), forecast_of(LAW, spread=0.01))
     draws = np.array(surrogate.law.draws)
-    for name, sd in DOUBT.items():
+    for name in DOUBTED:
         # 32 draws: a standard error of 12.5 %.
-        assert 0.5 * sd < np.std(draws[:, SHAPE.index(name)]) < 1.5 * sd
+        assert np.std(draws[:, SHAPE.index(name)]) == pytest.approx(UNTESTED_DOUBT, rel=0.5)
     assert surrogate.law.best == LAW.best
 
 

@@ -62,7 +62,7 @@ def test_a_forecast_finds_the_optimum_within_a_few_trials() -> None:
 def test_a_wrong_forecast_does_not_hurt_for_long() -> None:
     """Its learning rate is thirty times too low and its critical batch size ten times too high."""
     wrong = Forecast.fit(simulated_report(true_law(b_mid=600.0, learning_rate=0.01)))
-    regrets, _, studies = zip(*(ran(wrong, seed, 7) for seed in SEEDS[:2]), strict=True)
+    regrets, _, studies = zip(*(ran(wrong, seed, 8) for seed in SEEDS[:2]), strict=True)
     assert np.median(regrets) < 1.15
     # It is not that nothing was learned: the first proposal was far off.
     first = studies[0].trials[0].params
