@@ -19,7 +19,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 980px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1060px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 1.9rem; margin: 0 0 4px; }
 h2 { font-size: 1.35rem; margin: 48px 0 8px; padding-top: 14px; border-top: 2px solid var(--line); }
 p { margin: 8px 0; max-width: 75ch; }
@@ -31,14 +31,16 @@ li { margin: 4px 0; }
 .scroll { overflow-x: auto; margin: 14px 0; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 0 0 4px; white-space: nowrap; }
-th, td { padding: 5px 18px 5px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+thead th { vertical-align: bottom; }
+th, td { padding: 5px 18px 5px 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
+  white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child { text-align: left; }
 tr.chosen td { background: var(--tint); font-weight: 600; }
 .doubts { border-left: 4px solid var(--doubt); background: #fdf4ee; padding: 8px 18px; margin: 14px 0; }
 figure { margin: 20px 0 28px; }
 figcaption { font-size: 0.92rem; max-width: 80ch; }
-.pair { display: flex; flex-wrap: wrap; gap: 0 48px; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 36px; }
 @media print {
   body { font-size: 12px; }
   main { max-width: none; padding: 0; }
@@ -137,7 +139,7 @@ def figure(drawing: go.Figure, *, name: str) -> str:
         include_plotlyjs=False,
         div_id=f"figure-{name}",
         default_height=f"{drawing.layout.height or 460}px",
-        config={"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+        config={"responsive": True, "displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]},
     )
     return f"<figure>{content}<figcaption>{html.escape(HOW_TO_READ[name])}</figcaption></figure>\n"
 

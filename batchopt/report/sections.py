@@ -104,8 +104,8 @@ def plan(plan: Plan) -> Section:
         ("learning rate", number(plan.learning_rate)),
         ("steps", interval(best.steps)),
         ("examples", interval(best.examples)),
-        *([("seconds", interval(best.seconds))] if best.seconds is not None else []),
-        ("loss at the end", interval(best.loss)),
+        *_where(best.seconds is not None and plan.price.unit != "seconds", ("seconds", _optional(best.seconds))),
+        *_where(isinstance(plan.goal, LowestLoss), ("loss at the end", interval(best.loss))),
         (f"cost ({plan.price.unit})", interval(best.cost)),
         (f"cost of the schedule ({plan.price.unit})", interval(plan.schedule_cost)),
         ("critical batch size", interval(plan.critical_batch_size)),
@@ -124,14 +124,19 @@ def schedule(schedule: Schedule, plan: Plan | None) -> Section:
         (
             f"{count(piece.start)} to {count(piece.end)}",
             count(piece.batch_size),
-            "left to the loop" if piece.learning_rate is None else number(piece.learning_rate),
-            f"{number(piece.multiplier)} times the base",
+            f"{number(piece.multiplier)} times the loop's own"
+            if piece.learning_rate is None
+            else number(piece.learning_rate),
         )
         for piece in pieces
     ]
-    cost = f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}" if plan is not None else ""
+    cost = (
+        f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}"
+        if plan is not None and plan.schedule == schedule
+        else ""
+    )
     body = paragraph(f"{count(schedule.examples)} examples in {count(schedule.steps)} steps{cost}.")
-    body += table("", ("examples seen", "batch size", "learning rate", ""), rows)
+    body += table("", ("examples seen", "batch size", "learning rate"), rows)
     body += figure(plot_schedule(schedule), name="schedule")
     return Section("Schedule", body)
 
@@ -199,7 +204,7 @@ def _spending_table(report: ProbeReport) -> str:
 
 
 def _settings_table(report: ProbeReport) -> str:
-    rows = [("budget", f"{count(report.budget_examples)} examples"), ("runs", count(len(report.runs)))]
+    rows = [("runs", count(len(report.runs)))]
     if report.reference is not None:
         run = report.reference
         rows.append(("reference run", f"batch size {count(run.batch_size)}, learning rate {number(run.learning_rate)}"))
@@ -301,6 +306,10 @@ def _step_cost_in_words(cost: StepCost) -> str:
     if cost.unit == "seconds":
         return f"{seconds(cost.per_step)} + {seconds(cost.per_example)} an example"
     return f"{number(cost.per_step)} + {number(cost.per_example)} an example ({cost.unit})"
+
+
+def _where(shown: bool, row: tuple[str, str]) -> list[tuple[str, str]]:
+    return [row] if shown else []
 
 
 def _optional(estimate: Estimate | None) -> str:

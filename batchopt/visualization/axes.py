@@ -52,7 +52,7 @@ def round_numbers(span: Span) -> tuple[float, ...]:
         return _equal_steps(span)
     leading = (1.0, 2.0, 5.0) if decades <= 3.5 else (1.0,)
     first, last = math.floor(math.log10(span.low)), math.ceil(math.log10(span.high))
-    stride = max(1, math.ceil((last - first) / MOST_TICKS))
+    stride = max(1, math.ceil((last - first + 1) / MOST_TICKS))
     powers = [k for k in range(first, last + 1) if k % stride == 0]
     ticks = [digit * 10.0**k for k in powers for digit in leading]
     return tuple(tick for tick in ticks if span.low <= tick <= span.high)

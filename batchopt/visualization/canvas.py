@@ -6,6 +6,7 @@ meaning alone: shape, dash or a label repeats it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ BLACK, GREY, LIGHT = "#1a1a1a", "#767676", "#e4e7eb"
 ORANGE, SKY, GREEN, BLUE, VERMILLION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 HEIGHT = 460
+NARROW = 0.18
+"""A label does not fit into a smaller share of the figure's width."""
 
 
 def blank(title: str, *, xaxis: dict[str, Any], yaxis: dict[str, Any]) -> go.Figure:
@@ -71,7 +74,8 @@ def translucent(colour: str, opacity: float) -> str:
 
 def draw_band(figure: go.Figure, readings: Sequence[Reading], *, name: str, colour: str, span: Span, unit: str) -> None:
     """A line of best guesses in its 90 % band; dotted where unresolved; an open band goes to the axis's edge."""
-    if not readings:
+    if len(readings) < 2:
+        draw_readings(figure, readings, name=name, colour=colour, span=span, unit=unit)
         return
     import plotly.graph_objects as go
 
@@ -172,8 +176,11 @@ def shade_observed(figure: go.Figure, loss: Span, *, lowest: float) -> None:
     )
     at = Span(lowest, loss.high).exponents[0]
     text = {"y": 1.0, "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": GREY}}
-    figure.add_annotation(x=at, xanchor="right", text="observed by the probe ", **text)
-    figure.add_annotation(x=at, xanchor="left", text=" extrapolated", **text)
+    share = math.log(loss.high / lowest) / math.log(loss.high / loss.low)
+    if share > NARROW:
+        figure.add_annotation(x=at, xanchor="right", text="observed by the probe ", **text)
+    if 1.0 - share > NARROW:
+        figure.add_annotation(x=at, xanchor="left", text=" extrapolated", **text)
 
 
 def _pieces(readings: Sequence[Reading]) -> list[tuple[bool, list[Reading]]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from batchopt.forecasting.forecast import Forecast
 
-POINTS = 11
+POINTS = 9
 """Each point is a fit to every posterior draw, so few are asked for."""
 
 

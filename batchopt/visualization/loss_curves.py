@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
-from batchopt.visualization.axes import log_axis, span_of
+from batchopt.visualization.axes import Span, log_axis, span_of
 from batchopt.visualization.canvas import BLACK, CYCLE, GREY, blank
 from batchopt.visualization.readings import spaced
 from batchopt.visualization.wording import count, number
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from batchopt.forecasting.forecast import Forecast
 
-_PREDICTED_POINTS = 24
+DIVERGED = 1.5
+"""Losses above this many times the initial one lie at the figure's edge: a diverged run would flatten the rest."""
+_PREDICTED_POINTS = 16
 
 
 class CurveData(NamedTuple):
@@ -76,8 +78,8 @@ def _curve(run: Branch, forecast: Forecast | None, *, reference: bool) -> CurveD
         if run.start_examples + n > 0
     ]
     examples = tuple(n for n, _, _ in seen)
-    settled = sum(1 for _, _, n in seen if n < run.burn_in_examples)
-    predict = forecast is not None and run.start_examples == 0 and run.outcome != "diverged" and len(examples) > 1
+    settled = min(sum(1 for _, _, n in seen if n < run.burn_in_examples), max(0, len(seen) - 1))
+    predictable = run.start_examples == 0 and run.outcome != "diverged" and len(examples) > 1
     return CurveData(
         run.batch_size,
         run.learning_rate,
@@ -86,7 +88,7 @@ def _curve(run: Branch, forecast: Forecast | None, *, reference: bool) -> CurveD
         settled,
         run.outcome,
         reference,
-        _predicted(forecast, run, examples) if predict and forecast is not None else (),
+        _predicted(forecast, run, examples) if forecast is not None and predictable else (),
     )
 
 
@@ -98,89 +100,108 @@ def _predicted(forecast: Forecast, run: Branch, examples: tuple[int, ...]) -> tu
         return ()
 
 
+class _Stroke(NamedTuple):
+    """A line of the figure."""
+
+    examples: tuple[float, ...]
+    losses: tuple[float, ...]
+    name: str
+    colour: str
+    hover: str
+    width: float = 1.5
+    dash: str = "solid"
+    opacity: float = 1.0
+
+
 def _draw(data: LossCurvesData) -> go.Figure:
     losses = [loss for curve in data.curves for loss in curve.losses]
+    losses += [loss for curve in data.curves for _, loss in curve.predicted]
     if data.initial_loss is not None:
-        losses = [min(loss, 1.5 * data.initial_loss) for loss in losses]
+        losses = [*(min(loss, DIVERGED * data.initial_loss) for loss in losses), data.initial_loss]
+    shown = span_of(losses)
     figure = blank(
         "Loss curves of the probe",
         xaxis=log_axis("examples seen", span_of(n for curve in data.curves for n in curve.examples)),
-        yaxis=log_axis("loss", span_of(losses)),
+        yaxis=log_axis("loss", shown),
     )
     sizes = sorted({curve.batch_size for curve in data.curves})
-    colours = {size: CYCLE[i % len(CYCLE)] for i, size in enumerate(sizes)}
     named: set[str] = set()
-    for curve in data.curves:
-        _draw_curve(figure, curve, colours[curve.batch_size], named)
-    if data.initial_loss is not None and math.isfinite(data.initial_loss):
-        figure.add_hline(y=data.initial_loss, line={"color": GREY, "width": 1, "dash": "dot"})
+    for curve in sorted(data.curves, key=lambda curve: (curve.reference, curve.batch_size)):
+        strokes = _strokes(curve, CYCLE[sizes.index(curve.batch_size) % len(CYCLE)])
+        for stroke in strokes:
+            _add_stroke(figure, stroke, shown, named)
+        if curve.outcome == "diverged":
+            _add_cross(figure, strokes[0], shown, named)
+    if data.initial_loss is not None:
+        _add_initial_loss(figure, data.initial_loss)
     return figure
 
 
-def _draw_curve(figure: go.Figure, curve: CurveData, colour: str, named: set[str]) -> None:
+def _strokes(curve: CurveData, colour: str) -> list[_Stroke]:
+    """The measured line on the clock, its burn-in, and the forecast's line, as far as there are any."""
     name = f"batch size {count(curve.batch_size)}" + (", reference run" if curve.reference else "")
+    hover = f"{name}, learning rate {number(curve.learning_rate)} ({curve.outcome})"
     width = 3.0 if curve.reference else 1.5
-    hover = f"{name}, learning rate {number(curve.learning_rate)} ({curve.outcome})<br>"
-    hover += "loss %{y:.4g} after %{x:,} examples<extra></extra>"
-    burn_in = slice(0, curve.settled + 1) if curve.settled else slice(0, 0)
-    pieces = ((burn_in, 0.35), (slice(curve.settled, None), 1.0))
-    for piece, opacity in pieces:
-        if curve.examples[piece]:
-            line = {"color": colour, "width": width}
-            _add_line(
-                figure, curve.examples[piece], curve.losses[piece], name, line, named, opacity=opacity, hover=hover
-            )
+    strokes = [_Stroke(curve.examples[curve.settled :], curve.losses[curve.settled :], name, colour, hover, width)]
+    if curve.settled:
+        leading = slice(0, curve.settled + 1)
+        burn_in = f"{hover}, burn-in"
+        strokes.append(_Stroke(curve.examples[leading], curve.losses[leading], name, colour, burn_in, opacity=0.35))
     if curve.predicted:
         examples, losses = zip(*curve.predicted, strict=True)
-        dashed = {"color": colour if not curve.reference else BLACK, "width": width * 0.8, "dash": "dash"}
-        label = "forecast of the same runs" + (", reference" if curve.reference else "")
-        _add_line(figure, examples, losses, label, dashed, named, opacity=0.8, hover=f"forecast of {hover}")
-    if curve.outcome == "diverged":
-        _add_cross(figure, curve, colour, named, hover)
+        ink = BLACK if curve.reference else colour
+        told = f"forecast of {hover}"
+        strokes.append(_Stroke(examples, losses, "forecast of the same runs", ink, told, width, "dash", 0.8))
+    return [stroke for stroke in strokes if stroke.examples]
 
 
-def _add_line(
-    figure: go.Figure,
-    examples: tuple[float, ...],
-    losses: tuple[float, ...],
-    name: str,
-    line: dict[str, object],
-    named: set[str],
-    *,
-    opacity: float,
-    hover: str,
-) -> None:
+def _add_initial_loss(figure: go.Figure, loss: float) -> None:
+    figure.add_hline(y=loss, line={"color": GREY, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        x=1.0,
+        xref="paper",
+        xanchor="right",
+        y=math.log10(loss),
+        yanchor="bottom",
+        showarrow=False,
+        text="loss at initialisation",
+        font={"size": 12, "color": GREY},
+    )
+
+
+def _add_stroke(figure: go.Figure, stroke: _Stroke, shown: Span, named: set[str]) -> None:
     import plotly.graph_objects as go
 
-    mode = "lines" if len(examples) > 1 else "markers"
-    trace = go.Scatter(
-        x=examples,
-        y=losses,
-        mode=mode,
-        line=line,
-        marker={"color": line["color"]},
-        opacity=opacity,
-        name=name,
-        legendgroup=name,
-        showlegend=name not in named,
-        hovertemplate=hover,
+    line = go.Scatter(
+        x=stroke.examples,
+        y=[shown.clip(loss) for loss in stroke.losses],
+        mode="lines" if len(stroke.examples) > 1 else "markers",
+        line={"color": stroke.colour, "width": stroke.width, "dash": stroke.dash},
+        marker={"color": stroke.colour},
+        opacity=stroke.opacity,
+        name=stroke.name,
+        legendgroup=stroke.name,
+        showlegend=stroke.name not in named,
+        customdata=[number(loss) for loss in stroke.losses],
+        hovertemplate=f"{stroke.hover}<br>loss %{{customdata}} after %{{x:,.0f}} examples<extra></extra>",
     )
-    figure.add_trace(trace)
-    named.add(name)
+    figure.add_trace(line)
+    named.add(stroke.name)
 
 
-def _add_cross(figure: go.Figure, curve: CurveData, colour: str, named: set[str], hover: str) -> None:
+def _add_cross(figure: go.Figure, stroke: _Stroke, shown: Span, named: set[str]) -> None:
     import plotly.graph_objects as go
 
     cross = go.Scatter(
-        x=curve.examples[-1:],
-        y=curve.losses[-1:],
+        x=stroke.examples[-1:],
+        y=[shown.clip(stroke.losses[-1])],
         mode="markers",
-        marker={"symbol": "x", "size": 10, "color": colour},
+        marker={"symbol": "x", "size": 11, "color": stroke.colour},
         name="diverged",
         legendgroup="diverged",
         showlegend="diverged" not in named,
-        hovertemplate=hover,
+        cliponaxis=False,
+        hovertemplate=f"{stroke.hover}<extra></extra>",
     )
     figure.add_trace(cross)
     named.add("diverged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.schedules.schedule import Schedule
@@ -12,7 +13,8 @@ from batchopt.visualization.wording import count, number
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_MOST_LABELS = 8
+_MOST_LABELS = 10
+"""A piece shorter than one in so many of the run is not labelled: its label would cover its neighbours'."""
 
 
 class Piece(NamedTuple):
@@ -66,22 +68,20 @@ def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
         showlegend=False,
     )
     figure.add_trace(steps)
-    if len(pieces) <= _MOST_LABELS:
-        labels = go.Scatter(
-            x=[(piece.start + piece.end) / 2 for piece in pieces],
-            y=[piece.batch_size for piece in pieces],
-            mode="text",
-            text=[f"{count(piece.batch_size)}<br>{rate}" for piece, rate in zip(pieces, rates, strict=True)],
-            textposition="top center",
-            hoverinfo="skip",
-            showlegend=False,
-            cliponaxis=False,
-        )
-        figure.add_trace(labels)
+    for piece, rate in zip(pieces, rates, strict=True):
+        if (piece.end - piece.start) * _MOST_LABELS >= pieces[-1].end:
+            figure.add_annotation(
+                x=(piece.start + piece.end) / 2,
+                y=math.log10(piece.batch_size),
+                text=f"{count(piece.batch_size)}<br>{rate}",
+                yanchor="bottom",
+                yshift=6,
+                showarrow=False,
+            )
     return figure
 
 
 def _rate(piece: Piece) -> str:
     if piece.learning_rate is None:
-        return f"{number(piece.multiplier)} times the learning rate"
+        return "" if piece.multiplier == 1.0 else f"lr x {number(piece.multiplier)}"
     return f"lr {number(piece.learning_rate)}"

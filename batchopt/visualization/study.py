@@ -59,15 +59,15 @@ def draw_study(data: StudyData, plan: Plan | None = None) -> go.Figure:
         xaxis=log_axis("batch size (examples per step)", sizes, powers=True),
         yaxis=log_axis("learning rate", rates),
     )
-    for fate, marker in _MARKS.items():
-        _add_points(figure, [trial for trial in placed if trial.fate == fate], name=fate, marker=marker)
+    if plan is not None:
+        _add_plan(figure, plan)
     completed = [trial for trial in placed if trial.fate == "completed"]
     _add_points(figure, completed, name="completed", marker=_completed_marker(completed, data.quantity))
+    for fate, marker in _MARKS.items():
+        _add_points(figure, [trial for trial in placed if trial.fate == fate], name=fate, marker=marker)
     best = [trial for trial in placed if trial.number in data.best]
     ring = {"symbol": "circle-open", "size": 19, "color": BLACK, "line": {"width": 2}}
     _add_points(figure, best, name="best" if data.objectives == 1 else "Pareto front", marker=ring)
-    if plan is not None:
-        _add_plan(figure, plan)
     return figure
 
 
@@ -112,7 +112,7 @@ def _add_plan(figure: go.Figure, plan: Plan) -> None:
         x=[plan.batch_size],
         y=[plan.learning_rate],
         mode="markers",
-        marker={"symbol": "star", "size": 17, "color": VERMILLION, "line": {"width": 1, "color": "white"}},
+        marker={"symbol": "star", "size": 26, "color": VERMILLION, "line": {"width": 1, "color": "white"}},
         name=f"plan: batch size {count(plan.batch_size)}",
         customdata=[number(plan.learning_rate)],
         hovertemplate="plan: batch size %{x:,}, learning rate %{customdata}<extra></extra>",

@@ -18,7 +18,7 @@ from batchopt.visualization.wording import count, interval, number
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_MOST_LABELS = 9
+_MOST_LABELS = 12
 
 
 class TradeoffPoint(NamedTuple):
@@ -121,7 +121,7 @@ def _draw_tradeoff(data: TradeoffData) -> go.Figure:
         line={"color": BLUE, "width": 2},
         marker={"size": 8, "color": BLUE, "symbol": _symbols(data.points), "line": {"width": 2, "color": BLUE}},
         text=_labels(data),
-        textposition="middle left",
+        textposition=_label_sides(data.points, examples, steps),
         name="batch size (label), each at its best learning rate",
         customdata=[_hover(point, data.unit) for point in data.points],
         hovertemplate="%{customdata}<extra></extra>",
@@ -144,7 +144,7 @@ def _draw_tradeoff_band(figure: go.Figure, points: Sequence[TradeoffPoint], exam
         fill="toself",
         fillcolor=translucent(BLUE, 0.13),
         mode="lines",
-        line={"width": 0},
+        line={"width": 1, "color": translucent(BLUE, 0.2)},
         hoverinfo="skip",
         name="90 % band",
     )
@@ -216,6 +216,17 @@ def _labels(data: TradeoffData) -> list[str]:
     return [
         f"{count(point.batch_size)}  " if (i - data.best) % stride == 0 else "" for i, point in enumerate(data.points)
     ]
+
+
+def _label_sides(points: Sequence[TradeoffPoint], examples: Span, steps: Span) -> list[str]:
+    """Left of the curve where it falls steeply, below it where it is flat: the side that the curve bends away from."""
+    sides = []
+    for i in range(len(points)):
+        before, after = points[max(0, i - 1)], points[min(len(points) - 1, i + 1)]
+        across = math.log(after.examples.value / before.examples.value) / math.log(examples.high / examples.low)
+        down = math.log(before.steps.value / after.steps.value) / math.log(steps.high / steps.low)
+        sides.append("middle left" if down > 2 * across else "bottom left" if 2 * down > across else "bottom center")
+    return sides
 
 
 def _hover(point: TradeoffPoint, unit: str) -> str:

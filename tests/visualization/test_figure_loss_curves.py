@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from visualization.samples import Forecaster
+
+from batchopt.errors import UnreachableGoalError
+from batchopt.evidence import Branch, LossCurve, ProbeReport
+from batchopt.forecasting.forecast import Forecast
+from batchopt.uncertainty import Estimate
+from batchopt.visualization.loss_curves import DIVERGED, loss_curves_data, plot_loss_curves
+
+
+class Diverging(Forecaster):
+    """Expects every run to diverge."""
+
+    def loss(self, batch_size: int, learning_rate: float, examples: float) -> Estimate:
+        raise UnreachableGoalError("diverges")
+
+
+def only(report: ProbeReport, *branches: Branch) -> ProbeReport:
+    return replace(report, reference=None, branches=branches)
+
+
+def late_branch(report: ProbeReport) -> Branch:
+    return next(branch for branch in report.branches if branch.start_examples > 0)
+
+
+def test_every_run_is_there_and_the_reference_is_known(report: ProbeReport) -> None:
+    data = loss_curves_data(report)
+    assert len(data.curves) == len(report.runs)
+    assert [curve.reference for curve in data.curves] == [False] * len(report.branches) + [True]
+    assert data.initial_loss == 2.3
+    assert all(curve.predicted == () for curve in data.curves)
+
+
+def test_the_start_has_no_place_on_a_logarithmic_axis(report: ProbeReport) -> None:
+    assert report.reference is not None
+    curve = loss_curves_data(report).curves[-1]
+    assert curve.examples == report.reference.curve.examples[1:]
+    assert curve.losses == report.reference.curve.losses[1:]
+
+
+def test_a_later_branch_goes_on_from_its_checkpoint(report: ProbeReport) -> None:
+    branch = late_branch(report)
+    (curve,) = loss_curves_data(only(report, branch), cast("Forecast", Forecaster())).curves
+    assert curve.examples == tuple(branch.start_examples + n for n in branch.curve.examples)
+    assert curve.examples[curve.settled] - branch.start_examples == branch.burn_in_examples
+    assert curve.predicted == ()
+
+
+def test_a_branch_that_never_settles_keeps_its_last_point(report: ProbeReport) -> None:
+    branch = replace(late_branch(report), burn_in_examples=10**9)
+    (curve,) = loss_curves_data(only(report, branch)).curves
+    assert curve.settled == len(curve.examples) - 1
+
+
+def test_the_forecast_is_of_the_same_settings(report: ProbeReport, forecast: Forecast) -> None:
+    curve = loss_curves_data(report, forecast).curves[-1]
+    examples, loss = curve.predicted[3]
+    assert loss == forecast.loss(curve.batch_size, curve.learning_rate, examples).value
+    assert curve.predicted[-1][0] == pytest.approx(curve.examples[-1])
+
+
+def test_runs_that_are_not_predictable_have_no_dashed_line(report: ProbeReport) -> None:
+    assert all(c.predicted == () for c in loss_curves_data(report, cast("Forecast", Diverging())).curves)
+    diverged = [c for c in loss_curves_data(report, cast("Forecast", Forecaster())).curves if c.outcome == "diverged"]
+    assert [c.predicted for c in diverged] == [()]
+
+
+def test_a_diverged_run_does_not_flatten_the_others(report: ProbeReport) -> None:
+    wild = Branch(32, 9.0, LossCurve((0, 100, 200), (2.3, 50.0, 1e9)), outcome="diverged")
+    figure = plot_loss_curves(replace(report, branches=(wild,)))
+    assert 10.0 ** figure.layout.yaxis.range[1] < 1.3 * DIVERGED * 2.3
+    assert [trace.name for trace in figure.data if trace.marker.symbol == "x"] == ["diverged"]
+
+
+def test_each_batch_size_is_named_once(report: ProbeReport, forecast: Forecast) -> None:
+    figure = plot_loss_curves(report, forecast)
+    named = [trace.name for trace in figure.data if trace.showlegend]
+    assert sorted(named) == sorted(set(named))
+    assert {"batch size 32", "batch size 256, reference run", "forecast of the same runs", "diverged"} <= set(named)
+    assert "Infinity" not in figure.to_json()
+
+
+@pytest.mark.parametrize("curve", [LossCurve((), ()), LossCurve((0,), (2.3,)), LossCurve((500,), (2.0,))])
+def test_little_data_still_renders(report: ProbeReport, curve: Any) -> None:
+    assert plot_loss_curves(only(report, Branch(32, 0.1, curve)), cast("Forecast", Forecaster())).to_json()
+    assert plot_loss_curves(only(report)).to_json()
