@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 N_DRAWS = 64
+LEAST_POINTS = 3
+"""A run with fewer evaluations on the clock says nothing about its pace."""
 POINTS_PER_RUN = 8
 INDEPENDENT_POINTS_PER_RUN = 2.0
 """Points of one curve share its misfit, so a run counts as this many independent points at most."""
@@ -96,7 +98,7 @@ def fit_law(
         seed: of the posterior draws.
 
     Raises:
-        EvidenceError: fewer than two runs with four usable points.
+        EvidenceError: fewer than two runs with three usable points.
     """
     points = _collect(runs, reference)
     initial = _initial_loss(runs)
@@ -120,7 +122,7 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
     forecast must not hold out against evidence.
 
     Raises:
-        EvidenceError: none of the runs has four usable points.
+        EvidenceError: none of the runs has three usable points.
     """
     points = _collect(runs, None, least_runs=1)
     frame = _Frame(knots=np.array(law.knots), v_mid=law.v_mid, log_initial=math.log(law.initial_loss))
@@ -229,11 +231,11 @@ def _predict(points: _Points, table: LawTable, late: NDArray[np.int_], shifts: F
 
 
 def _collect(runs: Sequence[Branch], reference: Branch | None, *, least_runs: int = 2) -> _Points:
-    kept = [(branch, on_clock) for branch in runs if len((on_clock := _on_clock(branch)).examples) >= 4]
+    kept = [(branch, on_clock) for branch in runs if len((on_clock := _on_clock(branch)).examples) >= LEAST_POINTS]
     kept = [(branch, curve) for branch, curve in kept if branch.outcome != "diverged"]
     if len(kept) < least_runs:
         raise EvidenceError(
-            f"the law needs {least_runs} loss curves of at least 4 evaluations, got {len(kept)}: "
+            f"the law needs {least_runs} loss curves of at least {LEAST_POINTS} evaluations, got {len(kept)}: "
             "give the probe more examples, or let trials report more often"
         )
     columns: list[tuple[int, float, float, float]] = []

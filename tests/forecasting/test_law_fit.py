@@ -72,7 +72,7 @@ def test_update_moves_a_wrong_law_towards_new_runs() -> None:
 
 def test_too_little_evidence() -> None:
     short = Branch(32, 0.1, LossCurve((0, 32, 64), (2.3, 2.2, 2.1)))
-    with pytest.raises(EvidenceError, match=r"needs 2 loss curves of at least 4 evaluations, got 0"):
+    with pytest.raises(EvidenceError, match=r"needs 2 loss curves of at least 3 evaluations, got 0"):
         fit_law([short, short])
 
 
