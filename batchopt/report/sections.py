@@ -80,7 +80,7 @@ def trust(report: ProbeReport | None, forecast: Forecast | None) -> Section | No
             where = "" if scale.at is None else f" at loss {number(scale.at.loss)}"
             found.append(
                 f"The {scale.kind} noise scale{where} is {interval(scale.batch_size)}, "
-                f"from {number(scale.examples)} examples."
+                f"from {count(scale.examples)} examples."
             )
     always = [
         "The probe trained at a constant learning rate: a rate that decays reaches a loss in other steps.",
@@ -222,7 +222,7 @@ def _noise_table(report: ProbeReport) -> str:
             "" if scale.at is None else count(scale.at.examples),
             scale.kind,
             interval(scale.batch_size),
-            number(scale.examples),
+            count(scale.examples),
             scale.stopped,
         )
         for scale in report.noise_scales

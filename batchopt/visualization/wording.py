@@ -41,7 +41,7 @@ def seconds(value: float) -> str:
 
     Example:
         >>> [seconds(value) for value in (2e-5, 0.002, 42.0, 600.0, 20_000.0)]
-        ['20 microseconds', '2 ms', '42 s', '10 min', '5.56 h']
+        ['20 µs', '2 ms', '42 s', '10 min', '5.56 h']
     """
     for least, unit, name in (
         (172_800.0, 86_400.0, "days"),
@@ -51,7 +51,7 @@ def seconds(value: float) -> str:
     ):
         if value >= least:
             return f"{number(value / unit)} {name}"
-    return f"{number(1e3 * value)} ms" if value >= 1e-3 or value == 0 else f"{number(1e6 * value)} microseconds"
+    return f"{number(1e3 * value)} ms" if value >= 1e-3 or value == 0 else f"{number(1e6 * value)} \u00b5s"
 
 
 def interval(estimate: Estimate) -> str:

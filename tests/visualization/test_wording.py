@@ -67,8 +67,6 @@ def test_an_interval_says_what_is_known(estimate: Estimate, text: str) -> None:
     assert interval(estimate) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0 ms"), (2e-6, "2 microseconds"), (179.0, "179 s"), (200_000.0, "2.31 days")]
-)
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0 ms"), (2e-6, "2 µs"), (179.0, "179 s"), (200_000.0, "2.31 days")])
 def test_seconds_take_the_unit_that_suits(value: float, text: str) -> None:
     assert seconds(value) == text
