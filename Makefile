@@ -2,7 +2,9 @@
 # With a torch that is already installed: make demo PYTHON=/path/to/its/python
 
 PYTHON ?=
-BASE := $(or $(PYTHON),$(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3))
+# The first that runs and is new enough; a name on the path may be a shim for a Python that is not there.
+BASE := $(or $(PYTHON),$(shell for python in python3 python3.11 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done))
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -39,7 +41,7 @@ gpu: $(VENV)/.dev
 # torch comes first: what depends on it would pull in the newest CUDA build.
 # With PYTHON, the packages beside its torch are seen, and what is pinned here and differs is installed in front of them.
 $(VENV)/.base: $(SETUP)
-	@$(BASE) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "batchopt needs Python 3.11 or later, got $$($(BASE) --version)"; exit 1; }
+	@test -n "$(BASE)" || { echo "batchopt needs Python 3.11 or later, and found none: make PYTHON=/path/to/python"; exit 1; }
 	$(BASE) -m venv --clear $(VENV)
 ifeq ($(PYTHON),)
 	cp constraints.txt $(PINS)
