@@ -22,7 +22,7 @@ Nothing is downloaded. Open out/report.html afterwards.
 
 AFTER_INTERRUPT = "the same command goes on with the probe where it stopped, and begins the study anew"
 
-BUDGET = 120_000
+BUDGET = 300_000
 GOAL_LOSS = 0.05
 TRIALS = 16
 HABITS = ((8, 0.1), (1024, 0.1))
