@@ -73,8 +73,8 @@ def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price:
     # The choice weighs all that is possible, so a neighbour may be cheaper on the best guess alone.
     doubt = " on the best guess, but more over all that the evidence allows" if change < 0 else ""
     return (
-        f"{word} the batch ({other.batch_size}) takes {other.steps.value:.0f} steps and "
-        f"{other.examples.value:.3g} examples: {change:+.0%} {price.unit}{doubt}."
+        f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
+        f"{other.examples.value:,.0f} examples: {change:+.0%} {price.unit}{doubt}."
     )
 
 
