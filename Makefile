@@ -9,7 +9,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
-SETUP := pyproject.toml constraints.txt Makefile
 
 .PHONY: demo test lint types contracts pytest slow gpu clean
 
@@ -40,9 +39,9 @@ gpu: $(VENV)/.dev
 
 # torch comes first: what depends on it would pull in the newest CUDA build.
 # With PYTHON, the packages beside its torch are seen, and what is pinned here and differs is installed in front of them.
-$(VENV)/.base: $(SETUP)
+$(VENV)/.base: constraints.txt
 	@test -n "$(BASE)" || { echo "batchopt needs Python 3.11 or later, and found none: make PYTHON=/path/to/python"; exit 1; }
-	$(BASE) -m venv --clear $(VENV)
+	$(BASE) -m venv $(VENV)
 ifeq ($(PYTHON),)
 	cp constraints.txt $(PINS)
 	$(PIP) install --quiet --constraint $(PINS) torch
@@ -54,7 +53,7 @@ else
 endif
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.base
+$(VENV)/.run: $(VENV)/.base pyproject.toml
 	$(PIP) install --quiet --constraint $(PINS) --editable .
 	@touch $@
 
