@@ -24,7 +24,10 @@ FIRST_RUNG_STEPS = 28
 """Least steps of a first-rung run: enough for four evaluations after initialisation."""
 RATE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs, where none is given."""
-SMALL_RATES, LARGE_RATES = 4, 3
+RATES = 3
+"""Learning rates that are tried at each batch size to begin with."""
+EXTRA_RUNS = 2
+"""Runs of the first rung that are set aside for rates beyond those."""
 RUNGS = (1.0, 2.0, 4.0)
 """What a short run may spend in each rung of successive halving, in units of the first."""
 
@@ -76,7 +79,6 @@ def _power_of_two(value: float) -> int:
 
 
 def run_share(which: str) -> float:
-    """Share of the budget of one first-rung run. One run more than the ladder's is set aside for extending it."""
-    if which == "small":
-        return SHARES["short runs, small batch"] / ((SMALL_RATES + 1) * RUNGS[0] + 2 * RUNGS[1] + RUNGS[2])
-    return SHARES["short runs, large batch"] / ((LARGE_RATES + 1) * RUNGS[0] + 2 * RUNGS[1])
+    """Share of the budget of one first-rung run at the "small" or the "large" batch size."""
+    rungs = (RATES + EXTRA_RUNS) * RUNGS[0] + 2 * RUNGS[1] + (RUNGS[2] if which == "small" else 0.0)
+    return SHARES[f"short runs, {which} batch"] / rungs

@@ -27,13 +27,13 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.probing.branches import Leg, SharedTask
-from batchopt.probing.budget import LARGE_RATES, SHARES, SMALL_RATES, examples_within, two_batch_sizes
+from batchopt.probing.budget import SHARES, examples_within, two_batch_sizes
 from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.reference_run import later_branches, measure_initial, reference_run
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
-from batchopt.probing.short_runs import learning_rates, short_runs
+from batchopt.probing.short_runs import rates_from_range, rates_from_root, short_runs
 from batchopt.probing.step_time import measure_step_cost
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
@@ -105,26 +105,32 @@ def _run(
     stopped, reference = None, None
     low, high = batch_sizes or (1, provenance.population or 1)
     try:
+        session.budget = examples or 0
+        sizes = None if examples is None else _batch_sizes(session, (low, high))
         cost = _step_cost(session, examples, seconds, high)
-        session.budget = min(
-            examples if examples is not None else sys.maxsize,
-            examples_within(seconds, cost) if seconds is not None else sys.maxsize,
-        )
-        small, large = two_batch_sizes(
-            session.budget,
-            evaluation=evaluation_examples(session.task) / 3.0,
-            bounds=(low, high),
-            population=provenance.population or high,
-        )
+        if seconds is not None:
+            session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
+            sizes = None
+        small, large = sizes or _batch_sizes(session, (low, high))
         measure_initial(session, learning_rate, large)
-        rates = learning_rates(session, learning_rate, small)
-        short_runs(session, "small", small, rates[:SMALL_RATES], rungs=3)
-        winner = short_runs(session, "large", large, rates[:LARGE_RATES], rungs=2)
+        winner = short_runs(session, "large", large, rates_from_range(session, learning_rate, large), rungs=2)
+        if winner is None:
+            raise StopProbe(f"every learning rate that was tried at batch size {large} diverged; give one that works")
+        short_runs(session, "small", small, rates_from_root(winner, small), rungs=3)
         reference = reference_run(session, winner, large)
         later_branches(session, reference, small, large, low, high)
     except StopProbe as stop:
         stopped = str(stop)
     return _report(session, reference, stopped, provenance)
+
+
+def _batch_sizes(session: Session, bounds: tuple[int, int]) -> tuple[int, int]:
+    return two_batch_sizes(
+        session.budget,
+        evaluation=evaluation_examples(session.task) / 3.0,
+        bounds=bounds,
+        population=session.task.population or bounds[1],
+    )
 
 
 def _step_cost(session: Session, examples: int | None, seconds: float | None, high: int) -> StepCost:

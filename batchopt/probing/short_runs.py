@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from batchopt.probing.branches import Leg
-from batchopt.probing.budget import RATE_FACTOR, RUNGS, SHARES, SMALL_RATES, run_share
+from batchopt.probing.budget import EXTRA_RUNS, RATE_FACTOR, RATES, RUNGS, SHARES, run_share
 from batchopt.probing.journal import Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
-from batchopt.probing.session import Session, StopProbe
+from batchopt.probing.session import Session
+
+MOST_EXTENSIONS = 6
+"""Learning rates that are tried beyond the given ones, at most."""
 
 
-def learning_rates(session: Session, learning_rate: float | None, small: int) -> list[float]:
-    """Learning rates of the short runs, falling."""
+def rates_from_range(session: Session, learning_rate: float | None, batch_size: int) -> list[float]:
+    """Learning rates for the larger batch size, falling: around a given one, or below where a rising one blows up."""
     if learning_rate is not None:
-        return [learning_rate * factor for factor in (4.0, 2.0, 1.0, 0.5, 0.25)]
+        return [learning_rate * RATE_FACTOR, learning_rate, learning_rate / RATE_FACTOR]
     budget = SHARES["learning-rate range"] * session.budget
 
     def work() -> Part:
         top, spending = find_learning_rate_range(
-            session.task, budget=budget, seed=session.seed, largest_batch=max(32, small)
+            session.task, budget=budget, seed=session.seed, largest_batch=max(32, batch_size)
         )
         return Part(spending, learning_rate=top)
 
     top = session.do("learning-rate-range", work).learning_rate or 1.0
-    return [top / 2.0 / RATE_FACTOR**k for k in range(SMALL_RATES)]
+    return [top / 2.0 / RATE_FACTOR**k for k in range(RATES)]
 
 
-def short_runs(session: Session, which: str, batch_size: int, rates: list[float], *, rungs: int) -> Leg:
-    """Successive halving over learning rates; returns the last leg of the best run.
+def rates_from_root(winner: Leg, batch_size: int) -> list[float]:
+    """Learning rates for another batch size, falling: around the winner's, scaled by the root of the batch size."""
+    middle = winner.learning_rate * math.sqrt(batch_size / winner.batch_size)
+    return [middle * RATE_FACTOR, middle, middle / RATE_FACTOR]
 
-    Where the best of the first rung is the highest or the lowest rate, one more beyond it is tried.
+
+def short_runs(session: Session, which: str, batch_size: int, rates: list[float], *, rungs: int) -> Leg | None:
+    """Successive halving over learning rates; returns the last leg of the best run, None if every run diverged.
+
+    Where the best of the first rung is the highest or the lowest rate, rates beyond it are tried.
     """
     unit = run_share(which) * session.budget
     first = Leg(
@@ -43,15 +53,11 @@ def short_runs(session: Session, which: str, batch_size: int, rates: list[float]
         seed=session.seed,
         initial_loss=session.initial_loss,
     )
-    legs = [replace(first, name=f"{which}-{k}-rung-0", learning_rate=rate) for k, rate in enumerate(rates)]
-    ranked = _ranked(legs, session.run(legs))
-    if ranked and ranked[0].learning_rate in (max(rates), min(rates)):
-        step = rates[0] / rates[1] if ranked[0].learning_rate == max(rates) else rates[1] / rates[0]
-        beyond = replace(first, name=f"{which}-{len(rates)}-rung-0", learning_rate=ranked[0].learning_rate * step)
-        legs = [*legs, beyond]
-        ranked = _ranked(legs, session.run(legs))
+    ranked = _first_rung(
+        session, [replace(first, name=f"{which}-{k}-rung-0", learning_rate=r) for k, r in enumerate(rates)]
+    )
     for rung, width in zip(range(1, rungs), (2, 1), strict=False):
-        _check_alive(session, ranked, batch_size)
+        session.check_time()
         going_on = [
             replace(
                 leg,
@@ -62,14 +68,38 @@ def short_runs(session: Session, which: str, batch_size: int, rates: list[float]
             for leg in ranked[:width]
         ]
         ranked = _ranked(going_on, session.run(going_on)) or ranked
-    _check_alive(session, ranked, batch_size)
-    return ranked[0]
-
-
-def _check_alive(session: Session, ranked: list[Leg], batch_size: int) -> None:
     session.check_time()
+    return ranked[0] if ranked else None
+
+
+def _first_rung(session: Session, legs: list[Leg]) -> list[Leg]:
+    """Runs of the first rung, the best first: the given rates, and rates beyond them while the best is at an edge.
+
+    A run that diverges early costs little, so going down is repeated within what two whole runs cost.
+    """
+    left = EXTRA_RUNS * legs[0].budget
+    parts = session.run(legs)
+    for _ in range(MOST_EXTENSIONS):
+        ranked = _ranked(legs, parts)
+        beyond = _beyond([leg.learning_rate for leg in legs], ranked)
+        if beyond is None or left < legs[0].budget:
+            break
+        name = legs[0].name.replace("-0-rung", f"-{len(legs)}-rung")
+        extra = replace(legs[0], name=name, learning_rate=beyond)
+        (part,) = session.run([extra])
+        left -= part.spending.examples
+        legs, parts = [*legs, extra], [*parts, part]
+    return _ranked(legs, parts)
+
+
+def _beyond(rates: list[float], ranked: list[Leg]) -> float | None:
+    """The next rate to try: outwards of the edge that the best is at, far down if every run diverged, or None."""
     if not ranked:
-        raise StopProbe(f"every learning rate that was tried at batch size {batch_size} diverged; give one that works")
+        return min(rates) / RATE_FACTOR**2
+    best = ranked[0].learning_rate
+    if best == min(rates):
+        return best / RATE_FACTOR
+    return best * RATE_FACTOR if best == max(rates) else None
 
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
