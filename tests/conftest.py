@@ -1,0 +1,8 @@
+"""Settings of every test, made before torch and numpy are loaded."""
+
+from __future__ import annotations
+
+import os
+
+# The models are tiny, and pytest's workers are as many as the cores: a second thread in each costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
