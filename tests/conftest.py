@@ -7,7 +7,7 @@ import os
 # The models are tiny, and pytest's workers are as many as the cores: a second thread in each costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402  (after the environment is set)
+from hypothesis import settings
 
 # A loaded machine is no failure of an algebraic law.
 settings.register_profile("batchopt", deadline=None)
