@@ -83,7 +83,7 @@ def test_round_trip(report: ProbeReport, tmp_path: Path) -> None:
     assert ProbeReport.load(tmp_path / "probe.json") == report
 
 
-@pytest.mark.parametrize("budget", [20_000, 40_001])
+@pytest.mark.parametrize("budget", [24_000, 40_001])
 def test_the_budget_is_a_ceiling(budget: int) -> None:
     assert probe(make_task(), examples=budget).examples_spent <= budget
 
@@ -196,7 +196,7 @@ def test_a_given_learning_rate_is_not_searched(report: ProbeReport) -> None:
 
 
 def test_bounds_are_respected() -> None:
-    report = probe(make_task(), examples=32_000, batch_sizes=(4, 16))
+    report = probe(make_task(), examples=36_000, batch_sizes=(4, 16))
     assert {branch.batch_size for branch in report.runs} <= set(range(4, 17))
     with pytest.raises(BudgetError, match="two batch sizes are needed"):
         probe(make_task(), examples=BUDGET, batch_sizes=(16, 16))
