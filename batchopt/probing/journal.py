@@ -66,13 +66,15 @@ class Journal:
         """
         folder.mkdir(parents=True, exist_ok=True)
         header = folder / _IDENTITY
-        if header.exists() and Identity.load(header) != identity:
+        journal = cls(folder)
+        # Without a finished part there is nothing to lose: the probe before was refused, or just begun.
+        if journal._parts() and Identity.load(header) != identity:
             raise RecordError(
                 f"{folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
                 "delete the folder to begin anew, or repeat the call that began it"
             )
         identity.save(header)
-        return cls(folder)
+        return journal
 
     def finished(self, name: str) -> Part | None:
         """The result of a part, or None if it has not finished."""
@@ -93,8 +95,10 @@ class Journal:
 
     def seconds_spent(self) -> float:
         """Wall-clock time of all finished parts."""
-        files = (file for file in self.folder.glob("*.json") if file.name != _IDENTITY)
-        return sum(Part.load(file).spending.seconds for file in files)
+        return sum(Part.load(file).spending.seconds for file in self._parts())
+
+    def _parts(self) -> list[Path]:
+        return [file for file in self.folder.glob("*.json") if file.name != _IDENTITY]
 
     def snapshot(self, name: str) -> Path:
         """Where the state of a run is kept under a name."""

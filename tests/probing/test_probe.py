@@ -125,6 +125,12 @@ def test_a_journal_of_another_probe_is_refused(report: ProbeReport, journal: Pat
         probe(make_task(), examples=BUDGET, seed=1, journal=journal)
 
 
+def test_a_refused_budget_leaves_nothing_behind(tmp_path: Path) -> None:
+    for examples in (500, 600):
+        with pytest.raises(BudgetError, match=rf"the budget must be at least \d+ examples .* got {examples}"):
+            probe(make_task(), examples=examples, journal=tmp_path / "journal")
+
+
 @pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
 def test_every_backend_gives_the_same_report(
     backend: str, report: ProbeReport, monkeypatch: pytest.MonkeyPatch
