@@ -13,7 +13,8 @@ from batchopt._checks import check_count, check_one_of, check_positive
 from batchopt.errors import BudgetError, TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale, estimate_noise_scale
 from batchopt.probing.data import check_data, gather, population, shuffled_indices, to_device
-from batchopt.probing.gradients import GradientReader, Reading, batch_size_of, coupling_module, make_reader, rows
+from batchopt.probing.distributed import Reads, process_group, reads, unwrapped
+from batchopt.probing.gradients import Reading, batch_size_of, coupling_module, make_reader, rows
 from batchopt.probing.kinds import KINDS
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.run import TrainingRun
@@ -27,6 +28,8 @@ FIRST_LOOK = 128
 """Examples after which the interval is looked at for the first time; then at every doubling."""
 FEWEST_UNITS = 3
 """Fewer gradients leave no unit over when one jackknife group is left out."""
+SEEDS_APART = 1_000_003
+"""Between the seeds of processes that measure together: what is random in the loss is drawn anew in each."""
 COUPLED_GROUP = 32
 """Examples per unit where BatchNorm couples them and no group size is given."""
 
@@ -57,6 +60,10 @@ def measure_noise_scale(
     sees, dropout included, that is training mode. Weights, optimizer, buffers, modes, `.grad` and random generators are
     as before when this returns, or raises. Gradients are taken before any clipping; penalties that the optimizer adds
     (weight decay) are not in them.
+
+    Where torch.distributed is initialised with several processes, all of them must call this, with the same seed: they
+    share every batch of a data set, or each reads its own stream, and all return the same reading. A model inside
+    `DistributedDataParallel` is measured without it: nothing is reduced, and the loss gets the inner model.
 
     Do not trust it as the critical batch size itself: it is a proxy that can be off by an order of magnitude.
 
@@ -95,13 +102,18 @@ def measure_noise_scale(
         (True, 1)
     """
     _check(data, relative_width=relative_width, max_examples=max_examples, kind=kind, autocast=autocast)
+    model = unwrapped(model)
     parameters = list(trainable_parameters(model).values())
     target = parameters[0].device if device is None else torch.device(device)
+    group = process_group(target)
     with preserved(model, optimizer), torch.enable_grad():
-        seed_generators(seed)
+        seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         reading = Reading(model, loss, target, autocast, factors=KINDS[kind](parameters, optimizer))
         reader = make_reader(reading, group_size=group_size, default_group=_coupled_group(population(data)))
-        source = _source(data, reader.group_size, max_examples, seed=seed, collate_fn=collate_fn, device=target)
+        is_split = population(data) is not None
+        together = reads(reader, parameters, group, split=is_split)
+        budget = max_examples if group is None or is_split else max_examples // group.count
+        source = _source(data, reader.group_size, budget, seed=seed, collate_fn=collate_fn, device=target)
         moments = MomentAccumulator(
             quota=source.first_quota,
             group_size=reader.group_size,
@@ -109,7 +121,7 @@ def measure_noise_scale(
         )
         infinite = has_dropout(model) if infinite_population is None else infinite_population
         drawn_from = None if infinite else source.population
-        stopped = _collect(reader, source, moments, drawn_from, relative_width)
+        stopped = _collect(together, source, moments, drawn_from, relative_width)
         _check_enough(moments)
         return estimate_noise_scale(
             moments.moments(drawn_from), kind=kind, method=reader.method, stopped=stopped, at=at
@@ -164,21 +176,21 @@ def has_dropout(model: nn.Module) -> bool:
 
 
 def _collect(
-    reader: GradientReader,
+    together: Reads,
     source: _Source,
     moments: MomentAccumulator,
     drawn_from: int | None,
     relative_width: float,
 ) -> Stopped:
-    look = max(16, FIRST_LOOK // reader.group_size)
-    while (drawn := source.take(moments.missing)) is not None:
-        moments.add(reader.read(*drawn))
+    look = max(16, FIRST_LOOK // together.reader.group_size)
+    while (sums := together.read(lambda: source.take(moments.missing))) is not None:
+        moments.add(sums)
         if moments.units >= look:
             look *= 2
             reading = estimate_noise_scale(moments.moments(drawn_from), kind="", method="", stopped="width").batch_size
             if _relative_width(reading) <= relative_width:
                 return "width"
-    return source.end
+    return "population" if together.agreed(source.end == "population") else "budget"
 
 
 def _relative_width(reading: Estimate) -> float:

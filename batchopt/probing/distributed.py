@@ -1,0 +1,197 @@
+"""Measuring with several processes: each reads a share, and all end up with the same sums.
+
+A process that fails says so before the sums are exchanged, so that none waits for what will not come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from batchopt.errors import TaskError
+from batchopt.probing.gradients import GradientReader, rows
+from batchopt.probing.moments import GradientSums, wide
+from batchopt.probing.task import Batch
+
+Drawn = tuple[Batch, int]
+"""A batch and its number of examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultGroup:
+    """The processes of torch's default group.
+
+    Attributes:
+        rank: this one's number.
+        count: how many there are.
+        device: where the group's backend wants tensors.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        there = values.to(self.device)
+        torch.distributed.all_reduce(there)
+        return values if there is values else values.copy_(there)
+
+    def first_failure(self, message: str | None) -> str:
+        """Number and message of the first process that failed."""
+        messages: list[str | None] = [None] * self.count
+        torch.distributed.all_gather_object(messages, message)
+        return next(f"process {rank} failed: {text}" for rank, text in enumerate(messages) if text is not None)
+
+
+def process_group(device: torch.device) -> DefaultGroup | None:
+    """The default process group; None where it is not initialised, or has one member.
+
+    Args:
+        device: of the model; a backend that moves CUDA tensors only is given this one.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return None
+    exchange = device if distributed.get_backend() == "nccl" else torch.device("cpu")
+    return DefaultGroup(distributed.get_rank(), distributed.get_world_size(), exchange)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, so that reading it reduces nothing; any other as it is."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+class Reads(Protocol):
+    """Reads drawn batches, alone or with others."""
+
+    @property
+    def reader(self) -> GradientReader:
+        """Of this process's share."""
+
+    def read(self, draw: Callable[[], Drawn | None]) -> GradientSums | None:
+        """Sums over the units of what is drawn; None where there is no more."""
+
+    def agreed(self, said: bool) -> bool:
+        """Whether all processes say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadsAlone:
+    """Reads in one process."""
+
+    reader: GradientReader
+
+    def read(self, draw: Callable[[], Drawn | None]) -> GradientSums | None:
+        """Sums over the units of what is drawn; None where there is no more."""
+        drawn = draw()
+        return None if drawn is None else self.reader.read(*drawn)
+
+    def agreed(self, said: bool) -> bool:
+        """The same."""
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class ReadsTogether:
+    """Reads with the other processes of a group.
+
+    Attributes:
+        reader: of this process's share.
+        group: the processes.
+        split: whether all processes draw the same batch, of which each reads a share; else each reads its own.
+        nothing: sum of no gradients, (parameters,).
+    """
+
+    reader: GradientReader
+    group: DefaultGroup
+    split: bool
+    nothing: Tensor
+
+    def read(self, draw: Callable[[], Drawn | None]) -> GradientSums | None:
+        """Sums over the units of all processes; None where none has drawn any.
+
+        Raises:
+            TaskError: another process failed; where it is this one, what it raised.
+        """
+        sums: GradientSums | None = None
+        failure: Exception | None = None
+        try:
+            sums = self._own(draw())
+        except Exception as error:  # held back until the others know
+            failure = error
+        numbers = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0] if failure is not None else [0.0, *_numbers(sums)]
+        failures, weighted, *rest = self.group.add_up(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        if failures:
+            self._raise(failure)
+        units, weights, weights_squared, squares = rest
+        if units == 0:
+            return None
+        total_squared = self._total(None if sums is None else sums.total_squared, sums) if weighted else None
+        total = self._total(None if sums is None else sums.total, sums)
+        return GradientSums(round(units), weights, weights_squared, total, total_squared, squares)
+
+    def agreed(self, said: bool) -> bool:
+        """Whether all processes say so."""
+        return self.group.add_up(torch.tensor(float(said))).item() == self.group.count
+
+    def _own(self, drawn: Drawn | None) -> GradientSums | None:
+        if drawn is None:
+            return None
+        batch, count = drawn
+        if not self.split:
+            return self.reader.read(batch, count)
+        size = self.reader.group_size
+        begin, end = (units * size for units in share(count // size, rank=self.group.rank, count=self.group.count))
+        return self.reader.read(rows(batch, count, begin, end), end - begin) if end > begin else None
+
+    def _total(self, total: Tensor | None, sums: GradientSums | None) -> Tensor:
+        """Sum over all processes; where all weights of one are 1, both of its totals are the same."""
+        if total is None:
+            total = self.nothing if sums is None else sums.total
+        return self.group.add_up(total.clone())
+
+    def _raise(self, failure: Exception | None) -> None:
+        message = self.group.first_failure(None if failure is None else f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        raise TaskError(f"the noise scale could not be measured, since {message}")
+
+
+def reads(reader: GradientReader, parameters: Sequence[Tensor], group: DefaultGroup | None, *, split: bool) -> Reads:
+    """Reads with the other processes of a group; alone where there is none.
+
+    Args:
+        reader: of batches in this process.
+        parameters: those that get a gradient.
+        group: the processes.
+        split: whether all processes draw the same batches; else each draws its own.
+    """
+    if group is None:
+        return ReadsAlone(reader)
+    nothing = wide(parameters[0].detach()).new_zeros(sum(parameter.numel() for parameter in parameters))
+    return ReadsTogether(reader, group, split, nothing)
+
+
+def _numbers(sums: GradientSums | None) -> list[float]:
+    if sums is None:
+        return [0.0] * 5
+    return [float(sums.total_squared is not None), sums.units, sums.weights, sums.weights_squared, sums.squares]
+
+
+def share(units: int, *, rank: int, count: int) -> tuple[int, int]:
+    """The units that a process reads, from the first to before the last: equal shares, the first ones one larger.
+
+    Example:
+        >>> [share(5, rank=rank, count=3) for rank in range(3)]
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    each, more = divmod(units, count)
+    begin = rank * each + min(rank, more)
+    return begin, begin + each + (rank < more)
