@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from batchopt.planning.goal import LowestLoss as LowestLoss
     from batchopt.planning.goal import ReachLoss as ReachLoss
     from batchopt.planning.plan import Plan as Plan
+    from batchopt.probing.gradients import gradient_coverage as gradient_coverage
     from batchopt.probing.gradients import per_example_squared_norms as per_example_squared_norms
     from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
     from batchopt.probing.probe import probe as probe
@@ -79,6 +80,7 @@ _HOMES = {
     "UnresolvedError": "errors",
     "check": "search",
     "fit_tradeoff": "tradeoff",
+    "gradient_coverage": "probing.gradients",
     "measure_noise_scale": "probing.measure",
     "milestones": "search",
     "per_example_squared_norms": "probing.gradients",

@@ -36,6 +36,7 @@ NAMES = [
     "UnresolvedError",
     "check",
     "fit_tradeoff",
+    "gradient_coverage",
     "measure_noise_scale",
     "milestones",
     "per_example_squared_norms",

@@ -11,12 +11,12 @@ from typing import Protocol
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from batchopt.errors import TaskError
+from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.gradients import GradientReader, rows
-from batchopt.probing.moments import GradientSums, wide
+from batchopt.probing.moments import GradientSums
 from batchopt.probing.task import Batch
 
 Drawn = tuple[Batch, int]
@@ -61,11 +61,6 @@ def process_group(device: torch.device) -> DefaultGroup | None:
         return None
     exchange = device if distributed.get_backend() == "nccl" else torch.device("cpu")
     return DefaultGroup(distributed.get_rank(), distributed.get_world_size(), exchange)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DistributedDataParallel`, so that reading it reduces nothing; any other as it is."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class Reads(Protocol):

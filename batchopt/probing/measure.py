@@ -13,13 +13,13 @@ from batchopt._checks import check_count, check_one_of, check_positive
 from batchopt.errors import BudgetError, TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale, estimate_noise_scale
 from batchopt.probing.data import check_data, gather, population, shuffled_indices, to_device
-from batchopt.probing.distributed import Reads, process_group, reads, unwrapped
+from batchopt.probing.distributed import Reads, process_group, reads
 from batchopt.probing.gradients import Reading, batch_size_of, coupling_module, make_reader, rows
 from batchopt.probing.kinds import KINDS
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.state import preserved, seed_generators
-from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters
+from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
 
 if TYPE_CHECKING:
     from batchopt.uncertainty import Estimate

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from batchopt.errors import NonFiniteLossError
 from batchopt.noise_scale import GradientMoments
+from batchopt.probing.gradient_norms.one_pass import OVERFLOW, not_finite
+from batchopt.probing.gradient_norms.uses import wide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,8 +161,9 @@ def sum_gradients(gradients: Gradients, weights: Tensor | None) -> GradientSums:
         squared = _concatenated(flat, lambda g: w.square().to(g.dtype) @ g)
         sums = (w.double().sum().item(), w.double().square().sum().item())
     square = float(torch.as_tensor(squares).double().sum())
+    check_finite_gradients(gradients)
     if not math.isfinite(square):
-        raise NonFiniteLossError(_non_finite(gradients))
+        raise NonFiniteLossError(OVERFLOW)
     return GradientSums(units, *sums, total, squared, square)
 
 
@@ -182,13 +185,12 @@ def _concatenated(flat: Gradients, reduce: Callable[[Tensor], Tensor]) -> Tensor
     return torch.cat([reduce(gradient) for gradient in flat.values()])
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """In float32, or float64 for float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def check_finite_gradients(gradients: Gradients) -> None:
+    """Raise if a gradient is not finite.
 
-
-def _non_finite(gradients: Gradients) -> str:
+    Raises:
+        NonFiniteLossError: naming the parameter.
+    """
     for name, gradient in gradients.items():
         if not torch.isfinite(gradient).all():
-            return f"the gradient of parameter {name!r} is NaN or infinite: look for what is not finite in data or loss"
-    return "the square of a gradient overflows: scale the loss down"
+            raise NonFiniteLossError(not_finite(name))

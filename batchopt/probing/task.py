@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from batchopt._checks import check_count, check_finite, check_one_of, check_positive
@@ -174,7 +176,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of `model` that require a gradient, by name, each tensor once.
 
     Raises:
-        TaskError: there is none.
+        TaskError: there is none, or one is complex, sharded, without values yet, or on another device than the rest.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
@@ -182,7 +184,30 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
             f"the model must have at least one trainable parameter, and {type(model).__name__} has none: "
             "set requires_grad on what should be trained"
         )
+    first, device = next((name, parameter.device) for name, parameter in parameters.items())
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise TaskError(f"parameter {name!r} has no values yet: run one batch through the model first")
+        if parameter.is_complex():
+            raise TaskError(
+                f"parameter {name!r} is complex, which is not supported: hold its real and imaginary parts in a real "
+                "parameter (torch.view_as_complex in the forward pass)"
+            )
+        if hasattr(parameter, "device_mesh"):
+            raise TaskError(
+                f"parameter {name!r} is sharded over processes (DTensor): measure the model before sharding"
+            )
+        if parameter.device != device:
+            raise TaskError(
+                f"all trainable parameters must be on one device, and {first!r} is on {device}, {name!r} on "
+                f"{parameter.device}: move the model to one device to measure"
+            )
     return parameters
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside `DistributedDataParallel`, so that reading it reduces nothing; any other as it is."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:

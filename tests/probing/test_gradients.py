@@ -10,18 +10,13 @@ import torch
 from probing.problems import classification, cross_entropy, mlp, seeded, weighted_cross_entropy
 from torch import Tensor, nn
 
-import batchopt.probing.gradients as gradients_module
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.gradients import (
-    GroupGradients,
-    PerExampleGradients,
-    Reading,
-    batch_size_of,
-    make_reader,
-    per_example_squared_norms,
-    rows,
-)
+from batchopt.probing import per_example
+from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_examples
+from batchopt.probing.gradients import GroupGradients, make_reader, per_example_squared_norms
 from batchopt.probing.moments import GradientSums
+from batchopt.probing.per_example import PerExampleGradients
+from batchopt.probing.reading import Reading, batch_size_of, rows
 
 CPU = torch.device("cpu")
 COUNT = 23
@@ -79,12 +74,12 @@ class Branching(nn.Module):
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "mlp": (mlp, "vectorised"),
-    "tied and unused": (Tied, "vectorised"),
-    "frozen": (Frozen, "vectorised"),
-    "convolution": (Conv, "vectorised"),
-    "recurrent": (Recurrent, "one backward pass each (torch.func failed"),
-    "branching": (Branching, "one backward pass each (torch.func failed"),
+    "mlp": (mlp, "all examples in one pass"),
+    "tied and unused": (Tied, "all examples in one pass"),
+    "frozen": (Frozen, "all examples in one pass"),
+    "convolution": (Conv, "all examples in one pass"),
+    "recurrent": (Recurrent, "all examples in one pass"),
+    "branching": (Branching, "one backward pass each (RuntimeError: vmap: It looks like you're calling .item()"),
 }
 
 
@@ -123,7 +118,7 @@ def check_sums(sums: GradientSums, units: Tensor, weights: Tensor, *, weighted: 
 @pytest.mark.parametrize("loss", [cross_entropy, weighted_cross_entropy])
 @pytest.mark.parametrize("name", MODELS)
 def test_twin_of_one_backward_per_example(name: str, loss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients_module, "LARGEST_CHUNK", 7)  # several chunks, the last one ragged
+    monkeypatch.setattr(per_example, "LARGEST_CHUNK", 7)  # several chunks, the last one ragged
     make, method = MODELS[name]
     model, batch = problem(make)
     reader = make_reader(Reading(model, loss, CPU), group_size=None)
@@ -233,7 +228,7 @@ def test_dropout_is_drawn_for_every_example() -> None:
 
 
 def test_batches_may_be_nested_and_hold_what_is_not_per_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients_module, "LARGEST_CHUNK", 7)  # the last chunk has two rows, as `scale` has
+    monkeypatch.setattr(per_example, "LARGEST_CHUNK", 7)  # the last chunk has two rows, as `scale` has
     model, (x, y) = problem(mlp)
     scale = torch.tensor([2.0, 3.0], dtype=torch.float64)
 
@@ -257,40 +252,52 @@ def test_factors_of_a_metric_are_applied_to_single_examples_and_groups() -> None
     check_sums(group, (units * flat).mean(0)[None], torch.ones(1, dtype=torch.float64), weighted=False)
 
 
-def test_chunks_shrink_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def chunks(monkeypatch: pytest.MonkeyPatch, *, fitting: int = COUNT) -> list[int]:
+    """Sizes of the passes that are tried; those that are larger than what fits run out of memory."""
     tried: list[int] = []
-    vectorised = PerExampleGradients._vectorised
 
-    def limited(self: PerExampleGradients, batch: tuple[Tensor, Tensor], batched: list[int]) -> Any:
-        tried.append(len(batch[0]))
-        if len(batch[0]) > 5:
+    def limited(*args: Any, **settings: Any) -> ExampleGradients:
+        tried.append(settings["count"])
+        if settings["count"] > fitting:
             raise torch.cuda.OutOfMemoryError("planted")
-        return vectorised(self, batch, batched)
+        return read_examples(*args, **settings)
 
-    monkeypatch.setattr(PerExampleGradients, "_vectorised", limited)
+    monkeypatch.setattr(per_example, "read_examples", limited)
+    return tried
+
+
+def test_chunks_shrink_where_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = chunks(monkeypatch, fitting=5)
     model, batch = problem(mlp)
     reader = PerExampleGradients(Reading(model, cross_entropy, CPU))
     check_sums(reader.read(batch, COUNT), *one_by_one(model, cross_entropy, batch), weighted=False)
-    assert tried == [23, 11, 5, 5, 5, 5, 3]
-    assert "vectorised" in reader.method
+    assert tried == [23, 11, 5, 5, 5, 5, 3], "what ran out of memory is not tried again"
+    assert "all examples in one pass" in reader.method
+    check_sums(reader.read(batch, COUNT), *one_by_one(model, cross_entropy, batch), weighted=False)
+    assert tried[7:] == [5, 5, 5, 5, 3], "nor with the next batch"
 
 
-def test_memory_that_holds_not_even_one_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(self: PerExampleGradients, batch: Any, batched: list[int]) -> Any:
-        raise torch.cuda.OutOfMemoryError("planted")
-
-    monkeypatch.setattr(PerExampleGradients, "_vectorised", never)
+def test_memory_that_holds_not_even_one_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks(monkeypatch, fitting=0)
     model, batch = problem(mlp)
     with pytest.raises(torch.cuda.OutOfMemoryError, match="planted"):
         PerExampleGradients(Reading(model, cross_entropy, CPU)).read(batch, COUNT)
 
 
-def test_chunks_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = problem(mlp)
-    gradient_bytes = 8 * sum(p.numel() for p in model.parameters())
-    monkeypatch.setattr(gradients_module, "CHUNK_BYTES", 4 * gradient_bytes + 1)
-    parts = list(PerExampleGradients(Reading(model, cross_entropy, CPU)).stacked(batch, COUNT))
-    assert [len(next(iter(gradients.values()))) for gradients, _ in parts] == [4, 4, 4, 4, 4, 3]
+def test_the_first_pass_is_small_and_the_others_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = chunks(monkeypatch, fitting=10**6)
+    monkeypatch.setattr(per_example, "FIRST_CHUNK", 4)
+    model, batch = seeded(mlp), classification(6000)
+    reader = PerExampleGradients(Reading(model, cross_entropy, CPU))
+    reader.read(batch, 6000)
+    assert tried == [4, 4096, 1900]
+    tried.clear()
+    monkeypatch.setattr(per_example, "CHUNK_BYTES", 50_000)
+    reader = PerExampleGradients(Reading(model, cross_entropy, CPU))
+    reader.read(batch, 6000)
+    assert tried[0] == 4
+    assert len(set(tried[1:-1])) == 1
+    assert 20 < tried[1] < 1000, "some hundred bytes an example"
 
 
 def test_a_gradient_that_is_not_finite_names_its_parameter() -> None:

@@ -1,0 +1,118 @@
+"""Parameters that are used more than once: the norm that counts is the norm of the sum over the uses.
+
+A layer that is called twice, a recurrent cell, an embedding tied to the head. Uses of one form are joined as if they
+were one use at more positions; forms are joined by their inner products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from batchopt.probing.gradient_norms.uses import (
+    Inputs,
+    OuterProducts,
+    Rows,
+    squares,
+    wide,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _TiedHead:
+    """A linear map whose weight is otherwise used as an embedding only.
+
+    Its output gradients are as large as all logits; what is needed of them later is at the embedding's rows.
+
+    Attributes:
+        squares: squared norms of its own gradients, (B,).
+        at_rows: for every use as an embedding the output gradients at its rows, (B, T of the embedding, T).
+        inputs: (B, features, T).
+    """
+
+    squares: Tensor
+    at_rows: tuple[tuple[Tensor, Tensor], ...]
+    inputs: Tensor
+
+    def with_rows(self, rows: Rows, factor: Tensor | None) -> Tensor:
+        """Inner products with the embedding's gradients, (B,)."""
+        at_rows = next(gradients for ids, gradients in self.at_rows if ids is rows.ids)
+        products = rows.in_metric(factor).to(self.inputs.dtype) @ self.inputs
+        return (wide(at_rows) * wide(products)).sum((1, 2))
+
+
+@dataclass(slots=True)
+class SharedUses:
+    """Uses of one parameter in a backward pass under way."""
+
+    dense: Tensor | None = None
+    outer: list[OuterProducts] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+    head: _TiedHead | None = None
+
+    def add_dense(self, gradients: Tensor) -> None:
+        """A use's gradients, (B, *shape)."""
+        self.dense = gradients if self.dense is None else self.dense + gradients
+
+    def add_head(self, use: OuterProducts, embedded: list[Tensor], factor: Tensor | None) -> str:
+        """The only use as a linear map, where all others are as an embedding of rows `embedded`; returns the way."""
+        own, _, way = use.squares_and_sum(factor)
+        left = use.left[:, 0]
+        at_rows = tuple((ids, left.gather(1, ids[:, :, None].expand(-1, -1, left.shape[2]))) for ids in embedded)
+        self.head = _TiedHead(own, at_rows, use.right[:][:, 0])
+        return way
+
+    def squares(self, vocabulary: int, factor: Tensor | None) -> list[Tensor]:
+        """What adds up to the squared norms of the sums, each (B,).
+
+        Args:
+            vocabulary: rows of the parameter.
+            factor: of the metric.
+        """
+        outer = _joined(self.outer) if self.outer else None
+        rows = Rows.joined(self.rows) if self.rows else None
+        terms = []
+        if self.dense is not None:
+            terms.append(
+                squares((self.dense if factor is None else self.dense * factor).reshape(len(self.dense), -1), dims=(1,))
+            )
+        if outer is not None:
+            terms.append(outer.squares_and_sum(factor)[0])
+        if rows is not None:
+            terms.append(rows.squares(vocabulary, factor))
+        if self.head is not None:
+            terms.append(self.head.squares)
+            terms += [2.0 * self.head.with_rows(part, factor) for part in self.rows]
+        return terms + [2.0 * product for product in self._products(outer, rows, factor)]
+
+    def _products(self, outer: OuterProducts | None, rows: Rows | None, factor: Tensor | None) -> list[Tensor]:
+        """Inner products of different forms, each (B,)."""
+        products = []
+        if self.dense is not None and outer is not None:
+            products.append(outer.with_dense(self.dense, factor))
+        if self.dense is not None and rows is not None:
+            products.append(rows.with_dense(self.dense, factor))
+        if rows is not None and outer is not None:
+            products.append(rows.with_outer(outer, factor))
+        return products
+
+
+class _JoinedInputs:
+    """Inputs of several uses, one after the other along the positions."""
+
+    def __init__(self, parts: list[Inputs]) -> None:
+        self._parts = parts
+        first = parts[0].shape
+        self.shape = torch.Size((*first[:3], sum(part.shape[3] for part in parts)))
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        return torch.cat([part[rows] for part in self._parts], dim=3)
+
+
+def _joined(uses: list[OuterProducts]) -> OuterProducts:
+    """Several uses as one at the positions of all."""
+    if len(uses) == 1:
+        return uses[0]
+    return OuterProducts(torch.cat([use.left for use in uses], dim=3), _JoinedInputs([use.right for use in uses]))

@@ -1,0 +1,177 @@
+"""What one use of a parameter adds to every example's gradient, in the form in which its norm is cheapest.
+
+Notation
+    B, T     examples in the batch; positions at which an example uses the parameter (tokens, pixels, time steps)
+    G        groups of a convolution, 1 elsewhere
+    F        factors of the metric, of the parameter's shape; None for the identity
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+CACHED_BYTES = 2**22
+"""Per-example weight gradients are formed so many bytes at a time on a CPU: what stays in its cache is cheap."""
+CHUNK_BYTES = 2**28
+"""The same on other devices, and of anything else that is formed for some examples at a time."""
+OPERATIONS_PER_BYTE = 16.0
+"""Floating-point operations in the time in which a byte goes to memory; decides between two exact ways only."""
+
+
+class Inputs(Protocol):
+    """(B, G, I, T), given for a slice of the examples at a time: a tensor, or patches that are made on demand."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, G, I, T)."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class OuterProducts:
+    """Gradients sum_t left_t right_t^T, as of a linear layer: left is an output's gradient, right an input.
+
+    Attributes:
+        left: (B, G, O, T).
+        right: (B, G, I, T).
+    """
+
+    left: Tensor
+    right: Inputs
+
+    def squares_and_sum(self, factor: Tensor | None) -> tuple[Tensor, Tensor | None, str]:
+        """Squared norms, (B,), by the cheapest of three exact ways.
+
+        Returns:
+            The squared norms; the sum of the gradients, (G, O, I), where it comes with them, else None; the way.
+        """
+        _, groups, out, positions = self.left.shape
+        inner = self.right.shape[2]
+        if positions == 1:
+            return self._rank_one(factor), None, "norms of inputs times norms of output gradients"
+        gram = 2.0 * positions**2 * (out + inner)
+        formed = 12.0 * out * inner * OPERATIONS_PER_BYTE
+        if factor is None and gram < formed:
+            why = f"cheaper than every example's {out} x {inner} gradient"
+            return self._by_gram(), None, f"Gram matrices of {positions} positions, {why}"
+        norms, total = self._formed(factor)
+        why = (
+            "a metric allows no Gram matrices"
+            if factor is not None
+            else f"cheaper than {positions} positions' Gram matrices"
+        )
+        return norms, total, f"every example's {out} x {inner} gradient{f' ({groups} groups)' * (groups > 1)}, {why}"
+
+    def dense(self, rows: slice) -> Tensor:
+        """Gradients of some examples, (rows, G, O, I)."""
+        return self.left[rows] @ self.right[rows].mT
+
+    def with_dense(self, gradients: Tensor, factor: Tensor | None) -> Tensor:
+        """Inner products with dense gradients of the same parameter, (B,)."""
+        count, groups, out, _ = self.left.shape
+        shape = (groups, out, self.right.shape[2])
+        in_metric = None if factor is None else factor.square().reshape(shape)
+        parts = []
+        for rows in slices(count, 8 * groups * out * shape[2]):
+            product = wide(self.dense(rows)) * wide(gradients[rows].reshape(-1, *shape))
+            parts.append((product if in_metric is None else product * in_metric).sum((1, 2, 3)))
+        return torch.cat(parts)
+
+    def _rank_one(self, factor: Tensor | None) -> Tensor:
+        left, right = self.left.squeeze(3), self.right[:].squeeze(3)
+        if factor is None:
+            return (squares(left, dims=(2,)) * squares(right, dims=(2,))).sum(1)
+        weights = factor.square().reshape(left.shape[1], left.shape[2], right.shape[2])
+        return torch.einsum("bgo,goi,bgi->b", wide(left).square(), weights, wide(right).square())
+
+    def _by_gram(self) -> Tensor:
+        count, groups, out, positions = self.left.shape
+        floats = groups * (2 * positions**2 + positions * (out + self.right.shape[2]))
+        parts = []
+        for rows in slices(count, 4 * floats):
+            left, right = wide(self.left[rows]), wide(self.right[rows])
+            parts.append(((left.mT @ left) * (right.mT @ right)).sum((1, 2, 3)))
+        return torch.cat(parts)
+
+    def _formed(self, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+        count, groups, out, _ = self.left.shape
+        shape = (groups, out, self.right.shape[2])
+        in_metric = None if factor is None else factor.reshape(shape)
+        total = torch.zeros(shape, dtype=wide(self.left[:0]).dtype, device=self.left.device)
+        parts = []
+        for rows in slices(count, self.left.element_size() * math.prod(shape), device=self.left.device):
+            gradients = self.dense(rows)
+            total += gradients.sum(0, dtype=total.dtype)
+            parts.append(squares(gradients if in_metric is None else gradients * in_metric, dims=(1, 2, 3)))
+        return torch.cat(parts), total
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Gradients with `values` added at the rows `ids`, as of an embedding.
+
+    Attributes:
+        ids: (B, T).
+        values: (B, T, features).
+    """
+
+    ids: Tensor
+    values: Tensor
+
+    @classmethod
+    def joined(cls, uses: list[Rows]) -> Rows:
+        """Several uses as one at the positions of all."""
+        if len(uses) == 1:
+            return uses[0]
+        return cls(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=1))
+
+    def squares(self, vocabulary: int, factor: Tensor | None) -> Tensor:
+        """Squared norms, (B,): of the sums over equal rows, without a buffer of the vocabulary's size."""
+        count, positions, features = self.values.shape
+        example = torch.arange(count, device=self.ids.device)[:, None]
+        distinct, position = torch.unique(example * vocabulary + self.ids, return_inverse=True)
+        values = wide(self.values).reshape(count * positions, features)
+        sums = values.new_zeros(len(distinct), features).index_add_(0, position.flatten(), values)
+        if factor is not None:
+            sums = sums * factor[distinct % vocabulary]
+        return sums.new_zeros(count).index_add_(0, distinct // vocabulary, squares(sums, dims=(1,)))
+
+    def in_metric(self, factor: Tensor | None) -> Tensor:
+        """The values times the squared factor, so that a product with them is one in the metric."""
+        return self.values if factor is None else self.values * factor.square()[self.ids]
+
+    def with_dense(self, gradients: Tensor, factor: Tensor | None) -> Tensor:
+        """Inner products with dense gradients of the same parameter, (B,)."""
+        at_rows = gradients.gather(1, self.ids[:, :, None].expand(-1, -1, gradients.shape[2]))
+        return (wide(at_rows) * wide(self.in_metric(factor))).sum((1, 2))
+
+    def with_outer(self, outer: OuterProducts, factor: Tensor | None) -> Tensor:
+        """Inner products with a linear map's gradients of the same parameter, (B,)."""
+        left = outer.left[:, 0]
+        at_rows = left.gather(1, self.ids[:, :, None].expand(-1, -1, left.shape[2]))
+        products = self.in_metric(factor).to(left.dtype) @ outer.right[:][:, 0]
+        return (wide(at_rows) * wide(products)).sum((1, 2))
+
+
+def slices(count: int, bytes_each: int, *, device: torch.device | None = None) -> list[slice]:
+    """The examples in slices of a bounded size in memory; with a device, of what its cache holds."""
+    size = CACHED_BYTES if device is not None and device.type == "cpu" else CHUNK_BYTES
+    step = max(1, size // max(1, bytes_each))
+    return [slice(begin, min(begin + step, count)) for begin in range(0, count, step)]
+
+
+def squares(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Sums of squares over some dimensions, added up in float32 at least."""
+    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    return torch.linalg.vector_norm(tensor, dim=dims, dtype=dtype).square()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32, or float64 for float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
