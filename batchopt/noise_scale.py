@@ -16,7 +16,8 @@ import numpy as np
 from batchopt._checks import check_count, check_finite, check_positive
 from batchopt._codec import Record
 from batchopt.errors import NonFiniteLossError
-from batchopt.uncertainty import Estimate, ratio_interval
+from batchopt.noise_interval import Spread, noise_scale_interval, noise_spread
+from batchopt.uncertainty import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,7 +95,7 @@ class NoiseScale(Record):
 
 @dataclass(frozen=True, slots=True)
 class GradientMoments:
-    """Second moments of n measured gradients in J groups: all that the estimator and its jackknife need.
+    """Second moments of n measured gradients in J groups: all that the estimator and its interval need.
 
     A unit is one measured gradient g_u: of one example, or the mean over `group_size` examples. With weights w_u (1
     where the loss has none), group j holds A_j = sum w_u g_u and V_j = sum w_u^2 g_u over its units.
@@ -125,20 +126,16 @@ class GradientMoments:
         return round(float(self.units.sum())) * self.group_size
 
 
-def signal_and_noise(moments: GradientMoments, kept: NDArray[np.bool_] | None = None) -> tuple[float, float]:
-    """Unbiased |G|^2 and tr(Sigma) of some of the groups (of all if None).
+def signal_and_noise(moments: GradientMoments) -> tuple[float, float]:
+    """Unbiased |G|^2 and tr(Sigma).
 
     With weights normalised by their mean, G = sum w g / sum w and a unit's residual is w (g - G), so that a loss of the
     form sum(w l) / sum(w) has the noise it is trained with. With weights 1 this is the pooled estimator of the paper's
     appendix A.1, |G|^2 = Q - s^2/n (1 - n/N), whose last factor is for drawing without replacement from N.
     """
-    kept = np.ones(len(moments.units), bool) if kept is None else kept
-    n, weight = float(moments.units[kept].sum()), float(moments.weights[kept].sum())
-    square = float(moments.sum_gram[np.ix_(kept, kept)].sum()) / weight**2
-    cross = float(moments.cross_gram[np.ix_(kept, kept)].sum()) / weight
-    residuals = float(moments.squares[kept].sum()) - 2.0 * cross + float(moments.weights_squared[kept].sum()) * square
-    variance = residuals / (n - 1.0) / (weight / n) ** 2
-    signal = square - variance / n * _left_of_population(moments, n)
+    n = float(moments.units.sum())
+    variance = float(_squared_residuals(moments).sum()) / (n - 1.0)
+    signal = _mean_square(moments) - variance / n * _left_of_population(moments)
     return signal, variance * moments.group_size
 
 
@@ -150,27 +147,23 @@ def estimate_noise_scale(
     stopped: Literal["width", "budget", "population"],
     at: MeasuredAt | None = None,
 ) -> NoiseScale:
-    """The noise scale with its 90 % interval, from a delete-one-group jackknife.
+    """The noise scale with its 90 % interval (see `batchopt.noise_interval`).
 
-    The interval is of the log ratio (bias-corrected, Student's t with J - 1 degrees of freedom). Where the signal's own
-    interval covers zero the ratio has no finite one: then Fieller's theorem gives the lower bound, and the reading is
-    unresolved. Do not trust it with few groups and heavy-tailed gradients, where the jackknife sees too little.
+    Where the signal may be zero only a lower bound is known, and the reading is unresolved. Do not trust it with
+    gradients whose norms range over orders of magnitude: what a sample happens not to hold it cannot tell.
 
     Raises:
         ValueError: fewer than two groups, or groups that without one of them hold less than two units or no weight.
         NonFiniteLossError: a moment is NaN or infinite.
     """
     _check_moments(moments)
-    groups = len(moments.units)
     signal, noise = signal_and_noise(moments)
-    deleted = np.array([signal_and_noise(moments, np.arange(groups) != j) for j in range(groups)])
-    left = _left_of_population(moments, float(moments.units.sum()))
-    ratio = ratio_interval(noise, signal, deleted[:, 1], deleted[:, 0], variance_factor=left)
+    ratio = noise_scale_interval(signal, noise / moments.group_size, _spread(moments))
     return NoiseScale(
         kind=kind,
         signal=signal,
         noise=noise,
-        batch_size=ratio,
+        batch_size=ratio.scaled(moments.group_size),
         examples=moments.examples,
         group_size=moments.group_size,
         population=moments.population,
@@ -180,9 +173,37 @@ def estimate_noise_scale(
     )
 
 
-def _left_of_population(moments: GradientMoments, units: float) -> float:
+def _spread(moments: GradientMoments) -> Spread:
+    weight, mean_weight = moments.weights, float(moments.weights.sum() / moments.units.sum())
+    onto_mean = moments.sum_gram.sum(1) / weight.sum()
+    square = _mean_square(moments)
+    products = np.outer(weight, onto_mean)
+    residual_gram = moments.sum_gram - products - products.T + np.outer(weight, weight) * square
+    return noise_spread(
+        units=moments.units,
+        residual_gram=residual_gram / mean_weight**2,
+        projections=(onto_mean - weight * square) / mean_weight,
+        squared_residuals=_squared_residuals(moments),
+        mean_square=square,
+        left=_left_of_population(moments),
+    )
+
+
+def _mean_square(moments: GradientMoments) -> float:
+    return float(moments.sum_gram.sum()) / float(moments.weights.sum()) ** 2
+
+
+def _squared_residuals(moments: GradientMoments) -> Floats:
+    """Sum of |w (g - G) / mean w|^2 in each group, (J,)."""
+    weight = float(moments.weights.sum())
+    onto_mean = moments.cross_gram.sum(1) / weight
+    squares = moments.squares - 2.0 * onto_mean + moments.weights_squared * _mean_square(moments)
+    return np.asarray(squares / (weight / float(moments.units.sum())) ** 2)
+
+
+def _left_of_population(moments: GradientMoments) -> float:
     """Share of the population that was not drawn; 1 for an infinite one."""
-    return 1.0 if moments.population is None else max(0.0, 1.0 - units * moments.group_size / moments.population)
+    return 1.0 if moments.population is None else max(0.0, 1.0 - moments.examples / moments.population)
 
 
 def _check_moments(moments: GradientMoments) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -19,13 +19,9 @@ from batchopt.probing.kinds import KINDS
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.state import preserved, seed_generators
+from batchopt.probing.stopping import FIRST_LOOK, collect_until_narrow
 from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
 
-if TYPE_CHECKING:
-    from batchopt.uncertainty import Estimate
-
-FIRST_LOOK = 128
-"""Examples after which the interval is looked at for the first time; then at every doubling."""
 FEWEST_UNITS = 3
 """Fewer gradients leave no unit over when one jackknife group is left out."""
 SEEDS_APART = 1_000_003
@@ -121,7 +117,14 @@ def measure_noise_scale(
         )
         infinite = has_dropout(model) if infinite_population is None else infinite_population
         drawn_from = None if infinite else source.population
-        stopped = _collect(together, source, moments, drawn_from, relative_width)
+        narrow = collect_until_narrow(
+            lambda units: together.read(lambda: source.take(units)),
+            moments,
+            group_size=reader.group_size,
+            population=drawn_from,
+            relative_width=relative_width,
+        )
+        stopped: Stopped = "width" if narrow else _used_up(together, source)
         _check_enough(moments)
         return estimate_noise_scale(
             moments.moments(drawn_from), kind=kind, method=reader.method, stopped=stopped, at=at
@@ -175,26 +178,8 @@ def has_dropout(model: nn.Module) -> bool:
     return False
 
 
-def _collect(
-    together: Reads,
-    source: _Source,
-    moments: MomentAccumulator,
-    drawn_from: int | None,
-    relative_width: float,
-) -> Stopped:
-    look = max(16, FIRST_LOOK // together.reader.group_size)
-    while (sums := together.read(lambda: source.take(moments.missing))) is not None:
-        moments.add(sums)
-        if moments.units >= look:
-            look *= 2
-            reading = estimate_noise_scale(moments.moments(drawn_from), kind="", method="", stopped="width").batch_size
-            if _relative_width(reading) <= relative_width:
-                return "width"
+def _used_up(together: Reads, source: _Source) -> Stopped:
     return "population" if together.agreed(source.end == "population") else "budget"
-
-
-def _relative_width(reading: Estimate) -> float:
-    return (reading.high - reading.low) / reading.value if reading.resolved else float("inf")
 
 
 class _Source(Protocol):

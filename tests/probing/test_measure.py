@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import batchopt.probing.measure as measure_module
+import batchopt.probing.stopping as stopping_module
 from batchopt.errors import BudgetError, NonFiniteLossError, TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.probing.kinds import KINDS
@@ -362,13 +363,14 @@ def test_a_run_is_measured_and_goes_on_as_if_it_had_not_been() -> None:
 
 def test_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    estimate = measure_module.estimate_noise_scale
+    estimate = stopping_module.estimate_noise_scale
 
     def spy(moments: Any, **keywords: Any) -> NoiseScale:
         counts.append(len(moments.units))
         return estimate(moments, **keywords)
 
-    monkeypatch.setattr(measure_module, "estimate_noise_scale", spy)
+    for module in (stopping_module, measure_module):
+        monkeypatch.setattr(module, "estimate_noise_scale", spy)
     measure_noise_scale(seeded(mlp), cross_entropy, classification(5000), relative_width=1e-9)
     assert len(counts) == 7, "looked at from 128 to 4,096 at every doubling, and at the end"
     assert all(16 <= count <= 32 for count in counts)
