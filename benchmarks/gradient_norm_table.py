@@ -127,7 +127,8 @@ def memory_ratio(row: Row, plain: Row | None) -> float | None:
 def text(rows: Sequence[Row]) -> str:
     """Table and targets."""
     plain = {row.model: row for row in rows if row.method == "plain"}
-    lines = [_HEAD, *(_line(row, plain.get(row.model)) for row in rows), ""]
+    versions = ", ".join(dict.fromkeys(f"{row.method} {row.version}" for row in rows))
+    lines = [_HEAD, *(_line(row, plain.get(row.model)) for row in rows), "", versions, ""]
     for verdict in verdicts(rows):
         value = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
         holds = {True: "holds", False: "MISSED", None: ""}[verdict.holds]

@@ -17,14 +17,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradient_norm_table as table
 import torch
-from gradient_norm_methods import METHODS, Step, one_at_a_time, wait, worst_error
+from gradient_norm_methods import METHODS, OURS, Step, one_at_a_time, wait, worst_error
 from gradient_norm_table import Row
 from machine import machine, save
 from models import MODELS, Batch, Workload
@@ -48,11 +48,11 @@ class Sizes(NamedTuple):
 
 
 SIZES = {
-    "autoencoder": Sizes(1024, 32_768),
-    "cnn": Sizes(64, 512),
-    "resnet18": Sizes(16, 128),
-    "gpt": Sizes(16, 96),
-    "lstm": Sizes(16, 320),
+    "autoencoder": Sizes(1024, 24_576),
+    "cnn": Sizes(64, 448),
+    "resnet18": Sizes(16, 80),
+    "gpt": Sizes(16, 56),
+    "lstm": Sizes(16, 176),
 }
 
 
@@ -73,18 +73,20 @@ class Settings:
     def sizes(self, model: str) -> Sizes:
         if self.quick:
             return Sizes(6, 8)
+        # A GPU is idle in between where the batch is small.
         memory = SIZES[model].memory
-        return Sizes(memory, memory) if self.device == "cuda" else SIZES[model]
+        return Sizes(memory, 2 * memory) if self.device == "cuda" else SIZES[model]
 
-    @property
-    def seconds(self) -> float:
+    def seconds(self, method: str) -> float:
         """Of timing a method."""
-        return 0.2 if self.quick else 10.0
+        if self.quick:
+            return 0.2
+        return 12.0 if method in OURS else 6.0
 
     @property
     def pairs(self) -> tuple[int, int]:
         """Fewest and most pairs of a plain and an instrumented step."""
-        return (2, 2) if self.quick else (3, 31)
+        return (2, 2) if self.quick else (3, 201)
 
 
 def time_row(row: Row, settings: Settings) -> Row:
@@ -95,7 +97,8 @@ def time_row(row: Row, settings: Settings) -> Row:
     error = _error(workload, row.method, settings)
     if not math.isfinite(error):
         raise ValueError("norms or mean gradient are not finite, or not of the model's shapes")
-    pairs = _alternate(METHODS["plain"].make_step(workload, None), step, batch, settings)
+    plain_step = METHODS["plain"].make_step(workload, None)
+    pairs = _alternate(plain_step, step, batch, seconds=settings.seconds(row.method), pairs=settings.pairs)
     plain, ours = zip(*pairs, strict=True)
     return replace(
         row,
@@ -137,23 +140,25 @@ def _error(workload: Workload, method: str, settings: Settings) -> float:
     return error
 
 
-def _alternate(plain: Step, step: Step, batch: Batch, settings: Settings) -> list[tuple[float, float]]:
+def _alternate(
+    plain: Step, step: Step, batch: Batch, *, seconds: float, pairs: tuple[int, int]
+) -> list[tuple[float, float]]:
     """Seconds of neighbouring steps, plain and other, now the one first and now the other."""
     begin = time.perf_counter()
     for _ in range(2):
         for warm_up in (plain, step):
-            if time.perf_counter() - begin < settings.seconds:
+            if time.perf_counter() - begin < seconds:
                 warm_up(batch)
-    fewest, most = settings.pairs
-    pairs: list[tuple[float, float]] = []
+    fewest, most = pairs
+    taken: list[tuple[float, float]] = []
     begin = time.perf_counter()
-    while len(pairs) < fewest or (len(pairs) < most and time.perf_counter() - begin < settings.seconds):
-        if len(pairs) % 2:
+    while len(taken) < fewest or (len(taken) < most and time.perf_counter() - begin < seconds):
+        if len(taken) % 2:
             second = _seconds(step, batch)
-            pairs.append((_seconds(plain, batch), second))
+            taken.append((_seconds(plain, batch), second))
         else:
-            pairs.append((_seconds(plain, batch), _seconds(step, batch)))
-    return pairs
+            taken.append((_seconds(plain, batch), _seconds(step, batch)))
+    return taken
 
 
 def _seconds(step: Step, batch: Batch) -> float:
@@ -232,27 +237,23 @@ def in_process(job: str, row: Row, settings: Settings) -> Row:
 
 def do_job(order: dict[str, Any]) -> Row:
     """What a process was started for."""
-    warnings.simplefilter("ignore")
-    settings = Settings(**order["settings"])
-    torch.set_num_threads(settings.threads)
-    if settings.device == "cpu":
-        _limit_memory()
     row = Row.from_json(order["row"])
     try:
-        return JOBS[order["job"]](row, settings)
+        return JOBS[order["job"]](row, Settings(**order["settings"]))
     except ModuleNotFoundError as error:
         return replace(row, failure=f"not installed: {error.name} (see benchmarks/requirements.txt)")
     except Exception as error:
         return replace(row, failure=table.shortened(error))
 
 
-def _limit_memory() -> None:
-    """Let what would fill the machine fail instead."""
-    try:
-        total = int(next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines())) * 1024
-    except OSError:
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (total * 2 // 3, total * 2 // 3))
+def _prepare(settings: Settings) -> None:
+    """Set up a process; what would fill the machine's memory fails instead."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(settings.threads)
+    total = Path("/proc/meminfo")
+    if settings.device == "cpu" and total.exists():
+        most = int(total.read_text().split()[1]) * 1024 * 2 // 3
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def run(models: Sequence[str], methods: Sequence[str], settings: Settings, path: Path) -> list[Row]:
@@ -265,9 +266,16 @@ def run(models: Sequence[str], methods: Sequence[str], settings: Settings, path:
                 continue
             print(f"{model}: {method} ...", file=sys.stderr, flush=True)
             rows[wanted.key] = measure(wanted, settings)
-            _save(path, list(rows.values()), settings)
-    print(table.text(list(rows.values())))
-    return list(rows.values())
+            _save(path, _ordered(rows.values()), settings)
+    ordered = _ordered(rows.values())
+    print(f"{machine()['gpu'] if settings.device == 'cuda' else machine()['cpu']}, {settings.threads} threads")
+    print(table.text(ordered))
+    return ordered
+
+
+def _ordered(rows: Iterable[Row]) -> list[Row]:
+    models, methods = list(MODELS), list(METHODS)
+    return sorted(rows, key=lambda row: (models.index(row.model), methods.index(row.method)))
 
 
 def _kept(path: Path, settings: Settings) -> list[Row]:
@@ -300,7 +308,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.job is not None:
-        print(json.dumps(asdict(do_job(json.loads(options.job)))))
+        order = json.loads(options.job)
+        _prepare(Settings(**order["settings"]))
+        print(json.dumps(asdict(do_job(order))))
         return
     torch.set_num_threads(options.threads)
     settings = Settings(options.device, options.threads, options.quick)
