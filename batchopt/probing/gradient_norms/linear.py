@@ -86,5 +86,6 @@ class _Linear(torch.autograd.Function):
                 left.mT[:, None],
                 right.mT[:, None],
                 lambda: left.flatten(0, 1).mT @ right.flatten(0, 1),
+                bias_key=None if ctx.transposed else bias_key,
             )
         return to_input, to_weight, to_bias, None, None, None

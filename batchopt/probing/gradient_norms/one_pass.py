@@ -94,7 +94,8 @@ def read_examples(
     # Norms are added up in float32 also where the caller is in mixed precision.
     with torch.autocast(values.device.type, enabled=False):
         total = _gradients(objective.sum(), tape, parameters, keep=squared is not None)
-        squares = tape.squared_norms()
+        with torch.no_grad():
+            squares = tape.squared_norms()
         squares = values.new_zeros(count) if squares is None else squares.detach()
         if not torch.isfinite(squares).all():
             name = tape.first_non_finite()

@@ -56,13 +56,19 @@ class SharedUses:
         """A use's gradients, (B, *shape)."""
         self.dense = gradients if self.dense is None else self.dense + gradients
 
-    def add_head(self, use: OuterProducts, embedded: list[Tensor], factor: Tensor | None) -> str:
-        """The only use as a linear map, where all others are as an embedding of rows `embedded`; returns the way."""
-        own, _, way = use.squares_and_sum(factor)
+    def add_head(
+        self, use: OuterProducts, embedded: list[Tensor], factor: Tensor | None, *, sums: bool
+    ) -> tuple[Tensor | None, str]:
+        """The only use as a linear map, where all others are as an embedding of rows `embedded`.
+
+        Returns:
+            The sum of its gradients, where it came with its norms; and the way.
+        """
+        own, total, way = use.squares_and_sum(factor, sums=sums)
         left = use.left[:, 0]
         at_rows = tuple((ids, left.gather(1, ids[:, :, None].expand(-1, -1, left.shape[2]))) for ids in embedded)
         self.head = _TiedHead(own, at_rows, use.right[:][:, 0])
-        return way
+        return total, way
 
     def squares(self, vocabulary: int, factor: Tensor | None) -> list[Tensor]:
         """What adds up to the squared norms of the sums, each (B,).
@@ -79,7 +85,7 @@ class SharedUses:
                 squares((self.dense if factor is None else self.dense * factor).reshape(len(self.dense), -1), dims=(1,))
             )
         if outer is not None:
-            terms.append(outer.squares_and_sum(factor)[0])
+            terms.append(outer.squares_and_sum(factor, sums=False)[0])
         if rows is not None:
             terms.append(rows.squares(vocabulary, factor))
         if self.head is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from batchopt.probing.gradient_norms.shared import SharedUses
-from batchopt.probing.gradient_norms.uses import Inputs, OuterProducts, Rows, squares
+from batchopt.probing.gradient_norms.uses import Inputs, OuterProducts, Rows, squares, wide, wide_dtype
 
 
 @dataclass(slots=True)
@@ -102,8 +102,7 @@ class Tape:
 
     def add_sums(self, key: int, positions: Tensor) -> Tensor | None:
         """A use whose gradient is the sum over positions, (B, T, *shape): of a bias, or a scale. Returns their sum."""
-        dtype = torch.float64 if positions.dtype == torch.float64 else torch.float32
-        gradients = positions.sum(1, dtype=dtype)
+        gradients = wide(positions[:, 0]) if positions.shape[1] == 1 else positions.sum(1, dtype=wide_dtype(positions))
         self.add_dense(key, gradients, way="sums over positions")
         return gradients.sum(0) if self.sums else None
 
@@ -118,7 +117,9 @@ class Tape:
         else:
             entry.squares.append(rows.squares(len(entry.proxy), entry.factor))
 
-    def add_outer(self, key: int, left: Tensor, right: Inputs, plain: Callable[[], Tensor]) -> Tensor | None:
+    def add_outer(
+        self, key: int, left: Tensor, right: Inputs, plain: Callable[[], Tensor], *, bias_key: int | None = None
+    ) -> Tensor | None:
         """A use as a linear map or a convolution.
 
         Args:
@@ -126,30 +127,36 @@ class Tape:
             left: (B, G, O, T), see `OuterProducts`.
             right: (B, G, I, T).
             plain: computes the sum of the gradients in the ordinary way.
+            bias_key: of a bias that was added just now: at one position, its gradients are `left`.
 
         Returns:
             The sum of the gradients, in the parameter's shape; None where sums are not wanted.
         """
         if not self.recording:
             return plain()
-        total = self._squares_of(key, OuterProducts(left, right))
+        total = self._squares_of(key, OuterProducts(left, right, self._bias_squares(bias_key)))
         if not self.sums:
             return None
         return plain() if total is None else total.view(self._entries[key].proxy.shape)
+
+    def _bias_squares(self, key: int | None) -> Tensor | None:
+        entry = None if key is None else self._entries[key]
+        return entry.squares[-1] if entry is not None and entry.uses == 1 and entry.factor is None else None
 
     def _squares_of(self, key: int, use: OuterProducts) -> Tensor | None:
         """Write a use down; the sum of its gradients where it came with the squared norms."""
         entry = self._entries[key]
         if entry.uses == 1:
-            norms, total, way = use.squares_and_sum(entry.factor)
+            norms, total, way = use.squares_and_sum(entry.factor, sums=self.sums)
             entry.squares.append(norms)
             entry.ways.append(way)
             return total
         if entry.uses == 1 + len(entry.embedded):
-            entry.ways.append(entry.shared.add_head(use, entry.embedded, entry.factor))
-        else:
-            entry.ways.append("all positions of a shared layer at once")
-            entry.shared.outer.append(use)
+            total, way = entry.shared.add_head(use, entry.embedded, entry.factor, sums=self.sums)
+            entry.ways.append(way)
+            return total
+        entry.ways.append("all positions of a shared layer at once")
+        entry.shared.outer.append(use)
         return None
 
     def squared_norms(self) -> Tensor | None:

@@ -19,8 +19,12 @@ CACHED_BYTES = 2**22
 """Per-example weight gradients are formed so many bytes at a time on a CPU: what stays in its cache is cheap."""
 CHUNK_BYTES = 2**28
 """The same on other devices, and of anything else that is formed for some examples at a time."""
-OPERATIONS_PER_BYTE = 16.0
-"""Floating-point operations in the time in which a byte goes to memory; decides between two exact ways only."""
+BYTES_OF_FORMED = 12.0
+"""Memory traffic for every entry of an example's gradient in float32: written, and read for its norm and for the sum."""
+OPERATIONS_PER_BYTE = {"cpu": 6.0}
+OPERATIONS_PER_BYTE_ELSEWHERE = 16.0
+"""Floating-point operations in the time of a byte of that traffic, by type of device; measured on a server's CPU, which
+keeps it in its cache, and roughly a GPU's. They choose between exact ways: a wrong one costs time, not accuracy."""
 
 
 class Inputs(Protocol):
@@ -40,13 +44,19 @@ class OuterProducts:
     Attributes:
         left: (B, G, O, T).
         right: (B, G, I, T).
+        left_squares: squared norms of left, (B,), where it has one position and one group and they are known.
     """
 
     left: Tensor
     right: Inputs
+    left_squares: Tensor | None = None
 
-    def squares_and_sum(self, factor: Tensor | None) -> tuple[Tensor, Tensor | None, str]:
+    def squares_and_sum(self, factor: Tensor | None, *, sums: bool) -> tuple[Tensor, Tensor | None, str]:
         """Squared norms, (B,), by the cheapest of three exact ways.
+
+        Args:
+            factor: of the metric.
+            sums: whether the sum of the gradients is needed as well; it comes for nothing where they are formed.
 
         Returns:
             The squared norms; the sum of the gradients, (G, O, I), where it comes with them, else None; the way.
@@ -55,18 +65,21 @@ class OuterProducts:
         inner = self.right.shape[2]
         if positions == 1:
             return self._rank_one(factor), None, "norms of inputs times norms of output gradients"
-        gram = 2.0 * positions**2 * (out + inner)
-        formed = 12.0 * out * inner * OPERATIONS_PER_BYTE
-        if factor is None and gram < formed:
-            why = f"cheaper than every example's {out} x {inner} gradient"
-            return self._by_gram(), None, f"Gram matrices of {positions} positions, {why}"
+        gradient = f"every example's {out} x {inner} gradient{f' ({groups} groups)' * (groups > 1)}"
+        if factor is None and self._gram_is_cheaper(sums):
+            return self._by_gram(), None, f"Gram matrices of {positions} positions, cheaper than {gradient}"
         norms, total = self._formed(factor)
-        why = (
-            "a metric allows no Gram matrices"
-            if factor is not None
-            else f"cheaper than {positions} positions' Gram matrices"
-        )
-        return norms, total, f"every example's {out} x {inner} gradient{f' ({groups} groups)' * (groups > 1)}, {why}"
+        reason = f"cheaper than Gram matrices of {positions} positions" if factor is None else "scaled by the metric"
+        return norms, total, f"{gradient}, {reason}"
+
+    def _gram_is_cheaper(self, sums: bool) -> bool:
+        """By the operations of an example; the sum in the ordinary way takes those of the product anyway."""
+        _, _, out, positions = self.left.shape
+        inner = self.right.shape[2]
+        per_byte = OPERATIONS_PER_BYTE.get(self.left.device.type, OPERATIONS_PER_BYTE_ELSEWHERE)
+        gram = 2.0 * positions**2 * (out + inner)
+        product = 2.0 * positions * out * inner
+        return gram < BYTES_OF_FORMED * per_byte * out * inner + (0.0 if sums else product)
 
     def dense(self, rows: slice) -> Tensor:
         """Gradients of some examples, (rows, G, O, I)."""
@@ -85,6 +98,8 @@ class OuterProducts:
 
     def _rank_one(self, factor: Tensor | None) -> Tensor:
         left, right = self.left.squeeze(3), self.right[:].squeeze(3)
+        if factor is None and left.shape[1] == 1 and self.left_squares is not None:
+            return self.left_squares * squares(right, dims=(1, 2))
         if factor is None:
             return (squares(left, dims=(2,)) * squares(right, dims=(2,))).sum(1)
         weights = factor.square().reshape(left.shape[1], left.shape[2], right.shape[2])
@@ -103,11 +118,14 @@ class OuterProducts:
         count, groups, out, _ = self.left.shape
         shape = (groups, out, self.right.shape[2])
         in_metric = None if factor is None else factor.reshape(shape)
-        total = torch.zeros(shape, dtype=wide(self.left[:0]).dtype, device=self.left.device)
+        total = torch.zeros(shape, dtype=wide_dtype(self.left), device=self.left.device)
         parts = []
+        buffer = None
         for rows in slices(count, self.left.element_size() * math.prod(shape), device=self.left.device):
-            gradients = self.dense(rows)
-            total += gradients.sum(0, dtype=total.dtype)
+            size = rows.stop - rows.start
+            buffer = self.left.new_empty(size, *shape) if buffer is None else buffer[:size]
+            gradients = torch.matmul(self.left[rows], self.right[rows].mT, out=buffer)
+            total += gradients.sum(0, dtype=total.dtype) if size > 1 else gradients[0]
             parts.append(squares(gradients if in_metric is None else gradients * in_metric, dims=(1, 2, 3)))
         return torch.cat(parts), total
 
@@ -168,10 +186,14 @@ def slices(count: int, bytes_each: int, *, device: torch.device | None = None) -
 
 def squares(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Sums of squares over some dimensions, added up in float32 at least."""
-    dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    return torch.linalg.vector_norm(tensor, dim=dims, dtype=dtype).square()
+    return torch.linalg.vector_norm(tensor, dim=dims, dtype=wide_dtype(tensor)).square()
 
 
 def wide(tensor: Tensor) -> Tensor:
     """In float32, or float64 for float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.to(wide_dtype(tensor))
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """What sums over this tensor are added up in."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
