@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from batchopt.tradeoff import fit_tradeoff as fit_tradeoff
     from batchopt.training.loader import ScheduledBatchSampler as ScheduledBatchSampler
     from batchopt.training.loader import scheduled_loader as scheduled_loader
+    from batchopt.training.monitor import NoiseScaleMonitor as NoiseScaleMonitor
     from batchopt.training.train import train as train
     from batchopt.uncertainty import Estimate as Estimate
 
@@ -62,6 +63,7 @@ _HOMES = {
     "LossCurve": "evidence",
     "LowestLoss": "planning.goal",
     "NoiseScale": "noise_scale",
+    "NoiseScaleMonitor": "training.monitor",
     "NonFiniteLossError": "errors",
     "Plan": "planning.plan",
     "ProbeReport": "evidence",

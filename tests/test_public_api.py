@@ -18,6 +18,7 @@ NAMES = [
     "LossCurve",
     "LowestLoss",
     "NoiseScale",
+    "NoiseScaleMonitor",
     "NonFiniteLossError",
     "Plan",
     "ProbeReport",

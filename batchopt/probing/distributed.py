@@ -15,8 +15,8 @@ from torch import Tensor
 
 from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.uses import wide
-from batchopt.probing.gradients import GradientReader, rows
 from batchopt.probing.moments import GradientSums
+from batchopt.probing.reading import GradientReader, rows
 from batchopt.probing.task import Batch
 
 Drawn = tuple[Batch, int]
@@ -42,6 +42,12 @@ class DefaultGroup:
         there = values.to(self.device)
         torch.distributed.all_reduce(there)
         return values if there is values else values.copy_(there)
+
+    def largest(self, value: int) -> int:
+        """The largest of all processes' values."""
+        there = torch.tensor(value, device=self.device)
+        torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX)
+        return int(there)
 
     def first_failure(self, message: str | None) -> str:
         """Number and message of the first process that failed."""
