@@ -25,6 +25,7 @@ RULES: dict[Any, Rule] = {
     **normalization.RULES,
     **recurrent.RULES,
 }
+ALWAYS: dict[Any, Rule] = {**attention.ALWAYS, **recurrent.ALWAYS}
 
 OVERFLOW = "the square of a gradient overflows: scale the loss down"
 Losses = Any
@@ -118,7 +119,7 @@ def _forward(
         one = list(leaves)
         for k, leaf in zip(batched, example, strict=True):
             one[k] = leaf[None]
-        with Recorder(tape, Examples(count), rules=RULES, always=attention.ALWAYS):
+        with Recorder(tape, Examples(count), rules=RULES, always=ALWAYS):
             values, weights = losses(pytree.tree_unflatten(one, structure))
         weighted = weights is not None
         return values[0], torch.ones_like(values[0]) if weights is None else weights[0]

@@ -189,12 +189,14 @@ def _four(weights: Sequence[Tensor | None]) -> tuple[Any, Any, Any, Any]:
 
 
 RULES: dict[Any, Rule] = {
-    torch.lstm: _layers(LSTM()),
-    torch.gru: _layers(GRU()),
-    torch.rnn_tanh: _layers(Elman("tanh")),
-    torch.rnn_relu: _layers(Elman("relu")),
     torch.lstm_cell: lstm_cell,
     torch.gru_cell: gru_cell,
     torch.rnn_tanh_cell: _elman_cell(torch.tanh),
     torch.rnn_relu_cell: _elman_cell(torch.relu),
+}
+ALWAYS: dict[Any, Rule] = {  # frozen layers as well: torch.vmap can't follow them
+    torch.lstm: _layers(LSTM()),
+    torch.gru: _layers(GRU()),
+    torch.rnn_tanh: _layers(Elman("tanh")),
+    torch.rnn_relu: _layers(Elman("relu")),
 }

@@ -20,7 +20,7 @@ CACHED_BYTES = 2**22
 CHUNK_BYTES = 2**28
 """The same on other devices, and of anything else that is formed for some examples at a time."""
 BYTES_OF_FORMED = 12.0
-"""Memory traffic for every entry of an example's gradient in float32: written, and read for its norm and for the sum."""
+"""Memory traffic for an entry of an example's gradient in float32: written, and read for its norm and for the sum."""
 OPERATIONS_PER_BYTE = {"cpu": 6.0}
 OPERATIONS_PER_BYTE_ELSEWHERE = 16.0
 """Floating-point operations in the time of a byte of that traffic, by type of device; measured on a server's CPU, which

@@ -111,6 +111,13 @@ def test_half_a_layer_frozen() -> None:
     assert_like_twin(model, of_model, (torch.randn(6, 4, 3),))
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_frozen_layer_between_others(kind: str) -> None:
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(3, 3), Layer(LAYERS[kind](3, 5, batch_first=True)).requires_grad_(False))
+    assert_like_twin(model, lambda model, batch: model(batch[0]), (torch.randn(6, 4, 3),))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kind", CELLS)
 def test_cells(kind: str, bias: bool) -> None:
