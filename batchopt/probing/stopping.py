@@ -11,6 +11,8 @@ from batchopt.uncertainty import Estimate
 FIRST_LOOK = 128
 """Examples after which the interval is looked at for the first time; then at every doubling."""
 FEWEST_UNITS_LOOKED_AT = 16
+CONFIRMED_AT = 1.5
+"""Times the units with which an interval was first narrow enough, with which it must be so again."""
 
 
 def collect_until_narrow(
@@ -23,8 +25,9 @@ def collect_until_narrow(
 ) -> bool:
     """Read until the interval is narrow enough, or there is no more to read.
 
-    The interval is looked at when the examples have doubled, not at every batch: the fewer looks, the less often one
-    finds an interval that is narrow by chance.
+    The interval is looked at whenever the examples have doubled. The first one that is narrow may be so by chance, and
+    then lies beside the truth too often: stopping there, 90 % intervals cover 81 to 87 %. So it is looked at once more
+    with half as many examples again, and that look counts.
 
     Args:
         read: gives the sums of at most so many units; None where there are no more.
@@ -34,16 +37,20 @@ def collect_until_narrow(
         relative_width: (high - low) / value that is narrow enough.
 
     Returns:
-        Whether it became narrow enough.
+        Whether it became narrow enough, and was still so when confirmed.
     """
-    look = max(FEWEST_UNITS_LOOKED_AT, FIRST_LOOK // group_size)
+    look: float = max(FEWEST_UNITS_LOOKED_AT, FIRST_LOOK // group_size)
+    was_narrow = False
     while (sums := read(accumulator.missing)) is not None:
         accumulator.add(sums)
-        if accumulator.units >= look:
-            look = 2 * accumulator.units
-            reading = estimate_noise_scale(accumulator.moments(population), kind="", method="", stopped="width")
-            if is_narrow(reading.batch_size, relative_width):
-                return True
+        if accumulator.units < look:
+            continue
+        reading = estimate_noise_scale(accumulator.moments(population), kind="", method="", stopped="width")
+        narrow = is_narrow(reading.batch_size, relative_width)
+        if narrow and was_narrow:
+            return True
+        was_narrow = narrow
+        look = accumulator.units * (CONFIRMED_AT if narrow else 2)
     return False
 
 
