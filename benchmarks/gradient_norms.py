@@ -299,8 +299,8 @@ def _save(path: Path, rows: Sequence[Row], settings: Settings) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help="some of %(default)s")
-    parser.add_argument("--methods", default=",".join(METHODS), help="some of %(default)s")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), help="plain always")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--quick", action="store_true", help="tiny batches, to see that all works")
@@ -315,16 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     settings = Settings(options.device, options.threads, options.quick)
     name = "gradient_norms" + ("_cuda" if options.device == "cuda" else "") + ("_quick" if options.quick else "")
-    models, methods = (_chosen(options.models, MODELS), _chosen(options.methods, METHODS))
-    run(models, methods, settings, options.out or RESULTS / f"{name}.json")
-
-
-def _chosen(names: str, known: dict[str, Any]) -> list[str]:
-    chosen = names.split(",")
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        raise SystemExit(f"there is no {', '.join(unknown)}: choose from {', '.join(known)}")
-    return chosen
+    run(options.models, options.methods, settings, options.out or RESULTS / f"{name}.json")
 
 
 if __name__ == "__main__":
