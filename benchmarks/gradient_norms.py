@@ -31,7 +31,7 @@ from models import MODELS, Batch, Workload
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
-LONGEST_STEP = 60.0
+LONGEST_STEP = 40.0
 """Seconds; memory is not measured where a step would take longer."""
 LONGEST_JOB = 400.0
 """Seconds of a process."""
