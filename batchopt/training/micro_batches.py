@@ -53,8 +53,9 @@ class MicroBatches:
     def add(self, examples: int) -> None:
         """Look at what a micro-batch has added. What goes wrong is kept for `finish`, where ranks wait."""
         begin = self._watch.mark()
-        if getattr(self._outer, "require_backward_grad_sync", False) and self._group is not None:
-            return  # the ranks' gradients are in it already
+        # Set by the wrapper's forward pass: whether the backward pass after it reduces, and was not under no_sync().
+        if self._group is not None and getattr(self._outer, "require_forward_param_sync", True):
+            return
         try:
             self._look(examples)
         except Exception as error:

@@ -136,7 +136,7 @@ class NoiseScaleMonitor:
         if self._every is not None:
             return self._every
         cost = math.inf if self._latest is None else self._latest.pace.cost
-        norms = 0.0 if math.isinf(self._norms.cost) else self._norms.cost / self._norms_every
+        norms = 0.0 if math.isinf(self._norms.cost) else self._norms.cost / self.every_norm
         return interval(cost, max(self._overhead / 2, self._overhead - norms), least=2)
 
     @property
@@ -287,10 +287,11 @@ class NoiseScaleMonitor:
                 lambda seconds: self._norms.took(extra=seconds[0], plain=seconds[1]),
                 [(begin, self._watch.mark()), plain],
             )
-        self._next_norm = self._steps + self._norms_every
+        self._next_norm = self._steps + self.every_norm
 
     @property
-    def _norms_every(self) -> int:
+    def every_norm(self) -> int:
+        """Steps from one whose gradient's norm is taken to the next, as things are."""
         if self._every is not None or not self._norms.costs:
             return 1
         return interval(self._norms.cost, SHARE_OF_NORMS * self._overhead, least=1)

@@ -1,0 +1,132 @@
+"""Runs in each process of a test: `python two_ranks.py FOLDER RANK COUNT` writes FOLDER/RANK.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from batchopt.training.monitor import NoiseScaleMonitor
+
+torch.set_num_threads(1)
+STEPS = 40
+SIZE = 6
+
+
+def loss(model: Any, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def fails_on_the_second(model: Any, batch: Any) -> Tensor:
+    if not isinstance(model, DistributedDataParallel) and torch.distributed.get_rank() == 1:
+        raise OSError("the disk is gone")
+    return loss(model, batch)
+
+
+def draw(seed: int, rank: int, count: int) -> tuple[Tensor, Tensor]:
+    """A rank's part of a step's batch; all of it for one that is alone."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2 * SIZE, 4, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] + torch.randn(2 * SIZE, generator=generator, dtype=torch.float64) > 0).long()
+    share = slice(None) if count == 1 else slice(rank * SIZE, (rank + 1) * SIZE)
+    return x[share], y[share]
+
+
+class Partly(nn.Module):
+    """Has a parameter that nothing depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(11)
+        self.layers = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+        self.idle = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def make(count: int) -> nn.Module:
+    model = Partly()
+    return DistributedDataParallel(model, find_unused_parameters=True) if count > 1 else model
+
+
+def summary(monitor: NoiseScaleMonitor, model: nn.Module) -> dict[str, Any]:
+    reading = monitor.reading
+    return {
+        "signal": None if reading is None else reading.signal,
+        "noise": None if reading is None else reading.noise,
+        "group_size": None if reading is None else reading.group_size,
+        "failure": monitor.failure,
+        "idle": [parameter.grad is None for parameter in model.parameters()],
+        "weights": [parameter.sum().item() for parameter in model.parameters()],
+    }
+
+
+def whole_batches(of: Any, rank: int, count: int) -> dict[str, Any]:
+    model = make(count)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = NoiseScaleMonitor(model, of, every=3, units="halves")
+    monitor._is_norm_due = lambda: False  # type: ignore[method-assign]  # as in a training of several ranks
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        monitor.backward(draw(step, rank, count))
+        optimizer.step()
+    return summary(monitor, model)
+
+
+def by_overhead(rank: int, count: int) -> dict[str, Any]:
+    model = make(count)
+    monitor = NoiseScaleMonitor(model, loss, overhead=0.3)
+    due = []
+    for step in range(STEPS):
+        model.zero_grad()
+        monitor.backward(draw(step, rank, count))
+        due.append(monitor._next)
+    return {"due": due}
+
+
+def accumulated(rank: int, count: int, of_rank: int) -> dict[str, Any]:
+    model = make(count)
+    monitor = NoiseScaleMonitor(model, every=3)
+    for step in range(STEPS):
+        model.zero_grad()
+        for part in range(3):
+            synced = count == 1 or part == 2
+            if count == 1 and part == 2:
+                continue
+            with contextlib.nullcontext() if synced else model.no_sync():  # type: ignore[operator]
+                (loss(model, draw(10 * step + part, of_rank, 2)).mean() / 3).backward()
+            monitor.micro_batch(SIZE)
+        monitor._is_norm_due = lambda: False  # type: ignore[method-assign]
+        monitor.step()
+    return summary(monitor, model)
+
+
+def main(folder: Path, rank: int, count: int) -> None:
+    if count > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(seconds=60)
+        )
+    answers: dict[str, Any] = {"whole": whole_batches(loss, rank, count)}
+    answers["accumulated"] = [accumulated(rank, count, of) for of in ([rank] if count > 1 else [0, 1])]
+    if count > 1:
+        answers["overhead"] = by_overhead(rank, count)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
+        answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
+    (folder / f"{rank}.json").write_text(json.dumps(answers))
+    if count > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
