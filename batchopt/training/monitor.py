@@ -148,8 +148,8 @@ class NoiseScaleMonitor:
     def reading(self) -> NoiseScale | None:
         """The running noise scale; None before the first, and unresolved until there are readings enough."""
         self._arrive(wait=True)
-        method = "nothing yet" if self._latest is None else self._latest.method
-        return self._noise.reading(method=f"{method}, at one in about {self.every} steps", population=self._population)
+        method = "" if self._latest is None else self._latest.method
+        return self._noise.reading(method=method, population=self._population)
 
     def steps_needed(self, relative_width: float) -> float:
         """How many more steps it takes until the interval has (high - low) / value = `relative_width` or less.
@@ -208,6 +208,7 @@ class NoiseScaleMonitor:
             "steps": self._steps,
             "next": self._next,
             "skipped": self._skipped,
+            "way": None if self._latest is None else self._latest.name,
             "paces": paces,
         }
 
@@ -221,15 +222,18 @@ class NoiseScaleMonitor:
         self._steps, self._skipped = int(state["steps"]), int(state["skipped"])
         self._next, self._next_norm = int(state["next"]), self._steps + 1
         self._pending.clear()
+        self._latest = next((way for way in self._sources() if way.name == state["way"]), None)
         for name, pace in self._paces().items():
             if name in state["paces"]:
                 saved = state["paces"][name]
                 pace.costs.extend(saved["costs"])
                 pace.seen = int(saved["seen"])
 
+    def _sources(self) -> list[Way | MicroBatches]:
+        return [*self._ways, self._micro]
+
     def _paces(self) -> dict[str, Pace]:
-        ways: list[Way | MicroBatches] = [*self._ways, self._micro]
-        return {"norms": self._norms, **{way.name: way.pace for way in ways}}
+        return {"norms": self._norms, **{way.name: way.pace for way in self._sources()}}
 
     def _in_parts(self, way: Way, batch: Batch) -> Tensor | None:
         """The loss of a step that is read; None where that failed, and the gradient is still to be taken."""

@@ -156,7 +156,8 @@ def read_whole(step: Step, gradients: Grads, *, weight: Tensor | float, examples
         weight: sum of the examples' weights.
         examples: of the step.
     """
-    numbers = [square(gradients), torch.as_tensor(weight, device=step.device), step.scale()]
+    there = weight if isinstance(weight, Tensor) else torch.full((), float(weight), device=step.device)
+    numbers = [square(gradients), there, step.scale()]
 
     def finish(numbers: list[float]) -> StepMoments:
         whole, weight, scale = numbers
@@ -202,8 +203,8 @@ def read_halves(step: Step, batch: Batch) -> tuple[Tensor, Pending]:
 def _by_weight(parts: Sequence[Part], count: int) -> tuple[Tensor, list[Tensor], list[Grads]]:
     """Weight of a step, the parts' shares of it, and what each adds to the step's gradient."""
     if any(part.weight is None for part in parts):
-        shares = [part.value.new_tensor(part.examples / count) for part in parts]
-        return parts[0].value.new_tensor(float(count)), shares, [part.gradients for part in parts]
+        shares = [part.value.new_full((), part.examples / count) for part in parts]
+        return parts[0].value.new_full((), float(count)), shares, [part.gradients for part in parts]
     weights = [part.value.new_zeros(()) if part.weight is None else part.weight for part in parts]
     whole = torch.stack(weights).sum()
     shares = [weight / whole for weight in weights]

@@ -296,6 +296,30 @@ def test_a_loss_scale_is_taken_out_and_overflow_skipped() -> None:
     assert moments_of(monitor)[1] == pytest.approx(moments_of(plain)[1], rel=0.5)
 
 
+@pytest.mark.parametrize("units", ["halves", "examples"])
+@pytest.mark.parametrize("around", [False, True])
+def test_mixed_precision_is_that_of_the_training(units: Units, around: bool) -> None:
+    model = mlp().float()
+    monitor = NoiseScaleMonitor(model, loss, every=1, units=units, autocast=None if around else torch.bfloat16)
+    for step in range(3):
+        x, y = draw(16, step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            plain = loss(model, (x.float(), y)).mean()
+        model.zero_grad()
+        plain.backward()
+        expected = gradients(model)
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=around):
+            value = monitor.backward((x.float(), y))
+        torch.testing.assert_close(value.float(), plain.detach().float(), rtol=1e-2, atol=0)
+        exact = loss(model, (x.float(), y)).mean().detach()
+        assert step > 0 or value != exact
+        for ours, theirs in zip(gradients(model), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0.02, atol=2e-3)
+    assert monitor.failure is None
+    assert monitor.reading is not None
+
+
 @pytest.mark.parametrize("change", [0.5, 1024.0])
 def test_a_gradient_that_was_clipped_or_unscaled_too_early_is_noticed(change: float) -> None:
     model, data = mlp(), draw(16, 0)
