@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CORRECTED_SHARE = 2.0 / 3.0
 """Weight of the corrected estimate of the noise along G against the uncorrected one: see `_noise_along`."""
+ROUNDING = 1e-30
+"""A signal below this share of the noise is none."""
 FEWEST_GROUPS = 4
 """Fewer groups don't show in how many dimensions the noise is; the worst is then taken, a single one."""
 
@@ -109,7 +111,7 @@ def noise_scale_interval(signal: float, noise: float, spread: Spread) -> Estimat
     """
     if noise <= 0:
         return Estimate(0.0, 0.0, math.inf, False)
-    signal = max(signal, 0.0)
+    signal = signal if signal > ROUNDING * noise else 0.0
     # The variance of noise - B signal is square B^2 + linear B.
     square = 2.0 * spread.quadratic * spread.mean_variance**2
     linear = _linear_variance(signal, noise, spread)
@@ -120,8 +122,8 @@ def noise_scale_interval(signal: float, noise: float, spread: Spread) -> Estimat
     root = math.sqrt(max(0.0, b**2 - a * c))
     low = c / (b + root) if b + root > 0 else 0.0
     value = max(low, noise / signal) if signal > 0 else low
-    high = max(value, (b + root) / a) if resolved and a > 0 else math.inf
-    return Estimate(value, min(low, value), high, math.isfinite(high))
+    high = max(value, (b + root) / a) if resolved else math.inf
+    return Estimate(value, low, high, resolved)
 
 
 def _linear_variance(signal: float, noise: float, spread: Spread) -> float:
@@ -151,8 +153,9 @@ def _noise_along(signal: float, noise: float, spread: Spread) -> float:
 
 def _degrees_of_freedom(signal: float, noise: float, square: float, linear: float, groups: int) -> float:
     """Welch and Satterthwaite's: J - 1 of the linear part; the quadratic one rests on all pairs and counts as known."""
-    part, whole = linear * signal, linear * signal + square * noise
-    return math.inf if part == 0 else (groups - 1) * (whole / part) ** 2
+    whole = linear * signal + square * noise
+    share = linear * signal / whole if whole > 0 else 0.0
+    return (groups - 1) / share**2 if share > 1e-6 else math.inf
 
 
 def _least_signal(noise: float, square: float, spread: Spread) -> float:

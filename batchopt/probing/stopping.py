@@ -11,6 +11,8 @@ from batchopt.uncertainty import Estimate
 FIRST_LOOK = 128
 """Examples after which the interval is looked at for the first time; then at every doubling."""
 FEWEST_UNITS_LOOKED_AT = 16
+FEWEST_GROUPS_LOOKED_AT = 8
+"""Many processes together may fill a group of sums at a time; an interval from two or three of them is no use."""
 CONFIRMED_AT = 1.5
 """Times the units with which an interval was first narrow enough, with which it must be so again."""
 
@@ -45,7 +47,10 @@ def collect_until_narrow(
         accumulator.add(sums)
         if accumulator.units < look:
             continue
-        reading = estimate_noise_scale(accumulator.moments(population), kind="", method="", stopped="width")
+        moments = accumulator.moments(population)
+        if len(moments.units) < FEWEST_GROUPS_LOOKED_AT:
+            continue
+        reading = estimate_noise_scale(moments, kind="", method="", stopped="width")
         narrow = is_narrow(reading.batch_size, relative_width)
         if narrow and was_narrow:
             return True
