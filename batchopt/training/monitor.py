@@ -140,6 +140,13 @@ class NoiseScaleMonitor:
         return interval(cost, max(self._overhead / 2, self._overhead - norms), least=2)
 
     @property
+    def every_norm(self) -> int:
+        """Steps from one whose gradient's norm is taken to the next, as things are."""
+        if self._every is not None or not self._norms.costs:
+            return 1
+        return interval(self._norms.cost, SHARE_OF_NORMS * self._overhead, least=1)
+
+    @property
     def failure(self) -> str | None:
         """Why nothing is read any more; None where all is well."""
         return self._failure
@@ -155,8 +162,7 @@ class NoiseScaleMonitor:
         """How many more steps it takes until the interval has (high - low) / value = `relative_width` or less.
 
         A guess from the scatter so far: 0 where it is narrow enough; too few where the reading is unresolved; infinite
-        where there are too few readings to tell. As the window is the latest half, so many steps bring half as many
-        more; with a `window` it is that of a wider window.
+        where there are too few readings to tell. With a `window` it says how much wider that would have to be.
         """
         check_positive("relative_width", relative_width)
         self._arrive(wait=True)
@@ -226,6 +232,7 @@ class NoiseScaleMonitor:
         for name, pace in self._paces().items():
             if name in state["paces"]:
                 saved = state["paces"][name]
+                pace.costs.clear()
                 pace.costs.extend(saved["costs"])
                 pace.seen = int(saved["seen"])
 
@@ -293,13 +300,6 @@ class NoiseScaleMonitor:
             )
         self._next_norm = self._steps + self.every_norm
 
-    @property
-    def every_norm(self) -> int:
-        """Steps from one whose gradient's norm is taken to the next, as things are."""
-        if self._every is not None or not self._norms.costs:
-            return 1
-        return interval(self._norms.cost, SHARE_OF_NORMS * self._overhead, least=1)
-
     def _read_micro_batches(self) -> None:
         try:
             self._plan(self._micro, self._micro.finish())
@@ -325,7 +325,7 @@ class NoiseScaleMonitor:
             step, pending = self._pending.popleft()
             try:
                 moments = pending.moments()
-            except TaskError as error:
+            except Exception as error:
                 self._fail(error)
                 return
             if moments.is_finite:

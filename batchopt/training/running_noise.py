@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MOST_BLOCKS = 40
 """More jackknife blocks than this are merged, neighbour with neighbour."""
+LEAST_PAIRS = 1e-6
+"""With less than this share of its weight outside one unit, a step is that unit."""
 FEWEST_BLOCKS = 4
 """Fewer say too little about their own spread for an interval."""
 
@@ -94,6 +96,8 @@ class StepMoments(Record):
             group_size: examples per unit.
         """
         product, pairs = square - unit_squares, coefficients**2 - coefficients_squared
+        if pairs <= LEAST_PAIRS * coefficients**2:
+            return cls.of_whole(square=square, weight=coefficients**2, share=freedom)
         scatter = unit_squares - coefficients_squared * product / pairs
         return cls(product, pairs, scatter, freedom, square, coefficients**2, freedom, examples, group_size)
 

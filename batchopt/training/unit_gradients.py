@@ -91,13 +91,17 @@ class Step:
             TaskError: the loss does not depend on the parameters.
         """
         losses, weights = self.losses(batch)
-        value = batch_loss(losses, weights)
+        weight = None if weights is None else weights.sum()
+        value = losses.mean()
+        if weights is not None and weight is not None:
+            # A part without weight adds nothing to a step that has some: 0, not 0/0.
+            value = (weights * losses).sum() / torch.where(weight == 0, torch.ones_like(weight), weight)
         if not value.requires_grad:
             raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
         objective = value * share
         scaled = objective if self.scaler is None else self.scaler.scale(objective)
         gradients = torch.autograd.grad(scaled, self.parameters(), allow_unused=True)
-        return Part(value.detach(), None if weights is None else weights.sum(), len(losses), gradients)
+        return Part(value.detach(), weight, len(losses), gradients)
 
     def scale(self) -> Tensor:
         """What gradients are multiplied by, a scalar on the device."""

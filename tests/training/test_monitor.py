@@ -88,6 +88,31 @@ def test_gradient_and_loss_of_a_read_step_are_those_of_a_plain_one(
     assert monitor.reading.examples == 2 * batch  # the latest half of four steps
 
 
+@pytest.mark.parametrize("units", ["halves", "examples"])
+@pytest.mark.parametrize("masked", [slice(0, 4), slice(3, 8), slice(0, 7)])
+def test_a_part_without_weight_adds_nothing(units: Units, masked: slice) -> None:
+    model = mlp()
+
+    def of(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        return loss(model, batch), batch[2]
+
+    monitor = NoiseScaleMonitor(model, of, every=1, units=units)
+    for step in range(6):
+        x, y = draw(8, step)
+        weights = torch.ones(8, dtype=torch.float64)
+        weights[masked] = 0.0
+        model.zero_grad()
+        losses = loss(model, (x, y))
+        ((losses * weights).sum() / weights.sum()).backward()
+        plain = gradients(model)
+        model.zero_grad()
+        monitor.backward((x, y, weights))
+        for ours, theirs in zip(gradients(model), plain, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+    assert monitor.failure is None
+    assert monitor.skipped == 0
+
+
 def test_gradients_are_added_to_what_is_there() -> None:
     model = mlp()
     monitor = NoiseScaleMonitor(model, loss, every=1, units="halves")
