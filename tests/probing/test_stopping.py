@@ -36,7 +36,7 @@ def source(rng: np.random.Generator, units: int, *, processes: int = 1) -> Calla
 
 
 def accumulator(group_size: int = 1) -> MomentAccumulator:
-    return MomentAccumulator(quota=8, group_size=group_size, gradient_bytes=400)
+    return MomentAccumulator(quota=max(1, 8 // group_size), group_size=group_size, gradient_bytes=400)
 
 
 @pytest.fixture
