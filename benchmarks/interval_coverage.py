@@ -35,7 +35,7 @@ from batchopt.probing.moments import GROUPS_BYTES, MANY_GROUPS, MomentAccumulato
 from batchopt.probing.stopping import FIRST_LOOK, collect_until_narrow
 
 RESULT = Path(__file__).parent / "results" / "interval_coverage.json"
-REPETITIONS = 1_000
+REPETITIONS = 500
 NORMAL = 1.6449
 """Standard deviations from the middle of a normal distribution to the ends of its central 90 %."""
 
@@ -252,14 +252,14 @@ def run(path: Path | None, *, repetitions: int, only: str = "", seed: int = 0) -
     for cell in cells():
         if only not in cell.name:
             continue
-        row = kept.get(cell.name)
+        row = kept.pop(cell.name, None)
         if row is None:
             rng = np.random.default_rng([seed, zlib.crc32(cell.name.encode())])
             row = summary(cell, [repeat(cell, rng) for _ in range(repetitions)])
         rows.append(row)
         print(f"{time.perf_counter() - started:5.0f} s  {line(row)}", flush=True)
         if path is not None:
-            save(path, head | {"rows": rows})
+            save(path, head | {"rows": rows + list(kept.values())})
     missed = sum(bool(row["target"]) for row in rows)
     print(f"{len(rows)} cells, {missed} miss a target")
     return rows
