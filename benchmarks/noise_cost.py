@@ -15,8 +15,8 @@ All of them average |G|^2 and tr(Sigma) by exponential moving averages, whose de
 What favours the others: the weights stand still for them too; decay, ranks and number of batches are chosen knowing the
 truth; a reading without a positive ratio is left out, where no more than one in twenty is so; the first step at which
 the error is small enough counts, even if it is larger later. What favours us: their examples also train the model, ours
-do not. And a batch as large as the noise scale is a pooled measurement by itself: there the per-example peers are as
-good as we are, as they are wherever the noise lies along G, which no pooling takes away.
+do not. And a batch as large as the noise scale is a pooled measurement by itself: there the per-example peers are about
+as good as we are. Noise along G is not pooled away: the more of it, the less is gained.
 
 Run `python benchmarks/noise_cost.py`; `--quick` runs few batch sizes and keeps nothing.
 """

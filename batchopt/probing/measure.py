@@ -23,7 +23,7 @@ from batchopt.probing.stopping import FIRST_LOOK, collect_until_narrow
 from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
 
 FEWEST_UNITS = 3
-"""Fewer gradients leave no unit over when one jackknife group is left out."""
+"""Fewer gradients show too little of how they vary."""
 SEEDS_APART = 1_000_003
 """Between the seeds of processes that measure together: what is random in the loss is drawn anew in each."""
 COUPLED_GROUP = 32

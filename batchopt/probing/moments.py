@@ -1,4 +1,4 @@
-"""Sums of gradients, and their gathering into a bounded number of jackknife groups, however many gradients come.
+"""Sums of gradients, and their gathering into a bounded number of groups, however many gradients come.
 
 Groups are filled one after another. When all are full, neighbours are merged and every further group holds twice as
 many units, so that there are always between half the capacity and the capacity of them, of about equal size.
