@@ -139,10 +139,8 @@ class Run:
     def _note(self, loss: float) -> None:
         reading = self.monitor.reading
         if reading is not None:
-            low, value, high = reading.batch_size.low, reading.batch_size.value, reading.batch_size.high
-            self.curve.append(
-                {"step": self.monitor.steps, "loss": loss, "low": low, "value": value, "high": min(high, 1e12)}
-            )
+            low, value, high = _numbers(reading)
+            self.curve.append({"step": self.monitor.steps, "loss": loss, "low": low, "value": value, "high": high})
             print(f"  step {self.monitor.steps}: loss {loss:.3f}, noise scale {reading.batch_size}", flush=True)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         state = {
@@ -186,15 +184,21 @@ def row(run: Run, name: str) -> dict[str, Any]:
         "parts_ratio": parts / plain,
         "overhead": share,
         "within_budget": share <= options.overhead,
-        "reading": [reading.batch_size.low, reading.batch_size.value, min(reading.batch_size.high, 1e12)],
+        "reading": _numbers(reading),
         "resolved": reading.resolved,
-        "frozen": [frozen.batch_size.low, frozen.batch_size.value, min(frozen.batch_size.high, 1e12)],
+        "frozen": _numbers(frozen),
         "frozen_examples": frozen.examples,
         "ratio": ratio,
         "within_30_percent": abs(ratio - 1) <= 0.3,
         "steps_needed": min(1e12, monitor.steps_needed(LEVEL_WIDTH)),
         "curve": run.curve,
     }
+
+
+def _numbers(noise: NoiseScale) -> list[float]:
+    """Low, value and high; JSON has no infinity."""
+    reading = noise.batch_size
+    return [float(reading.low), float(reading.value), float(min(reading.high, 1e12))]
 
 
 def _wait(device: torch.device) -> None:

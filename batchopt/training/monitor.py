@@ -48,11 +48,11 @@ class NoiseScaleMonitor:
     a NaN or infinite gradient are left out, and counted in `skipped`. A monitor that fails says so in one warning, and
     leaves the training alone.
 
-    The reading is of the latest half of the steps (or of `window`), signal and noise averaged apart. The weights move
-    meanwhile: it is the noise scale of that stretch, not of the present weights. Its interval holds what changed from
-    one part of the stretch to the next, but not where a drift is going. BatchNorm in training mode normalises the
-    halves apart on the steps that are read. Hooks that run after a gradient has been accumulated are not called on
-    them.
+    The reading is of the latest half of the steps, or of the latest quarter or eighth where that gives an interval of
+    25 % to both sides (or of `window`); signal and noise are averaged apart. The weights move meanwhile: it is the
+    noise scale of that stretch, not of the present weights. Its interval holds what changed from one part of the
+    stretch to the next, but not where a drift is going. BatchNorm in training mode normalises the halves apart on the
+    steps that are read. Hooks that run after a gradient has been accumulated are not called on them.
 
     Args:
         model: what is trained.
@@ -60,7 +60,7 @@ class NoiseScaleMonitor:
             `backward` only.
         overhead: share of the time of training that readings may take.
         every: read every so many steps, whatever it takes; None keeps to `overhead`.
-        window: steps that the reading is taken from; None takes the latest half of all.
+        window: steps that the reading is taken from; None decides as above.
         population: examples of the data set that batches are drawn from without replacement; None where it is endless,
             or augmented at random.
         units: how `backward` reads a step: "halves", "examples", or "auto" for whichever says more for its time.

@@ -22,6 +22,7 @@ Notation (one step; a unit is an example, a micro-batch, a half of the batch, or
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,10 +37,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MOST_BLOCKS = 40
+MOST_BLOCKS = 64
 """More jackknife blocks than this are merged, neighbour with neighbour."""
 LEAST_PAIRS = 1e-6
 """With less than this share of its weight outside one unit, a step is that unit."""
+NARROW = 0.5
+"""(high - low) / value at which fewer steps, nearer to the present weights, are preferred to a narrower interval."""
+SHARES = (4, 2)
+"""One in so many of the blocks is tried first, then one in the next."""
+FEWEST_PREFERRED = 8
+"""Fewer blocks are taken only where there are no more."""
 FEWEST_BLOCKS = 4
 """Fewer say too little about their own spread for an interval."""
 
@@ -130,30 +137,32 @@ class Block(Record):
     """Consecutive steps.
 
     Attributes:
-        last_step: the latest of them.
+        first_step: the earliest of them that said something.
+        last_step: the latest.
         readings: how many of them were taken in units.
         moments: their sum.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.noise_block/1"
 
+    first_step: int
     last_step: int
     readings: int
     moments: StepMoments
 
     def __add__(self, later: Block) -> Block:
-        return Block(later.last_step, self.readings + later.readings, self.moments + later.moments)
+        return Block(self.first_step, later.last_step, self.readings + later.readings, self.moments + later.moments)
 
 
 @dataclass(frozen=True, slots=True)
 class RunningNoise(Record):
     """Readings of the steps inside a window, in blocks of consecutive ones.
 
-    Between 20 and 40 blocks are kept once there are as many readings. The interval comes from their spread, so what
+    Between 32 and 64 blocks are kept once there are as many readings. The interval comes from their spread, so what
     the readings of a block have in common is in it, and so is a drift of the noise scale over the window.
 
     Attributes:
-        window: steps that count; None counts the latest half of all.
+        window: steps that count; None counts the latest half of all, or fewer of them where these say enough.
         blocks: oldest first; the last is being filled.
     """
 
@@ -171,7 +180,7 @@ class RunningNoise(Record):
         """The state with what a later step says, and without blocks that have left the window."""
         start = step - (self.window or (step + 1) // 2)
         kept = [block for block in self.blocks if block.last_step > start]
-        new = Block(step, int(moments.freedom > 0), moments)
+        new = Block(step, step, int(moments.freedom > 0), moments)
         quota = max(1, sum(block.readings for block in kept) // MOST_BLOCKS)
         # Whole gradients join a block that has a reading already: every block but the first begins with one.
         if kept and (kept[-1].readings < quota or new.readings == 0):
@@ -192,16 +201,16 @@ class RunningNoise(Record):
         """
         if self.readings == 0:
             return None
-        pooled = self._pooled(population)
+        blocks, pooled = self._latest(population)
         return NoiseScale(
             kind="simple",
             signal=pooled.signal,
             noise=pooled.noise,
             batch_size=pooled.ratio(),
-            examples=max(2, sum(block.moments.examples for block in self.blocks)),
+            examples=max(2, sum(block.moments.examples for block in blocks)),
             group_size=self.blocks[-1].moments.group_size,
             population=population,
-            method=method,
+            method=f"{method}, steps {blocks[0].first_step} to {blocks[-1].last_step}",
             stopped="budget",
         )
 
@@ -213,7 +222,7 @@ class RunningNoise(Record):
         """
         if self.readings < FEWEST_BLOCKS or len(self.blocks) < FEWEST_BLOCKS:
             return math.inf
-        pooled = self._pooled(population)
+        pooled = _pool(self.blocks, population)
         blocks = len(self.blocks)
         spread = np.cov(pooled.signals, pooled.noises, bias=True) * (blocks - 1)
         # Delta method; high / low = exp(2 t se), and (high - low) / value = 2 sinh(t se).
@@ -222,17 +231,31 @@ class RunningNoise(Record):
         wanted = math.asinh(relative_width / 2.0) / t_quantile(blocks - 1)
         return float(gradient @ spread @ gradient) / wanted**2
 
-    def _pooled(self, population: int | None) -> _Pooled:
-        columns = np.array([astuple(block.moments)[:7] for block in self.blocks if block.readings]).T
-        sums = columns.sum(1, keepdims=True)
-        within, across, noise = _signals_and_noise(sums, population)
-        if columns.shape[1] < FEWEST_BLOCKS:
-            return _Pooled(float(within[0]), float(noise[0]), np.empty(0), np.empty(0))
-        deleted_within, deleted_across, deleted_noise = _signals_and_noise(sums - columns, population)
-        share = _best_share(deleted_within, deleted_across)
-        signals = deleted_within + share * (deleted_across - deleted_within)
-        signal = within + share * (across - within)
-        return _Pooled(float(signal[0]), float(noise[0]), signals, deleted_noise)
+    def _latest(self, population: int | None) -> tuple[Sequence[Block], _Pooled]:
+        """The blocks that the reading is from, and what they say."""
+        for share in SHARES if self.window is None else ():
+            blocks = self.blocks[-(len(self.blocks) // share) :]
+            if len(blocks) < FEWEST_PREFERRED:
+                continue
+            pooled = _pool(blocks, population)
+            ratio = pooled.ratio()
+            if ratio.resolved and ratio.high - ratio.low <= NARROW * ratio.value:
+                return blocks, pooled
+        return self.blocks, _pool(self.blocks, population)
+
+
+def _pool(blocks: Sequence[Block], population: int | None) -> _Pooled:
+    """Signal and noise of all blocks together, and of all but one each."""
+    columns = np.array([astuple(block.moments)[:7] for block in blocks if block.readings]).T
+    sums = columns.sum(1, keepdims=True)
+    within, across, noise = _signals_and_noise(sums, population)
+    if columns.shape[1] < FEWEST_BLOCKS:
+        return _Pooled(float(within[0]), float(noise[0]), np.empty(0), np.empty(0))
+    deleted_within, deleted_across, deleted_noise = _signals_and_noise(sums - columns, population)
+    share = _best_share(deleted_within, deleted_across)
+    signals = deleted_within + share * (deleted_across - deleted_within)
+    signal = within + share * (across - within)
+    return _Pooled(float(signal[0]), float(noise[0]), signals, deleted_noise)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     first.train()
     again = monitor_overhead.Run("cnn", options(tmp_path, 4))
     assert again.monitor.steps == 4
+    assert again.curve == first.curve
     assert again.monitor.reading == first.monitor.reading
     for ours, theirs in zip(again.workload.model.parameters(), first.workload.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)

@@ -121,7 +121,7 @@ def test_norms_of_whole_gradients_make_the_signal_sharper(sizes: list[list[int]]
     assert spread[True] < gain * spread[False]
 
 
-@pytest.mark.parametrize(("sizes", "every"), [([[8, 8]], 2), ([[1] * 16], 8)])
+@pytest.mark.parametrize(("sizes", "every"), [([[8, 8]], 2), ([[1] * 16], 8), ([[64, 64]], 2)])
 def test_intervals_hold_the_truth(sizes: list[list[int]], every: int) -> None:
     rng = np.random.default_rng(4)
     covered = 0
@@ -130,6 +130,23 @@ def test_intervals_hold_the_truth(sizes: list[list[int]], every: int) -> None:
         assert reading is not None
         covered += reading.batch_size.low <= NOISE / SIGNAL <= reading.batch_size.high
     assert 0.82 <= covered / 150 <= 0.97
+
+
+def test_a_drift_is_followed_where_few_steps_say_enough() -> None:
+    """The mean gradient halves at step 700: of all that counts a third is from before."""
+    followed, window = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        latest, fixed = RunningNoise(), RunningNoise(500)
+        for step in range(1, 1001):
+            parts = units(rng, [64, 64], MEAN * (2.0 if step < 700 else 1.0))
+            latest, fixed = (noise.add(step, in_units(parts, [64, 64])) for noise in (latest, fixed))
+        for noise, values in ((latest, followed), (fixed, window)):
+            reading = noise.reading(method="", population=None)
+            assert reading is not None
+            values.append(reading.batch_size.value / (NOISE / SIGNAL))
+    assert 0.85 < np.median(followed) < 1.15
+    assert np.median(window) < 0.6
 
 
 def test_no_signal_is_unresolved() -> None:
