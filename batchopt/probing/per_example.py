@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import reduce
 from operator import add
@@ -18,7 +19,7 @@ from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, is_batched, rows
 from batchopt.probing.task import Batch, trainable_parameters
 
-CHUNK_BYTES = 2**30
+CHUNK_BYTES = 2**28
 """A pass over many examples takes at most about this much memory on a CPU."""
 FIRST_CHUNK, LARGEST_CHUNK = 32, 4096
 """Examples of the first pass, which shows what one takes, and of any."""
@@ -74,8 +75,8 @@ class PerExampleGradients:
             self._compared = True
         begin = 0
         while begin < count:
-            end = count if self._failure is None else begin + 1
-            end = min(end, begin + self._chunk)
+            passes = math.ceil((count - begin) / self._chunk) if self._failure is None else count - begin
+            end = begin + math.ceil((count - begin) / passes)  # of about the same size each
             part = self._part(rows(batch, count, begin, end), end - begin, batched, weighted=weighted, sums=sums)
             if part is not None:
                 yield part

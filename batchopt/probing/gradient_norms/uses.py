@@ -121,7 +121,9 @@ class OuterProducts:
         total = torch.zeros(shape, dtype=wide_dtype(self.left), device=self.left.device)
         parts = []
         buffer = None
-        for rows in slices(count, self.left.element_size() * math.prod(shape), device=self.left.device):
+        made = 0 if isinstance(self.right, Tensor) else math.prod(self.right.shape[1:])
+        bytes_each = self.left.element_size() * (math.prod(shape) + made)
+        for rows in slices(count, bytes_each, device=self.left.device):
             size = rows.stop - rows.start
             buffer = self.left.new_empty(size, *shape) if buffer is None else buffer[:size]
             gradients = torch.matmul(self.left[rows], self.right[rows].mT, out=buffer)
