@@ -171,7 +171,7 @@ def summary(cell: Cell, repetitions: list[Repetition]) -> dict[str, Any]:
     )
     deviation = float(np.std(errors)) if len(errors) > 1 else None
     width = float(np.median([math.log(r.high / r.low) for r in resolved])) if len(resolved) >= 20 else None
-    exact = cell.population.size is not None and cell.examples >= cell.population.size
+    exact = all(reading.examples == reading.population for reading in readings)
     row = {
         "name": cell.name,
         "population": cell.population.name,
