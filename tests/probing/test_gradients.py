@@ -296,7 +296,7 @@ def test_the_first_pass_is_small_and_the_others_as_large_as_memory_allows(monkey
     reader = PerExampleGradients(Reading(model, cross_entropy, CPU))
     reader.read(batch, 6000)
     assert tried[0] == 4
-    assert len(set(tried[1:-1])) == 1
+    assert max(tried[1:]) - min(tried[1:]) <= 1
     assert 20 < tried[1] < 1000, "some hundred bytes an example"
 
 
