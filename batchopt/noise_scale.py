@@ -55,17 +55,21 @@ class NoiseScale(Record):
     """A measured gradient noise scale.
 
     Attributes:
-        kind: which metric ("simple": the identity).
-        signal: estimate of |G|^2; unbiased, so it may be negative.
-        noise: estimate of tr(Sigma).
+        kind: which noise scale: "simple", "preconditioned", "hessian", "hessian_preconditioned", "sign", or the name of
+            a metric of the user's own.
+        signal: estimate of |G|^2 in the kind's own metric; unbiased, so it may be negative.
+        noise: estimate of tr(Sigma) in that metric.
         batch_size: the noise scale in examples with its 90 % interval; unresolved where the signal's interval
             covers zero, and then `low` is the honest reading ("more than low").
-        examples: per-example gradients (or examples in groups) that were used.
+        examples: examples that got a gradient, alone or in groups; a Hessian-vector product counts as two.
         group_size: examples per measured gradient: 1 for per-example gradients.
         population: examples in the data set; None for a stream, augmentation or dropout (infinite population).
         method: how gradients were taken, in words.
         stopped: why the measurement ended: "width" (narrow enough), "budget", or "population" (all data used).
         at: where along a run it was measured; None if not on a run.
+        metric: the metric of the gradients, in words.
+        signal_with_decay: |G + decay * weights|^2 with the L2 decay that the optimizer adds to the gradient; None where
+            it adds none.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.noise_scale/1"
@@ -80,10 +84,14 @@ class NoiseScale(Record):
     method: str
     stopped: Literal["width", "budget", "population"]
     at: MeasuredAt | None = None
+    metric: str = "identity"
+    signal_with_decay: float | None = None
 
     def __post_init__(self) -> None:
         check_finite("signal", self.signal)
         check_finite("noise", self.noise)
+        if self.signal_with_decay is not None:
+            check_finite("signal_with_decay", self.signal_with_decay)
         check_count("examples", self.examples, least=2)
         check_count("group_size", self.group_size)
 
@@ -91,6 +99,21 @@ class NoiseScale(Record):
     def resolved(self) -> bool:
         """Whether the evidence supports a number."""
         return self.batch_size.resolved
+
+
+@dataclass(frozen=True, slots=True)
+class SignalAndNoise:
+    """What gradients say of the noise scale, before it becomes a record.
+
+    Attributes:
+        signal: |G|^2.
+        noise: tr(Sigma).
+        batch_size: the noise scale in examples with its interval.
+    """
+
+    signal: float
+    noise: float
+    batch_size: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +158,11 @@ def signal_and_noise(moments: GradientMoments) -> tuple[float, float]:
     """
     n = float(moments.units.sum())
     variance = float(_squared_residuals(moments).sum()) / (n - 1.0)
-    signal = _mean_square(moments) - variance / n * _left_of_population(moments)
+    signal = _mean_square(moments) - variance / n * left_of_population(moments.examples, moments.population)
     return signal, variance * moments.group_size
 
 
-def estimate_noise_scale(
-    moments: GradientMoments,
-    *,
-    kind: str,
-    method: str,
-    stopped: Literal["width", "budget", "population"],
-    at: MeasuredAt | None = None,
-) -> NoiseScale:
+def noise_scale_of(moments: GradientMoments) -> SignalAndNoise:
     """The noise scale with its 90 % interval (see `batchopt.noise_interval`).
 
     Where the signal may be zero only a lower bound is known, and the reading is unresolved. Do not trust it with
@@ -159,18 +175,7 @@ def estimate_noise_scale(
     _check_moments(moments)
     signal, noise = signal_and_noise(moments)
     ratio = noise_scale_interval(signal, noise / moments.group_size, _spread(moments))
-    return NoiseScale(
-        kind=kind,
-        signal=signal,
-        noise=noise,
-        batch_size=ratio.scaled(moments.group_size),
-        examples=moments.examples,
-        group_size=moments.group_size,
-        population=moments.population,
-        method=method,
-        stopped=stopped,
-        at=at,
-    )
+    return SignalAndNoise(signal, noise, ratio.scaled(moments.group_size))
 
 
 def _spread(moments: GradientMoments) -> Spread:
@@ -185,7 +190,7 @@ def _spread(moments: GradientMoments) -> Spread:
         projections=(onto_mean - weight * square) / mean_weight,
         squared_residuals=_squared_residuals(moments),
         mean_square=square,
-        left=_left_of_population(moments),
+        left=left_of_population(moments.examples, moments.population),
     )
 
 
@@ -201,9 +206,9 @@ def _squared_residuals(moments: GradientMoments) -> Floats:
     return np.asarray(squares / (weight / float(moments.units.sum())) ** 2)
 
 
-def _left_of_population(moments: GradientMoments) -> float:
-    """Share of the population that was not drawn; 1 for an infinite one."""
-    return 1.0 if moments.population is None else max(0.0, 1.0 - moments.examples / moments.population)
+def left_of_population(examples: int, population: int | None) -> float:
+    """Share of a population that was not drawn; 1 for an infinite one."""
+    return 1.0 if population is None else max(0.0, 1.0 - examples / population)
 
 
 def _check_moments(moments: GradientMoments) -> None:

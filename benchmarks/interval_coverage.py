@@ -30,7 +30,7 @@ import batchopt.noise_interval
 import batchopt.noise_scale
 import batchopt.probing.moments
 import batchopt.probing.stopping
-from batchopt.noise_scale import NoiseScale, estimate_noise_scale
+from batchopt.noise_scale import SignalAndNoise, noise_scale_of
 from batchopt.probing.moments import GROUPS_BYTES, MANY_GROUPS, MomentAccumulator
 from batchopt.probing.stopping import FIRST_LOOK, collect_until_narrow
 
@@ -87,8 +87,10 @@ class Cell:
 class Repetition:
     """One measurement, and what was to be found."""
 
-    reading: NoiseScale
+    reading: SignalAndNoise
     truth: float
+    examples: int
+    narrow: bool
 
     @property
     def covered(self) -> bool:
@@ -156,22 +158,21 @@ def repeat(cell: Cell, rng: np.random.Generator) -> Repetition:
         narrow = collect_until_narrow(
             read, accumulator, group_size=size, population=source.size, relative_width=cell.relative_width
         )
-    moments = accumulator.moments(source.size)
-    reading = estimate_noise_scale(moments, kind="simple", method="", stopped="width" if narrow else "budget")
-    return Repetition(reading, source.truth)
+    reading = noise_scale_of(accumulator.moments(source.size))
+    return Repetition(reading, source.truth, accumulator.units * size, narrow)
 
 
 def summary(cell: Cell, repetitions: list[Repetition]) -> dict[str, Any]:
     """The cell's row; JSON types only."""
-    readings = [repetition.reading for repetition in repetitions]
-    resolved = [reading.batch_size for reading in readings if reading.resolved]
+    intervals = [repetition.reading.batch_size for repetition in repetitions]
+    resolved = [interval for interval in intervals if interval.resolved]
     positive = [r for r in repetitions if r.reading.signal > 0]
     errors = (
         np.array([math.log(r.reading.noise / r.reading.signal / r.truth) for r in positive]) if _known(cell) else []
     )
     deviation = float(np.std(errors)) if len(errors) > 1 else None
     width = float(np.median([math.log(r.high / r.low) for r in resolved])) if len(resolved) >= 20 else None
-    exact = all(reading.examples == reading.population for reading in readings)
+    exact = all(repetition.examples == cell.population.size for repetition in repetitions)
     row = {
         "name": cell.name,
         "population": cell.population.name,
@@ -179,9 +180,9 @@ def summary(cell: Cell, repetitions: list[Repetition]) -> dict[str, Any]:
         "rho": cell.population.rho,
         "d_eff": cell.population.d_eff,
         "population_size": cell.population.size,
-        "examples": float(np.median([reading.examples for reading in readings])),
+        "examples": float(np.median([repetition.examples for repetition in repetitions])),
         "relative_width": cell.relative_width,
-        "stopped_by_width": float(np.mean([reading.stopped == "width" for reading in readings])),
+        "stopped_by_width": float(np.mean([repetition.narrow for repetition in repetitions])),
         "repetitions": len(repetitions),
         "resolved": len(resolved) / len(repetitions),
         "covered": float(np.mean([r.covered for r in repetitions])) if _known(cell) else None,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import batchopt.noise_interval as noise_interval_module
 import batchopt.noise_scale as noise_scale_module
 from batchopt.errors import NonFiniteLossError
-from batchopt.noise_scale import GradientMoments, NoiseScale, estimate_noise_scale, signal_and_noise
+from batchopt.noise_scale import GradientMoments, noise_scale_of, signal_and_noise
 
 Floats = NDArray[np.float64]
 D = 60
@@ -39,10 +39,6 @@ def moments_of(
         group_size=b,
         population=population,
     )
-
-
-def estimate(moments: GradientMoments) -> NoiseScale:
-    return estimate_noise_scale(moments, kind="simple", method="test", stopped="budget")
 
 
 def drawn(rng: np.random.Generator, n: int, noise_scale: float) -> Floats:
@@ -104,7 +100,10 @@ def test_twin_weighted(seed: int, groups: int, population: int | None) -> None:
 @given(scale=st.floats(1e-6, 1e6))
 def test_the_unit_of_the_loss_does_not_matter(scale: float) -> None:
     gradients = drawn(np.random.default_rng(11), 200, 20.0)
-    plain, scaled = estimate(moments_of(gradients)).batch_size, estimate(moments_of(scale * gradients)).batch_size
+    plain, scaled = (
+        noise_scale_of(moments_of(gradients)).batch_size,
+        noise_scale_of(moments_of(scale * gradients)).batch_size,
+    )
     assert (scaled.value, scaled.low, scaled.high) == pytest.approx((plain.value, plain.low, plain.high), rel=1e-8)
 
 
@@ -172,7 +171,7 @@ Draw = Callable[[np.random.Generator, int, float], Floats]
 def coverage(draw: Draw, noise_scale: float, n: int, repetitions: int, *, seed: int) -> float:
     rng, covered = np.random.default_rng(seed), 0
     for _ in range(repetitions):
-        reading = estimate(moments_of(draw(rng, n, noise_scale))).batch_size
+        reading = noise_scale_of(moments_of(draw(rng, n, noise_scale))).batch_size
         covered += reading.low <= noise_scale <= reading.high
     return covered / repetitions
 
@@ -216,7 +215,7 @@ def test_intervals_cover_a_finite_population(n: int, factor: bool) -> None:
 def test_a_whole_population_is_exact() -> None:
     population = drawn(np.random.default_rng(8), 500, 40.0)
     mean = population.mean(0)
-    reading = estimate(moments_of(population, population=500)).batch_size
+    reading = noise_scale_of(moments_of(population, population=500)).batch_size
     assert reading.value == pytest.approx(np.trace(np.cov(population.T)) / (mean @ mean), rel=1e-9)
     assert reading.high / reading.low == pytest.approx(1.0)
     assert reading.resolved
@@ -226,9 +225,9 @@ def test_a_whole_population_is_exact() -> None:
 def test_no_signal_is_unresolved(draw: Draw) -> None:
     rng, unresolved = np.random.default_rng(9), 0
     for _ in range(600):
-        reading = estimate(moments_of(draw(rng, 100, math.inf)))
-        unresolved += not reading.resolved
-        if not reading.resolved:
+        reading = noise_scale_of(moments_of(draw(rng, 100, math.inf)))
+        unresolved += not reading.batch_size.resolved
+        if not reading.batch_size.resolved:
             assert math.isinf(reading.batch_size.high)
             assert math.isfinite(reading.batch_size.value)
     # 93 to 98 %, give or take two standard errors.
@@ -238,9 +237,9 @@ def test_no_signal_is_unresolved(draw: Draw) -> None:
 def test_bad_moments() -> None:
     gradients = drawn(np.random.default_rng(10), 20, 10.0)
     with pytest.raises(ValueError, match="at least two groups"):
-        estimate(moments_of(gradients, groups=1))
+        noise_scale_of(moments_of(gradients, groups=1))
     with pytest.raises(ValueError, match="two groups at least must have positive weight"):
-        estimate(moments_of(gradients, groups=2, weights=np.repeat([1.0, 0.0], 10)))
+        noise_scale_of(moments_of(gradients, groups=2, weights=np.repeat([1.0, 0.0], 10)))
     gradients[3, 0] = math.nan
     with pytest.raises(NonFiniteLossError, match="NaN or infinite"):
-        estimate(moments_of(gradients))
+        noise_scale_of(moments_of(gradients))

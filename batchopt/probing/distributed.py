@@ -127,8 +127,8 @@ class ReadsTogether:
             sums = self._own(draw())
         except Exception as error:  # held back until the others know
             failure = error
-        numbers = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0] if failure is not None else [0.0, *_numbers(sums)]
-        failures, weighted, *rest = self.group.add_up(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        numbers = [float(failure is not None), *_numbers(sums)]
+        failures, weighted, curved, *rest = self.group.add_up(torch.tensor(numbers, dtype=torch.float64)).tolist()
         if failures:
             self._raise(failure)
         units, weights, weights_squared, squares = rest
@@ -136,7 +136,8 @@ class ReadsTogether:
             return None
         total_squared = self._total(None if sums is None else sums.total_squared, sums) if weighted else None
         total = self._total(None if sums is None else sums.total, sums)
-        return GradientSums(round(units), weights, weights_squared, total, total_squared, squares)
+        products = self._total(None if sums is None else sums.curved, None) if curved else None
+        return GradientSums(round(units), weights, weights_squared, total, total_squared, squares, products)
 
     def agreed(self, said: bool) -> bool:
         """Whether all processes say so."""
@@ -148,7 +149,7 @@ class ReadsTogether:
         batch, count = drawn
         if not self.split:
             return self.reader.read(batch, count)
-        size = self.reader.group_size
+        size = self.reader.drawn
         begin, end = (units * size for units in share(count // size, rank=self.group.rank, count=self.group.count))
         return self.reader.read(rows(batch, count, begin, end), end - begin) if end > begin else None
 
@@ -182,8 +183,9 @@ def reads(reader: GradientReader, parameters: Sequence[Tensor], group: DefaultGr
 
 def _numbers(sums: GradientSums | None) -> list[float]:
     if sums is None:
-        return [0.0] * 5
-    return [float(sums.total_squared is not None), sums.units, sums.weights, sums.weights_squared, sums.squares]
+        return [0.0] * 6
+    flags = [float(sums.total_squared is not None), float(sums.curved is not None)]
+    return [*flags, sums.units, sums.weights, sums.weights_squared, sums.squares]
 
 
 def share(units: int, *, rank: int, count: int) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchopt.errors import TaskError
+from batchopt.probing.kinds.hessian import CurvatureReader
 from batchopt.probing.moments import GradientSums, sum_gradients
 from batchopt.probing.per_example import FIRST_CHUNK, PerExampleGradients
 from batchopt.probing.reading import GradientReader, Reading, batch_size_of, rows
@@ -34,7 +35,7 @@ class GroupGradients:
     def __init__(self, reading: Reading, *, group_size: int, reason: str) -> None:
         self._reading = reading
         self._reason = reason
-        self.group_size = group_size
+        self.group_size = self.drawn = self.cost = group_size
 
     @property
     def method(self) -> str:
@@ -55,13 +56,16 @@ class GroupGradients:
         return sum_gradients(gradients, None if weights is None else weights.sum()[None])
 
 
-def make_reader(reading: Reading, *, group_size: int | None, default_group: int = 32) -> GradientReader:
+def make_reader(
+    reading: Reading, *, group_size: int | None, default_group: int = 32, curved: bool = False
+) -> GradientReader:
     """The reader for a model.
 
     Args:
         reading: what to read.
         group_size: examples per unit; None reads single examples where the model allows it.
-        default_group: group size where the model does not allow it.
+        default_group: group size where the model does not allow it, or curvature is measured.
+        curved: whether every gradient is multiplied with a Hessian.
 
     Raises:
         ValueError: single examples were asked for and the model couples the examples of a batch.
@@ -71,6 +75,8 @@ def make_reader(reading: Reading, *, group_size: int | None, default_group: int 
         raise ValueError(
             f"group_size must be at least 2 with {coupling} in training mode, got 1: a batch of one has no variance"
         )
+    if curved:
+        return CurvatureReader(reading, group_size=group_size or default_group)
     if coupling is not None:
         reason = f"{coupling} in training mode couples the examples of a batch"
         return GroupGradients(reading, group_size=group_size or default_group, reason=reason)

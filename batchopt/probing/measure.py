@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from batchopt._checks import check_count, check_one_of, check_positive
-from batchopt.errors import BudgetError, TaskError
-from batchopt.noise_scale import MeasuredAt, NoiseScale, estimate_noise_scale
-from batchopt.probing.data import check_data, gather, population, shuffled_indices, to_device
+from batchopt._checks import check_count, check_positive
+from batchopt.errors import TaskError
+from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.probing.data import check_data, population
 from batchopt.probing.distributed import Reads, process_group, reads
-from batchopt.probing.gradients import Reading, batch_size_of, coupling_module, make_reader, rows
-from batchopt.probing.kinds import KINDS
+from batchopt.probing.gradient_norms.uses import wide
+from batchopt.probing.gradients import coupling_module, make_reader
+from batchopt.probing.kinds.kind import Kind, kind_of
+from batchopt.probing.kinds.metric import Metric, MetricOf
+from batchopt.probing.kinds.preconditioned import added_decay
 from batchopt.probing.moments import MomentAccumulator
+from batchopt.probing.reading import Reading
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.state import preserved, seed_generators
-from batchopt.probing.stopping import FIRST_LOOK, collect_until_narrow
+from batchopt.probing.stopping import collect_until_narrow, squared_norms
 from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
+from batchopt.probing.units import FEWEST_UNITS, Source, Stopped, source_of
 
-FEWEST_UNITS = 3
-"""Fewer gradients show too little of how they vary."""
 SEEDS_APART = 1_000_003
 """Between the seeds of processes that measure together: what is random in the loss is drawn anew in each."""
 COUPLED_GROUP = 32
 """Examples per unit where BatchNorm couples them and no group size is given."""
-
-Stopped = Literal["width", "budget", "population"]
 
 
 def measure_noise_scale(
@@ -40,7 +41,7 @@ def measure_noise_scale(
     optimizer: torch.optim.Optimizer | None = None,
     relative_width: float = 0.3,
     max_examples: int = 50_000,
-    kind: str = "simple",
+    kind: str | MetricOf = "simple",
     group_size: int | None = None,
     seed: int = 0,
     collate_fn: Callable[[list[Any]], Batch] | None = None,
@@ -70,7 +71,15 @@ def measure_noise_scale(
         optimizer: kept as it is; kinds other than "simple" read their metric from it.
         relative_width: measure until (high - low) / value is at most this.
         max_examples: examples that may get a gradient.
-        kind: which noise scale, a name in `batchopt.probing.kinds.KINDS`.
+        kind: which noise scale.
+            "simple": tr(Sigma) / |G|^2.
+            "preconditioned": the same in the optimizer's own metric, as for Adam's coordinates over sqrt(v); the
+            identity where the optimizer has none or is not known, and the record's `metric` says so.
+            "hessian": weighed with the curvature of the loss, tr(H Sigma) / G'HG; unresolved where that is negative.
+            "hessian_preconditioned": both.
+            "sign": by sums of absolute values, for optimizers that step by the sign of the gradient.
+            A function (trainable parameters, optimizer) -> factors by which gradients are multiplied, one for each
+            parameter (or None for the identity): a metric of your own.
         group_size: examples per measured gradient; None takes single examples, or groups of 32 (fewer in a small data
             set) where BatchNorm in training mode couples them: give the training batch size there.
         seed: of the draw, and of what is random in the loss.
@@ -97,19 +106,25 @@ def measure_noise_scale(
         >>> noise.resolved, noise.group_size
         (True, 1)
     """
-    _check(data, relative_width=relative_width, max_examples=max_examples, kind=kind, autocast=autocast)
+    _check(data, relative_width=relative_width, max_examples=max_examples, autocast=autocast)
+    chosen = kind_of(kind)
     model = unwrapped(model)
     parameters = list(trainable_parameters(model).values())
     target = parameters[0].device if device is None else torch.device(device)
     group = process_group(target)
     with preserved(model, optimizer), torch.enable_grad():
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
-        reading = Reading(model, loss, target, autocast, factors=KINDS[kind](parameters, optimizer))
-        reader = make_reader(reading, group_size=group_size, default_group=_coupled_group(population(data)))
+        metric = chosen.metric(parameters, optimizer)
+        reader = make_reader(
+            Reading(model, loss, target, autocast, factors=metric.factors),
+            group_size=group_size,
+            default_group=_default_group(population(data), halves=chosen.curved),
+            curved=chosen.curved,
+        )
         is_split = population(data) is not None
         together = reads(reader, parameters, group, split=is_split)
         budget = max_examples if group is None or is_split else max_examples // group.count
-        source = _source(data, reader.group_size, budget, seed=seed, collate_fn=collate_fn, device=target)
+        source = source_of(data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
         moments = MomentAccumulator(
             quota=source.first_quota,
             group_size=reader.group_size,
@@ -123,11 +138,24 @@ def measure_noise_scale(
             group_size=reader.group_size,
             population=drawn_from,
             relative_width=relative_width,
+            estimate=chosen.estimate,
         )
         stopped: Stopped = "width" if narrow else _used_up(together, source)
         _check_enough(moments)
-        return estimate_noise_scale(
-            moments.moments(drawn_from), kind=kind, method=reader.method, stopped=stopped, at=at
+        found = chosen.estimate(moments, drawn_from)
+        return NoiseScale(
+            kind=chosen.name,
+            signal=found.signal,
+            noise=found.noise,
+            batch_size=found.batch_size,
+            examples=moments.units * reader.cost,
+            group_size=reader.group_size,
+            population=drawn_from,
+            method=reader.method if is_split else f"{reader.method}; of a stream, whose population is no data set",
+            stopped=stopped,
+            at=at,
+            metric=metric.words,
+            signal_with_decay=_signal_with_decay(chosen, moments, found.signal, metric, parameters, optimizer),
         )
 
 
@@ -178,118 +206,37 @@ def has_dropout(model: nn.Module) -> bool:
     return False
 
 
-def _used_up(together: Reads, source: _Source) -> Stopped:
+def _used_up(together: Reads, source: Source) -> Stopped:
     return "population" if together.agreed(source.end == "population") else "budget"
 
 
-class _Source(Protocol):
-    """Where units come from."""
-
-    population: int | None
-    first_quota: int
-
-    @property
-    def end(self) -> Stopped:
-        """Why there are no more units."""
-
-    def take(self, units: int) -> tuple[Batch, int] | None:
-        """A batch of at most `units` units and its number of examples; None where there are no more."""
-
-
-class _Drawn:
-    """Units of a data set, in a seeded order without replacement."""
-
-    def __init__(
-        self, data: Any, group_size: int, max_examples: int, *, seed: int, fetch: Callable[[Any], Batch]
-    ) -> None:
-        self.population: int | None = len(data[0]) if isinstance(data, tuple) else len(data)
-        self._order = shuffled_indices(self.population, seed=seed, start=0, count=self.population)
-        self._group_size = group_size
-        self._fetch = fetch
-        self._position = 0
-        self._units = min(self.population, max_examples) // group_size
-        self.end: Stopped = "budget" if max_examples // group_size < self.population // group_size else "population"
-        if self._units < FEWEST_UNITS:
-            _refuse(group_size, self.population, max_examples)
-        self.first_quota = max(1, min(self._units, FIRST_LOOK // group_size) // 16)
-
-    def take(self, units: int) -> tuple[Batch, int] | None:
-        count = min(units, self._units) * self._group_size
-        if count == 0:
-            return None
-        chosen = self._order[self._position : self._position + count]
-        self._position += count
-        self._units -= count // self._group_size
-        return self._fetch(chosen), count
-
-
-class _Streamed:
-    """Units of a stream's batches, in the order in which they come."""
-
-    first_quota = 1
-
-    def __init__(self, data: Iterable[Batch], group_size: int, max_examples: int, *, device: torch.device) -> None:
-        self.population: int | None = None
-        self._batches: Iterator[Batch] = iter(data)
-        self._group_size = group_size
-        self._device = device
-        self._units = max_examples // group_size
-        self._held: tuple[Batch, int] | None = None
-        self.end: Stopped = "budget"
-        if self._units < FEWEST_UNITS:
-            _refuse(group_size, None, max_examples)
-
-    def take(self, units: int) -> tuple[Batch, int] | None:
-        wanted = min(units, self._units) * self._group_size
-        if wanted == 0:
-            return None
-        if self._held is None:
-            batch = next(self._batches, None)
-            if batch is None:
-                self.end = "population"
-                return None
-            self._held = to_device(batch, self._device), batch_size_of(batch)
-        batch, size = self._held
-        if size < self._group_size:
-            raise TaskError(f"a stream's batches must hold a group of {self._group_size} examples at least, got {size}")
-        count = min(wanted, size - size % self._group_size)
-        left = size - count
-        self._held = (rows(batch, size, count, size), left) if left >= self._group_size else None
-        self._units -= count // self._group_size
-        return rows(batch, size, 0, count), count
-
-
-def _source(
-    data: Any,
-    group_size: int,
-    max_examples: int,
-    *,
-    seed: int,
-    collate_fn: Callable[[list[Any]], Batch] | None,
-    device: torch.device,
-) -> _Source:
-    if population(data) is None:
-        return _Streamed(data, group_size, max_examples, device=device)
-    return _Drawn(
-        data,
-        group_size,
-        max_examples,
-        seed=seed,
-        fetch=lambda indices: gather(data, indices, collate_fn=collate_fn, device=device),
+def _signal_with_decay(
+    kind: Kind,
+    moments: MomentAccumulator,
+    signal: float,
+    metric: Metric,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer | None,
+) -> float | None:
+    """|G + decay theta|^2 in the metric; unbiased, as it is linear in the measured mean beside |G|^2."""
+    decay = added_decay(parameters, optimizer)
+    if decay is None or kind.curved or kind.estimate is not squared_norms:
+        return None
+    factors = [None] * len(parameters) if metric.factors is None else metric.factors
+    pull = torch.cat(
+        [
+            (rate * wide(parameter.detach()) * (1.0 if factor is None else factor)).flatten().double()
+            for rate, parameter, factor in zip(decay, parameters, factors, strict=True)
+        ]
     )
+    total = sum((group.total.double() for group in moments.groups), start=torch.zeros_like(pull))
+    mean = total / sum(group.weights for group in moments.groups)
+    return signal + float(2.0 * mean @ pull + pull @ pull)
 
 
-def _coupled_group(size: int | None) -> int:
-    return COUPLED_GROUP if size is None else max(2, min(COUPLED_GROUP, size // 16))
-
-
-def _refuse(group_size: int, size: int | None, max_examples: int) -> None:
-    least = FEWEST_UNITS * group_size
-    if max_examples < least:
-        raise BudgetError(
-            f"max_examples must be at least {least} (three gradients of {group_size}), got {max_examples}"
-        )
-    raise TaskError(f"data must hold at least {least} examples (three gradients of {group_size}), got {size}")
+def _default_group(size: int | None, *, halves: bool) -> int:
+    """Examples per unit where single ones can't be read: fewer in a small data set, so that there are enough units."""
+    return COUPLED_GROUP if size is None else max(2, min(COUPLED_GROUP, size // (32 if halves else 16)))
 
 
 def _check_enough(moments: MomentAccumulator) -> None:
@@ -299,9 +246,8 @@ def _check_enough(moments: MomentAccumulator) -> None:
         raise TaskError("every gradient is exactly zero: does the loss depend on the model's trainable parameters?")
 
 
-def _check(data: Any, *, relative_width: float, max_examples: int, kind: str, autocast: torch.dtype | None) -> None:
+def _check(data: Any, *, relative_width: float, max_examples: int, autocast: torch.dtype | None) -> None:
     check_data("data", data, least=FEWEST_UNITS)
     check_positive("relative_width", relative_width)
     check_count("max_examples", max_examples)
-    check_one_of("kind", kind, tuple(KINDS))
     check_autocast(autocast)

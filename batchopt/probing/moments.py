@@ -48,6 +48,8 @@ class GradientSums:
         total: sum of w_u g_u, (parameters,); float64 for float64 models, else float32.
         total_squared: sum of w_u^2 g_u, (parameters,); None where all weights are 1, and then it is `total`.
         squares: sum of w_u^2 |g_u|^2.
+        curved: sum of w_u h_u, (parameters,), where h_u is g_u times a Hessian and products of gradients are taken
+            with it: `squares` is then the sum of w_u^2 g_u . h_u. None where curvature is not measured.
     """
 
     units: int
@@ -56,6 +58,7 @@ class GradientSums:
     total: Tensor
     total_squared: Tensor | None
     squares: float
+    curved: Tensor | None = None
 
     def __add__(self, other: GradientSums) -> GradientSums:
         squared = None
@@ -70,6 +73,7 @@ class GradientSums:
             total=self.total + other.total,
             total_squared=squared,
             squares=self.squares + other.squares,
+            curved=None if self.curved is None or other.curved is None else self.curved + other.curved,
         )
 
 
@@ -80,11 +84,14 @@ class MomentAccumulator:
         quota: units of a group to begin with.
         group_size: examples per unit.
         gradient_bytes: memory of one gradient; decides how many groups are kept.
+
+    Attributes:
+        group_size: examples per unit.
     """
 
     def __init__(self, *, quota: int, group_size: int, gradient_bytes: int) -> None:
+        self.group_size = group_size
         self._quota = quota
-        self._group_size = group_size
         self._capacity = MANY_GROUPS if MANY_GROUPS * gradient_bytes <= GROUPS_BYTES else FEW_GROUPS
         self._groups: list[GradientSums] = []
         self._open: GradientSums | None = None
@@ -92,7 +99,16 @@ class MomentAccumulator:
     @property
     def units(self) -> int:
         """Units so far."""
-        return sum(group.units for group in self._all())
+        return sum(group.units for group in self.groups)
+
+    @property
+    def groups(self) -> list[GradientSums]:
+        """Full groups and the one being filled, which joins its neighbour while it is less than half full."""
+        if self._open is None:
+            return self._groups
+        if self._groups and 2 * self._open.units < self._quota:
+            return [*self._groups[:-1], self._groups[-1] + self._open]
+        return [*self._groups, self._open]
 
     @property
     def missing(self) -> int:
@@ -112,17 +128,19 @@ class MomentAccumulator:
 
     def is_zero(self) -> bool:
         """Whether every gradient was exactly zero."""
-        return all(group.squares == 0 for group in self._all())
+        return all(group.squares == 0 and not bool(group.total.any()) for group in self.groups)
 
     def moments(self, population: int | None) -> GradientMoments:
         """The moments of all groups so far."""
-        groups = self._all()
+        groups = self.groups
         sums = [group.total for group in groups]
-        sum_gram = gram(sums, sums)
+        others = [group.total if group.curved is None else group.curved for group in groups]
+        sum_gram = gram(sums, others)
+        sum_gram = (sum_gram + sum_gram.T) / 2.0
         cross_gram = sum_gram
         if any(group.total_squared is not None for group in groups):
             squared = [g.total if g.total_squared is None else g.total_squared for g in groups]
-            cross_gram = gram(squared, sums)
+            cross_gram = gram(squared, others)
         return GradientMoments(
             units=np.array([group.units for group in groups], dtype=np.float64),
             weights=np.array([group.weights for group in groups]),
@@ -130,17 +148,9 @@ class MomentAccumulator:
             sum_gram=sum_gram,
             cross_gram=cross_gram,
             squares=np.array([group.squares for group in groups]),
-            group_size=self._group_size,
+            group_size=self.group_size,
             population=population,
         )
-
-    def _all(self) -> list[GradientSums]:
-        """Full groups and the one being filled, which joins its neighbour while it is less than half full."""
-        if self._open is None:
-            return self._groups
-        if self._groups and 2 * self._open.units < self._quota:
-            return [*self._groups[:-1], self._groups[-1] + self._open]
-        return [*self._groups, self._open]
 
 
 def sum_gradients(gradients: Gradients, weights: Tensor | None) -> GradientSums:

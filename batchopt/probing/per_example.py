@@ -34,7 +34,7 @@ class PerExampleGradients:
     examples at once; the first failure decides for the rest. Dropout is drawn anew for every example.
     """
 
-    group_size = 1
+    group_size = drawn = cost = 1
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.wrappers import checkpoints_of_one_kind, without_compilation
-from batchopt.probing.kinds import Factors
+from batchopt.probing.kinds.metric import Factors
 from batchopt.probing.moments import Gradients, GradientSums
 from batchopt.probing.task import Batch, Loss, per_example_losses, trainable_parameters
 
@@ -28,7 +28,15 @@ class GradientReader(Protocol):
 
     @property
     def group_size(self) -> int:
-        """Examples in a unit."""
+        """Examples in a unit's gradient."""
+
+    @property
+    def drawn(self) -> int:
+        """Examples that a unit takes of a batch."""
+
+    @property
+    def cost(self) -> int:
+        """Examples' worth of gradients that a unit costs."""
 
     @property
     def method(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from batchopt.noise_scale import estimate_noise_scale
+from batchopt.noise_scale import SignalAndNoise, noise_scale_of
 from batchopt.probing.moments import GradientSums, MomentAccumulator
 from batchopt.uncertainty import Estimate
 
@@ -17,6 +17,15 @@ CONFIRMED_AT = 1.5
 """Times the units with which an interval was first narrow enough, with which it must be so again."""
 
 
+Estimator = Callable[[MomentAccumulator, int | None], SignalAndNoise]
+"""(sums of gradients, examples in the population or None) -> signal, noise and noise scale."""
+
+
+def squared_norms(accumulator: MomentAccumulator, population: int | None) -> SignalAndNoise:
+    """The noise scale by squared norms: in the metric of the gradients, and weighed with curvature where they are."""
+    return noise_scale_of(accumulator.moments(population))
+
+
 def collect_until_narrow(
     read: Callable[[int], GradientSums | None],
     accumulator: MomentAccumulator,
@@ -24,6 +33,7 @@ def collect_until_narrow(
     group_size: int,
     population: int | None,
     relative_width: float,
+    estimate: Estimator = squared_norms,
 ) -> bool:
     """Read until the interval is narrow enough, or there is no more to read.
 
@@ -37,6 +47,7 @@ def collect_until_narrow(
         group_size: examples per unit.
         population: examples that are drawn from; None for infinite.
         relative_width: (high - low) / value that is narrow enough.
+        estimate: what the interval is of.
 
     Returns:
         Whether it became narrow enough, and was still so when confirmed.
@@ -47,11 +58,9 @@ def collect_until_narrow(
         accumulator.add(sums)
         if accumulator.units < look:
             continue
-        moments = accumulator.moments(population)
-        if len(moments.units) < FEWEST_GROUPS_LOOKED_AT:
+        if len(accumulator.groups) < FEWEST_GROUPS_LOOKED_AT:
             continue
-        reading = estimate_noise_scale(moments, kind="", method="", stopped="width")
-        narrow = is_narrow(reading.batch_size, relative_width)
+        narrow = is_narrow(estimate(accumulator, population).batch_size, relative_width)
         if narrow and was_narrow:
             return True
         was_narrow = narrow

@@ -52,9 +52,9 @@ def test_one_cell() -> None:
 
 
 def test_an_adaptive_cell_stops_by_itself() -> None:
-    reading = repeat(Cell(isotropic(64), 50_000, relative_width=0.5), np.random.default_rng(0)).reading
-    assert reading.stopped == "width"
-    assert reading.examples < 1_000
+    repetition = repeat(Cell(isotropic(64), 50_000, relative_width=0.5), np.random.default_rng(0))
+    assert repetition.narrow
+    assert repetition.examples < 1_000
 
 
 def test_few_groups_are_few() -> None:

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import batchopt.probing.measure as measure_module
 import batchopt.probing.stopping as stopping_module
 from batchopt.errors import BudgetError, NonFiniteLossError, TaskError
-from batchopt.noise_scale import MeasuredAt, NoiseScale
-from batchopt.probing.kinds import KINDS
+from batchopt.noise_scale import GradientMoments, MeasuredAt, NoiseScale, SignalAndNoise, noise_scale_of
+from batchopt.probing.kinds.kind import KINDS, Kind
+from batchopt.probing.kinds.metric import Metric
 from batchopt.probing.measure import has_dropout, measure_noise_scale, measure_run
 from batchopt.probing.moments import GradientSums, sum_gradients
 from batchopt.probing.run import TrainingRun
@@ -70,7 +71,8 @@ class LookedUp:
     method = "looked up"
 
     def __init__(self, gradients: Tensor, group_size: int) -> None:
-        self.gradients, self.group_size = gradients, group_size
+        self.gradients = gradients
+        self.group_size = self.drawn = self.cost = group_size
 
     def read(self, batch: tuple[Tensor], count: int) -> GradientSums:
         units = self.gradients[batch[0]].view(count // self.group_size, self.group_size, -1).mean(1)
@@ -175,18 +177,18 @@ def test_too_few_examples(data: Callable[[], Any], message: str) -> None:
 
 
 def test_too_few_examples_for_groups() -> None:
-    with pytest.raises(TaskError, match=r"at least 96 examples \(three gradients of 32\), got 80"):
+    with pytest.raises(TaskError, match=r"at least 96 examples \(3 gradients, 32 examples for each\), got 80"):
         measure_noise_scale(mlp(), cross_entropy, classification(80), group_size=32)
-    with pytest.raises(BudgetError, match=r"max_examples must be at least 96 \(three gradients of 32\), got 95"):
+    with pytest.raises(BudgetError, match=r"at least 96 \(3 gradients of 32 examples' cost each\), got 95"):
         measure_noise_scale(mlp(), cross_entropy, classification(200), group_size=32, max_examples=95)
-    with pytest.raises(TaskError, match="hold a group of 32 examples at least, got 8"):
+    with pytest.raises(TaskError, match="hold the 32 examples of a unit at least, got 8"):
         measure_noise_scale(mlp(), cross_entropy, iter([classification(8)]), group_size=32)
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"kind": "best"}, ValueError, "kind must be one of 'simple'.*, got 'best'"),
+        ({"kind": "best"}, ValueError, "kind must be one of simple, .*, got 'best'"),
         ({"relative_width": 0.0}, ValueError, "relative_width must be positive"),
         ({"max_examples": 2}, BudgetError, "max_examples must be at least 3"),
         ({"autocast": torch.float64}, ValueError, "autocast must be"),
@@ -268,16 +270,16 @@ def test_the_seed_decides() -> None:
 
 
 def test_a_kind_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def doubled(parameters: Any, optimizer: torch.optim.Optimizer | None) -> Any:
+    def doubled(parameters: Any, optimizer: torch.optim.Optimizer | None) -> Metric:
         assert optimizer is not None
-        return [torch.full_like(p, 2.0) for p in parameters]
+        return Metric([torch.full_like(p, 2.0) for p in parameters], "twice the identity")
 
-    monkeypatch.setitem(KINDS, "doubled", doubled)
+    monkeypatch.setitem(KINDS, "doubled", Kind("doubled", doubled))
     model, data = seeded(mlp), classification(300)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plain = measure_noise_scale(model, cross_entropy, data)
     reading = measure_noise_scale(model, cross_entropy, data, kind="doubled", optimizer=optimizer)
-    assert reading.kind == "doubled"
+    assert (reading.kind, reading.metric) == ("doubled", "twice the identity")
     assert reading.signal == pytest.approx(4 * plain.signal, rel=1e-5)
     assert reading.batch_size.value == pytest.approx(plain.batch_size.value, rel=1e-4)
 
@@ -363,14 +365,12 @@ def test_a_run_is_measured_and_goes_on_as_if_it_had_not_been() -> None:
 
 def test_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
-    estimate = stopping_module.estimate_noise_scale
 
-    def spy(moments: Any, **keywords: Any) -> NoiseScale:
+    def spy(moments: GradientMoments) -> SignalAndNoise:
         counts.append(len(moments.units))
-        return estimate(moments, **keywords)
+        return noise_scale_of(moments)
 
-    for module in (stopping_module, measure_module):
-        monkeypatch.setattr(module, "estimate_noise_scale", spy)
+    monkeypatch.setattr(stopping_module, "noise_scale_of", spy)
     measure_noise_scale(seeded(mlp), cross_entropy, classification(5000), relative_width=1e-9)
     assert len(counts) == 7, "looked at from 128 to 4,096 at every doubling, and at the end"
     assert all(16 <= count <= 32 for count in counts)

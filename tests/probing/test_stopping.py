@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import batchopt.probing.stopping as stopping_module
-from batchopt.noise_scale import NoiseScale, estimate_noise_scale
+from batchopt.noise_scale import GradientMoments, SignalAndNoise, noise_scale_of
 from batchopt.probing.moments import GradientSums, MomentAccumulator
 from batchopt.probing.stopping import collect_until_narrow, is_narrow
 from batchopt.uncertainty import Estimate
@@ -43,14 +43,12 @@ def accumulator(group_size: int = 1) -> MomentAccumulator:
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Units at each look."""
     seen: list[int] = []
-    estimate = stopping_module.estimate_noise_scale
 
-    def spy(*arguments: object, **keywords: object) -> NoiseScale:
-        reading: NoiseScale = estimate(*arguments, **keywords)  # type: ignore[arg-type]
-        seen.append(reading.examples // reading.group_size)
-        return reading
+    def spy(moments: GradientMoments) -> SignalAndNoise:
+        seen.append(round(float(moments.units.sum())))
+        return noise_scale_of(moments)
 
-    monkeypatch.setattr(stopping_module, "estimate_noise_scale", spy)
+    monkeypatch.setattr(stopping_module, "noise_scale_of", spy)
     return seen
 
 
@@ -108,6 +106,6 @@ def test_intervals_cover_after_stopping(relative_width: float) -> None:
         assert collect_until_narrow(
             source(rng, 10**5), moments, group_size=1, population=None, relative_width=relative_width
         )
-        reading = estimate_noise_scale(moments.moments(None), kind="", method="", stopped="width").batch_size
+        reading = noise_scale_of(moments.moments(None)).batch_size
         covered += reading.low <= truth <= reading.high
     assert 0.855 <= covered / 400 <= 0.96

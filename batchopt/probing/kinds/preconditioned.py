@@ -1,0 +1,223 @@
+"""The metric of the optimizer: what it multiplies a gradient with, coordinate by coordinate.
+
+An optimizer that moves along P g sees the noise scale tr(P Sigma) / G'PG. P is that of the optimizer's latest step,
+with its learning rates, bias corrections and eps where it puts them; momentum is not in it. Names of the state are
+torch's.
+
+A second moment that is nearly zero, as of a rare token's row, does not bound the step that the optimizer takes once a
+gradient arrives: that gradient enters the moment first. So moments count with no less than what one gradient of the
+tensor's typical size adds, which is (1 - beta2) times their mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from batchopt.probing.kinds.metric import Metric
+
+Group = Mapping[str, Any]
+State = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaling:
+    """How an optimizer scales a parameter's coordinates.
+
+    Attributes:
+        factor: (group, state, parameter) -> P with the learning rate, broadcastable to the parameter.
+        words: P in a formula.
+    """
+
+    factor: Callable[[Group, State, nn.Parameter], Tensor]
+    words: str
+
+
+def _adam(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    del parameter
+    corrected = 1.0 - group["betas"][1] ** float(state["step"])
+    moment = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+    root = _bounded(moment, 1.0 - group["betas"][1]).sqrt() / math.sqrt(corrected)
+    return float(group["lr"]) / (root + group["eps"])
+
+
+def _radam(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    beta2, step = group["betas"][1], float(state["step"])
+    corrected = 1.0 - beta2**step
+    longest = 2.0 / (1.0 - beta2) - 1.0
+    length = longest - 2.0 * step * beta2**step / corrected
+    if length <= 5.0:  # the variance is not rectified yet: a plain step
+        return torch.as_tensor(float(group["lr"]), dtype=torch.float64, device=parameter.device)
+    rectified = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
+    root = _bounded(state["exp_avg_sq"], 1.0 - beta2).sqrt() + group["eps"]
+    return float(group["lr"]) * math.sqrt(rectified * corrected) / root
+
+
+def _adamax(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    del parameter
+    share = 1.0 - group["betas"][1]
+    return float(group["lr"]) / _bounded(state["exp_inf"].square(), share).sqrt().clamp_min(group["eps"])
+
+
+def _rmsprop(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    del parameter
+    moment = state["square_avg"]
+    if group["centered"]:
+        moment = (moment - state["grad_avg"].square()).clamp_min(0.0)
+    return float(group["lr"]) / (_bounded(moment, 1.0 - group["alpha"]).sqrt() + group["eps"])
+
+
+def _adagrad(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    del parameter
+    step = float(state["step"])
+    rate = float(group["lr"]) / (1.0 + (step - 1.0) * group["lr_decay"])
+    return rate / (_bounded(state["sum"], 1.0 / step).sqrt() + group["eps"])
+
+
+def _adadelta(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    del parameter
+    moment = _bounded(state["square_avg"], 1.0 - group["rho"])
+    updates: Tensor = state["acc_delta"] + group["eps"]
+    return float(group["lr"]) * (updates / (moment + group["eps"])).sqrt()
+
+
+def _adafactor(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
+    """Without the clipping of an update's size, which is one number that the next gradient decides."""
+    step = float(state["step"])
+    eps1, eps2 = group["eps"]
+    eps1 = torch.finfo(parameter.dtype).eps if eps1 is None else eps1
+    if "variance" in state:
+        moment = state["variance"]
+    else:
+        row, column = state["row_var"], state["col_var"]
+        moment = (row @ column) / row.mean(dim=-2, keepdim=True).clamp_min(eps1)
+    size = float(parameter.detach().norm()) / math.sqrt(parameter.numel())
+    rate = max(eps2, size) * min(float(group["lr"]), 1.0 / math.sqrt(step))
+    return rate * _bounded(moment, step ** group["beta2_decay"]).clamp_min(eps1 * eps1).rsqrt()
+
+
+def _bounded(moment: Tensor, share: float) -> Tensor:
+    """Second moments, no less than what one gradient of typical size adds: `share` of their mean."""
+    wide = moment.detach().double()
+    return wide.clamp_min(float(wide.mean()) * min(1.0, share))
+
+
+SCALINGS: dict[type[Optimizer], _Scaling] = {
+    torch.optim.Adam: _Scaling(_adam, "1 / (sqrt(v) + eps)"),
+    torch.optim.NAdam: _Scaling(_adam, "1 / (sqrt(v) + eps)"),
+    torch.optim.RAdam: _Scaling(_radam, "rectified 1 / (sqrt(v) + eps)"),
+    torch.optim.Adamax: _Scaling(_adamax, "1 / largest |g|"),
+    torch.optim.RMSprop: _Scaling(_rmsprop, "1 / (sqrt(v) + eps)"),
+    torch.optim.Adagrad: _Scaling(_adagrad, "1 / (sqrt(sum of squares) + eps)"),
+    torch.optim.Adadelta: _Scaling(_adadelta, "rms of updates / rms of gradients"),
+    torch.optim.Adafactor: _Scaling(_adafactor, "size of the parameter / sqrt(factored v)"),
+    torch.optim.SparseAdam: _Scaling(_adam, "1 / (sqrt(v) + eps)"),
+}
+"""Optimizers, and those derived from them, that scale coordinates."""
+
+UNSCALED = (torch.optim.SGD, torch.optim.ASGD)
+"""Optimizers that move along the gradient as it is."""
+
+ADDS_DECAY = (
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.Adamax,
+    torch.optim.ASGD,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.SGD,
+)
+"""Optimizers whose weight decay is added to the gradient, unless it is decoupled."""
+
+
+def preconditioned(parameters: Sequence[nn.Parameter], optimizer: Optimizer | None) -> Metric:
+    """The optimizer's metric in its present state.
+
+    Learning rates of parameter groups enter as their ratio. Parameters that the optimizer does not train, or has never
+    had a gradient of, do not count. The identity where the optimizer scales no coordinates, is not known or has taken
+    no step; the words say which.
+    """
+    if optimizer is None:
+        return Metric(None, "identity: no optimizer was given")
+    name = type(optimizer).__name__
+    scaling = next((found for kind, found in SCALINGS.items() if isinstance(optimizer, kind)), None)
+    if scaling is not None and not any(optimizer.state.values()):
+        return _by_rates(parameters, optimizer, f"identity: {name} has taken no step yet")
+    if scaling is not None:
+        return _scaled(parameters, optimizer, scaling)
+    if isinstance(optimizer, UNSCALED):
+        return _by_rates(parameters, optimizer, f"identity, as {name} moves along the gradient")
+    if isinstance(optimizer, torch.optim.Rprop):
+        return Metric(None, 'identity: Rprop steps by the sign of the gradient, see kind="sign"')
+    return Metric(None, f"identity: the optimizer {name} is not known")
+
+
+def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _Scaling) -> Metric:
+    groups, left_out, steps = _groups(optimizer), 0, 0.0
+    squares = []
+    for parameter in parameters:
+        state = optimizer.state.get(parameter, {})
+        if id(parameter) not in groups or not state:
+            squares.append(torch.zeros((), dtype=torch.float64, device=parameter.device))
+            left_out += 1
+            continue
+        steps = max(steps, float(state["step"]))
+        squares.append(scaling.factor(groups[id(parameter)], state, parameter).to(parameter.device))
+    largest = max(float(square.max()) for square in squares)
+    if largest <= 0:  # every learning rate is zero
+        return Metric(None, f"identity: the learning rate of {type(optimizer).__name__} is zero")
+    words = f"{type(optimizer).__name__}'s {scaling.words} after {steps:.0f} steps{_rates_in_words(groups)}"
+    if left_out:
+        words += f"; without {left_out} parameters that it has not trained"
+    factors = [
+        (square / largest).sqrt().to(torch.promote_types(parameter.dtype, torch.float32))
+        for square, parameter in zip(squares, parameters, strict=True)
+    ]
+    return Metric(factors, words)
+
+
+def _by_rates(parameters: Sequence[nn.Parameter], optimizer: Optimizer, words: str) -> Metric:
+    """The identity, times the ratio of learning rates where they differ or parameters are not trained."""
+    groups = _groups(optimizer)
+    rates = [float(groups[id(p)]["lr"]) if id(p) in groups else 0.0 for p in parameters]
+    if len(set(rates)) == 1:
+        return Metric(None, words)
+    factors = [
+        torch.as_tensor(math.sqrt(rate / max(rates)), device=parameter.device)
+        for rate, parameter in zip(rates, parameters, strict=True)
+    ]
+    return Metric(factors, f"{words}{_rates_in_words(groups) or '; without parameters that it does not train'}")
+
+
+def _rates_in_words(groups: Mapping[int, Group]) -> str:
+    rates = {float(group["lr"]) for group in groups.values()}
+    return f", {len(rates)} learning rates as their ratio" if len(rates) > 1 else ""
+
+
+def _groups(optimizer: Optimizer) -> dict[int, Group]:
+    """Parameter (by identity) -> its group."""
+    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def added_decay(parameters: Sequence[nn.Parameter], optimizer: Optimizer | None) -> list[float] | None:
+    """Coefficient of the L2 decay that the optimizer adds to each parameter's gradient; None where it adds none.
+
+    Decay that is applied to the weights beside the step (AdamW, Adafactor, `decoupled_weight_decay`) is none.
+    """
+    if not isinstance(optimizer, ADDS_DECAY):
+        return None
+    groups = _groups(optimizer)
+    decay = [_decay_of(groups.get(id(parameter), {})) for parameter in parameters]
+    return decay if any(decay) else None
+
+
+def _decay_of(group: Group) -> float:
+    return 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay", 0.0))

@@ -1,0 +1,137 @@
+"""Where the units of a measurement come from: a data set, without replacement, or a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol
+
+import torch
+
+from batchopt.errors import BudgetError, TaskError
+from batchopt.probing.data import gather, population, shuffled_indices, to_device
+from batchopt.probing.reading import GradientReader, batch_size_of, rows
+from batchopt.probing.stopping import FIRST_LOOK
+from batchopt.probing.task import Batch
+
+FEWEST_UNITS = 3
+"""Fewer gradients show too little of how they vary."""
+
+Stopped = Literal["width", "budget", "population"]
+
+
+class Source(Protocol):
+    """Where units come from."""
+
+    population: int | None
+    first_quota: int
+
+    @property
+    def end(self) -> Stopped:
+        """Why there are no more units."""
+
+    def take(self, units: int) -> tuple[Batch, int] | None:
+        """A batch of at most `units` units and its number of examples; None where there are no more."""
+
+
+class _Drawn:
+    """Units of a data set, in a seeded order without replacement."""
+
+    def __init__(self, data: Any, drawn: int, affordable: int, *, seed: int, fetch: Callable[[Any], Batch]) -> None:
+        size = len(data[0]) if isinstance(data, tuple) else len(data)
+        if size < FEWEST_UNITS * drawn:
+            raise TaskError(
+                f"data must hold at least {FEWEST_UNITS * drawn} examples ({FEWEST_UNITS} gradients, {drawn} examples "
+                f"for each), got {size}"
+            )
+        self.population: int | None = size
+        self._order = shuffled_indices(size, seed=seed, start=0, count=size)
+        self._drawn = drawn
+        self._fetch = fetch
+        self._position = 0
+        self._units = min(affordable, size // drawn)
+        self.end: Stopped = "budget" if affordable < size // drawn else "population"
+        self.first_quota = max(1, min(self._units, FIRST_LOOK // drawn) // 16)
+
+    def take(self, units: int) -> tuple[Batch, int] | None:
+        count = min(units, self._units) * self._drawn
+        if count == 0:
+            return None
+        chosen = self._order[self._position : self._position + count]
+        self._position += count
+        self._units -= count // self._drawn
+        return self._fetch(chosen), count
+
+
+class _Streamed:
+    """Units of a stream's batches, in the order in which they come."""
+
+    first_quota = 1
+
+    def __init__(self, data: Iterable[Batch], drawn: int, affordable: int, *, device: torch.device) -> None:
+        self.population: int | None = None
+        self._batches: Iterator[Batch] = iter(data)
+        self._drawn = drawn
+        self._device = device
+        self._units = affordable
+        self._held: tuple[Batch, int] | None = None
+        self.end: Stopped = "budget"
+
+    def take(self, units: int) -> tuple[Batch, int] | None:
+        wanted = min(units, self._units) * self._drawn
+        if wanted == 0:
+            return None
+        if self._held is None:
+            batch = next(self._batches, None)
+            if batch is None:
+                self.end = "population"
+                return None
+            self._held = to_device(batch, self._device), batch_size_of(batch)
+        batch, size = self._held
+        if size < self._drawn:
+            raise TaskError(f"a stream's batches must hold the {self._drawn} examples of a unit at least, got {size}")
+        count = min(wanted, size - size % self._drawn)
+        left = size - count
+        self._held = (rows(batch, size, count, size), left) if left >= self._drawn else None
+        self._units -= count // self._drawn
+        return rows(batch, size, 0, count), count
+
+
+def source_of(
+    data: Any,
+    reader: GradientReader,
+    max_examples: int,
+    *,
+    seed: int,
+    collate_fn: Callable[[list[Any]], Batch] | None,
+    device: torch.device,
+) -> Source:
+    """Where a reader's units come from.
+
+    Args:
+        data: a tuple of tensors, a map-style data set, or an iterable of batches.
+        reader: of the units.
+        max_examples: examples' worth of gradients that they may cost.
+        seed: of the order of a data set's examples.
+        collate_fn: makes a batch of a list of examples.
+        device: where batches go.
+
+    Raises:
+        BudgetError: the budget does not hold three units.
+        TaskError: the data set does not.
+    """
+    least = FEWEST_UNITS * reader.cost
+    if max_examples < least:
+        raise BudgetError(
+            f"max_examples must be at least {least} ({FEWEST_UNITS} gradients of {reader.cost} examples' cost each), "
+            f"got {max_examples}"
+        )
+    affordable = max_examples // reader.cost
+    if population(data) is None:
+        return _Streamed(data, reader.drawn, affordable, device=device)
+    return _Drawn(
+        data,
+        reader.drawn,
+        affordable,
+        seed=seed,
+        fetch=lambda indices: gather(data, indices, collate_fn=collate_fn, device=device),
+    )
