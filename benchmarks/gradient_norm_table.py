@@ -34,6 +34,7 @@ class Row:
         plain_seconds: median of a plain step.
         seconds: median of the method's step.
         ratio: quartiles of the method's time over that of the plain step beside it: low, median, high.
+        large_ratio: the same at the batch that memory is measured with; of our methods only.
         memory_batch: examples of the batch that memory was measured with.
         memory_bytes: peak above the imports.
         failure: why the method gives no norms.
@@ -50,6 +51,7 @@ class Row:
     plain_seconds: float | None = None
     seconds: float | None = None
     ratio: tuple[float, float, float] | None = None
+    large_ratio: tuple[float, float, float] | None = None
     memory_batch: int | None = None
     memory_bytes: int | None = None
     failure: str | None = None
@@ -66,8 +68,8 @@ class Row:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        ratio = values["ratio"]
-        return cls(**{**values, "ratio": None if ratio is None else tuple(ratio)})
+        ratios = {name: values[name] and tuple(values[name]) for name in ("ratio", "large_ratio")}
+        return cls(**{**values, **ratios})
 
     @property
     def key(self) -> tuple[str, str]:
@@ -156,6 +158,8 @@ def _line(row: Row, plain: Row | None) -> str:
     remarks = [row.failure or "", (row.memory_failure and f"memory: {row.memory_failure}") or ""]
     if row.failure is None and row.error is not None and not row.right:
         remarks.append("WRONG")
+    if row.large_ratio is not None:
+        remarks.append(f"time {row.large_ratio[1]:.2f} of plain at {row.memory_batch}")
     if row.chunk is not None:
         remarks.append(f"{row.chunk} at a time")
     cells = [
@@ -180,5 +184,6 @@ def _digest() -> str:
     import batchopt
 
     folder = Path(batchopt.__file__).parent / "probing"
-    sources = [folder / "gradients.py", folder / "moments.py", *sorted((folder / "gradient_norms").glob("*.py"))]
+    names = ("gradients.py", "moments.py", "per_example.py", "reading.py")
+    sources = [*(folder / name for name in names), *sorted((folder / "gradient_norms").glob("*.py"))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]

@@ -100,6 +100,13 @@ def time_row(row: Row, settings: Settings) -> Row:
     plain_step = METHODS["plain"].make_step(workload, None)
     pairs = _alternate(plain_step, step, batch, seconds=settings.seconds(row.method), pairs=settings.pairs)
     plain, ours = zip(*pairs, strict=True)
+    large = None
+    if row.method in OURS:
+        batch_of_memory = _batch(workload, settings.sizes(row.model).memory, settings)
+        taken = _alternate(
+            plain_step, step, batch_of_memory, seconds=settings.seconds(row.method), pairs=settings.pairs
+        )
+        large = _quartiles([second / first for first, second in taken])
     return replace(
         row,
         batch=len(batch[0]),
@@ -109,6 +116,7 @@ def time_row(row: Row, settings: Settings) -> Row:
         plain_seconds=statistics.median(plain),
         seconds=statistics.median(ours),
         ratio=_quartiles([second / first for first, second in pairs]),
+        large_ratio=large,
     )
 
 
