@@ -149,7 +149,7 @@ def preconditioned(parameters: Sequence[nn.Parameter], optimizer: Optimizer | No
         return Metric(None, "identity: no optimizer was given")
     name = type(optimizer).__name__
     scaling = next((found for kind, found in SCALINGS.items() if isinstance(optimizer, kind)), None)
-    if scaling is not None and not any(optimizer.state.values()):
+    if scaling is not None and not any(_has_stepped(state) for state in optimizer.state.values()):
         return _by_rates(parameters, optimizer, f"identity: {name} has taken no step yet")
     if scaling is not None:
         return _scaled(parameters, optimizer, scaling)
@@ -165,7 +165,7 @@ def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _
     squares = []
     for parameter in parameters:
         state = optimizer.state.get(parameter, {})
-        if id(parameter) not in groups or not state:
+        if id(parameter) not in groups or not _has_stepped(state):
             squares.append(torch.zeros((), dtype=torch.float64, device=parameter.device))
             left_out += 1
             continue
@@ -182,6 +182,11 @@ def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _
         for square, parameter in zip(squares, parameters, strict=True)
     ]
     return Metric(factors, words)
+
+
+def _has_stepped(state: State) -> bool:
+    """Whether a parameter was ever stepped: Adagrad has a state before its first step."""
+    return bool(state) and float(state["step"]) > 0
 
 
 def _by_rates(parameters: Sequence[nn.Parameter], optimizer: Optimizer, words: str) -> Metric:
@@ -210,6 +215,8 @@ def _groups(optimizer: Optimizer) -> dict[int, Group]:
 def added_decay(parameters: Sequence[nn.Parameter], optimizer: Optimizer | None) -> list[float] | None:
     """Coefficient of the L2 decay that the optimizer adds to each parameter's gradient; None where it adds none.
 
+    Negative where the optimizer maximizes: it turns the gradient round before it adds the decay.
+
     Decay that is applied to the weights beside the step (AdamW, Adafactor, `decoupled_weight_decay`) is none.
     """
     if not isinstance(optimizer, ADDS_DECAY):
@@ -220,4 +227,7 @@ def added_decay(parameters: Sequence[nn.Parameter], optimizer: Optimizer | None)
 
 
 def _decay_of(group: Group) -> float:
-    return 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay", 0.0))
+    if group.get("decoupled_weight_decay"):
+        return 0.0
+    decay = float(group.get("weight_decay", 0.0))
+    return -decay if group.get("maximize") and decay else decay

@@ -171,6 +171,21 @@ def test_parameters_without_a_gradient_so_far_are_left_out() -> None:
     assert metric.words == "Adam's 1 / (sqrt(v) + eps) after 1 steps; without 2 parameters that it has not trained"
 
 
+@pytest.mark.parametrize(
+    "name", ["Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Adafactor"]
+)
+def test_before_the_first_step_and_where_it_left_a_parameter_out(name: str) -> None:
+    parameters = parameters_of()
+    optimizer = getattr(torch.optim, name)(parameters)
+    metric = preconditioned(parameters, optimizer)
+    assert (metric.words, metric.factors) == (f"identity: {name} has taken no step yet", None)
+    parameters[0].grad = torch.ones_like(parameters[0])
+    optimizer.step()
+    metric = preconditioned(parameters, optimizer)
+    assert metric.factors is not None
+    assert [bool(factor.any()) for factor in metric.factors] == [True, False, False]
+
+
 def test_a_learning_rate_of_zero_leaves_no_metric() -> None:
     parameters, optimizer = trained(OPTIMIZERS["Adam"])
     for group in optimizer.param_groups:
@@ -184,6 +199,7 @@ def test_a_learning_rate_of_zero_leaves_no_metric() -> None:
         (lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.3), 0.3),
         (lambda p: torch.optim.Adam(p, weight_decay=0.3), 0.3),
         (lambda p: torch.optim.RMSprop(p, weight_decay=0.3), 0.3),
+        (lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.3, maximize=True), -0.3),
         (lambda p: torch.optim.Adam(p, weight_decay=0.3, decoupled_weight_decay=True), None),
         (lambda p: torch.optim.NAdam(p, weight_decay=0.3, decoupled_weight_decay=True), None),
         (lambda p: torch.optim.AdamW(p, weight_decay=0.3), None),
@@ -225,3 +241,15 @@ def test_measured_in_the_optimizers_metric(kind: str) -> None:
         )  # v is the squared mean gradient, which is the same every step
         expected = float((gradients.var(0) / scale).sum() / (gradients.mean(0).square() / scale).sum())
         assert reading.batch_size.value == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_decay_is_what_the_optimizer_adds(maximize: bool) -> None:
+    weight = nn.Parameter(torch.tensor([2.0, -1.0]))
+    optimizer = torch.optim.SGD([weight], lr=1.0, weight_decay=0.5, maximize=maximize)
+    before, weight.grad = weight.detach().clone(), torch.tensor([3.0, 4.0])
+    found = added_decay([weight], optimizer)
+    assert found is not None
+    optimizer.step()
+    step = (weight.detach() - before).abs()
+    torch.testing.assert_close((weight.grad + found[0] * before).abs(), step)
