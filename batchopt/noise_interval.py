@@ -69,6 +69,7 @@ def noise_spread(
     squared_residuals: Floats,
     mean_square: float,
     left: float,
+    definite: bool = True,
 ) -> Spread:
     """The spread of units, from that of groups of them.
 
@@ -79,6 +80,7 @@ def noise_spread(
         squared_residuals: sum of the squared residuals in each group, (J,).
         mean_square: |mean|^2.
         left: share of the population that was not drawn; 1 for an infinite one.
+        definite: whether products are inner products, so that tr(Sigma^2) is at most tr(Sigma)^2.
     """
     n, groups = float(units.sum()), len(units)
     root = np.sqrt(units)
@@ -92,7 +94,7 @@ def noise_spread(
         mean_variance=left / n,
         mean_square=mean_square,
         along_mean=float(along @ along) / (groups - 1),
-        quadratic=min(quadratic, noise**2),
+        quadratic=min(quadratic, noise**2) if definite else max(quadratic, 0.0),
         noise_variance=float(excess @ excess) / (groups - 1),
         covariance=float(excess @ along) / (groups - 1),
     )
@@ -164,7 +166,7 @@ def _least_signal(noise: float, square: float, spread: Spread) -> float:
     It is a weighted sum of centred chi-squares, and skewed where few dimensions hold the noise (Cornish and Fisher).
     """
     t = t_quantile(spread.groups - 1)
-    skewness = math.sqrt(8.0 * spread.quadratic) / noise
+    skewness = min(math.sqrt(8.0), math.sqrt(8.0 * spread.quadratic) / noise)  # the most is that of one dimension
     return (t + skewness * (t**2 - 1.0) / 6.0) * math.sqrt(square)
 
 

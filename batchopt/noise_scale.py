@@ -57,7 +57,8 @@ class NoiseScale(Record):
     Attributes:
         kind: which noise scale: "simple", "preconditioned", "hessian", "hessian_preconditioned", "sign", or the name of
             a metric of the user's own.
-        signal: estimate of |G|^2 in the kind's own metric; unbiased, so it may be negative.
+        signal: estimate of |G|^2 in the kind's own metric; unbiased, so it may be negative (of "sign": |G|_1^2, the
+            product of an end that is too small and one that is too large).
         noise: estimate of tr(Sigma) in that metric.
         batch_size: the noise scale in examples with its 90 % interval; unresolved where the signal's interval
             covers zero, and then `low` is the honest reading ("more than low").
@@ -69,7 +70,7 @@ class NoiseScale(Record):
         at: where along a run it was measured; None if not on a run.
         metric: the metric of the gradients, in words.
         signal_with_decay: |G + decay * weights|^2 with the L2 decay that the optimizer adds to the gradient; None where
-            it adds none.
+            it adds none, and for kinds that take no squared norms.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.noise_scale/1"
@@ -132,6 +133,7 @@ class GradientMoments:
         squares: sum of w_u^2 |g_u|^2 in each group, (J,).
         group_size: examples per unit.
         population: examples in the data set that the units were drawn from without replacement; None for infinite.
+        definite: whether products are inner products; not where a Hessian weighs them.
     """
 
     units: Floats
@@ -142,6 +144,7 @@ class GradientMoments:
     squares: Floats
     group_size: int
     population: int | None
+    definite: bool = True
 
     @property
     def examples(self) -> int:
@@ -191,6 +194,7 @@ def _spread(moments: GradientMoments) -> Spread:
         squared_residuals=_squared_residuals(moments),
         mean_square=square,
         left=left_of_population(moments.examples, moments.population),
+        definite=moments.definite,
     )
 
 

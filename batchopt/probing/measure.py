@@ -165,6 +165,7 @@ def measure_run(
     batch_size: int | None = None,
     relative_width: float = 0.3,
     max_examples: int = 50_000,
+    kind: str | MetricOf = "simple",
     seed: int = 0,
     at: MeasuredAt | None = None,
 ) -> NoiseScale:
@@ -175,6 +176,7 @@ def measure_run(
         batch_size: of the run's steps: a model whose BatchNorm couples examples is measured in groups of as many.
         relative_width: as for `measure_noise_scale`.
         max_examples: as for `measure_noise_scale`.
+        kind: as for `measure_noise_scale`.
         seed: as for `measure_noise_scale`.
         at: as for `measure_noise_scale`.
     """
@@ -186,6 +188,7 @@ def measure_run(
         optimizer=run.optimizer,
         relative_width=relative_width,
         max_examples=max_examples,
+        kind=kind,
         group_size=batch_size if coupling_module(run.model) is not None else None,
         seed=seed,
         collate_fn=task.collate_fn,

@@ -150,6 +150,7 @@ class MomentAccumulator:
             squares=np.array([group.squares for group in groups]),
             group_size=self.group_size,
             population=population,
+            definite=groups[0].curved is None,
         )
 
 

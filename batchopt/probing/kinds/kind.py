@@ -66,7 +66,10 @@ def kind_of(kind: str | MetricOf) -> Kind:
         ValueError: there is no such kind.
     """
     if callable(kind):
-        return Kind(name_of(kind), partial(user_metric, kind))
+        name = name_of(kind)
+        if name in KINDS:
+            raise ValueError(f"a metric of your own can't have the name of a kind, got {name!r}: rename the function")
+        return Kind(name, partial(user_metric, kind))
     if kind not in KINDS:
         raise ValueError(
             f"kind must be one of {', '.join(KINDS)}, or a function (parameters, optimizer) -> factors, got {kind!r}"

@@ -4,13 +4,15 @@ An optimizer that moves along P g sees the noise scale tr(P Sigma) / G'PG. P is 
 with its learning rates, bias corrections and eps where it puts them; momentum is not in it. Names of the state are
 torch's.
 
-A second moment that is nearly zero, as of a rare token's row, does not bound the step that the optimizer takes once a
-gradient arrives: that gradient enters the moment first. So moments count with no less than what one gradient of the
-tensor's typical size adds, which is (1 - beta2) times their mean.
+Second moments of coordinates that hardly ever receive a gradient, as of a rare token's row, are nearly zero. They do
+not say what the optimizer does with a gradient that arrives: it enters the moment first. So where none came at all, or
+none to a whole row for many steps, the moment counts as no less than what one gradient of the tensor's typical size
+adds.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from batchopt.probing.kinds.metric import Metric
+
+SHORTEST_ROW = 4
+"""Elements of a row that tell by their mean whether it gets gradients."""
+FORGOTTEN = 0.01
+"""Of the squared first moments that a row with gradients in every step has."""
 
 Group = Mapping[str, Any]
 State = Mapping[str, Any]
@@ -43,7 +50,7 @@ def _adam(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     del parameter
     corrected = 1.0 - group["betas"][1] ** float(state["step"])
     moment = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
-    root = _bounded(moment, 1.0 - group["betas"][1]).sqrt() / math.sqrt(corrected)
+    root = _remembered(moment, group, state).sqrt() / math.sqrt(corrected)
     return float(group["lr"]) / (root + group["eps"])
 
 
@@ -55,14 +62,14 @@ def _radam(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     if length <= 5.0:  # the variance is not rectified yet: a plain step
         return torch.as_tensor(float(group["lr"]), dtype=torch.float64, device=parameter.device)
     rectified = (length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length)
-    root = _bounded(state["exp_avg_sq"], 1.0 - beta2).sqrt() + group["eps"]
+    root = _remembered(state["exp_avg_sq"], group, state).sqrt() + group["eps"]
     return float(group["lr"]) * math.sqrt(rectified * corrected) / root
 
 
 def _adamax(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     del parameter
-    share = 1.0 - group["betas"][1]
-    return float(group["lr"]) / _bounded(state["exp_inf"].square(), share).sqrt().clamp_min(group["eps"])
+    largest = _remembered(state["exp_inf"].square(), group, state).sqrt()
+    return float(group["lr"]) / largest.clamp_min(group["eps"])
 
 
 def _rmsprop(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
@@ -70,19 +77,21 @@ def _rmsprop(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     moment = state["square_avg"]
     if group["centered"]:
         moment = (moment - state["grad_avg"].square()).clamp_min(0.0)
-    return float(group["lr"]) / (_bounded(moment, 1.0 - group["alpha"]).sqrt() + group["eps"])
+    return float(group["lr"]) / (
+        _with_typical(moment.double(), moment == 0, 1.0 - group["alpha"]).sqrt() + group["eps"]
+    )
 
 
 def _adagrad(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     del parameter
     step = float(state["step"])
     rate = float(group["lr"]) / (1.0 + (step - 1.0) * group["lr_decay"])
-    return rate / (_bounded(state["sum"], 1.0 / step).sqrt() + group["eps"])
+    return rate / (_with_typical(state["sum"].double(), state["sum"] == 0, 1.0 / step).sqrt() + group["eps"])
 
 
 def _adadelta(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
     del parameter
-    moment = _bounded(state["square_avg"], 1.0 - group["rho"])
+    moment = _with_typical(state["square_avg"].double(), state["square_avg"] == 0, 1.0 - group["rho"])
     updates: Tensor = state["acc_delta"] + group["eps"]
     return float(group["lr"]) * (updates / (moment + group["eps"])).sqrt()
 
@@ -99,13 +108,33 @@ def _adafactor(group: Group, state: State, parameter: nn.Parameter) -> Tensor:
         moment = (row @ column) / row.mean(dim=-2, keepdim=True).clamp_min(eps1)
     size = float(parameter.detach().norm()) / math.sqrt(parameter.numel())
     rate = max(eps2, size) * min(float(group["lr"]), 1.0 / math.sqrt(step))
-    return rate * _bounded(moment, step ** group["beta2_decay"]).clamp_min(eps1 * eps1).rsqrt()
+    return (
+        rate * _with_typical(moment.double(), moment == 0, step ** group["beta2_decay"]).clamp_min(eps1 * eps1).rsqrt()
+    )
 
 
-def _bounded(moment: Tensor, share: float) -> Tensor:
-    """Second moments, no less than what one gradient of typical size adds: `share` of their mean."""
-    wide = moment.detach().double()
-    return wide.clamp_min(float(wide.mean()) * min(1.0, share))
+def _remembered(moment: Tensor, group: Group, state: State) -> Tensor:
+    """Second moments of the Adam family, where rows show by their first moment whether gradients still come.
+
+    Over a row that gets gradients in every step, the sum of squared first moments is (1 - beta1) / (1 + beta1) times
+    that of second moments, and above; some tens of steps without any make it less than a hundredth of that.
+    """
+    beta1, beta2 = group["betas"]
+    wide, first = moment.detach().double(), state["exp_avg"].detach().double()
+    forgotten = wide == 0
+    if wide.ndim > 1 and wide[0].numel() >= SHORTEST_ROW:
+        trailing = tuple(range(1, wide.ndim))
+        steady = (1.0 - beta1) / (1.0 + beta1) * wide.sum(trailing, keepdim=True)
+        forgotten |= first.square().sum(trailing, keepdim=True) < FORGOTTEN * steady
+    return _with_typical(wide, forgotten, 1.0 - beta2)
+
+
+def _with_typical(moment: Tensor, forgotten: Tensor, share: float) -> Tensor:
+    """Moments that are no less, where forgotten, than `share` of the mean of the others."""
+    if not bool(forgotten.any()) or bool(forgotten.all()):
+        return moment
+    typical = float(moment[~forgotten].mean()) * min(1.0, share)
+    return torch.where(forgotten, moment.clamp_min(typical), moment)
 
 
 SCALINGS: dict[type[Optimizer], _Scaling] = {
@@ -148,12 +177,12 @@ def preconditioned(parameters: Sequence[nn.Parameter], optimizer: Optimizer | No
     if optimizer is None:
         return Metric(None, "identity: no optimizer was given")
     name = type(optimizer).__name__
-    scaling = next((found for kind, found in SCALINGS.items() if isinstance(optimizer, kind)), None)
+    scaling = next((found for kind, found in SCALINGS.items() if _steps_as(optimizer, kind)), None)
     if scaling is not None and not any(_has_stepped(state) for state in optimizer.state.values()):
         return _by_rates(parameters, optimizer, f"identity: {name} has taken no step yet")
     if scaling is not None:
         return _scaled(parameters, optimizer, scaling)
-    if isinstance(optimizer, UNSCALED):
+    if any(_steps_as(optimizer, kind) for kind in UNSCALED):
         return _by_rates(parameters, optimizer, f"identity, as {name} moves along the gradient")
     if isinstance(optimizer, torch.optim.Rprop):
         return Metric(None, 'identity: Rprop steps by the sign of the gradient, see kind="sign"')
@@ -205,6 +234,11 @@ def _by_rates(parameters: Sequence[nn.Parameter], optimizer: Optimizer, words: s
 def _rates_in_words(groups: Mapping[int, Group]) -> str:
     rates = {float(group["lr"]) for group in groups.values()}
     return f", {len(rates)} learning rates as their ratio" if len(rates) > 1 else ""
+
+
+def _steps_as(optimizer: Optimizer, kind: type[Optimizer]) -> bool:
+    """Whether it is of that kind and takes its steps, not some of its own."""
+    return isinstance(optimizer, kind) and inspect.unwrap(type(optimizer).step) is inspect.unwrap(kind.step)
 
 
 def _groups(optimizer: Optimizer) -> dict[int, Group]:

@@ -28,6 +28,8 @@ from batchopt.uncertainty import Estimate, t_quantile
 
 BLOCK = 2**18
 """Coordinates at a time."""
+FEWEST_GROUPS = 3
+"""Without one of them, two show how they vary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,12 @@ def sign_noise_scale(groups: Sequence[GradientSums], *, group_size: int, left: f
     """|g|_1^2, |sigma|_1^2 and their ratio.
 
     Args:
-        groups: sums of gradients, at least three.
+        groups: sums of gradients; fewer than three say nothing.
         group_size: examples per unit.
         left: share of the population that was not drawn; 1 for an infinite one.
     """
+    if len(groups) < FEWEST_GROUPS:
+        return SignalAndNoise(0.0, 0.0, Estimate(0.0, 0.0, math.inf, False))
     units = torch.tensor([float(group.units) for group in groups], dtype=torch.float64)
     weights = torch.tensor([group.weights for group in groups], dtype=torch.float64)
     norms = _norms(groups, units, weights)

@@ -16,7 +16,7 @@ from batchopt.errors import BudgetError
 from batchopt.noise_scale import noise_scale_of
 from batchopt.probing.gradients import make_reader
 from batchopt.probing.kinds.hessian import CurvatureReader
-from batchopt.probing.moments import MomentAccumulator
+from batchopt.probing.moments import GradientSums, MomentAccumulator
 from batchopt.probing.reading import Reading, rows
 from batchopt.probing.task import batch_loss
 
@@ -125,6 +125,21 @@ def test_intervals_cover() -> None:
     # 84 % of many, four binomial standard deviations either side.
     assert 70 <= covered <= 98
     assert sum(interval.resolved for interval in found) >= 80
+
+
+def test_saddles_without_a_gradient_are_not_resolved() -> None:
+    """Curvature of both signs, no signal: 5 % of readings may be resolved, four binomial standard deviations more."""
+    curvature = torch.cat((torch.ones(30), -0.9 * torch.ones(30))).double()
+    generator = torch.Generator().manual_seed(3)
+    resolved = 0
+    for _ in range(300):
+        gradients = torch.randn(64, 60, generator=generator, dtype=torch.float64)
+        accumulator = MomentAccumulator(quota=4, group_size=8, gradient_bytes=480)
+        for gradient in gradients:
+            curved = curvature * gradient
+            accumulator.add(GradientSums(1, 1.0, 1.0, gradient, None, float(gradient @ curved), curved))
+        resolved += noise_scale_of(accumulator.moments(None)).batch_size.resolved
+    assert resolved <= 30
 
 
 def test_negative_curvature_is_not_resolved() -> None:
