@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.utils import checkpoint
@@ -23,28 +23,57 @@ def without_compilation() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def checkpoints_of_one_kind() -> Iterator[None]:
+class _Substitute:
+    """A name of a module that means something else while any thread is inside; afterwards it is as it was.
+
+    Args:
+        module: that holds it.
+        name: in the module.
+        value: what it means inside.
+    """
+
+    def __init__(self, module: Any, name: str, value: Any) -> None:
+        self._module, self._name = module, name
+        self._values = {True: value, False: getattr(module, name)}
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def _change(self, by: int) -> None:
+        with self._lock:
+            self._inside += by
+            setattr(self._module, self._name, self._values[self._inside > 0])
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        self._change(1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+
+class _NotReentrant:
+    @staticmethod
+    def apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state)
+
+
+def _kept(*_: Any, **__: Any) -> Iterator[None]:
+    yield
+
+
+_ONE_KIND = _Substitute(checkpoint, "CheckpointFunction", _NotReentrant)
+_KEPT = _Substitute(checkpoint, "_checkpoint_without_reentrant_generator", _kept)
+
+
+def checkpoints_of_one_kind() -> contextlib.AbstractContextManager[None]:
     """Activation checkpoints of the reentrant kind, which allow no `torch.autograd.grad`, run as the other kind."""
-
-    class NotReentrant:
-        @staticmethod
-        def apply(function: Any, preserve_rng_state: bool, *args: Any) -> Any:
-            return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state)
-
-    with mock.patch.object(checkpoint, "CheckpointFunction", NotReentrant):
-        yield
+    return _ONE_KIND.active()
 
 
-@contextlib.contextmanager
-def without_checkpoints() -> Iterator[None]:
+def without_checkpoints() -> contextlib.AbstractContextManager[None]:
     """Activation checkpoints keep what they would compute again: that would run outside of `torch.vmap`."""
-
-    def kept(*_: Any, **__: Any) -> Iterator[None]:
-        yield
-
-    with mock.patch.object(checkpoint, "_checkpoint_without_reentrant_generator", kept):
-        yield
+    return _KEPT.active()
 
 
 @contextlib.contextmanager

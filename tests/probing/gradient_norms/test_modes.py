@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 from torch.utils.checkpoint import checkpoint
 
 from batchopt import per_example_squared_norms
+from batchopt.probing.gradient_norms.wrappers import checkpoints_of_one_kind, without_checkpoints
 from batchopt.probing.gradients import make_reader
 from batchopt.probing.reading import Reading
 
@@ -106,6 +107,19 @@ def test_gradient_checkpoints(use_reentrant: bool) -> None:
     model.calls = 0
     model(torch.randn(2, 4)).sum().backward()
     assert model.calls == 2, "the user's own steps recompute as before"
+
+
+def test_checkpoints_are_as_before_after_threads_that_overlap() -> None:
+    before = (torch.utils.checkpoint.CheckpointFunction, torch.utils.checkpoint._checkpoint_without_reentrant_generator)
+    first, second = without_checkpoints(), without_checkpoints()
+    with checkpoints_of_one_kind():
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.utils.checkpoint._checkpoint_without_reentrant_generator is not before[1], "the second is inside"
+        second.__exit__(None, None, None)
+    after = (torch.utils.checkpoint.CheckpointFunction, torch.utils.checkpoint._checkpoint_without_reentrant_generator)
+    assert after == before
 
 
 class Compiled(nn.Module):
