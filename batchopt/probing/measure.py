@@ -67,7 +67,8 @@ def measure_noise_scale(
     Args:
         model: parameters that do not require a gradient are left out.
         loss: (model, batch) -> losses of shape (batch,), or (losses, weights), as for `TrainingTask`.
-        data: a tuple of tensors, a map-style data set, or an iterable of batches (a stream).
+        data: a tuple of tensors, a map-style data set, or an iterable of batches (a stream, as a roll-out buffer is; a
+            list counts as a data set of examples, `iter(batches)` makes a stream of it).
         optimizer: kept as it is; kinds other than "simple" read their metric from it.
         relative_width: measure until (high - low) / value is at most this.
         max_examples: examples that may get a gradient.
