@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
+from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative, check_positive
 from batchopt._codec import Record
 from batchopt.noise_scale import NoiseScale
 from batchopt.step_cost import StepCost
@@ -73,19 +73,45 @@ class LossCurve(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingLosses(Record):
+    """Mean losses of a run's own training batches, over windows of steps.
+
+    They cost nothing, and they are not quite the loss: taken in training mode, on training examples, at weights that
+    move through the window.
+
+    Attributes:
+        examples: examples seen in the middle of each window, rising.
+        losses: mean loss of the window's batches before their steps, finite; may be negative for a loss that may.
+        errors: standard error of each mean, from the scatter of batches.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.training_losses/1"
+
+    examples: tuple[float, ...]
+    losses: tuple[float, ...]
+    errors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.examples) == len(self.losses) == len(self.errors):
+            raise ValueError("examples, losses and errors must have the same length")
+        check_increasing("examples", self.examples)
+        for loss, error in zip(self.losses, self.errors, strict=True):
+            check_finite("every loss", loss)
+            check_non_negative("every error", error)
+
+
+@dataclass(frozen=True, slots=True)
 class Branch(Record):
-    """One run at a constant batch size and learning rate, and its loss curve.
+    """One run from initialisation at a constant batch size and learning rate, and its loss curve.
 
     Attributes:
         batch_size: examples per step.
         learning_rate: the rate that the optimizer was given.
-        curve: losses against examples seen *by this branch* since it left its checkpoint.
-        start_examples: examples that the reference run had seen at the checkpoint; 0 for a run from initialisation.
-        burn_in_examples: leading examples of the branch that are not on the clock: after a change of batch size or
-            learning rate in mid-run the loss first jumps to the new setting's own level, which is not progress.
+        curve: evaluated losses; may be empty where there are training losses.
         outcome: "finished", "stopped" (beaten by others, or the budget ended) or "diverged" (the curve holds what
             was finite).
         seed: of initialisation and data order.
+        training: losses of its training batches; None where they were not kept.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.branch/1"
@@ -93,16 +119,30 @@ class Branch(Record):
     batch_size: int
     learning_rate: float
     curve: LossCurve
-    start_examples: int = 0
-    burn_in_examples: int = 0
     outcome: Literal["finished", "stopped", "diverged"] = "finished"
     seed: int = 0
+    training: TrainingLosses | None = None
 
     def __post_init__(self) -> None:
         check_count("batch_size", self.batch_size)
         check_positive("learning_rate", self.learning_rate)
-        check_count("start_examples", self.start_examples, least=0)
-        check_count("burn_in_examples", self.burn_in_examples, least=0)
+
+    @property
+    def examples(self) -> float:
+        """Examples that the branch is known to have seen: at its last evaluation or training batch."""
+        last = 0.0 if self.training is None or not self.training.examples else self.training.examples[-1]
+        return max(last, *self.curve.examples[-1:], 0)
+
+    @property
+    def last_loss(self) -> float:
+        """The last evaluation, or the mean of the last fifth of the training batches where none was that late."""
+        late = 0.8 * self.examples
+        if self.curve.examples and (self.curve.examples[-1] >= late or self.training is None):
+            return self.curve.losses[-1]
+        if self.training is None:
+            raise ValueError("the branch has neither evaluations nor training losses")
+        pairs = zip(self.training.examples, self.training.losses, strict=True)
+        return float(np.mean([loss for n, loss in pairs if n >= late]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +150,7 @@ class Spending(Record):
     """What one part of a probe spent.
 
     Attributes:
-        part: which part ("reference run", "branches from the start", ...).
+        part: which part ("step time", "long runs", ...).
         examples: examples that got a gradient, evaluation forwards counted a third each.
         steps: optimizer steps taken.
         seconds: wall-clock time.

@@ -82,8 +82,6 @@ def test_bad_branches() -> None:
         Branch(32.0, 0.1, curve)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="learning_rate must be positive"):
         Branch(32, 0.0, curve)
-    with pytest.raises(ValueError, match="burn_in_examples must be at least 0"):
-        Branch(32, 0.1, curve, burn_in_examples=-1)
     with pytest.raises(ValueError, match="seconds must be zero or more"):
         Spending("noise", 1.0, 1, -1.0)
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "budget_examples": report.budget_examples,
             "seconds_spent": report.seconds_spent,
             "noise_scales": [
-                {"loss": r.at.loss if r.at else None, "batch_size": r.batch_size} for r in report.noise_scales
+                {"loss": r.at.loss if r.at else None, "kind": r.kind, "batch_size": r.batch_size}
+                for r in report.noise_scales
             ],
         }
     )
@@ -124,10 +125,11 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     console.say("\nnoise scale along the reference run, with its 90 % interval")
     everything = report.provenance.population
     console.table(
-        ("loss", "noise scale (examples)", "measured on", "at examples"),
+        ("loss", "kind", "noise scale (examples)", "measured on", "at examples"),
         [
             (
                 r.at.loss if r.at else None,
+                r.kind,
                 r.batch_size,
                 f"all {r.examples:,}" if r.examples == everything else r.examples,
                 r.at.examples if r.at else None,
@@ -135,23 +137,12 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             for r in report.noise_scales
         ],
     )
-    for method in sorted({r.method for r in report.noise_scales}):
-        console.say(f"  by {method}")
+    for kind, method in sorted({(r.kind, r.method) for r in report.noise_scales}):
+        console.item(f"{kind}: {method}")
     console.say("\nruns")
     console.table(
-        ("batch", "learning rate", "begins at", "burn-in", "examples", "last loss", "outcome"),
-        [
-            (
-                b.batch_size,
-                b.learning_rate,
-                b.start_examples,
-                b.burn_in_examples,
-                b.curve.examples[-1],
-                b.curve.losses[-1],
-                b.outcome,
-            )
-            for b in report.runs
-        ],
+        ("batch", "learning rate", "examples", "last loss", "outcome"),
+        [(b.batch_size, b.learning_rate, round(b.examples), b.last_loss, b.outcome) for b in report.runs],
     )
     if report.step_cost is not None:
         cost = report.step_cost

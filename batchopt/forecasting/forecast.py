@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,8 +13,9 @@ from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.law import LawPosterior
-from batchopt.forecasting.law_fit import NoiseReading, fit_law
-from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend
+from batchopt.forecasting.law_fit import fit_law
+from batchopt.forecasting.misfit import NoiseReading
+from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
 from batchopt.forecasting.planner import make_plan
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate, from_positive_draws
@@ -65,8 +65,8 @@ class Forecast(Record):
         Raises:
             EvidenceError: the probe left fewer than two usable loss curves.
         """
-        trend = fit_noise_trend(report.noise_scales)
-        law = fit_law(report.runs, reference=report.reference, noise=_readings(report, trend), seed=seed)
+        trend = fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])
+        law = fit_law(report.runs, noise=_readings(report), seed=seed)
         rates = [branch.learning_rate for branch in report.runs if branch.outcome != "diverged"]
         forecast = cls(
             law=law,
@@ -212,11 +212,14 @@ class Forecast(Record):
         return from_positive_draws(ratios)
 
 
-def _readings(report: ProbeReport, trend: NoiseTrend | None) -> Sequence[NoiseReading]:
-    if trend is None:
-        return ()
-    losses = [reading.at.loss for reading in report.noise_scales if reading.resolved and reading.at is not None]
-    return [NoiseReading(loss, *trend.log_moments(loss)) for loss in losses]
+def _readings(report: ProbeReport) -> list[NoiseReading]:
+    """Resolved noise scales of all kinds."""
+    readings = []
+    for scale in report.noise_scales:
+        if scale.resolved and scale.at is not None and scale.at.loss > 0:
+            error = log_standard_error(scale.batch_size)
+            readings.append(NoiseReading(scale.kind, scale.at.loss, math.log(scale.batch_size.value), error))
+    return readings
 
 
 def _batch_size_limit(report: ProbeReport) -> int:

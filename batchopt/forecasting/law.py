@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SHAPE = ("log_b", "p", "log_lr", "d", "alpha", "log_c", "log_a")
 """Names of the leading parameters; the log slopes of F between its knots follow."""
 
-GRID_POINTS = 160
+GRID_POINTS = 128
 _LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.5)
 
 
@@ -176,13 +176,27 @@ class LawTable:
     @cached_property
     def knot_log_losses(self) -> Floats:
         """log F at the knots, (n, n_knots)."""
-        drops = np.exp(np.minimum(self.rows[:, len(SHAPE) :], 5.0)) * np.diff(self.knots)
+        drops = self._slopes * np.diff(self.knots)
         return self.log_initial - np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(drops, axis=1)], axis=1)
 
     def log_loss(self, v: Floats) -> Floats:
         """log F at v, (n, k) for v of shape (n, k)."""
         pairs = zip(v, self.knot_log_losses, strict=True)
         return np.array([np.interp(row, self.knots, losses) for row, losses in pairs])
+
+    def log_loss_slope(self, v: Floats) -> Floats:
+        """d log F / dv at v, (n, k) for v of shape (n, k)."""
+        piece = np.clip(np.searchsorted(self.knots, v, side="right") - 1, 0, len(self.knots) - 2)
+        return np.asarray(-np.take_along_axis(self._slopes, piece, axis=1) * (v < self.knots[-1]))
+
+    def log_loss_by_slopes(self, v: Floats) -> Floats:
+        """Derivatives of log F at v by the log slopes between knots, (n, k, n_slopes) for v of shape (n, k)."""
+        covered = np.clip(v[:, :, None] - self.knots[:-1], 0.0, np.diff(self.knots))
+        return np.asarray(-covered * self._slopes[:, None, :])
+
+    @cached_property
+    def _slopes(self) -> Floats:
+        return np.asarray(np.exp(np.minimum(self.rows[:, len(SHAPE) :], 5.0)))
 
     def v_of_loss(self, loss: float) -> Floats:
         """v at which F reaches a loss, (n,); inf where it does not."""

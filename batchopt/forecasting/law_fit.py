@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize
 
 from batchopt.errors import EvidenceError
-from batchopt.evidence import Branch, LossCurve
-from batchopt.forecasting.law import SHAPE, LawPosterior, LawTable
+from batchopt.evidence import Branch
+from batchopt.forecasting.law import SHAPE, LawPosterior
+from batchopt.forecasting.least_squares import minimise
+from batchopt.forecasting.loss_points import TrainingOffset, loss_points
+from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,91 +30,51 @@ if TYPE_CHECKING:
 
 N_DRAWS = 64
 LEAST_POINTS = 3
-"""A run with fewer evaluations on the clock says nothing about its pace."""
-POINTS_PER_RUN = 8
+"""A run with fewer points says nothing about its pace."""
 INDEPENDENT_POINTS_PER_RUN = 2.0
-"""Points of one curve share its misfit, so a run counts as this many independent points at most."""
-MODEL_ERROR = 0.03
-"""Standard deviation of log loss that the law misses, added to each curve's own jitter."""
-NOISE_OFFSET_SD = 0.9
-"""Spread over problems of the log ratio of noise scale to local critical batch size."""
-NOISE_TREND_SD = 0.5
-"""Spread over problems of how fast that log ratio changes with log progress: the noise scale tells the level of the
-critical batch size better than its growth."""
-NOISE_SCATTER_SD = 0.35
-"""Scatter of single readings about such a trend."""
+"""Points of one curve share what the law misses, which counts as this many independent errors."""
+MODEL_ERROR = 0.06
+"""Standard deviation of log loss that the law misses."""
 HORIZON = math.log(30.0)
 """How far beyond the longest run the curve of loss over progress is carried, in log progress."""
 KNOT_SPACING = 0.6
+SEARCH_STEPS, DRAW_STEPS = 60, 4
 
-_SHAPE_PRIOR = {"p": (1.0, 0.3), "d": (0.0, 0.15), "alpha": (0.75, 0.3), "log_c": (0.0, 0.7), "log_a": (0.0, 0.5)}
-_WIDE_SD = 2.0
+_SHAPE_PRIOR = {"p": (1.0, 0.15), "d": (0.0, 0.2), "alpha": (0.85, 0.3), "log_c": (0.0, 0.7), "log_a": (1.0, 1.0)}
+_CENTRE_SD = {"log_b": 2.0, "log_lr": 2.0}
 _FIRST_SLOPE = (math.log(0.2), 1.5)
 _SLOPE_STEP_SD = 0.5
-_UPDATE_FLOOR = {"log_b": 0.5, "p": 0.1, "log_lr": 0.5, "d": 0.05, "alpha": 0.1, "log_c": 0.2, "log_a": 0.2}
-_UPDATE_SLOPE_FLOOR = 0.15
+_UPDATE_FLOOR = {"log_b": 1.0, "p": 0.1, "log_lr": 1.0, "d": 0.1, "alpha": 0.2, "log_c": 0.4, "log_a": 0.4}
+_UPDATE_SLOPE_FLOOR = 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class NoiseReading:
-    """A noise scale as the fit reads it: log of examples, its standard error, and the loss where it was measured."""
-
-    loss: float
-    log_noise: float
-    log_se: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Prior:
-    """Gaussian prior as whitening: `matrix @ (parameters - mean)` is standard normal."""
-
-    mean: Floats
-    matrix: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class _Points:
-    """Thinned points of all usable runs, ready for the residuals."""
-
-    batch_sizes: Floats
-    learning_rates: Floats
-    start_losses: Floats  # NaN for runs from initialisation
-    run: NDArray[np.int_]
-    steps: Floats
-    log_losses: Floats
-    weights: Floats
-
-
-def fit_law(
-    runs: Sequence[Branch], *, reference: Branch | None = None, noise: Sequence[NoiseReading] = (), seed: int = 0
-) -> LawPosterior:
+def fit_law(runs: Sequence[Branch], *, noise: Sequence[NoiseReading] = (), seed: int = 0) -> LawPosterior:
     """Fit the law to runs of one training problem.
 
     Where noise readings are given, the law is fitted with and without them and half of the draws come from each: where
     the two disagree, the intervals say so.
 
     Args:
-        runs: loss curves, the reference run among them.
-        reference: the run whose checkpoints later branches started from.
+        runs: loss curves from initialisation.
         noise: readings along the reference run.
         seed: of the posterior draws.
 
     Raises:
         EvidenceError: fewer than two runs with three usable points.
     """
-    points = _collect(runs, reference)
+    points = _collect(runs)
     initial = _initial_loss(runs)
-    longest = max(branch.curve.examples[-1] / branch.batch_size for branch in runs)
+    longest = max(run.examples / run.batch_size for run in runs)
     v_end = math.log1p(longest)
     knots = np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1)
-    frame = _Frame(knots=knots, v_mid=0.6 * v_end, log_initial=math.log(initial))
+    frame = Frame(knots=knots, v_mid=0.6 * v_end, log_initial=math.log(initial))
     prior = _wide_prior(points, len(knots) - 1)
     fits = [_fit(points, frame, prior, [], _starts(prior))]
     if noise:
-        fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].best]))
+        fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].law]))
     rng = np.random.default_rng(seed)
-    draws = np.concatenate([_draw(fit, N_DRAWS // len(fits), rng) for fit in fits])
-    return _posterior(runs, frame, fits[0].best, draws)
+    draws = np.concatenate([fit.draws(N_DRAWS // len(fits), rng) for fit in fits])
+    return _posterior(runs, points, frame, fits[0].law, draws)
 
 
 def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> LawPosterior:
@@ -124,15 +86,15 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
     Raises:
         EvidenceError: none of the runs has three usable points.
     """
-    points = _collect(runs, None, least_runs=1)
-    frame = _Frame(knots=np.array(law.knots), v_mid=law.v_mid, log_initial=math.log(law.initial_loss))
+    points = _collect(runs, least_runs=1)
+    frame = Frame(knots=np.array(law.knots), v_mid=law.v_mid, log_initial=math.log(law.initial_loss))
     rows = np.array([law.best, *law.draws])
     floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
     covariance = np.cov(rows.T) + np.diag(np.square(floor))
-    prior = _Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
-    fit = _fit(points, frame, prior, [], [prior.mean])
-    draws = _draw(fit, N_DRAWS, np.random.default_rng(seed))
-    updated = _posterior(runs, frame, fit.best, draws)
+    prior = Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
+    fit = _fit(points, frame, prior, [], [prior.mean, *_starts(prior)])
+    draws = fit.draws(N_DRAWS, np.random.default_rng(seed))
+    updated = _posterior(runs, points, frame, fit.law, draws)
     return LawPosterior(
         initial_loss=law.initial_loss,
         knots=law.knots,
@@ -146,27 +108,47 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
-    """What parameters are relative to."""
-
-    knots: Floats
-    v_mid: float
-    log_initial: float
-
-    def table(self, rows: Floats) -> LawTable:
-        return LawTable(rows, self.knots, self.v_mid, self.log_initial)
-
-
-@dataclass(frozen=True, slots=True)
 class _Fit:
+    """The best parameters with their nuisances, half the sum of squares there, and whose they are."""
+
     best: Floats
-    covariance: Floats
+    cost: float
+    misfit: Misfit
+
+    def draws(self, n: int, rng: np.random.Generator) -> Floats:
+        """Posterior draws of the law's parameters, (n, n_parameters), by randomize-then-optimize (Bardsley 2014).
+
+        Each is the best fit to data and prior that are disturbed by their own errors, so that a draw is a law which
+        does fit, however curved the posterior is. Where the law misses the data by more than their errors, the
+        disturbance grows with it.
+        """
+        count = len(self.misfit.points.steps)
+        inflation = max(1.0, 2.0 * self.cost / max(1, count))
+        shifts = rng.standard_normal((n, self.misfit.n_residuals))
+        shifts[:, :count] *= math.sqrt(inflation)
+        disturbed = replace(self.misfit, shifts=shifts)
+        rows, _ = minimise(disturbed.residuals, disturbed.jacobian, np.tile(self.best, (n, 1)), most_steps=DRAW_STEPS)
+        return rows[:, : len(self.misfit.prior.mean)]
+
+    @property
+    def law(self) -> Floats:
+        """The best parameters of the law."""
+        return self.best[: len(self.misfit.prior.mean)]
 
 
-def _starts(prior: _Prior) -> list[Floats]:
-    """Where the search for the best parameters begins: small and large critical batch sizes, mid and high rates."""
+def _fit(points: Points, frame: Frame, prior: Prior, noise: Sequence[NoiseReading], starts: Sequence[Floats]) -> _Fit:
+    misfit = Misfit(points, frame, prior, tuple(noise), shifts=np.zeros((1, 1)))
+    misfit = replace(misfit, shifts=np.zeros((1, misfit.n_residuals)))
+    rows = np.array([np.append(start, np.zeros(misfit.n_nuisances)) for start in starts])
+    found, costs = minimise(misfit.residuals, misfit.jacobian, rows, most_steps=SEARCH_STEPS)
+    best = int(np.argmin(costs))
+    return _Fit(found[best], float(costs[best]), misfit)
+
+
+def _starts(prior: Prior) -> list[Floats]:
+    """Where the search for the best parameters begins: small and large critical batch sizes, mid to high rates."""
     starts = []
-    for log_b, log_lr in itertools.product((-1.5, 1.5), (0.0, 1.5)):
+    for log_b, log_lr in itertools.product((-1.5, 1.5), (0.0, 1.5, 3.0)):
         start = prior.mean.copy()
         start[SHAPE.index("log_b")] += log_b
         start[SHAPE.index("log_lr")] += log_lr
@@ -174,150 +156,56 @@ def _starts(prior: _Prior) -> list[Floats]:
     return starts
 
 
-def _fit(
-    points: _Points, frame: _Frame, prior: _Prior, noise: Sequence[NoiseReading], starts: Sequence[Floats]
-) -> _Fit:
-    residuals, n_nuisance = _residuals(points, frame, prior, noise)
-    solutions = [
-        optimize.least_squares(
-            residuals, np.append(start, np.zeros(n_nuisance)), x_scale="jac", max_nfev=60, xtol=1e-5, ftol=1e-5
-        )
-        for start in starts
-    ]
-    best = min(solutions, key=lambda solution: float(solution.cost))
-    n = len(prior.mean)
-    dof = max(1, len(points.steps))
-    inflation = max(1.0, 2.0 * best.cost / dof)
-    covariance = np.linalg.pinv(best.jac.T @ best.jac) * inflation
-    return _Fit(best.x[:n], covariance[:n, :n])
-
-
-def _residuals(
-    points: _Points, frame: _Frame, prior: _Prior, noise: Sequence[NoiseReading]
-) -> tuple[Callable[[Floats], Floats], int]:
-    n = len(prior.mean)
-    late = np.flatnonzero(np.isfinite(points.start_losses))
-    losses = np.array([reading.loss for reading in noise])
-    log_noise = np.array([reading.log_noise for reading in noise])
-    spread = np.sqrt(np.array([reading.log_se for reading in noise]) ** 2 + NOISE_SCATTER_SD**2)
-    ratio_sd = np.array([NOISE_OFFSET_SD, NOISE_TREND_SD])
-
-    def residuals(theta: Floats) -> Floats:
-        table = frame.table(theta[None, :n])
-        shifts, ratio = theta[n : n + len(late)], theta[n + len(late) :]
-        misfit = (_predict(points, table, late, shifts) - points.log_losses) * points.weights
-        robust = np.sign(misfit) * np.sqrt(2.0 * (np.sqrt(1.0 + misfit**2) - 1.0))
-        blocks = [robust, prior.matrix @ (theta[:n] - prior.mean), shifts / 0.5]
-        if len(losses):
-            v = np.array([np.minimum(table.v_of_loss(loss)[0], frame.knots[-1]) for loss in losses])
-            log_ratio = ratio[0] + ratio[1] * (v - frame.v_mid)
-            blocks += [(table.log_b(v[None])[0] + log_ratio - log_noise) / spread, ratio / ratio_sd]
-        return np.concatenate(blocks)
-
-    return residuals, len(late) + (2 if len(losses) else 0)
-
-
-def _predict(points: _Points, table: LawTable, late: NDArray[np.int_], shifts: Floats) -> Floats:
-    cumulative = table.cumulative_steps(points.batch_sizes, points.learning_rates)[0]
-    offsets = np.zeros(len(points.batch_sizes))
-    for run, shift in zip(late, shifts, strict=True):
-        v_start = min(float(table.v_of_loss(points.start_losses[run])[0]), table.grid[-1]) + shift
-        offsets[run] = np.interp(v_start, table.grid, cumulative[run])
-    v = np.empty(len(points.steps))
-    for run in range(len(offsets)):
-        own = points.run == run
-        v[own] = np.interp(points.steps[own] + offsets[run], cumulative[run], table.grid)
-    return np.asarray(table.log_loss(v[None])[0])
-
-
-def _collect(runs: Sequence[Branch], reference: Branch | None, *, least_runs: int = 2) -> _Points:
-    kept = [(branch, on_clock) for branch in runs if len((on_clock := _on_clock(branch)).examples) >= LEAST_POINTS]
-    kept = [(branch, curve) for branch, curve in kept if branch.outcome != "diverged"]
+def _collect(runs: Sequence[Branch], *, least_runs: int = 2) -> Points:
+    offset = TrainingOffset(runs)
+    alive = [(run, loss_points(run, offset)) for run in runs if run.outcome != "diverged"]
+    kept = [(run, points) for run, points in alive if len(points.steps) >= LEAST_POINTS]
     if len(kept) < least_runs:
         raise EvidenceError(
             f"the law needs {least_runs} loss curves of at least {LEAST_POINTS} evaluations, got {len(kept)}: "
             "give the probe more examples, or let trials report more often"
         )
-    columns: list[tuple[int, float, float, float]] = []
-    for i, (branch, curve) in enumerate(kept):
-        chosen = _thin(curve)
-        weight = math.sqrt(min(1.0, INDEPENDENT_POINTS_PER_RUN / len(chosen)))
-        weight /= math.hypot(curve.jitter(), MODEL_ERROR)
-        smoothed = curve.smoothed()
-        columns += [(i, curve.examples[k] / branch.batch_size, math.log(smoothed[k]), weight) for k in chosen]
-    run, steps, log_losses, weights = (np.array(column) for column in zip(*columns, strict=True))
-    return _Points(
-        batch_sizes=np.array([float(branch.batch_size) for branch, _ in kept]),
-        learning_rates=np.array([branch.learning_rate for branch, _ in kept]),
-        start_losses=np.array([_start_loss(branch, reference) for branch, _ in kept]),
-        run=run.astype(int),
-        steps=steps,
-        log_losses=log_losses,
-        weights=weights,
+    weights = []
+    for _, points in kept:
+        correlated = MODEL_ERROR**2 * max(1.0, len(points.steps) / INDEPENDENT_POINTS_PER_RUN)
+        weights.append(1.0 / np.sqrt(points.errors**2 + correlated))
+    return Points(
+        batch_sizes=np.array([float(run.batch_size) for run, _ in kept]),
+        learning_rates=np.array([run.learning_rate for run, _ in kept]),
+        run=np.repeat(np.arange(len(kept)), [len(points.steps) for _, points in kept]),
+        steps=np.concatenate([points.steps for _, points in kept]),
+        log_losses=np.concatenate([points.log_losses for _, points in kept]),
+        weights=np.concatenate(weights),
     )
 
 
-def _on_clock(branch: Branch) -> LossCurve:
-    """The part of a curve that counts: after the burn-in, examples counted from its end, initialisation left out."""
-    start = branch.burn_in_examples
-    pairs = [(n - start, loss) for n, loss in zip(branch.curve.examples, branch.curve.losses, strict=True) if n > start]
-    return LossCurve(tuple(n for n, _ in pairs), tuple(loss for _, loss in pairs))
-
-
-def _thin(curve: LossCurve) -> list[int]:
-    """Indices of at most `POINTS_PER_RUN` points, evenly spaced in log examples, first and last among them."""
-    log_examples = np.log(curve.examples)
-    targets = np.linspace(log_examples[0], log_examples[-1], POINTS_PER_RUN)
-    return sorted({int(np.argmin(np.abs(log_examples - target))) for target in targets})
-
-
-def _start_loss(branch: Branch, reference: Branch | None) -> float:
-    """Loss where a later branch's clock starts: read off its own curve, so that its start is tied to the shared F."""
-    if branch.start_examples == 0:
-        return math.nan
-    before = [
-        loss
-        for n, loss in zip(branch.curve.examples, branch.curve.smoothed(), strict=True)
-        if n <= branch.burn_in_examples
-    ]
-    if before:
-        return before[-1]
-    if reference is None:
-        raise EvidenceError("a branch from mid-run needs its reference run, and none was given")
-    return float(np.interp(branch.start_examples, reference.curve.examples, reference.curve.losses))
-
-
 def _initial_loss(runs: Sequence[Branch]) -> float:
-    initial = [
-        branch.curve.losses[0] for branch in runs if branch.start_examples == 0 and branch.curve.examples[0] == 0
-    ]
-    if initial:
-        return float(np.median(initial))
-    return 1.1 * max(branch.curve.losses[0] for branch in runs)
+    """Loss before the first step: evaluated, or that of the first training batches."""
+    evaluated = [run.curve.losses[0] for run in runs if run.curve.examples[:1] == (0,)]
+    if evaluated:
+        return float(np.median(evaluated))
+    first = [(run.batch_size, run.training.losses[0]) for run in runs if run.training and run.training.examples]
+    if first:
+        return float(np.average([loss for _, loss in first], weights=[size for size, _ in first]))
+    return 1.1 * max(run.curve.losses[0] for run in runs if run.curve.losses)
 
 
-def _wide_prior(points: _Points, n_slopes: int) -> _Prior:
-    centre = {"log_b": np.log(points.batch_sizes).mean(), "log_lr": np.log(points.learning_rates).mean()}
+def _wide_prior(points: Points, n_slopes: int) -> Prior:
+    centre = {"log_b": math.log(points.batch_sizes.max()), "log_lr": np.log(points.learning_rates).mean()}
     n_shape = len(SHAPE)
     mean, matrix = np.zeros(n_shape + n_slopes), np.zeros((n_shape + n_slopes,) * 2)
     for i, name in enumerate(SHAPE):
-        mean[i], sd = _SHAPE_PRIOR.get(name, (centre.get(name, 0.0), _WIDE_SD))
+        mean[i], sd = _SHAPE_PRIOR.get(name, (centre.get(name, 0.0), _CENTRE_SD.get(name, 1.0)))
         matrix[i, i] = 1.0 / sd
     # Log slopes of F: the first is vague, each next one is a small step away (a random walk).
     mean[n_shape:] = _FIRST_SLOPE[0]
     matrix[n_shape, n_shape] = 1.0 / _FIRST_SLOPE[1]
     for i in range(n_shape + 1, n_shape + n_slopes):
         matrix[i, i], matrix[i, i - 1] = 1.0 / _SLOPE_STEP_SD, -1.0 / _SLOPE_STEP_SD
-    return _Prior(mean, matrix)
+    return Prior(mean, matrix)
 
 
-def _draw(fit: _Fit, n: int, rng: np.random.Generator) -> Floats:
-    values, vectors = np.linalg.eigh(fit.covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return np.asarray(fit.best + rng.standard_normal((n, len(fit.best))) @ root.T)
-
-
-def _posterior(runs: Sequence[Branch], frame: _Frame, best: Floats, draws: Floats) -> LawPosterior:
+def _posterior(runs: Sequence[Branch], points: Points, frame: Frame, best: Floats, draws: Floats) -> LawPosterior:
     sizes = [branch.batch_size for branch in runs]
     diverged = [branch for branch in runs if branch.outcome == "diverged"]
     return LawPosterior(
@@ -328,7 +216,7 @@ def _posterior(runs: Sequence[Branch], frame: _Frame, best: Floats, draws: Float
         draws=tuple(tuple(map(float, row)) for row in draws),
         unstable=tuple(sorted({(branch.batch_size, branch.learning_rate) for branch in diverged})),
         batch_sizes=(min(sizes), max(sizes)),
-        lowest_loss=min(min(branch.curve.smoothed()) for branch in runs),
+        lowest_loss=float(np.exp(points.log_losses.min())),
     )
 
 

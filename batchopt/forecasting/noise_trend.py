@@ -91,7 +91,7 @@ def fit_noise_trend(readings: Sequence[NoiseScale], *, factor: float = 100.0) ->
         return None
     losses = np.array([at.loss for _, at in usable])
     values = np.log([reading.batch_size.value for reading, _ in usable])
-    errors = np.array([_log_standard_error(reading.batch_size) for reading, _ in usable])
+    errors = np.array([log_standard_error(reading.batch_size) for reading, _ in usable])
     centre, level = float(np.log(losses).mean()), float(values.mean())
     kernel = (
         ConstantKernel(LEVEL_SD**2, "fixed")
@@ -112,5 +112,6 @@ def fit_noise_trend(readings: Sequence[NoiseScale], *, factor: float = 100.0) ->
     )
 
 
-def _log_standard_error(reading: Estimate) -> float:
+def log_standard_error(reading: Estimate) -> float:
+    """Standard error of the log of a resolved estimate, from its interval."""
     return math.log(reading.high / reading.low) / (2.0 * _NORMAL_95)

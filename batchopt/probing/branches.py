@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,15 +20,20 @@ import cloudpickle
 from joblib import Parallel, delayed
 
 from batchopt.errors import NonFiniteLossError
-from batchopt.evidence import Branch, LossCurve, Spending
+from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
+from batchopt.probing.training_losses import training_losses
 
-FIRST_EVALUATION_STEPS = 8
-EVALUATION_RATIO = 1.5
-"""Evaluations of a branch are this factor apart in examples."""
+EVALUATION_SHARE = 0.12
+"""Share of a leg's budget that goes to evaluations; the rest of the curve is the losses of its own batches."""
+EVALUATION_RATIO = 2.0
+"""Evaluations of a leg are this factor apart in steps."""
+FIRST_LOOK = 8
+LOOK_RATIO = 1.5
+"""Whether a run has diverged is looked at from its eighth step on, at steps this factor apart."""
 HOPELESS = 3.0
 """A loss this many times the initial one counts as diverged."""
 
@@ -43,11 +49,8 @@ class Leg:
         learning_rate: the optimizer's.
         budget: examples that the leg may spend, evaluations counted.
         seed: of initialisation and data order.
-        continues: name of the leg that this one goes on from (same run), or None.
-        leaves: name of the leg whose end this run branches off from with new settings, or None.
-        start_examples: examples that the run had seen where it branched off.
-        burn_in: share of the leg that is not on the clock.
-        initial_loss: loss at initialisation where it is known (all runs of one seed begin alike); else it is evaluated.
+        continues: name of the leg that this one goes on from, or None.
+        ends_evaluated: whether the loss is evaluated at the leg's end, even where that takes half of its budget.
         deadline: time.time() at which the leg stops; None for never.
     """
 
@@ -58,10 +61,7 @@ class Leg:
     budget: float
     seed: int
     continues: str | None = None
-    leaves: str | None = None
-    start_examples: int = 0
-    burn_in: float = 0.0
-    initial_loss: float | None = None
+    ends_evaluated: bool = False
     deadline: float | None = None
 
 
@@ -104,22 +104,18 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
     """Train one leg: the loss curve of its whole run so far, and what the leg spent."""
     began = time.perf_counter()
     run, before = _begin(task, leg, journal)
-    origin = run.examples_seen - (before.curve.examples[-1] if before else 0)
-    steps_before, evaluations = run.steps, 0
-    curve = _curve_so_far(leg, before)
-    cost = evaluation_examples(task) / 3.0
-    plan = evaluation_steps(leg, done=curve[-1][0] if curve else -1, evaluation_cost=cost)
+    cost, first_step = evaluation_examples(task) / 3.0, run.steps
+    losses: list[float] = []
+    evaluations: list[tuple[int, float]] = []
+    initial = before.training.losses[0] if before and before.training else None
     outcome, failure = "finished", None
     try:
-        for until in plan:
-            while run.examples_seen - origin < until and not _too_late(leg):
-                run.step(leg.batch_size)
-            if curve and curve[-1][0] == run.examples_seen - origin:
-                outcome = "stopped"  # the time was up before the first step
-                break
-            curve.append((run.examples_seen - origin, run.evaluate()))
-            evaluations += 1
-            if curve[-1][1] > HOPELESS * (leg.initial_loss or curve[0][1]):
+        for until, evaluate in stops(leg, done=first_step, evaluation_cost=cost):
+            while first_step + len(losses) < until and not _too_late(leg):
+                losses.append(run.step(leg.batch_size))
+            if evaluate:
+                evaluations.append((run.examples_seen, run.evaluate()))
+            if _has_diverged(losses, initial):
                 outcome = "diverged"
                 break
             if _too_late(leg):
@@ -129,67 +125,74 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
         outcome, failure = "diverged", str(error)
     spending = Spending(
         part=leg.part,
-        examples=(run.steps - steps_before) * float(leg.batch_size) + evaluations * cost,
-        steps=run.steps - steps_before,
+        examples=len(losses) * float(leg.batch_size) + len(evaluations) * cost,
+        steps=len(losses),
         seconds=time.perf_counter() - began,
     )
     if outcome != "diverged":
         save_snapshot(run, journal.snapshot(leg.name))
-    return Part(spending, branch=_branch(leg, curve, outcome) if curve else None, failure=failure)
+    windows = training_losses(
+        losses, batch_size=leg.batch_size, before=before.training if before else None, first_step=first_step
+    )
+    return Part(spending, branch=_branch(leg, before, evaluations, windows, outcome), failure=failure)
 
 
 def _begin(task: TrainingTask, leg: Leg, journal: Journal) -> tuple[TrainingRun, Branch | None]:
     run = TrainingRun(task, learning_rate=leg.learning_rate, seed=leg.seed)
-    origin = leg.continues or leg.leaves
-    if origin is None:
+    if leg.continues is None:
         return run, None
-    load_snapshot(run, journal.snapshot(origin))
-    run.learning_rate = leg.learning_rate
-    part = journal.finished(origin) if leg.continues else None
+    load_snapshot(run, journal.snapshot(leg.continues))
+    part = journal.finished(leg.continues)
     return run, part.branch if part else None
 
 
-def _curve_so_far(leg: Leg, before: Branch | None) -> list[tuple[int, float]]:
-    if before is not None:
-        return list(zip(before.curve.examples, before.curve.losses, strict=True))
-    return [] if leg.initial_loss is None or leg.leaves is not None else [(0, leg.initial_loss)]
+def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, bool]]:
+    """Steps of the run at which a leg looks whether it has diverged, and whether it evaluates the loss there.
+
+    Looks are geometric; the last is at the leg's end. Evaluations are at the last looks, each at twice the steps of the
+    one before, as many as `EVALUATION_SHARE` of the budget pays for.
+
+    Args:
+        leg: with its budget in examples, evaluations counted.
+        done: steps that the run has taken.
+        evaluation_cost: of one evaluation, in examples.
+    """
+    count = math.floor(EVALUATION_SHARE * leg.budget / evaluation_cost) if evaluation_cost > 0 else 0
+    if leg.ends_evaluated and count == 0 and evaluation_cost <= 0.5 * leg.budget:
+        count = 1
+    end = done + math.floor((leg.budget - count * evaluation_cost) / leg.batch_size)
+    evaluated: set[int] = set()
+    at = end
+    while len(evaluated) < count and at > done:
+        evaluated.add(at)
+        at = min(at - 1, round(at / EVALUATION_RATIO))
+    looks, at = set(evaluated) | {end}, max(done, FIRST_LOOK)
+    while at < end:
+        looks.add(at)
+        at = math.ceil(at * LOOK_RATIO)
+    return [(look, look in evaluated) for look in sorted(looks) if look > done]
 
 
-def evaluation_steps(leg: Leg, *, done: int, evaluation_cost: float) -> list[int]:
-    """Examples of the run's own at which to evaluate: geometric, as far as the budget goes, the last one at its end."""
-    left = leg.budget - (evaluation_cost if done < 0 else 0.0)
-    points = [0] if done < 0 else []
-    at, k = max(done, 0), 0
-    while True:
-        step = math.ceil(FIRST_EVALUATION_STEPS * EVALUATION_RATIO**k)
-        k += 1
-        following = step * leg.batch_size
-        if following <= at:
-            continue
-        price = following - at + evaluation_cost
-        if price > left:
-            break
-        points.append(following)
-        left -= price
-        at = following
-    rest = int((left - evaluation_cost) // leg.batch_size) * leg.batch_size
-    # A last point close to the one before would cost an evaluation and tell nothing.
-    return [*points, at + rest] if rest > 0.15 * at else points
+def _has_diverged(losses: Sequence[float], initial: float | None) -> bool:
+    """Whether the latest losses are far above those at initialisation."""
+    if not losses:
+        return False
+    latest = losses[-max(3, len(losses) // 4) :]
+    return statistics.fmean(latest) > HOPELESS * (statistics.fmean(losses[:3]) if initial is None else initial)
 
 
-def _branch(leg: Leg, curve: list[tuple[int, float]], outcome: str) -> Branch:
-    finite = [(examples, loss) for examples, loss in curve if math.isfinite(loss) and loss > 0]
-    burn_in = (
-        0 if leg.burn_in == 0 else min(examples for examples, _ in finite if examples >= leg.burn_in * finite[-1][0])
-    )
+def _branch(
+    leg: Leg, before: Branch | None, evaluations: list[tuple[int, float]], windows: TrainingLosses, outcome: str
+) -> Branch:
+    earlier = [] if before is None else list(zip(before.curve.examples, before.curve.losses, strict=True))
+    points = [*earlier, *((n, loss) for n, loss in evaluations if math.isfinite(loss) and loss > 0)]
     return Branch(
         batch_size=leg.batch_size,
         learning_rate=leg.learning_rate,
-        curve=LossCurve(tuple(n for n, _ in finite), tuple(loss for _, loss in finite)),
-        start_examples=leg.start_examples,
-        burn_in_examples=burn_in,
+        curve=LossCurve(tuple(n for n, _ in points), tuple(loss for _, loss in points)),
         outcome=outcome,  # type: ignore[arg-type]
         seed=leg.seed,
+        training=windows,
     )
 
 

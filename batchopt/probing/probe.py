@@ -3,9 +3,8 @@
     step time            timed steps of a throw-away run at several batch sizes
     learning-rate range  a run whose rate rises until the loss blows up; skipped where a rate is given
     short runs           two batch sizes, several learning rates each, successive halving
-    reference run        the best run of the larger batch size goes on to the end of its share
-    noise scales         at initialisation and at five points of the reference run, each loss level once
-    later branches       from a point of the reference run with another batch size, on the clock after a burn-in
+    long runs            the best run of each batch size goes on; that of the larger one is the reference run
+    noise scales         at three points of the reference run
 
 Each has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have fixed
 names and are kept in a journal as they finish: the same call goes on where it stopped.
@@ -26,11 +25,10 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
-from batchopt.probing.branches import Leg, SharedTask
+from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES, examples_within, two_batch_sizes
-from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Identity, Journal, Part
-from batchopt.probing.reference_run import later_branches, measure_initial, reference_run
+from batchopt.probing.long_runs import REFERENCE, long_runs
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
 from batchopt.probing.short_runs import rates_from_range, rates_from_root, short_runs
@@ -102,7 +100,7 @@ def _run(
     batch_sizes: tuple[int, int] | None,
     provenance: Provenance,
 ) -> ProbeReport:
-    stopped, reference = None, None
+    stopped = None
     low, high = batch_sizes or (1, provenance.population or 1)
     try:
         session.budget = examples or 0
@@ -112,22 +110,19 @@ def _run(
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
             sizes = None
         small, large = sizes or _batch_sizes(session, (low, high))
-        measure_initial(session, learning_rate, large)
-        winner = short_runs(session, "large", large, rates_from_range(session, learning_rate, large), rungs=2)
+        winner = short_runs(session, "large", large, rates_from_range(session, learning_rate, large))
         if winner is None:
             raise StopProbe(f"every learning rate that was tried at batch size {large} diverged; give one that works")
-        short_runs(session, "small", small, rates_from_root(winner, small), rungs=3)
-        reference = reference_run(session, winner, large)
-        later_branches(session, reference, small, large, low, high)
+        other = short_runs(session, "small", small, rates_from_root(winner, small))
+        long_runs(session, other, winner)
     except StopProbe as stop:
         stopped = str(stop)
-    return _report(session, reference, stopped, provenance)
+    return _report(session, stopped, provenance)
 
 
 def _batch_sizes(session: Session, bounds: tuple[int, int]) -> tuple[int, int]:
     return two_batch_sizes(
         session.budget,
-        evaluation=evaluation_examples(session.task) / 3.0,
         bounds=bounds,
         population=session.task.population or bounds[1],
     )
@@ -156,13 +151,12 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
     return part.step_cost
 
 
-def _report(session: Session, last: Leg | None, stopped: str | None, provenance: Provenance) -> ProbeReport:
-    runs: dict[tuple[int, float, int], Branch] = {}
+def _report(session: Session, stopped: str | None, provenance: Provenance) -> ProbeReport:
+    runs: dict[tuple[int, float], Branch] = {}
     for part in session.parts.values():
         if part.branch is not None:  # a later leg of the same run holds the whole curve
-            runs[part.branch.batch_size, part.branch.learning_rate, part.branch.start_examples] = part.branch
-    names = [last.name] if last else [name for name in session.parts if name.startswith("reference-")]
-    reference = session.parts[names[-1]].branch if names else None
+            runs[part.branch.batch_size, part.branch.learning_rate] = part.branch
+    reference = session.parts[REFERENCE].branch if REFERENCE in session.parts else None
     spending: dict[str, Spending] = {}
     for part in session.parts.values():
         spending[part.spending.part] = _sum(spending.get(part.spending.part), part.spending)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
@@ -136,15 +137,7 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        fixed = OwnRandomness(EVALUATION_SEED, device=self.task.torch_device, host=True)
-        total, weight = 0.0, 0.0
-        with fixed.active(), evaluating(self.model):
-            for batch in evaluation_batches(self.task):
-                losses, weights = self.task.losses(self.model, batch)
-                weights = torch.ones_like(losses) if weights is None else weights
-                total += (weights * losses).sum(dtype=torch.float64).item()
-                weight += weights.sum(dtype=torch.float64).item()
-        loss = total / weight if weight else math.nan
+        loss = evaluated_loss(self.task, self.model)
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
         return loss
@@ -177,6 +170,22 @@ class TrainingRun:
         self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
+
+
+def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
+    """The (weighted) mean per-example loss of a model in evaluation mode, on the task's evaluation examples.
+
+    May be NaN or infinite. Global random generators and the model's modes are as before.
+    """
+    fixed = OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True)
+    total, weight = 0.0, 0.0
+    with fixed.active(), evaluating(model):
+        for batch in evaluation_batches(task):
+            losses, weights = task.losses(model, batch)
+            weights = torch.ones_like(losses) if weights is None else weights
+            total += (weights * losses).sum(dtype=torch.float64).item()
+            weight += weights.sum(dtype=torch.float64).item()
+    return total / weight if weight else math.nan
 
 
 def save_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:

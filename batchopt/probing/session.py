@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,6 @@ class Session:
         progress: called as parts finish.
         deadline: time.time() at which the probe stops; None for never.
         budget: examples of the whole probe, once known.
-        initial_loss: loss at initialisation, once known.
         parts: finished parts by name, in order.
     """
 
@@ -41,7 +39,6 @@ class Session:
     progress: Progress
     deadline: float | None
     budget: int = 0
-    initial_loss: float = math.nan
     parts: dict[str, Part] = field(default_factory=dict)
 
     def do(self, name: str, work: Callable[[], Part]) -> Part:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +14,8 @@ from batchopt.probing.journal import Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
 from batchopt.probing.session import Session
 
+RISEN = 1.02
+"""A run whose loss ends this many times above its first has too high a rate, whatever the scatter of its batches."""
 MOST_EXTENSIONS = 6
 """Learning rates that are tried beyond the given ones, at most."""
 
@@ -29,7 +33,7 @@ def rates_from_range(session: Session, learning_rate: float | None, batch_size: 
         return Part(spending, learning_rate=top)
 
     top = session.do("learning-rate-range", work).learning_rate or 1.0
-    return [top / 2.0 / RATE_FACTOR**k for k in range(RATES)]
+    return [top / RATE_FACTOR ** (1 + k) for k in range(RATES)]
 
 
 def rates_from_root(winner: Leg, batch_size: int) -> list[float]:
@@ -38,7 +42,7 @@ def rates_from_root(winner: Leg, batch_size: int) -> list[float]:
     return [middle * RATE_FACTOR, middle, middle / RATE_FACTOR]
 
 
-def short_runs(session: Session, which: str, batch_size: int, rates: list[float], *, rungs: int) -> Leg | None:
+def short_runs(session: Session, which: str, batch_size: int, rates: list[float]) -> Leg | None:
     """Successive halving over learning rates; returns the last leg of the best run, None if every run diverged.
 
     Where the best of the first rung is the highest or the lowest rate, rates beyond it are tried.
@@ -51,12 +55,11 @@ def short_runs(session: Session, which: str, batch_size: int, rates: list[float]
         learning_rate=1.0,
         budget=unit * RUNGS[0],
         seed=session.seed,
-        initial_loss=session.initial_loss,
     )
     ranked = _first_rung(
         session, [replace(first, name=f"{which}-{k}-rung-0", learning_rate=r) for k, r in enumerate(rates)]
     )
-    for rung, width in zip(range(1, rungs), (2, 1), strict=False):
+    for rung, width in ((1, 2), (2, 1)):
         session.check_time()
         going_on = [
             replace(
@@ -75,7 +78,7 @@ def short_runs(session: Session, which: str, batch_size: int, rates: list[float]
 def _first_rung(session: Session, legs: list[Leg]) -> list[Leg]:
     """Runs of the first rung, the best first: the given rates, and rates beyond them while the best is at an edge.
 
-    A run that diverges early costs little, so going down is repeated within what two whole runs cost.
+    A run that diverges early costs little, so going on is repeated within what the extra runs may cost.
     """
     left = EXTRA_RUNS * legs[0].budget
     parts = session.run(legs)
@@ -93,7 +96,7 @@ def _first_rung(session: Session, legs: list[Leg]) -> list[Leg]:
 
 
 def _beyond(rates: list[float], ranked: list[Leg]) -> float | None:
-    """The next rate to try: outwards of the edge that the best is at, far down if every run diverged, or None."""
+    """The next rate to try: outwards of the edge that the best is at, far down if no run made progress, or None."""
     if not ranked:
         return min(rates) / RATE_FACTOR**2
     best = ranked[0].learning_rate
@@ -103,13 +106,28 @@ def _beyond(rates: list[float], ranked: list[Leg]) -> float | None:
 
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
-    """Legs whose run is alive, the lowest last loss first."""
-    last = {leg: loss for leg, part in zip(legs, parts, strict=True) if (loss := last_loss(part)) is not None}
+    """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing."""
+    last = {
+        leg: loss
+        for leg, part in zip(legs, parts, strict=True)
+        if (loss := last_loss(part)) is not None and loss < RISEN * first_loss(part)
+    }
     return sorted(last, key=lambda leg: last[leg])
+
+
+def first_leg(leg: Leg) -> Leg:
+    """The first rung's leg of the run that a later rung's leg is of."""
+    return replace(leg, name=re.sub(r"rung-\d$", "rung-0", leg.name))
 
 
 def last_loss(part: Part) -> float | None:
     """The last loss of a run; None if it diverged."""
     if part.branch is None or part.branch.outcome == "diverged":
         return None
-    return part.branch.curve.losses[-1]
+    return part.branch.last_loss
+
+
+def first_loss(part: Part) -> float:
+    """The loss of the first batches of a run."""
+    training = part.branch.training if part.branch else None
+    return math.inf if training is None else statistics.fmean(training.losses[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.errors import UnreachableGoalError
@@ -29,18 +30,16 @@ class CurveData(NamedTuple):
         batch_size: examples per step.
         learning_rate: its rate.
         examples: examples seen since initialisation, positive (a logarithmic axis has no zero).
-        losses: measured there.
-        settled: index of the first evaluation that is on the clock, after the burn-in of a branch.
+        losses: measured there: evaluations, and means over windows of training batches.
         outcome: "finished", "stopped" or "diverged".
         reference: whether it is the long run.
-        predicted: (examples, loss) by the forecast; empty for a run from mid-training and without a forecast.
+        predicted: (examples, loss) by the forecast; empty for a diverged run and without a forecast.
     """
 
     batch_size: int
     learning_rate: float
-    examples: tuple[int, ...]
+    examples: tuple[float, ...]
     losses: tuple[float, ...]
-    settled: int
     outcome: str
     reference: bool
     predicted: tuple[tuple[float, float], ...]
@@ -55,45 +54,46 @@ class LossCurvesData(NamedTuple):
 
 def loss_curves_data(report: ProbeReport, forecast: Forecast | None = None) -> LossCurvesData:
     """The measured curves with, where there is a forecast, its loss of the same settings."""
-    runs = [run for run in (*report.branches, *([report.reference] if report.reference else [])) if run.curve.losses]
-    from_start = [run for run in runs if run.start_examples == 0 and run.curve.examples[0] == 0]
-    initial = from_start[-1].curve.losses[0] if from_start else None
+    runs = (*report.branches, *([report.reference] if report.reference else []))
     curves = tuple(_curve(run, forecast, reference=run is report.reference) for run in runs)
-    return LossCurvesData(tuple(curve for curve in curves if curve.examples), initial)
+    return LossCurvesData(tuple(curve for curve in curves if curve.examples), _initial_loss(runs, forecast))
 
 
 def plot_loss_curves(report: ProbeReport, forecast: Forecast | None = None) -> go.Figure:
     """Measured loss over examples seen (solid) and the forecast's (dashed), one colour for each batch size.
 
-    Crosses end runs that diverged; the faint start of a branch from mid-training is its burn-in, which is not on the
-    clock.
+    Crosses end runs that diverged.
     """
     return _draw(loss_curves_data(report, forecast))
 
 
 def _curve(run: Branch, forecast: Forecast | None, *, reference: bool) -> CurveData:
-    seen = [
-        (run.start_examples + n, loss, n)
-        for n, loss in zip(run.curve.examples, run.curve.losses, strict=True)
-        if run.start_examples + n > 0
-    ]
-    examples = tuple(n for n, _, _ in seen)
-    settled = min(sum(1 for _, _, n in seen if n < run.burn_in_examples), max(0, len(seen) - 1))
-    predictable = run.start_examples == 0 and run.outcome != "diverged" and len(examples) > 1
+    points = list(zip(map(float, run.curve.examples), run.curve.losses, strict=True))
+    if run.training is not None:
+        points += zip(run.training.examples, run.training.losses, strict=True)
+    seen = sorted((n, loss) for n, loss in points if n > 0 and loss > 0)
+    examples = tuple(n for n, _ in seen)
+    predictable = run.outcome != "diverged" and len(examples) > 1
     return CurveData(
         run.batch_size,
         run.learning_rate,
         examples,
-        tuple(loss for _, loss, _ in seen),
-        settled,
+        tuple(loss for _, loss in seen),
         run.outcome,
         reference,
         _predicted(forecast, run, examples) if forecast is not None and predictable else (),
     )
 
 
-def _predicted(forecast: Forecast, run: Branch, examples: tuple[int, ...]) -> tuple[tuple[float, float], ...]:
-    places = spaced(float(examples[0]), float(examples[-1]), points=_PREDICTED_POINTS)
+def _initial_loss(runs: Sequence[Branch], forecast: Forecast | None) -> float | None:
+    """The forecast's, or evaluated before the first step; None where neither is there."""
+    if forecast is not None:
+        return forecast.initial_loss
+    return next((run.curve.losses[0] for run in reversed(runs) if run.curve.examples[:1] == (0,)), None)
+
+
+def _predicted(forecast: Forecast, run: Branch, examples: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
+    places = spaced(examples[0], examples[-1], points=_PREDICTED_POINTS)
     try:
         return tuple((n, forecast.loss(run.batch_size, run.learning_rate, n).value) for n in places)
     except UnreachableGoalError:
@@ -138,15 +138,11 @@ def _draw(data: LossCurvesData) -> go.Figure:
 
 
 def _strokes(curve: CurveData, colour: str) -> list[_Stroke]:
-    """The measured line on the clock, its burn-in, and the forecast's line, as far as there are any."""
+    """The measured line and the forecast's, as far as there are any."""
     name = f"batch size {count(curve.batch_size)}" + (", reference run" if curve.reference else "")
     hover = f"{name}, learning rate {number(curve.learning_rate)} ({curve.outcome})"
     width = 3.0 if curve.reference else 1.5
-    strokes = [_Stroke(curve.examples[curve.settled :], curve.losses[curve.settled :], name, colour, hover, width)]
-    if curve.settled:
-        leading = slice(0, curve.settled + 1)
-        burn_in = f"{hover}, burn-in"
-        strokes.append(_Stroke(curve.examples[leading], curve.losses[leading], name, colour, burn_in, opacity=0.35))
+    strokes = [_Stroke(curve.examples, curve.losses, name, colour, hover, width)]
     if curve.predicted:
         examples, losses = zip(*curve.predicted, strict=True)
         ink = BLACK if curve.reference else colour

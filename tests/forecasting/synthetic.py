@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
-from batchopt.forecasting.law import LawPosterior, LawTable
+from batchopt.forecasting.law import LawPosterior
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import log_normal
@@ -34,41 +34,18 @@ def simulate(
     return Branch(batch_size, learning_rate, LossCurve((0, *points), (INITIAL_LOSS, *map(float, losses))))
 
 
-def simulate_late(
-    law: LawPosterior, batch_size: int, learning_rate: float, *, start: Branch, jump: float, rng: np.random.Generator
-) -> Branch:
-    """A run from the middle of `start`: a jump in loss within its first examples, then the law's own pace."""
-    table: LawTable = law.table(best_guess_only=True)
-    middle = len(start.curve.examples) // 2
-    v = float(table.v_of_loss(start.curve.losses[middle] * jump)[0])
-    cumulative = table.cumulative_steps(np.array([float(batch_size)]), np.array([learning_rate]))[0, 0]
-    begun = float(np.interp(v, table.grid, cumulative))
-    points = [k * batch_size for k in (5, 8, 12, 20, 30, 45, 70, 100)]
-    there = np.interp([begun + n / batch_size for n in points], cumulative, table.grid)
-    losses = np.exp(table.log_loss(there[None])[0] + 0.02 * rng.standard_normal(len(points)))
-    return Branch(
-        batch_size,
-        learning_rate,
-        LossCurve((0, *points), (start.curve.losses[middle], *map(float, losses))),
-        start_examples=start.curve.examples[middle],
-        burn_in_examples=points[1],
-    )
-
-
 def true_b_crit(law: LawPosterior, loss: float) -> float:
     """Critical batch size of a law without uncertainty."""
     steps_min, examples_min = law.hyperbola(loss)
     return float(examples_min[0] / steps_min[0])
 
 
-def simulated_report(law: LawPosterior, *, seed: int = 0, offset: float = 0.7, late: bool = True) -> ProbeReport:
+def simulated_report(law: LawPosterior, *, seed: int = 0, offset: float = 0.7) -> ProbeReport:
     """A probe of the usual shape whose noise scales are `offset` (log) above the local critical batch size."""
     rng = np.random.default_rng(seed)
     reference = simulate(law, 256, 0.25, 80_000, rng)
     short = [simulate(law, 32, rate, 8_000, rng) for rate in (0.02, 0.06, 0.2, 0.6)]
     short += [simulate(law, 256, rate, 20_000, rng) for rate in (0.06, 0.6)]
-    if late:
-        short.append(simulate_late(law, 64, 0.12, start=reference, jump=0.85, rng=rng))
     table = law.table(best_guess_only=True)
     readings = []
     for loss in (1.9, 1.4, 1.1, 0.9):

@@ -50,7 +50,7 @@ def test_round_trip_keeps_every_read_out(forecast: Forecast) -> None:
 
 
 def test_the_noise_scales_tell_on_thin_evidence() -> None:
-    report = simulated_report(LAW, late=False)
+    report = simulated_report(LAW)
     one_size = tuple(branch for branch in report.branches if branch.batch_size == 256)
     with_noise = Forecast.fit(replace(report, branches=one_size))
     without = Forecast.fit(replace(report, branches=one_size, noise_scales=()))

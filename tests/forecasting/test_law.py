@@ -40,9 +40,9 @@ def test_steps_agree_with_direct_integration(
 ) -> None:
     law = true_law(b_mid=b_mid)
     fast = law.steps_to([batch_size], [learning_rate], loss)[0, 0]
-    # The integrand grows at most like e^(3v) and the grid's step is dv = 0.075: the trapezoids err by (3 dv)^2 / 12 and
-    # the interpolation by (3 dv)^2 / 8, 1.1 % together.
-    assert fast == pytest.approx(slow_steps(law, batch_size, learning_rate, loss), rel=1.5e-2)
+    # The integrand grows at most like e^(3v) and the grid's step is dv = 0.094: the trapezoids err by (3 dv)^2 / 12 and
+    # the interpolation by (3 dv)^2 / 8, 1.7 % together.
+    assert fast == pytest.approx(slow_steps(law, batch_size, learning_rate, loss), rel=2e-2)
 
 
 def test_loss_and_steps_are_inverse() -> None:

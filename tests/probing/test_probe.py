@@ -62,20 +62,79 @@ def test_everything_is_measured_within_the_budget(report: ProbeReport) -> None:
     spent = {part.part: part.examples for part in report.spending}
     for part, share in SHARES.items():
         assert 0 < spent[part] <= share * BUDGET + 1e-6, part
-    assert len(report.noise_scales) == 6
-    assert len({branch.batch_size for branch in report.branches if branch.start_examples == 0}) == 2
-    assert all(branch.burn_in_examples > 0 for branch in report.branches if branch.start_examples > 0)
-    assert any(branch.start_examples > 0 for branch in report.branches)
+    # Plain SGD has no metric of its own, so two kinds at three levels.
+    assert [scale.kind for scale in report.noise_scales] == ["simple", "hessian"] * 3
+    assert len({branch.batch_size for branch in report.branches}) == 2
     assert report.step_cost is not None
+
+
+def test_adam_is_measured_in_its_own_metric_as_well() -> None:
+    task = make_task(optimizer=lambda parameters, lr: torch.optim.Adam(parameters, lr=lr))
+    report = probe(task, examples=BUDGET, learning_rate=0.01)
+    assert [scale.kind for scale in report.noise_scales] == ["simple", "preconditioned", "hessian"] * 3
+
+
+def test_a_loss_that_cannot_be_differentiated_twice_has_no_hessian_kind() -> None:
+    report = probe(make_task(loss=_differentiable_once), examples=BUDGET, seed=3)
+    assert report.stopped is None
+    assert {scale.kind for scale in report.noise_scales} == {"simple"}
+
+
+class _Refusing(torch.autograd.Function):
+    """The identity, without a gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: object, output: object) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the second derivative is not implemented")
+
+
+class _Once(_Refusing):
+    """The identity, whose gradient has none."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return _Refusing.apply(gradient)
+
+
+def _differentiable_once(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return nn.functional.cross_entropy(_Once.apply(model(batch[0])), batch[1], reduction="none")
 
 
 def test_reference_is_the_longest_run_of_the_large_batch(report: ProbeReport) -> None:
     assert report.reference is not None
     same = [branch for branch in report.runs if branch.batch_size == report.reference.batch_size]
-    assert report.reference.curve.examples[-1] == max(branch.curve.examples[-1] for branch in same)
+    assert report.reference.examples == max(branch.examples for branch in same)
+    assert report.reference.batch_size == max(branch.batch_size for branch in report.runs)
     levels = [reading.at.loss for reading in report.noise_scales if reading.at is not None]
-    assert levels[0] == pytest.approx(report.reference.curve.losses[0])
+    assert levels[0] > levels[2] > levels[4]
     assert levels[-1] == pytest.approx(report.reference.curve.losses[-1])
+
+
+def test_both_winners_go_on(report: ProbeReport) -> None:
+    longest = [
+        sorted((b.examples for b in report.runs if b.batch_size == size), reverse=True)
+        for size in {b.batch_size for b in report.runs}
+    ]
+    assert all(first > 1.4 * second for first, second, *_ in longest)
+
+
+def test_the_curves_are_the_losses_of_training_batches(report: ProbeReport) -> None:
+    """Evaluations are a small share: each costs as much as 43 examples here."""
+    for run in report.runs:
+        assert run.training is not None
+        assert run.training.examples[0] < run.batch_size
+        assert run.training.examples[-1] <= run.examples
+        assert len(run.curve.losses) * 43 <= 0.2 * run.examples
 
 
 def test_round_trip(report: ProbeReport, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import optuna
 from forecasting.synthetic import simulated_report, true_law
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
-from batchopt.evidence import Branch, LossCurve, ProbeReport, Spending
+from batchopt.evidence import Branch, LossCurve, ProbeReport, Spending, TrainingLosses
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Alternative, Plan
@@ -36,16 +36,16 @@ UNRESOLVED = NoiseScale(
 
 
 def probe_report() -> ProbeReport:
-    """A probe with every part: an unresolved reading, a diverged run, a later branch, what each part spent."""
+    """A probe with every part: an unresolved reading, a diverged run, training losses, what each part spent."""
     report = simulated_report(true_law())
-    diverged = Branch(32, 2.0, LossCurve((0, 256, 512), (2.3, 2.9, 7.5)), outcome="diverged")
+    training = TrainingLosses((0.0, 128.0, 384.0), (2.3, 2.8, 7.0), (0.1, 0.1, 0.2))
+    diverged = Branch(32, 2.0, LossCurve((0, 256, 512), (2.3, 2.9, 7.5)), outcome="diverged", training=training)
     parts = {
         "step time": (6_000, 90, 1.1),
         "learning-rate range": (4_100, 120, 0.9),
         "short runs, small batch": (40_100, 1_250, 11.0),
-        "reference run": (80_000, 312, 8.0),
+        "long runs": (102_000, 652, 12.0),
         "noise scales": (27_000, 0, 6.3),
-        "later branches": (22_000, 340, 4.0),
     }
     return replace(
         report,

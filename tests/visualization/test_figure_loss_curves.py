@@ -7,7 +7,7 @@ import pytest
 from visualization.samples import Forecaster
 
 from batchopt.errors import UnreachableGoalError
-from batchopt.evidence import Branch, LossCurve, ProbeReport
+from batchopt.evidence import Branch, LossCurve, ProbeReport, TrainingLosses
 from batchopt.forecasting.forecast import Forecast
 from batchopt.uncertainty import Estimate
 from batchopt.visualization.loss_curves import DIVERGED, loss_curves_data, plot_loss_curves
@@ -22,10 +22,6 @@ class Diverging(Forecaster):
 
 def only(report: ProbeReport, *branches: Branch) -> ProbeReport:
     return replace(report, reference=None, branches=branches)
-
-
-def late_branch(report: ProbeReport) -> Branch:
-    return next(branch for branch in report.branches if branch.start_examples > 0)
 
 
 def test_every_run_is_there_and_the_reference_is_known(report: ProbeReport) -> None:
@@ -43,18 +39,18 @@ def test_the_start_has_no_place_on_a_logarithmic_axis(report: ProbeReport) -> No
     assert curve.losses == report.reference.curve.losses[1:]
 
 
-def test_a_later_branch_goes_on_from_its_checkpoint(report: ProbeReport) -> None:
-    branch = late_branch(report)
-    (curve,) = loss_curves_data(only(report, branch), cast("Forecast", Forecaster())).curves
-    assert curve.examples == tuple(branch.start_examples + n for n in branch.curve.examples)
-    assert curve.examples[curve.settled] - branch.start_examples == branch.burn_in_examples
-    assert curve.predicted == ()
-
-
-def test_a_branch_that_never_settles_keeps_its_last_point(report: ProbeReport) -> None:
-    branch = replace(late_branch(report), burn_in_examples=10**9)
+def test_losses_of_training_batches_are_points_too(report: ProbeReport) -> None:
+    training = TrainingLosses((0.0, 50.0, 300.0), (2.3, 2.1, -0.1), (0.1, 0.1, 0.1))
+    branch = Branch(32, 0.1, LossCurve((0, 100), (2.3, 2.0)), training=training)
     (curve,) = loss_curves_data(only(report, branch)).curves
-    assert curve.settled == len(curve.examples) - 1
+    assert (curve.examples, curve.losses) == ((50.0, 100.0), (2.1, 2.0))
+
+
+def test_without_an_evaluation_the_forecast_knows_the_initial_loss(report: ProbeReport, forecast: Forecast) -> None:
+    training = TrainingLosses((0.0, 50.0), (2.3, 2.1), (0.1, 0.1))
+    bare = only(report, Branch(32, 0.1, LossCurve((), ()), training=training))
+    assert loss_curves_data(bare).initial_loss is None
+    assert loss_curves_data(bare, forecast).initial_loss == forecast.initial_loss
 
 
 def test_the_forecast_is_of_the_same_settings(report: ProbeReport, forecast: Forecast) -> None:

@@ -1,0 +1,148 @@
+"""What a run says about its loss: evaluations, and the losses of its own training batches brought onto their scale.
+
+The losses of training batches are free, so a probe evaluates rarely. They differ from the loss (training mode, training
+examples) by a factor that changes slowly as the loss falls. Wherever a run has both, their log ratio is one reading of
+that factor; a Gaussian process over the log of the training loss, shared by all runs, smooths and carries the readings.
+
+Notation
+    x    log of a mean training loss
+    d    log(loss / training loss) at x: mean 0, standard deviation `OFFSET_SD` before any reading
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.evidence import Branch, TrainingLosses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+OFFSET_SD = 0.2
+OFFSET_LENGTH = 1.0
+"""Distance in x over which the offset changes."""
+READING_SD = 0.03
+"""Scatter of one reading of the offset beyond the errors of training losses."""
+POINTS_PER_RUN = 10
+LARGEST_ERROR = 0.5
+"""A mean training loss with a larger relative error says nothing about its logarithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossPoints:
+    """Points of one run's loss curve.
+
+    Attributes:
+        steps: of the run, rising, (k,).
+        log_losses: (k,).
+        errors: standard deviation of each log loss, independent between points, (k,).
+    """
+
+    steps: Floats
+    log_losses: Floats
+    errors: Floats
+
+
+class TrainingOffset:
+    """How far the loss is above the training loss, over log training loss, from all runs that have both.
+
+    Args:
+        runs: of one probe.
+    """
+
+    def __init__(self, runs: Sequence[Branch]) -> None:
+        readings = [reading for run in runs for reading in _offset_readings(run)]
+        columns = np.array(readings, dtype=np.float64).reshape(-1, 3).T
+        self._at, values, errors = columns
+        covariance = _kernel(self._at, self._at) + np.diag(errors**2 + READING_SD**2)
+        self._weights = np.linalg.solve(covariance, values)
+
+    def __call__(self, at: Floats) -> Floats:
+        """The offset at log training losses, each (k,)."""
+        return np.asarray(_kernel(at, self._at) @ self._weights)
+
+
+def _kernel(first: Floats, second: Floats) -> Floats:
+    apart = (first[:, None] - second[None, :]) / OFFSET_LENGTH
+    # Half of the offset is shared by all losses, so that one reading tells something about the far end.
+    return OFFSET_SD**2 * (0.5 + 0.5 * np.exp(-0.5 * apart**2))
+
+
+def _offset_readings(run: Branch) -> list[tuple[float, float, float]]:
+    """(log training loss, log ratio, its error) at every evaluation of a run that training losses surround."""
+    if run.training is None:
+        return []
+    log_examples, log_losses, errors = _usable(run.training)
+    readings = []
+    for examples, loss in zip(run.curve.examples, run.curve.losses, strict=True):
+        if examples == 0 or len(log_examples) < 2:
+            continue
+        # A line through the nearest windows: the training loss at the evaluation, not before it.
+        near = np.abs(log_examples - math.log(examples)) < 0.7
+        if near.sum() < 2:
+            continue
+        level, error = _line_at(log_examples[near] - math.log(examples), log_losses[near], errors[near])
+        readings.append((level, math.log(loss) - level, error))
+    return readings
+
+
+def _line_at(x: Floats, y: Floats, errors: Floats) -> tuple[float, float]:
+    """A weighted line's value at x = 0 and its standard error; its slope is between -1 and 0 or so beforehand."""
+    design = np.stack([np.ones_like(x), x], axis=1) / errors[:, None]
+    precision = design.T @ design + np.diag([0.0, 1.0 / 0.5**2])
+    right = design.T @ (y / errors) + np.array([0.0, -0.3 / 0.5**2])
+    return float(np.linalg.solve(precision, right)[0]), math.sqrt(float(np.linalg.inv(precision)[0, 0]))
+
+
+def _usable(training: TrainingLosses) -> tuple[Floats, Floats, Floats]:
+    """Log examples, log losses and relative errors of the windows that have a logarithm, initialisation left out."""
+    examples, losses, errors = (
+        np.array(column, dtype=np.float64) for column in (training.examples, training.losses, training.errors)
+    )
+    keep = (losses > 0) & (examples > 0)
+    relative = np.maximum(errors[keep] / losses[keep], 1e-3)
+    return np.log(examples[keep]), np.log(losses[keep]), relative
+
+
+def loss_points(run: Branch, offset: TrainingOffset) -> LossPoints:
+    """The points of a run from initialisation: its evaluations, and its training losses in bins of log steps."""
+    rows = _training_points(run, offset)
+    jitter = max(run.curve.jitter(), 1e-3)
+    rows += [
+        (examples / run.batch_size, math.log(loss), jitter)
+        for examples, loss in zip(run.curve.examples, run.curve.smoothed(), strict=True)
+        if examples > 0
+    ]
+    rows.sort()
+    steps, log_losses, errors = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    return LossPoints(steps, log_losses, errors)
+
+
+def _training_points(run: Branch, offset: TrainingOffset) -> list[tuple[float, float, float]]:
+    if run.training is None:
+        return []
+    log_examples, log_losses, errors = _usable(run.training)
+    if not len(log_examples):
+        return []
+    edges = np.linspace(log_examples[0], log_examples[-1] + 1e-9, POINTS_PER_RUN + 1)
+    bins = np.clip(np.searchsorted(edges, log_examples, side="right") - 1, 0, POINTS_PER_RUN - 1)
+    rows = []
+    for k in np.unique(bins):
+        own = bins == k
+        weights = errors[own] ** -2.0
+        error = 1.0 / math.sqrt(weights.sum())
+        if error < LARGEST_ERROR:
+            at, loss = (float(np.average(column[own], weights=weights)) for column in (log_examples, log_losses))
+            rows.append((math.exp(at) / run.batch_size, loss, error))
+    if not rows:
+        return []
+    # How well the offset is known is left out: all runs share it, so it moves the losses and not the trade-off.
+    shifts = offset(np.array([loss for _, loss, _ in rows]))
+    return [(steps, loss + shift, error) for (steps, loss, error), shift in zip(rows, shifts, strict=True)]

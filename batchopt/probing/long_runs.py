@@ -1,0 +1,107 @@
+"""The long runs: the best short run of each batch size goes on, and noise scales are measured along one of them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from batchopt.errors import BudgetError, NonFiniteLossError
+from batchopt.evidence import Spending
+from batchopt.noise_scale import MeasuredAt
+from batchopt.probing.branches import Leg
+from batchopt.probing.budget import SHARES
+from batchopt.probing.journal import Part
+from batchopt.probing.kinds.kind import kind_of
+from batchopt.probing.measure import measure_run
+from batchopt.probing.run import TrainingRun, load_snapshot
+from batchopt.probing.session import Session, StopProbe
+from batchopt.probing.short_runs import first_leg, last_loss
+from batchopt.probing.task import trainable_parameters
+
+REFERENCE = "reference"
+"""Name of the part that holds the whole reference run."""
+LEVELS = 3
+"""Loss levels at which noise scales are measured: after the reference run's first rung, its last rung, and its end."""
+KINDS = {"simple": 0.4, "preconditioned": 0.3, "hessian": 0.3}
+"""Which noise scales, and the share of a level that each may spend."""
+RELATIVE_WIDTH = 0.2
+"""A noise scale is measured until its interval is this narrow, or its share of the budget is spent."""
+
+
+def long_runs(session: Session, small: Leg | None, large: Leg) -> None:
+    """Carry the best run of each batch size on, half of the share each; the large one is the reference.
+
+    Raises:
+        StopProbe: the reference run diverged, or a gradient is not finite.
+    """
+    _noise(session, 0, first_leg(large))
+    _noise(session, 1, large)
+    session.check_time()
+    budget = 0.5 * SHARES["long runs"] * session.budget
+    reference = _go_on(session, large, REFERENCE, budget)
+    _noise(session, 2, reference)
+    session.check_time()
+    if small is not None:
+        _go_on(session, small, "long-small", budget)
+
+
+def _go_on(session: Session, leg: Leg, name: str, budget: float) -> Leg:
+    longer = replace(leg, name=name, part="long runs", continues=leg.name, budget=budget, ends_evaluated=True)
+    (part,) = session.run([longer])
+    if last_loss(part) is None:
+        raise StopProbe(f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}")
+    return longer
+
+
+def _noise(session: Session, level: int, leg: Leg) -> None:
+    """Noise scales at the end of a leg, each kind within its share of the budget."""
+    share = SHARES["noise scales"] * session.budget / LEVELS
+    for kind, part in KINDS.items():
+        if kind == "preconditioned" and not _has_metric(session, leg):
+            continue  # it would be the simple one again
+        try:
+            session.do(f"noise-{level}-{kind}", partial(_measure, session, leg, kind, int(part * share)))
+        except NonFiniteLossError as error:
+            where = f"at batch size {leg.batch_size} and learning rate {leg.learning_rate:.3g}"
+            raise StopProbe(f"a gradient is not finite {where} ({error})") from None
+
+
+def _measure(session: Session, leg: Leg, kind: str, examples: int) -> Part:
+    began = time.perf_counter()
+    run = _run_of(session, leg)
+    try:
+        noise = measure_run(
+            run,
+            kind=kind,
+            batch_size=leg.batch_size,
+            relative_width=RELATIVE_WIDTH,
+            max_examples=examples,
+            seed=session.seed,
+        )
+    except BudgetError as error:  # a small probe: too few examples for this kind
+        return Part(Spending("noise scales", 0.0, 0, time.perf_counter() - began), failure=str(error))
+    except RuntimeError as error:  # the loss may not be differentiable twice, for all we know
+        if kind != "hessian" or isinstance(error, torch.OutOfMemoryError):
+            raise
+        return Part(Spending("noise scales", float(examples), 0, time.perf_counter() - began), failure=str(error))
+    branch = session.parts[leg.name].branch
+    if branch is not None:
+        at = MeasuredAt(run.examples_seen, branch.last_loss, leg.batch_size, leg.learning_rate)
+        noise = replace(noise, at=at)
+    return Part(Spending("noise scales", float(noise.examples), 0, time.perf_counter() - began), noise_scale=noise)
+
+
+def _has_metric(session: Session, leg: Leg) -> bool:
+    """Whether the optimizer takes its steps in a metric of its own."""
+    run = _run_of(session, leg)
+    parameters = list(trainable_parameters(run.model).values())
+    return kind_of("preconditioned").metric(parameters, run.optimizer).factors is not None
+
+
+def _run_of(session: Session, leg: Leg) -> TrainingRun:
+    run = TrainingRun(session.task, learning_rate=leg.learning_rate, seed=session.seed)
+    load_snapshot(run, session.journal.snapshot(leg.name))
+    return run

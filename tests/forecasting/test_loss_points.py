@@ -1,0 +1,65 @@
+"""Training losses on the scale of evaluations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from batchopt.evidence import Branch, LossCurve, TrainingLosses
+from batchopt.forecasting.loss_points import POINTS_PER_RUN, TrainingOffset, loss_points
+
+TIMES = np.geomspace(40.0, 20_000.0, 40)
+
+
+def true_loss(examples: np.ndarray) -> np.ndarray:
+    return 2.3 * (1.0 + examples / 500.0) ** -0.5
+
+
+def run_of(batch_size: int, *, ratio: float, evaluated: tuple[int, ...] = (), noise: float = 0.0) -> Branch:
+    """A run whose training losses are `ratio` times the loss."""
+    scatter = noise * np.random.default_rng(batch_size).standard_normal(len(TIMES))
+    training = ratio * true_loss(TIMES) * np.exp(scatter)
+    return Branch(
+        batch_size,
+        0.1,
+        LossCurve(evaluated, tuple(map(float, true_loss(np.array(evaluated, float))))),
+        training=TrainingLosses(tuple(TIMES), tuple(training), tuple(max(noise, 0.01) * training)),
+    )
+
+
+def test_training_losses_are_brought_onto_the_scale_of_evaluations() -> None:
+    runs = [run_of(32, ratio=0.8, evaluated=(2_500, 5_000, 10_000)), run_of(64, ratio=0.8)]
+    offset = TrainingOffset(runs)
+    # The second run was never evaluated: what the first one tells serves it as well.
+    points = loss_points(runs[1], offset)
+    errors = points.log_losses - np.log(true_loss(points.steps * 64))
+    assert abs(math.log(0.8)) > 0.2
+    assert np.abs(errors[len(errors) // 2 :]).max() < 0.05
+    assert np.abs(errors).max() < 0.13
+
+
+def test_without_evaluations_the_training_losses_stand() -> None:
+    run = run_of(32, ratio=1.0)
+    points = loss_points(run, TrainingOffset([run]))
+    assert len(points.steps) <= POINTS_PER_RUN
+    assert points.log_losses == pytest.approx(np.log(true_loss(points.steps * 32)), abs=0.03)
+    assert np.all(np.diff(points.steps) > 0)
+
+
+def test_bins_average_the_scatter() -> None:
+    run = run_of(32, ratio=1.0, noise=0.2)
+    points = loss_points(run, TrainingOffset([run]))
+    assert np.all(points.errors < 0.2)
+    assert np.all(points.errors > 0.2 / math.sqrt(len(TIMES)))
+    pulls = (points.log_losses - np.log(true_loss(points.steps * 32))) / points.errors
+    assert 0.3 < np.std(pulls) < 2.0
+
+
+def test_what_has_no_logarithm_is_left_out() -> None:
+    training = TrainingLosses((0.0, 50.0, 100.0, 200.0), (2.0, -0.5, 1.5, 1.0), (0.1, 0.1, 0.1, 5.0))
+    run = Branch(32, 0.1, LossCurve((0, 150), (2.0, 1.2)), training=training)
+    points = loss_points(run, TrainingOffset([run]))
+    # Initialisation, the negative mean and the one that is all scatter are no points.
+    assert points.steps == pytest.approx([100.0 / 32, 150.0 / 32])

@@ -1,0 +1,92 @@
+"""Derivatives of the misfit against finite differences, and what noise readings weigh."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
+
+KNOTS = np.linspace(0.0, 9.0, 7)
+READINGS = [
+    NoiseReading("simple", 1.8, math.log(40.0), 0.1),
+    NoiseReading("simple", 1.1, math.log(90.0), 0.1),
+    NoiseReading("hessian", 1.1, math.log(60.0), 0.3),
+]
+
+
+def misfit_of(readings: list[NoiseReading]) -> Misfit:
+    rng = np.random.default_rng(1)
+    run = np.repeat([0, 1, 2], 5)
+    points = Points(
+        batch_sizes=np.array([16.0, 128.0, 128.0]),
+        learning_rates=np.array([0.1, 0.2, 0.6]),
+        run=run,
+        steps=np.tile([5.0, 12.0, 30.0, 80.0, 200.0], 3),
+        log_losses=math.log(2.3) - np.tile([0.05, 0.2, 0.4, 0.7, 1.0], 3) + 0.05 * rng.standard_normal(15),
+        weights=rng.uniform(3.0, 20.0, 15),
+    )
+    n_law = 7 + len(KNOTS) - 1
+    prior = Prior(np.zeros(n_law), np.diag(rng.uniform(0.5, 2.0, n_law)))
+    frame = Frame(KNOTS, 4.0, math.log(2.3))
+    misfit = Misfit(points, frame, prior, tuple(readings), shifts=np.zeros((1, 1)))
+    shifts = 0.5 * rng.standard_normal((2, misfit.n_residuals))
+    return Misfit(points, frame, prior, tuple(readings), shifts=shifts)
+
+
+def rows_of(misfit: Misfit) -> np.ndarray:
+    rng = np.random.default_rng(2)
+    law = np.array([math.log(50.0), 0.9, math.log(0.3), 0.05, 0.8, 0.1, 0.4, *np.log(np.linspace(0.1, 0.4, 6))])
+    row = np.append(law, 0.2 * np.ones(misfit.n_nuisances))
+    return row + 0.1 * rng.standard_normal((2, len(row)))
+
+
+@pytest.mark.parametrize("readings", [[], READINGS])
+def test_derivatives_agree_with_finite_differences(readings: list[NoiseReading]) -> None:
+    misfit = misfit_of(readings)
+    rows = rows_of(misfit)
+    fast = misfit.jacobian(rows)
+    assert fast.shape == (2, misfit.n_residuals, rows.shape[1])
+    for i in range(rows.shape[1]):
+        step = np.zeros(rows.shape[1])
+        step[i] = 1e-3
+        slow = (misfit.residuals(rows + step) - misfit.residuals(rows - step)) / 2e-3
+        # The law is tabulated, so its derivatives jump between grid points.
+        assert fast[:, :, i] == pytest.approx(slow, rel=0.05, abs=0.02)
+
+
+def test_large_misfits_count_by_their_size() -> None:
+    misfit = misfit_of([])
+    points = misfit.points
+    rows = rows_of(misfit)[:1]
+    costs = []
+    for wrong in (0.0, 50.0, 100.0):
+        far = Points(
+            points.batch_sizes,
+            points.learning_rates,
+            points.run,
+            points.steps,
+            np.concatenate([[points.log_losses[0] + wrong], points.log_losses[1:]]),
+            points.weights,
+        )
+        residuals = Misfit(far, misfit.frame, misfit.prior, (), np.zeros((1, misfit.n_residuals))).residuals(rows)
+        costs.append(0.5 * float(np.sum(residuals**2)))
+    assert costs[2] - costs[1] == pytest.approx(costs[1] - costs[0], rel=0.05)
+
+
+def test_kinds_of_one_level_count_as_one_reading() -> None:
+    """Two kinds that say the same pull as hard as one: a kind more is no more gradients."""
+    one = [NoiseReading("simple", loss, math.log(100.0), 1e-3) for loss in (1.8, 1.1)]
+    two = one + [NoiseReading("hessian", r.loss, r.log_noise, r.log_se) for r in one]
+
+    def pull(readings: list[NoiseReading]) -> float:
+        misfit = misfit_of(readings)
+        rows = rows_of(misfit)[:1] * np.append(np.ones(13), np.zeros(misfit.n_nuisances))
+        residuals = Misfit(
+            misfit.points, misfit.frame, misfit.prior, misfit.noise, np.zeros((1, misfit.n_residuals))
+        ).residuals(rows)
+        return float(np.sum(residuals[0, -len(readings) - misfit.n_nuisances :] ** 2))
+
+    assert pull(two) == pytest.approx(pull(one), rel=1e-3)
