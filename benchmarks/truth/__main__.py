@@ -1,0 +1,26 @@
+"""`python -m truth sweep NAME ...`: run sweeps; `python -m truth table`: what they say."""
+
+from __future__ import annotations
+
+import argparse
+
+from truth.problems import PROBLEMS
+from truth.sweep import sweep
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m truth", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sweeps = commands.add_parser("sweep", help="run what the sweeps of problems lack")
+    sweeps.add_argument("problems", nargs="*", help=f"of {', '.join(PROBLEMS)}; all if none is named")
+    sweeps.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
+    args = parser.parse_args()
+    for name in args.problems or PROBLEMS:
+        if name not in PROBLEMS:
+            parser.error(f"no problem {name!r}: choose of {', '.join(PROBLEMS)}")
+        sweep(name, workers=args.workers)
+
+
+if __name__ == "__main__":
+    main()

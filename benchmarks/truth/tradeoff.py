@@ -1,0 +1,183 @@
+"""What a sweep says: the trade-off to every loss, and the cost of any configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from batchopt.errors import EvidenceError
+from batchopt.tradeoff import TradeoffFit, fit_tradeoff
+from truth.curves import FOLDER, Run, unpack
+from truth.problems import PROBLEMS, Problem
+
+Floats = NDArray[np.float64]
+RESAMPLES = 200
+CERTAIN = 1.5
+"""A critical batch size whose interval reaches further than this factor from its value is not counted as known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """The trade-off to one loss.
+
+    Attributes:
+        loss: the loss.
+        batch_sizes: that reached it, (k,).
+        examples: fewest over learning rates, geometric mean over seeds, (k,).
+        learning_rates: that took the fewest, (k,).
+        fit: the hyperbola through them.
+        critical_batch_size: 90 % bootstrap interval (low, high).
+        steps_min: likewise.
+        examples_min: likewise.
+    """
+
+    loss: float
+    batch_sizes: tuple[int, ...]
+    examples: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    fit: TradeoffFit
+    critical_batch_size: tuple[float, float]
+    steps_min: tuple[float, float]
+    examples_min: tuple[float, float]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the critical batch size is known well enough to be compared with."""
+        value = self.fit.law.critical_batch_size
+        low, high = self.critical_batch_size
+        return value / low <= CERTAIN and high / value <= CERTAIN
+
+
+class Sweep:
+    """The runs of one problem at constant learning rates.
+
+    Args:
+        name: of the problem.
+        runs: its runs; those packed in the repository if None.
+    """
+
+    def __init__(self, name: str, runs: Sequence[Run] | None = None) -> None:
+        self.name = name
+        self.problem: Problem = PROBLEMS[name]
+        every = unpack(FOLDER / f"{name}.npz") if runs is None else runs
+        self.runs = [run for run in every if not run.horizon]
+
+    @cached_property
+    def configs(self) -> dict[tuple[int, float], list[Run]]:
+        """Runs by batch size and learning rate, of those that every seed has run."""
+        grouped: dict[tuple[int, float], list[Run]] = {}
+        for run in self.runs:
+            grouped.setdefault((run.batch_size, run.learning_rate), []).append(run)
+        return {key: group for key, group in sorted(grouped.items()) if len(group) >= len(self.problem.seeds)}
+
+    def examples_to(self, loss: float) -> dict[tuple[int, float], Floats]:
+        """Examples to a loss by configuration, (seeds,); inf where a seed does not reach it."""
+        return {key: np.array([run.examples_to(loss) for run in group]) for key, group in self.configs.items()}
+
+    @cached_property
+    def fewest_examples(self) -> float:
+        """The fewest examples with which any configuration reaches the last loss."""
+        means = [_log_mean(values) for values in self.examples_to(self.problem.losses[-1]).values()]
+        return math.exp(min(means))
+
+    def tradeoff(self, loss: float, *, seed: int = 0) -> Tradeoff:
+        """The trade-off to a loss, with a bootstrap over its points.
+
+        Each resample draws every configuration's mean anew with the spread that seeds have in common, takes the best
+        learning rate of each batch size again, and draws batch sizes with replacement.
+        """
+        found = self.examples_to(loss)
+        means = {key: _log_mean(values) for key, values in found.items()}
+        spread = _seed_spread(list(found.values())) / math.sqrt(len(self.problem.seeds))
+        sizes, logs, rates = _best_of_sizes(means)
+        fit = fit_tradeoff(sizes, np.exp(logs) / sizes)
+        rng = np.random.default_rng(seed)
+        laws = []
+        while len(laws) < RESAMPLES:
+            drawn = {key: mean + spread * rng.standard_normal() for key, mean in means.items()}
+            at, log_examples, _ = _best_of_sizes(drawn)
+            chosen = rng.integers(len(at), size=len(at))
+            try:
+                laws.append(fit_tradeoff(at[chosen], np.exp(log_examples[chosen]) / at[chosen]).law)
+            except EvidenceError:
+                continue  # fewer than three different batch sizes
+        return Tradeoff(
+            loss,
+            tuple(map(int, sizes)),
+            tuple(map(float, np.exp(logs))),
+            tuple(map(float, rates)),
+            fit,
+            critical_batch_size=_interval([law.critical_batch_size for law in laws]),
+            steps_min=_interval([law.steps_min for law in laws]),
+            examples_min=_interval([law.examples_min for law in laws]),
+        )
+
+    def steps(self, batch_size: float, learning_rate: float, loss: float) -> float:
+        """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it."""
+        table = {key: _log_mean(values) - math.log(key[0]) for key, values in self.examples_to(loss).items()}
+        sizes = sorted({size for size, _ in table})
+        if not sizes[0] <= batch_size <= sizes[-1]:
+            return math.inf
+        above = next(size for size in sizes if size >= batch_size)
+        below = max(size for size in sizes if size <= batch_size)
+        part = 0.0 if above == below else math.log(batch_size / below) / math.log(above / below)
+        # Along the ridge: a rate between two batch sizes corresponds to rates shifted by the root of the batch size.
+        ends = [_over_rates(table, size, learning_rate * math.sqrt(size / batch_size)) for size in (below, above)]
+        value = (1.0 - part) * ends[0] + part * ends[1] if math.isfinite(sum(ends)) else math.inf
+        return math.exp(value) if math.isfinite(value) else math.inf
+
+
+@cache
+def sweep_of(name: str) -> Sweep:
+    """The sweep of a problem, as it is packed in the repository."""
+    return Sweep(name)
+
+
+@cache
+def tradeoffs_of(name: str) -> list[Tradeoff]:
+    """The trade-off of a problem to each of its losses."""
+    return [sweep_of(name).tradeoff(loss) for loss in PROBLEMS[name].losses]
+
+
+def _over_rates(table: dict[tuple[int, float], float], size: int, rate: float) -> float:
+    """Log steps at one batch size, interpolated over its learning rates."""
+    rates = sorted(r for s, r in table if s == size)
+    if not rates[0] * 0.999 <= rate <= rates[-1] * 1.001:
+        return math.inf
+    values = [table[size, r] for r in rates]
+    k = min(int(np.searchsorted(rates, rate)), len(rates) - 1)
+    low = max(k - 1, 0) if rates[k] > rate * 1.001 else k
+    if low == k:
+        return values[k]
+    part = math.log(rate / rates[low]) / math.log(rates[k] / rates[low])
+    return (1.0 - part) * values[low] + part * values[k] if math.isfinite(values[low] + values[k]) else math.inf
+
+
+def _log_mean(values: Floats) -> float:
+    return float(np.mean(np.log(np.maximum(values, 1.0)))) if np.all(np.isfinite(values)) else math.inf
+
+
+def _seed_spread(groups: Sequence[Floats]) -> float:
+    """Standard deviation of log examples over seeds, pooled over configurations."""
+    logs = [np.log(np.maximum(values, 1.0)) for values in groups if len(values) > 1 and np.all(np.isfinite(values))]
+    return math.sqrt(float(np.mean([np.var(values, ddof=1) for values in logs]))) if logs else 0.0
+
+
+def _best_of_sizes(means: dict[tuple[int, float], float]) -> tuple[Floats, Floats, Floats]:
+    """Batch sizes that reach the loss, log examples of their best learning rate, and that rate."""
+    best: dict[int, tuple[float, float]] = {}
+    for (size, rate), mean in means.items():
+        if math.isfinite(mean):
+            best[size] = min(best.get(size, (math.inf, 0.0)), (mean, rate))
+    sizes = sorted(best)
+    return np.array(sizes, float), *(np.array([best[size][i] for size in sizes]) for i in (0, 1))
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(values, (0.05, 0.95))
+    return float(low), float(high)

@@ -1,0 +1,108 @@
+"""One run of a sweep: train, evaluate at log-spaced examples, stop where nothing more is to be learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from batchopt import TrainingTask
+from batchopt.errors import NonFiniteLossError
+from batchopt.evidence import LossCurve
+from batchopt.probing.evaluation import evaluation_points
+from batchopt.probing.run import TrainingRun, evaluated_loss
+from truth.curves import Run
+from truth.problems import PROBLEMS, make
+
+EVALUATION_RATIO = 1.2
+FIRST_EVALUATION_STEPS = 4
+DIVERGED = 3.0
+"""A loss this many times the initial one counts as diverged."""
+HOPELESS = 8.0
+"""A run that needs this many times the examples of another at its batch size stops."""
+CONFIRMATIONS = 2
+"""Evaluations after the last loss is reached: the running median must see them."""
+WARMUP = 0.05
+"""Share of a horizon over which the learning rate rises."""
+
+
+def train(
+    problem: str, *, batch_size: int, learning_rate: float, seed: int, horizon: int = 0, pace: Run | None = None
+) -> Run:
+    """Train one configuration until it reaches the problem's last loss, or is beyond hope.
+
+    Args:
+        problem: its name.
+        batch_size: examples per step.
+        learning_rate: constant, or the peak of the decaying one.
+        seed: of initialisation and data order.
+        horizon: examples of a run with warm-up and cosine decay; 0 for a constant rate.
+        pace: the best run at this batch size so far; a run far behind it stops.
+    """
+    torch.set_num_threads(1)
+    settings = PROBLEMS[problem]
+    most = horizon or settings.most_examples + settings.most_steps * batch_size
+    if settings.closed_form is not None:
+        return settings.closed_form(
+            batch_size, learning_rate, seed=seed, most_examples=most, last_loss=settings.losses[-1]
+        )
+    task, held_out = make(problem)
+    run = TrainingRun(task, learning_rate=learning_rate, seed=seed)
+    first = max(FIRST_EVALUATION_STEPS * batch_size, 64)
+    points = _whole_steps(evaluation_points(max(most, first), first=first, ratio=EVALUATION_RATIO), batch_size)
+    curve: list[tuple[int, float, float]] = []
+    outcome = "reached" if horizon else "stopped"
+    try:
+        for until in points:
+            while run.examples_seen < until:
+                run.step(batch_size, multiplier=_multiplier(run.examples_seen + batch_size, horizon))
+            curve.append((run.examples_seen, run.evaluate(), _held_out(task, run, held_out)))
+            ended = _ended([loss for _, loss, _ in curve], run.examples_seen, settings.losses[-1], horizon, pace)
+            if ended is not None:
+                outcome = ended
+                break
+    except NonFiniteLossError:
+        outcome = "diverged"
+    examples, losses, others = zip(*[point for point in curve if point[1] > 0], strict=True)
+    return Run(batch_size, learning_rate, seed, horizon, outcome, examples, losses, others)
+
+
+def _ended(losses: list[float], examples: int, last: float, horizon: int, pace: Run | None) -> str | None:
+    """The outcome of a run that need not go on; None for one that must."""
+    if losses[-1] > DIVERGED * losses[0]:
+        return "diverged"
+    if horizon:
+        return None
+    if sum(loss <= last for loss in losses) > CONFIRMATIONS:
+        return "reached"
+    return "stopped" if pace is not None and _is_hopeless(examples, losses[-1], pace, last) else None
+
+
+def _whole_steps(points: list[int], batch_size: int) -> list[int]:
+    """Points moved up to whole steps, each once."""
+    return sorted({math.ceil(point / batch_size) * batch_size for point in points})
+
+
+def _multiplier(examples: int, horizon: int) -> float:
+    """Of the learning rate, at the end of a step: linear warm-up, then a cosine to zero."""
+    if not horizon:
+        return 1.0
+    progress = min(1.0, examples / horizon)
+    if progress < WARMUP:
+        return progress / WARMUP
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - WARMUP) / (1.0 - WARMUP)))
+
+
+def _held_out(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor, ...]) -> float:
+    loss = evaluated_loss(replace(task, eval_data=held_out), run.model)
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _is_hopeless(examples: int, loss: float, pace: Run, last: float) -> bool:
+    there = LossCurve(pace.examples, pace.losses)
+    at_all = there.examples_to(last)
+    if at_all is not None and examples > 0.5 * HOPELESS * at_all:
+        return True
+    here = there.examples_to(loss)
+    return here is not None and here > 0 and examples > HOPELESS * here and loss < 0.9 * pace.losses[0]
