@@ -203,6 +203,7 @@ class ProbeReport(Record):
         budget_examples: ceiling on the examples that the probe was given.
         stopped: why the probe ended before its plan was done, in words; None if it was completed.
         provenance: versions, device, seed.
+        initial_loss: mean training loss at initialisation; None if the probe stopped before it.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.probe/1"
@@ -215,6 +216,7 @@ class ProbeReport(Record):
     budget_examples: int
     stopped: str | None
     provenance: Provenance
+    initial_loss: float | None = None
 
     @property
     def examples_spent(self) -> float:

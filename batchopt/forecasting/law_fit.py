@@ -35,8 +35,10 @@ INDEPENDENT_POINTS_PER_RUN = 2.0
 """Points of one curve share what the law misses, which counts as this many independent errors."""
 MODEL_ERROR = 0.06
 """Standard deviation of log loss that the law misses."""
-HORIZON = math.log(30.0)
+HORIZON = math.log(100.0)
 """How far beyond the longest run the curve of loss over progress is carried, in log progress."""
+GROWTH_SD = 0.3
+"""Spread over problems of how the critical batch size grows beyond the runs, about its growth within them."""
 KNOT_SPACING = 0.6
 SEARCH_STEPS, DRAW_STEPS = 60, 4
 
@@ -48,7 +50,9 @@ _UPDATE_FLOOR = {"log_b": 1.0, "p": 0.1, "log_lr": 1.0, "d": 0.1, "alpha": 0.2, 
 _UPDATE_SLOPE_FLOOR = 0.3
 
 
-def fit_law(runs: Sequence[Branch], *, noise: Sequence[NoiseReading] = (), seed: int = 0) -> LawPosterior:
+def fit_law(
+    runs: Sequence[Branch], *, noise: Sequence[NoiseReading] = (), initial_loss: float | None = None, seed: int = 0
+) -> LawPosterior:
     """Fit the law to runs of one training problem.
 
     Where noise readings are given, the law is fitted with and without them and half of the draws come from each: where
@@ -57,13 +61,14 @@ def fit_law(runs: Sequence[Branch], *, noise: Sequence[NoiseReading] = (), seed:
     Args:
         runs: loss curves from initialisation.
         noise: readings along the reference run.
+        initial_loss: loss before the first step; taken from the runs if None.
         seed: of the posterior draws.
 
     Raises:
         EvidenceError: fewer than two runs with three usable points.
     """
-    points = _collect(runs)
-    initial = _initial_loss(runs)
+    initial = _initial_loss(runs) if initial_loss is None or initial_loss <= 0 else initial_loss
+    points = _collect(runs, initial)
     longest = max(run.examples / run.batch_size for run in runs)
     v_end = math.log1p(longest)
     knots = np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1)
@@ -86,7 +91,7 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
     Raises:
         EvidenceError: none of the runs has three usable points.
     """
-    points = _collect(runs, least_runs=1)
+    points = _collect(runs, law.initial_loss, least_runs=1)
     frame = Frame(knots=np.array(law.knots), v_mid=law.v_mid, log_initial=math.log(law.initial_loss))
     rows = np.array([law.best, *law.draws])
     floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
@@ -128,7 +133,9 @@ class _Fit:
         shifts[:, :count] *= math.sqrt(inflation)
         disturbed = replace(self.misfit, shifts=shifts)
         rows, _ = minimise(disturbed.residuals, disturbed.jacobian, np.tile(self.best, (n, 1)), most_steps=DRAW_STEPS)
-        return rows[:, : len(self.misfit.prior.mean)]
+        rows = rows[:, : len(self.misfit.prior.mean)]
+        rows[:, SHAPE.index("p")] += GROWTH_SD * rng.standard_normal(n)
+        return rows
 
     @property
     def law(self) -> Floats:
@@ -156,7 +163,7 @@ def _starts(prior: Prior) -> list[Floats]:
     return starts
 
 
-def _collect(runs: Sequence[Branch], *, least_runs: int = 2) -> Points:
+def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> Points:
     offset = TrainingOffset(runs)
     alive = [(run, loss_points(run, offset)) for run in runs if run.outcome != "diverged"]
     kept = [(run, points) for run, points in alive if len(points.steps) >= LEAST_POINTS]
@@ -174,7 +181,8 @@ def _collect(runs: Sequence[Branch], *, least_runs: int = 2) -> Points:
         learning_rates=np.array([run.learning_rate for run, _ in kept]),
         run=np.repeat(np.arange(len(kept)), [len(points.steps) for _, points in kept]),
         steps=np.concatenate([points.steps for _, points in kept]),
-        log_losses=np.concatenate([points.log_losses for _, points in kept]),
+        # The law knows no loss above the initial one: what a rate that is too high does there is no progress.
+        log_losses=np.minimum(np.concatenate([points.log_losses for _, points in kept]), math.log(initial)),
         weights=np.concatenate(weights),
     )
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NOISE_OFFSET_SD = 0.9
+NOISE_OFFSET_SD = 0.6
 """Spread over problems of the log ratio of noise scale to local critical batch size."""
 NOISE_TREND_SD = 0.5
 """Spread over problems of how fast that log ratio changes with log progress: the noise scale tells the level of the
 critical batch size better than its growth."""
-NOISE_SCATTER_SD = 0.35
+NOISE_SCATTER_SD = 0.6
 """Scatter of single readings about such a trend."""
 _STEP = 1e-4
 """Of finite differences."""

@@ -9,10 +9,10 @@ from batchopt.step_cost import StepCost
 
 SHARES = {
     "step time": 0.03,
-    "learning-rate range": 0.04,
+    "learning-rate range": 0.05,
     "short runs, large batch": 0.26,
     "short runs, small batch": 0.26,
-    "long runs": 0.29,
+    "long runs": 0.28,
     "noise scales": 0.12,
 }
 """Share of the budget that each part may spend."""
@@ -28,7 +28,9 @@ LEAST_STEPS = 6
 BATCH_RATIO = 8
 """The large batch size over the small one."""
 RATE_FACTOR = 3.0
-"""Neighbouring learning rates of the short runs, where none is given."""
+"""Neighbouring learning rates of the short runs."""
+SEARCH_FACTOR = 4.0
+"""Neighbouring learning rates where none is known: from below the highest, which is two decades too high for Adam."""
 RATES = 4
 """Learning rates that are tried at the large batch size to begin with; one less at the small one."""
 EXTRA_RUNS = 2

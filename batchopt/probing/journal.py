@@ -47,6 +47,7 @@ class Part(Record):
     branch: Branch | None = None
     noise_scale: NoiseScale | None = None
     step_cost: StepCost | None = None
+    initial_loss: float | None = None
     learning_rate: float | None = None
     failure: str | None = None
 

@@ -1,9 +1,14 @@
-"""The range of learning rates worth trying: a run whose rate rises every step until its loss rises (Smith 2015)."""
+"""The range of learning rates worth trying: a run whose rate rises every step until its loss rises (Smith 2015).
+
+Each batch is compared with its own loss at initialisation: batches of a few examples differ by more than a step changes
+them, and while the rate is too low to move anything the difference is exactly zero.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 from batchopt.errors import BudgetError, NonFiniteLossError
 from batchopt.evidence import Spending
@@ -11,10 +16,14 @@ from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 
 LOWEST, HIGHEST = 1e-6, 1e2
-STEPS = 56
-SMOOTHING = 0.7
-TOO_HIGH = 1.2
-"""The rate is too high where the smoothed loss is this many times the lowest before it."""
+STEPS = 28
+STEP_COST = 4.0 / 3.0
+"""Examples that one example of a step costs: a gradient, and a forward pass at initialisation."""
+SMOOTHING = 0.5
+UNDONE = 0.3
+"""The rate is too high where this share of the smoothed progress is lost."""
+RISEN = 0.05
+"""Where there was less progress than this share of the loss, what must be lost is this share."""
 
 
 def find_learning_rate_range(
@@ -33,25 +42,30 @@ def find_learning_rate_range(
     Raises:
         BudgetError: the budget does not hold one example a step.
     """
-    batch_size = min(largest_batch, int(budget // STEPS))
+    batch_size = min(largest_batch, int(budget // (STEPS * STEP_COST)))
     if batch_size < 1:
-        raise BudgetError(f"the learning-rate range takes {STEPS} steps, and {budget:.0f} examples are left for it")
+        raise BudgetError(
+            f"the learning-rate range takes {math.ceil(STEPS * STEP_COST)} examples, and {budget:.0f} are left for it"
+        )
     began = time.perf_counter()
-    run = TrainingRun(task, learning_rate=LOWEST, seed=seed)
+    task = replace(task, warmup_examples=0)
+    start, run = (TrainingRun(task, learning_rate=LOWEST, seed=seed) for _ in range(2))
     ratio = (HIGHEST / LOWEST) ** (1.0 / (STEPS - 1))
-    smoothed, lowest, top = math.nan, math.inf, HIGHEST
+    change = least = initial = 0.0
+    top = HIGHEST
     for k in range(STEPS):
         run.learning_rate = LOWEST * ratio**k
         try:
-            loss = run.step(batch_size)
+            before = start.batch_loss(batch_size)
+            latest = run.step(batch_size) - before
         except NonFiniteLossError:
             top = run.learning_rate
             break
-        smoothed = loss if k == 0 else SMOOTHING * smoothed + (1.0 - SMOOTHING) * loss
-        # The first steps move nothing: what the loss does there is the scatter of batches.
-        if k >= STEPS // 4 and smoothed > TOO_HIGH * lowest:
+        initial += (abs(before) - initial) / (k + 1)
+        change = SMOOTHING * change + (1.0 - SMOOTHING) * latest
+        if change > least + max(UNDONE * -least, RISEN * initial):
             top = run.learning_rate
             break
-        lowest = min(lowest, smoothed) if k >= STEPS // 8 else math.inf
-    spent = float(run.steps * batch_size)
+        least = min(least, change)
+    spent = run.steps * batch_size * STEP_COST
     return top, Spending("learning-rate range", spent, run.steps, time.perf_counter() - began)

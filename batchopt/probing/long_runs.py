@@ -88,7 +88,7 @@ def _measure(session: Session, leg: Leg, kind: str, examples: int) -> Part:
             raise
         return Part(Spending("noise scales", float(examples), 0, time.perf_counter() - began), failure=str(error))
     branch = session.parts[leg.name].branch
-    if branch is not None:
+    if branch is not None and branch.last_loss > 0:  # a mean over few batches of a loss that may be negative
         at = MeasuredAt(run.examples_seen, branch.last_loss, leg.batch_size, leg.learning_rate)
         noise = replace(noise, at=at)
     return Part(Spending("noise scales", float(noise.examples), 0, time.perf_counter() - began), noise_scale=noise)

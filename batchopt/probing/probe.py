@@ -132,7 +132,7 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
     share = SHARES["step time"]
 
     def work() -> Part:
-        cost, spending = measure_step_cost(
+        cost, spending, initial_loss = measure_step_cost(
             session.task,
             learning_rate=1e-6,
             max_batch_size=high,
@@ -140,7 +140,7 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
             max_examples=None if examples is None else int(share * examples),
             seed=session.seed,
         )
-        return Part(replace(spending, part="step time"), step_cost=cost)
+        return Part(spending, step_cost=cost, initial_loss=initial_loss)
 
     try:
         part = session.do("step-time", work)
@@ -161,6 +161,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
     for part in session.parts.values():
         spending[part.spending.part] = _sum(spending.get(part.spending.part), part.spending)
     costs = [part.step_cost for part in session.parts.values() if part.step_cost is not None]
+    initial = [part.initial_loss for part in session.parts.values() if part.initial_loss is not None]
     return ProbeReport(
         reference=reference,
         branches=tuple(branch for branch in runs.values() if branch != reference),
@@ -170,6 +171,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         budget_examples=session.budget,
         stopped=stopped,
         provenance=provenance,
+        initial_loss=initial[0] if initial else None,
     )
 
 

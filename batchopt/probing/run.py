@@ -105,6 +105,20 @@ class TrainingRun:
         self.steps += 1
         return value
 
+    def batch_loss(self, batch_size: int) -> float:
+        """The loss of the next batch of the data order, which is passed over without a step.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
+        with self._randomness.active(), torch.no_grad():
+            value = float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"the loss of a batch of {batch_size} is {value} {self._where()}")
+        self.examples_seen += batch_size
+        return value
+
     def _step(self, indices: NDArray[np.int64]) -> float:
         self.optimizer.zero_grad(set_to_none=True)
         loss = batch_loss(*self.task.losses(self.model, fetch(self.task, indices)))

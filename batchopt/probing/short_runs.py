@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchopt.probing.branches import Leg
-from batchopt.probing.budget import EXTRA_RUNS, RATE_FACTOR, RATES, RUNGS, SHARES, run_share
+from batchopt.probing.budget import EXTRA_RUNS, RATE_FACTOR, RATES, RUNGS, SEARCH_FACTOR, SHARES, run_share
 from batchopt.probing.journal import Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
 from batchopt.probing.session import Session
@@ -33,7 +33,7 @@ def rates_from_range(session: Session, learning_rate: float | None, batch_size: 
         return Part(spending, learning_rate=top)
 
     top = session.do("learning-rate-range", work).learning_rate or 1.0
-    return [top / RATE_FACTOR ** (1 + k) for k in range(RATES)]
+    return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
 def rates_from_root(winner: Leg, batch_size: int) -> list[float]:

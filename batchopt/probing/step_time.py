@@ -32,7 +32,7 @@ def measure_step_cost(
     seconds: float = 2.0,
     max_examples: int | None = None,
     seed: int = 0,
-) -> tuple[StepCost, Spending]:
+) -> tuple[StepCost, Spending, float]:
     """Time optimizer steps at powers of two and fit the law of the step cost.
 
     Times are medians after a warm-up step at each batch size, data loading included. On CUDA the batch goes on doubling
@@ -49,7 +49,8 @@ def measure_step_cost(
         seed: of the throw-away run.
 
     Returns:
-        The step cost in seconds, and what was spent. Its largest batch size is the one found by trial, or else
+        The step cost in seconds, what was spent, and the mean training loss of all steps: that of the initialisation
+        where the learning rate moves nothing. The largest batch size is the one found by trial, or else
         `max_batch_size`.
 
     Raises:
@@ -80,7 +81,8 @@ def measure_step_cost(
             f"two batch sizes must fit in memory to see what an example costs, and only {list(medians)} did"
         )
     cost = fit_step_cost(list(medians), list(medians.values()), largest_batch_size=largest)
-    return cost, Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began)
+    spending = Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began)
+    return cost, spending, clock.summed_loss / run.examples_seen
 
 
 @dataclass(slots=True)
@@ -94,6 +96,7 @@ class _Clock:
         spent: examples spent, those of steps that ran out of memory included.
         times: batch size -> seconds of its timed steps.
         fits: largest batch size that has been seen to fit.
+        summed_loss: of all examples of its steps.
     """
 
     run: TrainingRun
@@ -102,6 +105,7 @@ class _Clock:
     spent: int = 0
     times: dict[int, list[float]] = field(default_factory=dict)
     fits: int = 0
+    summed_loss: float = 0.0
 
     def affords(self, batch_size: int, steps: int) -> bool:
         return batch_size * steps <= self.left
@@ -113,13 +117,14 @@ class _Clock:
         self._synchronise()
         began = time.perf_counter()
         try:
-            self.run.step(batch_size)
+            loss = self.run.step(batch_size)
             self._synchronise()
         except torch.cuda.OutOfMemoryError:
             taken = None
         else:
             taken = time.perf_counter() - began
             self.fits = max(self.fits, batch_size)
+            self.summed_loss += batch_size * loss
         if taken is None:
             # Only here is the exception gone, and with its traceback the last references to what did fit.
             self.run.optimizer.zero_grad(set_to_none=True)

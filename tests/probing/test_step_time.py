@@ -57,7 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_a_planted_law_is_found(clock: Clock) -> None:
-    cost, spending = measure_step_cost(make_task(), learning_rate=1e-6, seconds=10.0)
+    cost, spending, initial_loss = measure_step_cost(make_task(), learning_rate=1e-6, seconds=10.0)
     assert cost.per_step == pytest.approx(1e-3, rel=1e-6)
     assert cost.per_example == pytest.approx(2e-5, rel=1e-6)
     assert not cost.knees
@@ -82,7 +82,7 @@ def sizes_timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("max_examples", [13, 100, 999])
 def test_examples_are_a_ceiling_and_all_are_counted(max_examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = sizes_timed(monkeypatch)
-    _, spending = measure_step_cost(make_task(), learning_rate=1e-6, max_examples=max_examples)
+    _, spending, _ = measure_step_cost(make_task(), learning_rate=1e-6, max_examples=max_examples)
     assert spending.examples == sum(sizes) <= max_examples
     assert spending.steps == len(sizes)
     assert len(set(sizes)) >= 2
@@ -96,7 +96,7 @@ def test_too_few_examples_for_two_batch_sizes() -> None:
 @pytest.mark.usefixtures("clock")
 def test_bounds_of_the_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = sizes_timed(monkeypatch)
-    cost, _ = measure_step_cost(make_task(), learning_rate=1e-6, max_batch_size=48)
+    cost, _, _ = measure_step_cost(make_task(), learning_rate=1e-6, max_batch_size=48)
     assert set(sizes) == {1, 2, 4, 8, 16, 32}
     assert cost.largest_batch_size == 48
     sizes.clear()
@@ -109,7 +109,7 @@ def test_seconds_are_kept(seconds: float, clock: Clock, monkeypatch: pytest.Monk
     """Only the first step, and two batch sizes, are taken whatever they take."""
     clock.per_example, clock.warm_up = 1e-3, 1
     sizes = sizes_timed(monkeypatch)
-    _, spending = measure_step_cost(make_task(data=classification(4000)), learning_rate=1e-6, seconds=seconds)
+    _, spending, _ = measure_step_cost(make_task(data=classification(4000)), learning_rate=1e-6, seconds=seconds)
     assert 0.5 * seconds < spending.seconds <= seconds + 2e-3
     assert max(sizes) >= 1e3 * seconds / 32
 
@@ -119,7 +119,7 @@ def test_seconds_are_kept(seconds: float, clock: Clock, monkeypatch: pytest.Monk
 def test_memory_that_runs_out_is_bracketed(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = sizes_timed(monkeypatch)
     task = make_task(model=lambda: Limited(limit))
-    cost, spending = measure_step_cost(task, learning_rate=1e-6, max_examples=4000)
+    cost, spending, _ = measure_step_cost(task, learning_rate=1e-6, max_examples=4000)
     assert cost.largest_batch_size is not None
     assert limit / 1.1 <= cost.largest_batch_size <= limit
     assert max(sizes) > limit
@@ -146,7 +146,7 @@ def test_batch_norm_begins_at_two() -> None:
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
 
-    cost, _ = measure_step_cost(make_task(model=model), learning_rate=1e-6, seconds=0.1)
+    cost, _, _ = measure_step_cost(make_task(model=model), learning_rate=1e-6, seconds=0.1)
     assert cost(64) > 0
 
 
@@ -171,7 +171,7 @@ def test_cuda_finds_the_largest_batch() -> None:
     def wide() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 200_000), nn.Tanh(), nn.Linear(200_000, 3))
 
-    cost, _ = measure_step_cost(make_task(model=wide, device="cuda"), learning_rate=1e-6, seconds=3.0)
+    cost, _, _ = measure_step_cost(make_task(model=wide, device="cuda"), learning_rate=1e-6, seconds=3.0)
     assert cost.largest_batch_size is not None
     run = TrainingRun(make_task(model=wide, device="cuda"), learning_rate=1e-6, seed=0)
     run.step(int(0.9 * cost.largest_batch_size))
