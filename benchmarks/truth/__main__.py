@@ -6,6 +6,7 @@ import argparse
 
 from truth.problems import PROBLEMS
 from truth.sweep import sweep
+from truth.table import table
 
 
 def main() -> None:
@@ -15,7 +16,11 @@ def main() -> None:
     sweeps = commands.add_parser("sweep", help="run what the sweeps of problems lack")
     sweeps.add_argument("problems", nargs="*", help=f"of {', '.join(PROBLEMS)}; all if none is named")
     sweeps.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
+    commands.add_parser("table", help="the trade-off of every problem that is swept")
     args = parser.parse_args()
+    if args.command == "table":
+        table()
+        return
     for name in args.problems or PROBLEMS:
         if name not in PROBLEMS:
             parser.error(f"no problem {name!r}: choose of {', '.join(PROBLEMS)}")

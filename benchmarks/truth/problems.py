@@ -128,6 +128,7 @@ PROBLEMS: dict[str, Problem] = {
         most_examples=100_000,
         most_steps=2_000,
         seeds=(0, 1, 2),
+        horizons=(1_000, 2_000, 4_000, 8_000, 16_000),
     ),
     "digits_mlp": Problem(
         about="multilayer perceptron on 8x8 digits, SGD",
@@ -138,6 +139,7 @@ PROBLEMS: dict[str, Problem] = {
         most_examples=100_000,
         most_steps=2_000,
         seeds=(0, 1, 2),
+        horizons=(2_000, 4_000, 8_000, 16_000, 32_000),
     ),
     "mnist_cnn_sgd": Problem(
         about="CNN on MNIST, SGD",

@@ -14,6 +14,7 @@ from batchopt.errors import EvidenceError
 from batchopt.tradeoff import TradeoffFit, fit_tradeoff
 from truth.curves import FOLDER, Run, unpack
 from truth.problems import PROBLEMS, Problem
+from truth.training import GIVEN_UP
 
 Floats = NDArray[np.float64]
 RESAMPLES = 200
@@ -54,7 +55,7 @@ class Tradeoff:
 
 
 class Sweep:
-    """The runs of one problem at constant learning rates.
+    """The runs of one problem, at constant learning rates unless said otherwise.
 
     Args:
         name: of the problem.
@@ -66,6 +67,7 @@ class Sweep:
         self.problem: Problem = PROBLEMS[name]
         every = unpack(FOLDER / f"{name}.npz") if runs is None else runs
         self.runs = [run for run in every if not run.horizon]
+        self.decaying_runs = [run for run in every if run.horizon]
 
     @cached_property
     def configs(self) -> dict[tuple[int, float], list[Run]]:
@@ -118,18 +120,61 @@ class Sweep:
         )
 
     def steps(self, batch_size: float, learning_rate: float, loss: float) -> float:
-        """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it."""
-        table = {key: _log_mean(values) - math.log(key[0]) for key, values in self.examples_to(loss).items()}
-        sizes = sorted({size for size, _ in table})
-        if not sizes[0] <= batch_size <= sizes[-1]:
+        """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it.
+
+        Between two batch sizes a learning rate corresponds to the same multiple of each one's best. A run that was
+        stopped because it was far behind counts as just so far behind; a diverged one is infinite.
+        """
+        means = {key: _log_mean(values) for key, values in self.examples_to(loss).items()}
+        sizes, fewest, rates = _best_of_sizes(means)
+        best = dict(zip(map(int, sizes), map(float, rates), strict=True))
+        behind = {
+            int(size): log_examples + math.log(GIVEN_UP) for size, log_examples in zip(sizes, fewest, strict=True)
+        }
+        table = {
+            (size, rate): (behind[size] if math.isinf(mean) and self._was_stopped(size, rate) else mean)
+            - math.log(size)
+            for (size, rate), mean in means.items()
+            if size in best
+        }
+        if not best or not min(best) <= batch_size <= max(best):
             return math.inf
-        above = next(size for size in sizes if size >= batch_size)
-        below = max(size for size in sizes if size <= batch_size)
+        above = min(size for size in best if size >= batch_size)
+        below = max(size for size in best if size <= batch_size)
         part = 0.0 if above == below else math.log(batch_size / below) / math.log(above / below)
-        # Along the ridge: a rate between two batch sizes corresponds to rates shifted by the root of the batch size.
-        ends = [_over_rates(table, size, learning_rate * math.sqrt(size / batch_size)) for size in (below, above)]
+        multiple = learning_rate / (best[below] ** (1.0 - part) * best[above] ** part)
+        ends = [_over_rates(table, size, multiple * best[size]) for size in (below, above)]
         value = (1.0 - part) * ends[0] + part * ends[1] if math.isfinite(sum(ends)) else math.inf
         return math.exp(value) if math.isfinite(value) else math.inf
+
+    def _was_stopped(self, size: int, rate: float) -> bool:
+        return all(run.outcome != "diverged" for run in self.configs[size, rate])
+
+    def decaying_tradeoff(self, loss: float) -> TradeoffFit | None:
+        """The trade-off of runs with warm-up and cosine decay that end at a loss; None where there are too few.
+
+        For every batch size and horizon the best peak rate counts; between horizons, log examples are interpolated over
+        the log of the loss at the end.
+        """
+        ends: dict[int, dict[int, float]] = {}
+        for run in self.decaying_runs:
+            if run.outcome != "diverged":
+                own = ends.setdefault(run.batch_size, {})
+                own[run.horizon] = min(own.get(run.horizon, math.inf), run.losses[-1])
+        reached = {size: _horizon_to(own, loss) for size, own in ends.items()}
+        kept = {size: examples for size, examples in reached.items() if math.isfinite(examples)}
+        if len(kept) < 3:
+            return None
+        return fit_tradeoff(list(kept), [examples / size for size, examples in kept.items()])
+
+
+def _horizon_to(ends: dict[int, float], loss: float) -> float:
+    """The horizon that ends at a loss, interpolated; infinite outside of the horizons that were run."""
+    horizons = sorted(ends)
+    losses = np.minimum.accumulate([ends[horizon] for horizon in horizons])
+    if not losses[-1] <= loss <= losses[0]:
+        return math.inf
+    return math.exp(float(np.interp(-math.log(loss), -np.log(losses), np.log(horizons))))
 
 
 @cache

@@ -20,7 +20,9 @@ FIRST_EVALUATION_STEPS = 4
 DIVERGED = 3.0
 """A loss this many times the initial one counts as diverged."""
 HOPELESS = 8.0
-"""A run that needs this many times the examples of another at its batch size stops."""
+"""A run that takes this many times the examples of another at its batch size to the loss where it is stops."""
+GIVEN_UP = 4.0
+"""And one that has taken this many times the examples that the other took to the last loss."""
 CONFIRMATIONS = 2
 """Evaluations after the last loss is reached: the running median must see them."""
 WARMUP = 0.05
@@ -102,7 +104,7 @@ def _held_out(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor
 def _is_hopeless(examples: int, loss: float, pace: Run, last: float) -> bool:
     there = LossCurve(pace.examples, pace.losses)
     at_all = there.examples_to(last)
-    if at_all is not None and examples > 0.5 * HOPELESS * at_all:
+    if at_all is not None and examples > GIVEN_UP * at_all:
         return True
     here = there.examples_to(loss)
     return here is not None and here > 0 and examples > HOPELESS * here and loss < 0.9 * pace.losses[0]

@@ -64,6 +64,9 @@ def test_a_planted_law_is_found(clock: Clock) -> None:
     assert cost.largest_batch_size is None
     assert cost.unit == "seconds"
     assert spending.part == "step time"
+    run = TrainingRun(make_task(), learning_rate=1e-6, seed=0)
+    # Of some examples of the training set, against the mean over others.
+    assert initial_loss == pytest.approx(run.evaluate(), rel=0.1)
     assert spending.seconds == pytest.approx(clock.now)
 
 
