@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+HARDLY_FELL = 0.97
+"""A loss that stays above this share of the initial one is not progress."""
 DISAGREEMENT = 3.0
 """Where the fits with and without the noise scales differ by more, one of them is wrong."""
 
@@ -246,6 +248,11 @@ def _report_doubts(report: ProbeReport) -> list[str]:
 
 def _fit_doubts(forecast: Forecast) -> list[str]:
     """Whether the two halves of the draws (with the noise scales and without) agree at the lowest observed loss."""
+    if forecast.lowest_observed_loss > HARDLY_FELL * forecast.initial_loss:
+        return [
+            f"The losses hardly fell: the lowest was {forecast.lowest_observed_loss:.4g} "
+            f"of {forecast.initial_loss:.4g} at initialisation, which tells nothing of the trade-off."
+        ]
     loss = min(forecast.lowest_observed_loss, 0.9 * forecast.initial_loss)
     try:
         estimate = forecast.critical_batch_size(loss)

@@ -109,14 +109,16 @@ class LawPosterior(Record):
         losses = np.exp(table.log_loss(table.v_at_steps(steps, batch_sizes, learning_rates)))
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, losses)
 
-    def best_steps(self, batch_sizes: Sequence[float] | Floats, loss: float) -> tuple[Floats, Floats]:
+    def best_steps(
+        self, batch_sizes: Sequence[float] | Floats, loss: float, *, best_guess_only: bool = False
+    ) -> tuple[Floats, Floats]:
         """Fewest steps to a loss over constant learning rates, re-tuned for every batch size, and that rate.
 
         Returns:
-            steps and learning rates, each (1 + n_draws, k).
+            steps and learning rates, each (1 + n_draws, k), or (1, k).
         """
         batch_sizes = np.asarray(batch_sizes, float)
-        table = self.table()
+        table = self.table(best_guess_only=best_guess_only)
         v_loss = table.v_of_loss(loss)
         centre = table.log_learning_rate(np.minimum(v_loss, table.grid[-1])[:, None], batch_sizes[None, :])
         limits = np.array([self._largest_stable(size) for size in batch_sizes])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_RATES = 2.0 ** np.arange(-3.0, 3.01, 0.25)
+_RATES = 2.0 ** np.arange(-2.0, 2.01, 0.25)
 """Candidate learning rates around the best guess's own optimum, a quarter of an octave apart."""
 
 
@@ -99,7 +99,7 @@ def _price(law: LawPosterior, goal: ReachLoss | LowestLoss, measured: StepCost |
 
 
 def _candidates(law: LawPosterior, size: int, loss: float, learning_rates: tuple[float, float]) -> Floats:
-    centre = law.best_steps([float(size)], loss)[1][0, 0]
+    centre = law.best_steps([float(size)], loss, best_guess_only=True)[1][0, 0]
     return np.unique(np.clip(centre * _RATES, *learning_rates))
 
 

@@ -68,6 +68,7 @@ class Sweep:
         every = unpack(FOLDER / f"{name}.npz") if runs is None else runs
         self.runs = [run for run in every if not run.horizon]
         self.decaying_runs = [run for run in every if run.horizon]
+        self._examples_to: dict[float, dict[tuple[int, float], Floats]] = {}
 
     @cached_property
     def configs(self) -> dict[tuple[int, float], list[Run]]:
@@ -79,7 +80,11 @@ class Sweep:
 
     def examples_to(self, loss: float) -> dict[tuple[int, float], Floats]:
         """Examples to a loss by configuration, (seeds,); inf where a seed does not reach it."""
-        return {key: np.array([run.examples_to(loss) for run in group]) for key, group in self.configs.items()}
+        if loss not in self._examples_to:
+            self._examples_to[loss] = {
+                key: np.array([run.examples_to(loss) for run in group]) for key, group in self.configs.items()
+            }
+        return self._examples_to[loss]
 
     @cached_property
     def fewest_examples(self) -> float:
