@@ -179,6 +179,7 @@ class Provenance(Record):
         seed: the probe's seed.
         population: examples in the data set; None for a stream.
         parameters: trainable parameters of the model.
+        adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.provenance/1"
@@ -188,6 +189,7 @@ class Provenance(Record):
     seed: int
     population: int | None
     parameters: int
+    adaptive: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

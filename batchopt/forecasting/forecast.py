@@ -68,7 +68,13 @@ class Forecast(Record):
             EvidenceError: the probe left fewer than two usable loss curves.
         """
         trend = fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])
-        law = fit_law(report.runs, noise=_readings(report), initial_loss=report.initial_loss, seed=seed)
+        law = fit_law(
+            report.runs,
+            noise=_readings(report),
+            initial_loss=report.initial_loss,
+            adaptive=report.provenance.adaptive,
+            seed=seed,
+        )
         rates = [branch.learning_rate for branch in report.runs if branch.outcome != "diverged"]
         forecast = cls(
             law=law,

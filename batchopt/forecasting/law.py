@@ -5,7 +5,7 @@ Notation
     v       log(1 + s), the grid that everything is tabulated on
     L0      loss at initialisation
     F       loss over progress, L = F(s): log-linear in v between knots, falling
-    b(s)    local critical batch size, b_mid ((1 + s) / s_mid)^p
+    b(s)    local critical batch size, b_mid ((1 + s) / s_mid)^p, with p + bend beyond s_mid
     lr*     best learning rate at a point, lr_mid ((1 + s) / s_mid)^-d / (1 + c b(s) / B)^alpha
     x       lr / lr*
     h(x)    speed beside the best learning rate, (1 + a) x / (a + x^(1 + a)); h(1) = 1
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SHAPE = ("log_b", "p", "log_lr", "d", "alpha", "log_c", "log_a")
+SHAPE = ("log_b", "p", "bend", "log_lr", "d", "alpha", "log_c", "log_a")
 """Names of the leading parameters; the log slopes of F between its knots follow."""
 
 GRID_POINTS = 128
@@ -207,7 +207,9 @@ class LawTable:
 
     def log_b(self, v: Floats) -> Floats:
         """log of the local critical batch size, (n, k)."""
-        return self._parameter("log_b") + self._parameter("p") * (v - self.v_mid)
+        past_mid = v - self.v_mid
+        bent = self._parameter("bend") * np.maximum(past_mid, 0.0)
+        return self._parameter("log_b") + self._parameter("p") * past_mid + bent
 
     def log_learning_rate(self, v: Floats, batch_sizes: Floats) -> Floats:
         """log lr* at v and batch sizes, (n, k)."""
@@ -222,11 +224,11 @@ class LawTable:
             batch_sizes: (k,) or (n, k).
             learning_rates: (k,) or (n, k).
         """
-        log_b, p, log_lr, d, alpha, log_c, log_a = (self.rows[:, i, None, None] for i in range(len(SHAPE)))
+        log_b, p, bend, log_lr, d, alpha, log_c, log_a = (self.rows[:, i, None, None] for i in range(len(SHAPE)))
         sizes = np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1]))[:, :, None]
         rates = np.broadcast_to(learning_rates, sizes.shape[:2])[:, :, None]
         past_mid = (self.grid - self.v_mid)[None, None, :]
-        noise = np.exp(log_b + p * past_mid) / sizes
+        noise = np.exp(log_b + p * past_mid + bend * np.maximum(past_mid, 0.0)) / sizes
         log_x = np.log(rates) - (log_lr - d * past_mid - alpha * np.log1p(np.exp(log_c) * noise))
         a = np.exp(log_a)
         log_h = np.log1p(a) + log_x - np.log(a + np.exp(np.clip((1.0 + a) * log_x, -80.0, 80.0)))

@@ -20,7 +20,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.law import SHAPE, LawPosterior
 from batchopt.forecasting.least_squares import minimise
-from batchopt.forecasting.loss_points import TrainingOffset, loss_points
+from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
 from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
 
 if TYPE_CHECKING:
@@ -37,21 +37,36 @@ MODEL_ERROR = 0.06
 """Standard deviation of log loss that the law misses."""
 HORIZON = math.log(100.0)
 """How far beyond the longest run the curve of loss over progress is carried, in log progress."""
-GROWTH_SD = 0.3
-"""Spread over problems of how the critical batch size grows beyond the runs, about its growth within them."""
 KNOT_SPACING = 0.6
 SEARCH_STEPS, DRAW_STEPS = 60, 4
 
-_SHAPE_PRIOR = {"p": (1.0, 0.15), "d": (0.0, 0.2), "alpha": (0.85, 0.3), "log_c": (0.0, 0.7), "log_a": (1.0, 1.0)}
+_SHAPE_PRIOR = {
+    "p": (1.0, 0.15),
+    "bend": (0.0, 0.3),
+    "log_c": (0.0, 0.7),
+    "log_a": (0.5, 0.8),
+}
+_LEARNING_RATE_PRIOR = {
+    False: {"d": (-0.4, 0.15), "alpha": (1.0, 0.15)},
+    True: {"d": (0.05, 0.15), "alpha": (0.4, 0.2)},
+    None: {"d": (-0.2, 0.3), "alpha": (0.7, 0.35)},
+}
+"""How the best rate changes with progress and batch size, by whether the optimizer scales coordinates as Adam does. A
+few curves hardly tell the two apart, so a forecast of later losses and other batch sizes rests on this."""
 _CENTRE_SD = {"log_b": 2.0, "log_lr": 2.0}
 _FIRST_SLOPE = (math.log(0.2), 1.5)
 _SLOPE_STEP_SD = 0.5
-_UPDATE_FLOOR = {"log_b": 1.0, "p": 0.1, "log_lr": 1.0, "d": 0.1, "alpha": 0.2, "log_c": 0.4, "log_a": 0.4}
+_UPDATE_FLOOR = {"log_b": 1.0, "p": 0.1, "bend": 0.1, "log_lr": 1.0, "d": 0.1, "alpha": 0.2, "log_c": 0.4, "log_a": 0.4}
 _UPDATE_SLOPE_FLOOR = 0.3
 
 
 def fit_law(
-    runs: Sequence[Branch], *, noise: Sequence[NoiseReading] = (), initial_loss: float | None = None, seed: int = 0
+    runs: Sequence[Branch],
+    *,
+    noise: Sequence[NoiseReading] = (),
+    initial_loss: float | None = None,
+    adaptive: bool | None = None,
+    seed: int = 0,
 ) -> LawPosterior:
     """Fit the law to runs of one training problem.
 
@@ -62,6 +77,7 @@ def fit_law(
         runs: loss curves from initialisation.
         noise: readings along the reference run.
         initial_loss: loss before the first step; taken from the runs if None.
+        adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
         seed: of the posterior draws.
 
     Raises:
@@ -73,7 +89,7 @@ def fit_law(
     v_end = math.log1p(longest)
     knots = np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1)
     frame = Frame(knots=knots, v_mid=0.6 * v_end, log_initial=math.log(initial))
-    prior = _wide_prior(points, len(knots) - 1)
+    prior = _wide_prior(points, len(knots) - 1, adaptive)
     fits = [_fit(points, frame, prior, [], _starts(prior))]
     if noise:
         fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].law]))
@@ -133,9 +149,7 @@ class _Fit:
         shifts[:, :count] *= math.sqrt(inflation)
         disturbed = replace(self.misfit, shifts=shifts)
         rows, _ = minimise(disturbed.residuals, disturbed.jacobian, np.tile(self.best, (n, 1)), most_steps=DRAW_STEPS)
-        rows = rows[:, : len(self.misfit.prior.mean)]
-        rows[:, SHAPE.index("p")] += GROWTH_SD * rng.standard_normal(n)
-        return rows
+        return rows[:, : len(self.misfit.prior.mean)]
 
     @property
     def law(self) -> Floats:
@@ -164,9 +178,12 @@ def _starts(prior: Prior) -> list[Floats]:
 
 
 def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> Points:
-    offset = TrainingOffset(runs)
+    offset = TrainingOffset(runs, initial)
     alive = [(run, loss_points(run, offset)) for run in runs if run.outcome != "diverged"]
-    kept = [(run, points) for run, points in alive if len(points.steps) >= LEAST_POINTS]
+    settled = [(run, points.after_transient(math.log(initial))) for run, points in alive]
+    kept = _with_enough_points(settled)
+    if len(kept) < least_runs:  # losses that stay above the initial one are evidence too, where there is no other
+        kept = _with_enough_points(alive)
     if len(kept) < least_runs:
         raise EvidenceError(
             f"the law needs {least_runs} loss curves of at least {LEAST_POINTS} evaluations, got {len(kept)}: "
@@ -187,6 +204,10 @@ def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> 
     )
 
 
+def _with_enough_points(runs: Sequence[tuple[Branch, LossPoints]]) -> list[tuple[Branch, LossPoints]]:
+    return [(run, points) for run, points in runs if len(points.steps) >= LEAST_POINTS]
+
+
 def _initial_loss(runs: Sequence[Branch]) -> float:
     """Loss before the first step: evaluated, or that of the first training batches."""
     evaluated = [run.curve.losses[0] for run in runs if run.curve.examples[:1] == (0,)]
@@ -198,12 +219,13 @@ def _initial_loss(runs: Sequence[Branch]) -> float:
     return 1.1 * max(run.curve.losses[0] for run in runs if run.curve.losses)
 
 
-def _wide_prior(points: Points, n_slopes: int) -> Prior:
+def _wide_prior(points: Points, n_slopes: int, adaptive: bool | None) -> Prior:
     centre = {"log_b": math.log(points.batch_sizes.max()), "log_lr": np.log(points.learning_rates).mean()}
+    known = _SHAPE_PRIOR | _LEARNING_RATE_PRIOR[adaptive]
     n_shape = len(SHAPE)
     mean, matrix = np.zeros(n_shape + n_slopes), np.zeros((n_shape + n_slopes,) * 2)
     for i, name in enumerate(SHAPE):
-        mean[i], sd = _SHAPE_PRIOR.get(name, (centre.get(name, 0.0), _CENTRE_SD.get(name, 1.0)))
+        mean[i], sd = known.get(name, (centre.get(name, 0.0), _CENTRE_SD.get(name, 1.0)))
         matrix[i, i] = 1.0 / sd
     # Log slopes of F: the first is vague, each next one is a small step away (a random walk).
     mean[n_shape:] = _FIRST_SLOPE[0]

@@ -30,7 +30,11 @@ OFFSET_LENGTH = 1.0
 """Distance in x over which the offset changes."""
 READING_SD = 0.03
 """Scatter of one reading of the offset beyond the errors of training losses."""
+INITIAL_SD = 0.05
+"""Standard deviation of the offset at initialisation, where nothing has been learned of the training examples."""
 POINTS_PER_RUN = 10
+TRANSIENT = 0.05
+"""A log loss this far above the initial one is of the shock that a high learning rate begins with."""
 LARGEST_ERROR = 0.5
 """A mean training loss with a larger relative error says nothing about its logarithm."""
 
@@ -49,16 +53,28 @@ class LossPoints:
     log_losses: Floats
     errors: Floats
 
+    def after_transient(self, log_initial: float) -> LossPoints:
+        """The points after the last that is well above the initial loss.
+
+        A rate near the stability limit first throws the loss up, and may be the best one all the same: until the loss
+        is back, it tells nothing about progress.
+        """
+        above = np.flatnonzero(self.log_losses > log_initial + TRANSIENT)
+        start = above[-1] + 1 if len(above) else 0
+        return LossPoints(self.steps[start:], self.log_losses[start:], self.errors[start:])
+
 
 class TrainingOffset:
     """How far the loss is above the training loss, over log training loss, from all runs that have both.
 
     Args:
         runs: of one probe.
+        initial_loss: training loss at initialisation.
     """
 
-    def __init__(self, runs: Sequence[Branch]) -> None:
+    def __init__(self, runs: Sequence[Branch], initial_loss: float) -> None:
         readings = [reading for run in runs for reading in _offset_readings(run)]
+        readings.append((math.log(initial_loss), 0.0, INITIAL_SD))
         columns = np.array(readings, dtype=np.float64).reshape(-1, 3).T
         self._at, values, errors = columns
         covariance = _kernel(self._at, self._at) + np.diag(errors**2 + READING_SD**2)

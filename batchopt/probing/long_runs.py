@@ -32,7 +32,9 @@ RELATIVE_WIDTH = 0.2
 
 
 def long_runs(session: Session, small: Leg | None, large: Leg) -> None:
-    """Carry the best run of each batch size on, half of the share each; the large one is the reference.
+    """Carry the best run of each batch size on; the large one is the reference.
+
+    They share their part of the budget and what the short runs have left of theirs.
 
     Raises:
         StopProbe: the reference run diverged, or a gradient is not finite.
@@ -40,12 +42,18 @@ def long_runs(session: Session, small: Leg | None, large: Leg) -> None:
     _noise(session, 0, first_leg(large))
     _noise(session, 1, large)
     session.check_time()
-    budget = 0.5 * SHARES["long runs"] * session.budget
+    budget = (SHARES["long runs"] * session.budget + _left_by_short_runs(session)) / (1 if small is None else 2)
     reference = _go_on(session, large, REFERENCE, budget)
     _noise(session, 2, reference)
     session.check_time()
     if small is not None:
         _go_on(session, small, "long-small", budget)
+
+
+def _left_by_short_runs(session: Session) -> float:
+    shares = {f"short runs, {which} batch" for which in ("large", "small")}
+    spent = sum(part.spending.examples for part in session.parts.values() if part.spending.part in shares)
+    return max(0.0, sum(SHARES[share] for share in shares) * session.budget - spent)
 
 
 def _go_on(session: Session, leg: Leg, name: str, budget: float) -> Leg:

@@ -27,6 +27,7 @@ from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES, examples_within, two_batch_sizes
 from batchopt.probing.journal import Identity, Journal, Part
+from batchopt.probing.kinds.preconditioned import is_adaptive
 from batchopt.probing.long_runs import REFERENCE, long_runs
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
@@ -86,9 +87,8 @@ def probe(
             progress=progress or _silent,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
         )
-        return _run(
-            session, examples, seconds, learning_rate, batch_sizes, _provenance(task, seed, population, parameters)
-        )
+        provenance = _provenance(task, seed, population, parameters, is_adaptive(run.optimizer))
+        return _run(session, examples, seconds, learning_rate, batch_sizes, provenance)
 
 
 def _run(
@@ -182,13 +182,13 @@ def _sum(first: Spending | None, second: Spending) -> Spending:
     )
 
 
-def _provenance(task: TrainingTask, seed: int, population: int, parameters: int) -> Provenance:
+def _provenance(task: TrainingTask, seed: int, population: int, parameters: int, adaptive: bool | None) -> Provenance:
     packages = ("batchopt", "torch", "numpy", "scipy")
     device = str(task.torch_device)
     if task.torch_device.type == "cuda":
         device = f"{device} ({torch.cuda.get_device_name(task.torch_device)})"
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
-    return Provenance(versions, device, seed, population, parameters)
+    return Provenance(versions, device, seed, population, parameters, adaptive)
 
 
 def _check_arguments(

@@ -128,7 +128,8 @@ class Sweep:
         """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it.
 
         Between two batch sizes a learning rate corresponds to the same multiple of each one's best. A run that was
-        stopped because it was far behind counts as just so far behind; a diverged one is infinite.
+        stopped because it was far behind counts as just so far behind. Towards a rate that diverges the speed falls to
+        zero, in proportion to the distance in log rate.
         """
         means = {key: _log_mean(values) for key, values in self.examples_to(loss).items()}
         sizes, fewest, rates = _best_of_sizes(means)
@@ -205,7 +206,9 @@ def _over_rates(table: dict[tuple[int, float], float], size: int, rate: float) -
     if low == k:
         return values[k]
     part = math.log(rate / rates[low]) / math.log(rates[k] / rates[low])
-    return (1.0 - part) * values[low] + part * values[k] if math.isfinite(values[low] + values[k]) else math.inf
+    if math.isfinite(values[low]) and math.isinf(values[k]):
+        return values[low] - math.log1p(-part)
+    return (1.0 - part) * values[low] + part * values[k] if math.isfinite(values[low]) else math.inf
 
 
 def _log_mean(values: Floats) -> float:

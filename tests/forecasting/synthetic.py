@@ -17,9 +17,12 @@ KNOTS = np.linspace(0.0, 12.0, 21)
 V_MID = 4.0
 
 
-def true_law(*, b_mid: float = 60.0, p: float = 0.8, alpha: float = 1.0, learning_rate: float = 0.3) -> LawPosterior:
+def true_law(
+    *, b_mid: float = 60.0, p: float = 0.8, bend: float = 0.0, alpha: float = 1.0, learning_rate: float = 0.3
+) -> LawPosterior:
     """A law without uncertainty: its loss falls by a growing power of progress."""
-    row = (math.log(b_mid), p, math.log(learning_rate), 0.05, alpha, 0.0, 0.0, *np.log(np.linspace(0.05, 0.9, 20)))
+    shape = (math.log(b_mid), p, bend, math.log(learning_rate), 0.05, alpha, 0.0, 0.0)
+    row = (*shape, *np.log(np.linspace(0.05, 0.9, 20)))
     return LawPosterior(INITIAL_LOSS, tuple(KNOTS), V_MID, row, (row,), (), (1, 1), 0.1)
 
 

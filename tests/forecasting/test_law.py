@@ -15,13 +15,13 @@ from batchopt.forecasting.law import LawPosterior
 
 def slow_steps(law: LawPosterior, batch_size: float, learning_rate: float, loss: float) -> float:
     """Twin: ds/dstep = h(x) / (1 + b(s)/B) integrated with 100,000 points, written from the module's notation."""
-    log_b, p, log_lr, d, alpha, log_c, log_a = law.best[:7]
-    slopes = np.exp(law.best[7:])
+    log_b, p, bend, log_lr, d, alpha, log_c, log_a = law.best[:8]
+    slopes = np.exp(law.best[8:])
     knots = np.array(law.knots)
     log_losses = math.log(law.initial_loss) - np.concatenate([[0.0], np.cumsum(slopes * np.diff(knots))])
     v_end = np.interp(-math.log(loss), -log_losses, knots)
     v = np.linspace(0.0, v_end, 100_001)
-    b = np.exp(log_b) * np.exp(p * (v - law.v_mid))
+    b = np.exp(log_b + np.where(v > law.v_mid, p + bend, p) * (v - law.v_mid))
     best_rate = np.exp(log_lr - d * (v - law.v_mid)) / (1.0 + np.exp(log_c) * b / batch_size) ** alpha
     x, a = learning_rate / best_rate, math.exp(log_a)
     speed = (1.0 + a) * x / (a + x ** (1.0 + a)) / (1.0 + b / batch_size)
@@ -34,11 +34,12 @@ def slow_steps(law: LawPosterior, batch_size: float, learning_rate: float, loss:
     learning_rate=st.floats(0.01, 1.0),
     loss=st.floats(0.2, 1.8),
     b_mid=st.floats(10.0, 1000.0),
+    bend=st.floats(-0.5, 0.5),
 )
 def test_steps_agree_with_direct_integration(
-    batch_size: float, learning_rate: float, loss: float, b_mid: float
+    batch_size: float, learning_rate: float, loss: float, b_mid: float, bend: float
 ) -> None:
-    law = true_law(b_mid=b_mid)
+    law = true_law(b_mid=b_mid, bend=bend)
     fast = law.steps_to([batch_size], [learning_rate], loss)[0, 0]
     # The integrand grows at most like e^(3v) and the grid's step is dv = 0.094: the trapezoids err by (3 dv)^2 / 12 and
     # the interpolation by (3 dv)^2 / 8, 1.7 % together.
@@ -86,5 +87,5 @@ def test_a_diverged_setting_is_never_used() -> None:
 
 
 def test_wrong_number_of_parameters() -> None:
-    with pytest.raises(ValueError, match=r"needs 9 parameters, got 8"):
+    with pytest.raises(ValueError, match=r"needs 10 parameters, got 8"):
         LawPosterior(2.3, (0.0, 1.0, 2.0), 1.0, (0.0,) * 8, (), (), (1, 1), 0.1)

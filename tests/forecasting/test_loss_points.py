@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from batchopt.evidence import Branch, LossCurve, TrainingLosses
-from batchopt.forecasting.loss_points import POINTS_PER_RUN, TrainingOffset, loss_points
+from batchopt.forecasting.loss_points import POINTS_PER_RUN, LossPoints, TrainingOffset, loss_points
 
+INITIAL = 2.3
 TIMES = np.geomspace(40.0, 20_000.0, 40)
 
 
 def true_loss(examples: np.ndarray) -> np.ndarray:
-    return 2.3 * (1.0 + examples / 500.0) ** -0.5
+    return INITIAL * (1.0 + examples / 500.0) ** -0.5
 
 
 def run_of(batch_size: int, *, ratio: float, evaluated: tuple[int, ...] = (), noise: float = 0.0) -> Branch:
@@ -31,7 +32,7 @@ def run_of(batch_size: int, *, ratio: float, evaluated: tuple[int, ...] = (), no
 
 def test_training_losses_are_brought_onto_the_scale_of_evaluations() -> None:
     runs = [run_of(32, ratio=0.8, evaluated=(2_500, 5_000, 10_000)), run_of(64, ratio=0.8)]
-    offset = TrainingOffset(runs)
+    offset = TrainingOffset(runs, INITIAL)
     # The second run was never evaluated: what the first one tells serves it as well.
     points = loss_points(runs[1], offset)
     errors = points.log_losses - np.log(true_loss(points.steps * 64))
@@ -42,7 +43,7 @@ def test_training_losses_are_brought_onto_the_scale_of_evaluations() -> None:
 
 def test_without_evaluations_the_training_losses_stand() -> None:
     run = run_of(32, ratio=1.0)
-    points = loss_points(run, TrainingOffset([run]))
+    points = loss_points(run, TrainingOffset([run], INITIAL))
     assert len(points.steps) <= POINTS_PER_RUN
     assert points.log_losses == pytest.approx(np.log(true_loss(points.steps * 32)), abs=0.03)
     assert np.all(np.diff(points.steps) > 0)
@@ -50,7 +51,7 @@ def test_without_evaluations_the_training_losses_stand() -> None:
 
 def test_bins_average_the_scatter() -> None:
     run = run_of(32, ratio=1.0, noise=0.2)
-    points = loss_points(run, TrainingOffset([run]))
+    points = loss_points(run, TrainingOffset([run], INITIAL))
     assert np.all(points.errors < 0.2)
     assert np.all(points.errors > 0.2 / math.sqrt(len(TIMES)))
     pulls = (points.log_losses - np.log(true_loss(points.steps * 32))) / points.errors
@@ -60,6 +61,15 @@ def test_bins_average_the_scatter() -> None:
 def test_what_has_no_logarithm_is_left_out() -> None:
     training = TrainingLosses((0.0, 50.0, 100.0, 200.0), (2.0, -0.5, 1.5, 1.0), (0.1, 0.1, 0.1, 5.0))
     run = Branch(32, 0.1, LossCurve((0, 150), (2.0, 1.2)), training=training)
-    points = loss_points(run, TrainingOffset([run]))
+    points = loss_points(run, TrainingOffset([run], INITIAL))
     # Initialisation, the negative mean and the one that is all scatter are no points.
     assert points.steps == pytest.approx([100.0 / 32, 150.0 / 32])
+
+
+def test_the_shock_of_a_high_rate_is_left_out() -> None:
+    steps, initial = np.arange(1.0, 7.0), math.log(2.0)
+    shock = LossPoints(steps, initial + np.array([0.02, 0.9, -0.1, 0.3, 0.01, -0.5]), np.full(6, 0.1))
+    assert shock.after_transient(initial).steps == pytest.approx([5.0, 6.0])
+    calm = LossPoints(steps, initial + np.array([0.04, 0.0, -0.1, -0.2, 0.03, -0.5]), np.full(6, 0.1))
+    assert calm.after_transient(initial).steps == pytest.approx(steps)
+    assert len(LossPoints(steps, np.full(6, initial + 1.0), np.full(6, 0.1)).after_transient(initial).steps) == 0

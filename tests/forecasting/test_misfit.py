@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from batchopt.forecasting.law import SHAPE
 from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
 
 KNOTS = np.linspace(0.0, 9.0, 7)
@@ -28,7 +29,7 @@ def misfit_of(readings: list[NoiseReading]) -> Misfit:
         log_losses=math.log(2.3) - np.tile([0.05, 0.2, 0.4, 0.7, 1.0], 3) + 0.05 * rng.standard_normal(15),
         weights=rng.uniform(3.0, 20.0, 15),
     )
-    n_law = 7 + len(KNOTS) - 1
+    n_law = len(SHAPE) + len(KNOTS) - 1
     prior = Prior(np.zeros(n_law), np.diag(rng.uniform(0.5, 2.0, n_law)))
     frame = Frame(KNOTS, 4.0, math.log(2.3))
     misfit = Misfit(points, frame, prior, tuple(readings), shifts=np.zeros((1, 1)))
@@ -38,7 +39,7 @@ def misfit_of(readings: list[NoiseReading]) -> Misfit:
 
 def rows_of(misfit: Misfit) -> np.ndarray:
     rng = np.random.default_rng(2)
-    law = np.array([math.log(50.0), 0.9, math.log(0.3), 0.05, 0.8, 0.1, 0.4, *np.log(np.linspace(0.1, 0.4, 6))])
+    law = np.array([math.log(50.0), 0.9, 0.2, math.log(0.3), 0.05, 0.8, 0.1, 0.4, *np.log(np.linspace(0.1, 0.4, 6))])
     row = np.append(law, 0.2 * np.ones(misfit.n_nuisances))
     return row + 0.1 * rng.standard_normal((2, len(row)))
 
@@ -83,7 +84,7 @@ def test_kinds_of_one_level_count_as_one_reading() -> None:
 
     def pull(readings: list[NoiseReading]) -> float:
         misfit = misfit_of(readings)
-        rows = rows_of(misfit)[:1] * np.append(np.ones(13), np.zeros(misfit.n_nuisances))
+        rows = rows_of(misfit)[:1] * np.append(np.ones(len(SHAPE) + 6), np.zeros(misfit.n_nuisances))
         residuals = Misfit(
             misfit.points, misfit.frame, misfit.prior, misfit.noise, np.zeros((1, misfit.n_residuals))
         ).residuals(rows)

@@ -61,7 +61,10 @@ def test_everything_is_measured_within_the_budget(report: ProbeReport) -> None:
     assert report.examples_spent <= BUDGET
     spent = {part.part: part.examples for part in report.spending}
     for part, share in SHARES.items():
-        assert 0 < spent[part] <= share * BUDGET + 1e-6, part
+        # The long runs have what the short ones left.
+        left = sum(SHARES[name] * BUDGET - spent[name] for name in SHARES if name.startswith("short runs"))
+        assert 0 < spent[part] <= share * BUDGET + (left if part == "long runs" else 0.0) + 1e-6, part
+    assert spent["long runs"] > SHARES["long runs"] * BUDGET
     # Plain SGD has no metric of its own, so two kinds at three levels.
     assert [scale.kind for scale in report.noise_scales] == ["simple", "hessian"] * 3
     assert len({branch.batch_size for branch in report.branches}) == 2

@@ -189,6 +189,13 @@ def preconditioned(parameters: Sequence[nn.Parameter], optimizer: Optimizer | No
     return Metric(None, f"identity: the optimizer {name} is not known")
 
 
+def is_adaptive(optimizer: Optimizer) -> bool | None:
+    """Whether an optimizer scales coordinates by the gradients that they had; None where it is not known."""
+    if any(_steps_as(optimizer, kind) for kind in SCALINGS):
+        return True
+    return False if any(_steps_as(optimizer, kind) for kind in UNSCALED) else None
+
+
 def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _Scaling) -> Metric:
     groups, left_out, steps = _groups(optimizer), 0, 0.0
     squares = []
