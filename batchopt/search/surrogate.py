@@ -49,7 +49,7 @@ DOUBTED = ("log_b", "log_lr")
 """Parameters of a forecast's law whose draws are widened: they differ most where a probe misleads."""
 UNTESTED_DOUBT = 0.5
 """Standard deviation that is added before there are trials: more would cost the first ones their aim."""
-TESTED_DOUBT = 2.0
+TESTED_DOUBT = 1.5
 """Standard deviation that is added where trials can decide: a rate that is 30 times off is then soon given up."""
 DEFAULT_OCTAVES = 6
 """Half width of the learning rates considered while the parameter's own range is unknown."""

@@ -85,7 +85,7 @@ def test_the_worse_the_larger_the_constraint() -> None:
 
 def test_an_incumbent_is_a_tighter_bar_than_a_prediction() -> None:
     study = optuna.create_study()
-    setting = (64, 0.02)
+    setting = (64, 0.015)
     assert not decided(study, *setting).rejected
     best = complete(study, 64, 0.15)
     complete(study, 128, 0.25)
