@@ -180,6 +180,7 @@ class Provenance(Record):
         population: examples in the data set; None for a stream.
         parameters: trainable parameters of the model.
         adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
+        delay: steps that the optimizer's momentum lags behind once it has built up.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.provenance/1"
@@ -190,6 +191,7 @@ class Provenance(Record):
     population: int | None
     parameters: int
     adaptive: bool | None = None
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ def _judge_loss(forecast: Forecast, probed: Probed, report: ProbeReport, truth: 
         cell["prediction"] = [estimate.value, estimate.low, _finite(estimate.high)]
     except (BatchoptError, ValueError) as error:
         cell["failure"] = f"{type(error).__name__}: {error}"
+    cell["lowest_observed"] = forecast.lowest_observed_loss
+    decaying = sweep_of(probed.problem).decaying_tradeoff(truth.loss)
+    cell["decaying"] = None if decaying is None else [decaying.law.critical_batch_size, decaying.law.examples_min]
+    cell["examples_min"] = law.examples_min
     cell["noise"] = {kind: noise_at(report, kind, truth.loss) for kind in KINDS}
     cell["goals"] = {name: _judge_goal(forecast, probed.problem, truth, least) for name, least in GOALS.items()}
     cell["baselines"] = {
@@ -212,12 +216,17 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for kind in KINDS:
         told = [(problem, cell["noise"][kind], cell["truth"]) for problem, cell in counted if cell["noise"][kind]]
         errors[f"{kind} noise scale"] = errors_of(told)
+    decayed = [(problem, cell["prediction"][0], cell["decaying"][0]) for problem, cell in answered if cell["decaying"]]
+    errors["forecast, truth with cosine decay"] = errors_of(decayed)
     return {
         "probes": len(rows),
         "failed": sum(1 for row in rows if row["failure"]),
         "cells": len(counted),
         "unanswered": len(counted) - len(answered),
         "errors": errors,
+        "examples_under_decay": _geometric_mean(
+            [cell["decaying"][1] / cell["examples_min"] for _, cell in counted if cell["decaying"]]
+        ),
         "coverage": float(np.mean([_inside(cell) for _, cell in answered])) if answered else None,
         "regrets": {name: regrets_of(values) for name, values in regrets.items()},
         "rate_within_2": float(np.mean([factor(ratio, 1.0) <= 2.0 for ratio in ratios])) if ratios else None,
@@ -298,6 +307,31 @@ def print_table(rows: Sequence[dict[str, Any]], summaries: dict[str, Any]) -> No
     for row in rows:
         if row["failure"]:
             print(f"{row['problem']} {row['share']:g} {row['seed']}: {row['failure']}")
+    print("\nmisses by more than a factor of 2 (median over seeds), and what the forecast says of them")
+    for line in misses(rows):
+        print(line)
+
+
+def misses(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each problem, budget and loss whose typical prediction is off by more than a factor of 2."""
+    cells: dict[tuple[str, float, float], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        for cell in row["losses"]:
+            if cell["certain"] and cell["prediction"]:
+                cells[row["problem"], row["share"], cell["loss"]].append(cell | {"doubts": row["doubts"]})
+    lines = []
+    for (name, share, loss), group in cells.items():
+        ratio = float(np.median([cell["prediction"][0] / cell["truth"] for cell in group]))
+        if factor(ratio, 1.0) <= 2.0:
+            continue
+        beyond = float(np.median([cell["lowest_observed"] / loss for cell in group]))
+        held = sum(_inside(cell) for cell in group)
+        doubted = sum(bool(cell["doubts"]) for cell in group)
+        lines.append(
+            f"{name:16}{share:6g}{loss:8g}  {ratio:.2f} of the truth; the lowest loss seen was {beyond:.1f} times "
+            f"the loss; in the interval {held} of {len(group)}, doubts raised in {doubted}"
+        )
+    return lines
 
 
 def print_summary(share: str, found: dict[str, Any]) -> None:
@@ -307,6 +341,9 @@ def print_summary(share: str, found: dict[str, Any]) -> None:
     print(f"  {'critical batch size':40}{'geometric mean':>16}{'worst':>8}")
     for name, errors in found["errors"].items():
         print(f"  {name:40}{_number(errors['geometric_mean']):>16}{_number(errors['worst']):>8}")
+    if found["examples_under_decay"] is not None:
+        ratio = found["examples_under_decay"]
+        print(f"  a run with warm-up and cosine decay takes {ratio:.2f} times the fewest examples of a constant rate")
     print(f"  90 % intervals hold the truth in {_percent(found['coverage'])}")
     print(f"  {'regret':40}{'median':>16}{'worst':>8}{'beyond 40 %':>14}")
     for name, regrets in found["regrets"].items():

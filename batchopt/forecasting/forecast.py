@@ -73,6 +73,7 @@ class Forecast(Record):
             noise=_readings(report),
             initial_loss=report.initial_loss,
             adaptive=report.provenance.adaptive,
+            delay=report.provenance.delay,
             seed=seed,
         )
         rates = [branch.learning_rate for branch in report.runs if branch.outcome != "diverged"]

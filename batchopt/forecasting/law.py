@@ -1,19 +1,24 @@
 """The law that all runs of one training problem share, with its posterior.
 
 Notation
-    s       progress: steps of an infinitely large batch at the best learning rate
-    v       log(1 + s), the grid that everything is tabulated on
+    y       progress: examples that it takes tiny batches, each at its best learning rate
+    v       log(1 + y / y0), the grid that everything is tabulated on
     L0      loss at initialisation
-    F       loss over progress, L = F(s): log-linear in v between knots, falling
-    b(s)    local critical batch size, b_mid ((1 + s) / s_mid)^p, with p + bend beyond s_mid
-    lr*     best learning rate at a point, lr_mid ((1 + s) / s_mid)^-d / (1 + c b(s) / B)^alpha
-    x       lr / lr*
-    h(x)    speed beside the best learning rate, (1 + a) x / (a + x^(1 + a)); h(1) = 1
-    ds/dstep = h(x) / (1 + b(s) / B)
+    F       loss over progress, L = F(y): log-linear in v between knots, falling
+    b       local critical batch size, b_mid e^(q (v - v_mid))
+    lr_S    best rate of huge batches, lr_mid e^(-d (v - v_mid))
+    lr_E    best rate of tiny batches, k lr_mid (B / b_mid)^alpha e^(-g (v - v_mid))
+    lr*     best rate, lr_S / (1 + lr_S / lr_E)
+    c(x; a) what a rate that is x times the best makes a run longer by, (a + x^(1 + a)) / ((1 + a) x); c(1) = 1
+    a       a_S of huge batches, a_E of tiny ones, between them by how the steps come about: B / (b + B) of a_S's log
+    d steps / dy = (1 / b + 1 / B) c(lr / lr*; a)
+    delay   steps that a run lags behind once its momentum has built up
 
-The second factor is McCandlish et al. 2018 (arXiv 1812.06162) eq. 2.7, its integral their appendix D.1; the learning
-rate's is their appendix A.3. h rises like x, and falls more gently than their one-step parabola, because real runs
-tolerate larger steps than it says.
+The first factor is McCandlish et al. 2018 (arXiv 1812.06162) eq. 2.7, its integral their appendix D.1; lr* is their
+eq. 2.6 and A.3 where alpha is 1 and both limits drift alike. Real runs take more liberty: noise limits the rate with an
+exponent and a drift of its own, and a rate beside the best costs little (a small) or a lot (a large), as problem and
+optimizer have it. Progress counts examples because
+losses are power laws of examples more than of steps, which makes F easy to carry on.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from batchopt._checks import check_positive
+from batchopt._checks import check_non_negative, check_positive
 from batchopt._codec import Record
 
 if TYPE_CHECKING:
@@ -34,11 +39,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SHAPE = ("log_b", "p", "bend", "log_lr", "d", "alpha", "log_c", "log_a")
+SHAPE = ("log_b", "q", "log_lr", "d", "log_k", "g", "alpha", "log_a_steps", "log_a_examples")
 """Names of the leading parameters; the log slopes of F between its knots follow."""
 
 GRID_POINTS = 128
-_LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.5)
+_LARGEST_LOG = 100.0
+"""Beyond this a pace stands for never."""
+_LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.25)
+_BATCH_SIZE_OCTAVES = np.arange(-5.0, 5.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,10 @@ class LawPosterior(Record):
 
     Attributes:
         initial_loss: L0.
+        scale: y0, in examples.
+        delay: steps that momentum lags behind.
         knots: v of the knots of F, rising from 0.
-        v_mid: log s_mid.
+        v_mid: middle of the observed v.
         best: parameters of the best guess, (n_parameters,) in the order of `SHAPE`, then the slopes of F.
         draws: posterior draws of the same, (n_draws, n_parameters).
         unstable: (batch size, learning rate) of runs that diverged: at most that batch size, no such rate is used.
@@ -59,6 +69,8 @@ class LawPosterior(Record):
     SCHEMA: ClassVar[str] = "batchopt.law/1"
 
     initial_loss: float
+    scale: float
+    delay: float
     knots: tuple[float, ...]
     v_mid: float
     best: tuple[float, ...]
@@ -69,6 +81,8 @@ class LawPosterior(Record):
 
     def __post_init__(self) -> None:
         check_positive("initial_loss", self.initial_loss)
+        check_positive("scale", self.scale)
+        check_non_negative("delay", self.delay)
         wanted = len(SHAPE) + len(self.knots) - 1
         for row in (self.best, *self.draws):
             if len(row) != wanted:
@@ -77,7 +91,18 @@ class LawPosterior(Record):
     def table(self, *, best_guess_only: bool = False) -> LawTable:
         """The law tabulated for the best guess and the draws, in that order."""
         rows = np.array([self.best] if best_guess_only else [self.best, *self.draws], dtype=np.float64)
-        return LawTable(rows, np.array(self.knots), self.v_mid, math.log(self.initial_loss))
+        return self.frame.table(rows)
+
+    @property
+    def frame(self) -> Frame:
+        """What the parameters are relative to."""
+        return Frame(
+            knots=np.array(self.knots),
+            v_mid=self.v_mid,
+            log_initial=math.log(self.initial_loss),
+            scale=self.scale,
+            delay=self.delay,
+        )
 
     def steps_to(
         self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float
@@ -133,11 +158,10 @@ class LawPosterior(Record):
         """S_min and E_min of the trade-off to a loss, each (1 + n_draws,); inf where the loss is not reached.
 
         The hyperbola S = S_min + E_min / B (eq. 2.11) is fitted, with relative errors, to the fewest steps over a
-        factor of 256 in batch size around the local critical batch size.
+        factor of 1,024 in batch size around the critical batch size.
         """
-        table = self.table()
-        middle = np.exp(np.median(table.log_b(np.minimum(table.v_of_loss(loss), table.grid[-1])[:, None])[:, 0]))
-        batch_sizes = middle * 2.0 ** np.arange(-5.0, 4.0)
+        middle = float(np.median(self.table().mean_critical_batch_size(loss)))
+        batch_sizes = middle * 2.0**_BATCH_SIZE_OCTAVES
         steps, _ = self.best_steps(batch_sizes, loss)
         return _fit_hyperbola(batch_sizes, steps)
 
@@ -146,6 +170,20 @@ class LawPosterior(Record):
 
     def _is_unstable(self, batch_sizes: Floats, learning_rates: Floats) -> NDArray[np.bool_]:
         return learning_rates >= np.array([self._largest_stable(size) for size in batch_sizes])
+
+
+def _log_best_rate(past_mid: Floats, log_sizes: Floats, shape: Floats) -> Floats:
+    """log lr*, from parameters (n, n_shape, ...) that broadcast against the others."""
+    log_b, log_lr, d, log_k, g, alpha = (shape[:, SHAPE.index(name)] for name in SHAPE[:1] + SHAPE[2:7])
+    of_steps = log_lr - d * past_mid
+    of_examples = log_lr + log_k + alpha * (log_sizes - log_b) - g * past_mid
+    return np.asarray(of_steps - np.logaddexp(0.0, of_steps - of_examples))
+
+
+def _log_cost(log_x: Floats, log_a: Floats) -> Floats:
+    """log c(x; a)."""
+    a = np.exp(log_a)
+    return np.asarray(np.logaddexp(log_a, (1.0 + a) * log_x) - np.log1p(a) - log_x)
 
 
 def _fit_hyperbola(batch_sizes: Floats, steps: Floats) -> tuple[Floats, Floats]:
@@ -161,25 +199,48 @@ def _fit_hyperbola(batch_sizes: Floats, steps: Floats) -> tuple[Floats, Floats]:
     return np.where(good, steps_min, np.inf), np.where(good, examples_min, np.inf)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What parameters are relative to.
+
+    Attributes:
+        knots: v of the knots of F, (n_knots,).
+        v_mid: middle of the observed v.
+        log_initial: log L0.
+        scale: y0.
+        delay: steps that momentum lags behind.
+    """
+
+    knots: Floats
+    v_mid: float
+    log_initial: float
+    scale: float
+    delay: float
+
+    def table(self, rows: Floats) -> LawTable:
+        """The law of parameter rows."""
+        return LawTable(rows, self)
+
+
 class LawTable:
     """The law of many parameter rows at once, tabulated over a common grid of v.
 
     Args:
         rows: parameters, (n, n_parameters).
-        knots: v of the knots of F, (n_knots,).
-        v_mid: log s_mid.
-        log_initial: log L0.
+        frame: what they are relative to.
     """
 
-    def __init__(self, rows: Floats, knots: Floats, v_mid: float, log_initial: float) -> None:
-        self.rows, self.knots, self.v_mid, self.log_initial = rows, knots, v_mid, log_initial
-        self.grid = np.linspace(0.0, knots[-1], GRID_POINTS)
+    def __init__(self, rows: Floats, frame: Frame) -> None:
+        self.rows, self.frame, self.knots = rows, frame, frame.knots
+        self.grid = np.linspace(0.0, frame.knots[-1], GRID_POINTS)
 
     @cached_property
     def knot_log_losses(self) -> Floats:
         """log F at the knots, (n, n_knots)."""
         drops = self._slopes * np.diff(self.knots)
-        return self.log_initial - np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(drops, axis=1)], axis=1)
+        return self.frame.log_initial - np.concatenate(
+            [np.zeros((len(self.rows), 1)), np.cumsum(drops, axis=1)], axis=1
+        )
 
     def log_loss(self, v: Floats) -> Floats:
         """log F at v, (n, k) for v of shape (n, k)."""
@@ -207,15 +268,18 @@ class LawTable:
 
     def log_b(self, v: Floats) -> Floats:
         """log of the local critical batch size, (n, k)."""
-        past_mid = v - self.v_mid
-        bent = self._parameter("bend") * np.maximum(past_mid, 0.0)
-        return self._parameter("log_b") + self._parameter("p") * past_mid + bent
+        return self._parameter("log_b") + self._parameter("q") * (v - self.frame.v_mid)
+
+    def mean_critical_batch_size(self, loss: float) -> Floats:
+        """y over the integral of dy / b, at a loss (or at the end of the grid), (n,): E_min / S_min but for tuning."""
+        v = np.minimum(self.v_of_loss(loss), self.grid[-1])
+        part = np.linspace(0.0, 1.0, GRID_POINTS) * v[:, None]
+        rate = np.exp(part - self.log_b(part))
+        return np.asarray(np.expm1(v) / np.trapezoid(rate, part, axis=1))
 
     def log_learning_rate(self, v: Floats, batch_sizes: Floats) -> Floats:
         """log lr* at v and batch sizes, (n, k)."""
-        ratio = np.exp(self._parameter("log_c") + self.log_b(v)) / batch_sizes
-        drift = self._parameter("d") * (v - self.v_mid)
-        return self._parameter("log_lr") - drift - self._parameter("alpha") * np.log1p(ratio)
+        return _log_best_rate(v - self.frame.v_mid, np.log(batch_sizes), self.rows[:, : len(SHAPE), None])
 
     def cumulative_steps(self, batch_sizes: Floats, learning_rates: Floats) -> Floats:
         """Steps from initialisation to every grid point, (n, k, GRID_POINTS).
@@ -224,17 +288,21 @@ class LawTable:
             batch_sizes: (k,) or (n, k).
             learning_rates: (k,) or (n, k).
         """
-        log_b, p, bend, log_lr, d, alpha, log_c, log_a = (self.rows[:, i, None, None] for i in range(len(SHAPE)))
-        sizes = np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1]))[:, :, None]
-        rates = np.broadcast_to(learning_rates, sizes.shape[:2])[:, :, None]
-        past_mid = (self.grid - self.v_mid)[None, None, :]
-        noise = np.exp(log_b + p * past_mid + bend * np.maximum(past_mid, 0.0)) / sizes
-        log_x = np.log(rates) - (log_lr - d * past_mid - alpha * np.log1p(np.exp(log_c) * noise))
-        a = np.exp(log_a)
-        log_h = np.log1p(a) + log_x - np.log(a + np.exp(np.clip((1.0 + a) * log_x, -80.0, 80.0)))
-        pace = (1.0 + noise) * np.exp(self.grid[None, None, :] - log_h)  # d steps / d v
+        shape = self.rows[:, : len(SHAPE), None, None]
+        sizes = np.log(np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1])))[:, :, None]
+        rates = np.log(np.broadcast_to(learning_rates, sizes.shape[:2]))[:, :, None]
+        past_mid = (self.grid - self.frame.v_mid)[None, None, :]
+        log_b = shape[:, 0] + shape[:, 1] * past_mid
+        best = np.logaddexp(-log_b, -sizes)  # log steps per y, at the best rates
+        of_steps = np.exp(-log_b - best)
+        log_a = of_steps * shape[:, 7] + (1.0 - of_steps) * shape[:, 8]
+        cost = _log_cost(rates - _log_best_rate(past_mid, sizes, shape), log_a)
+        log_growth = math.log(self.frame.scale) + self.grid[None, None, :]  # log dy/dv
+        pace = np.exp(np.minimum(log_growth + best + cost, _LARGEST_LOG))  # d steps / dv
         areas = 0.5 * (pace[..., 1:] + pace[..., :-1]) * (self.grid[1] - self.grid[0])
-        return np.concatenate([np.zeros((*areas.shape[:2], 1)), np.cumsum(areas, axis=2)], axis=2)
+        steps = np.concatenate([np.zeros((*areas.shape[:2], 1)), np.cumsum(areas, axis=2)], axis=2)
+        delay = self.frame.delay
+        return steps - delay * np.expm1(-steps / delay) if delay else steps
 
     def steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
         """Steps from initialisation to v (n,), at (k,) or (n, k) settings: (n, k); inf where v is."""

@@ -18,10 +18,10 @@ import numpy as np
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.law import SHAPE, LawPosterior
+from batchopt.forecasting.law import SHAPE, Frame, LawPosterior
 from batchopt.forecasting.least_squares import minimise
-from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
-from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
+from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points, octaves_behind
+from batchopt.forecasting.misfit import Misfit, NoiseReading, Points, Prior
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,30 +33,63 @@ LEAST_POINTS = 3
 """A run with fewer points says nothing about its pace."""
 INDEPENDENT_POINTS_PER_RUN = 2.0
 """Points of one curve share what the law misses, which counts as this many independent errors."""
-MODEL_ERROR = 0.06
-"""Standard deviation of log loss that the law misses."""
-HORIZON = math.log(100.0)
-"""How far beyond the longest run the curve of loss over progress is carried, in log progress."""
+MODEL_ERROR = 0.12
+"""Standard deviation of log examples that the law misses at the end of the fastest runs."""
+BEHIND = 0.5
+"""It grows by this share for every octave of examples that a run is behind the fastest of its batch size, because rates
+far from the best matter little and follow no law."""
+EARLY = 0.25
+"""And for every octave that a point comes before the end of the longest run: a forecast carries on the end."""
+LEAST_STEEPNESS = 0.02
+"""How much log loss falls over log examples at least, where errors of the one are turned into errors of the other."""
+HORIZON = math.log(200.0)
+"""How far beyond the longest run the curve of loss over progress is carried, in log examples."""
 KNOT_SPACING = 0.6
 SEARCH_STEPS, DRAW_STEPS = 60, 4
 
-_SHAPE_PRIOR = {
-    "p": (1.0, 0.15),
-    "bend": (0.0, 0.3),
-    "log_c": (0.0, 0.7),
-    "log_a": (0.5, 0.8),
-}
+SCALE = 4.0
+"""y0 in units of the smallest batch size: below some steps there is nothing to tell."""
+MIDDLE = 0.6
+"""v_mid in units of the longest run's v."""
+
+_SHAPE_PRIOR = {"q": (0.5, 0.15), "log_k": (0.0, 0.7)}
+"""Critical batch sizes grow with the root of examples: with exponents of 0.13 to 0.63 in whole sweeps
+(`benchmarks/truth`), of 0.46 in language models (Zhang et al. 2024, arXiv 2410.21676; Bergsma et al. 2025, arXiv
+2505.13738)."""
 _LEARNING_RATE_PRIOR = {
-    False: {"d": (-0.4, 0.15), "alpha": (1.0, 0.15)},
-    True: {"d": (0.05, 0.15), "alpha": (0.4, 0.2)},
-    None: {"d": (-0.2, 0.3), "alpha": (0.7, 0.35)},
+    False: {
+        "d": (-0.1, 0.12),
+        "g": (0.0, 0.25),
+        "alpha": (1.0, 0.15),
+        "log_a_steps": (0.5, 1.0),
+        "log_a_examples": (0.2, 1.0),
+    },
+    True: {
+        "d": (0.12, 0.12),
+        "g": (0.15, 0.15),
+        "alpha": (0.5, 0.15),
+        "log_a_steps": (-0.1, 0.5),
+        "log_a_examples": (-0.4, 0.5),
+    },
+    None: {
+        "d": (0.0, 0.15),
+        "g": (0.1, 0.2),
+        "alpha": (0.75, 0.3),
+        "log_a_steps": (0.2, 1.0),
+        "log_a_examples": (0.0, 1.0),
+    },
 }
-"""How the best rate changes with progress and batch size, by whether the optimizer scales coordinates as Adam does. A
-few curves hardly tell the two apart, so a forecast of later losses and other batch sizes rests on this."""
+"""How the best rate changes with progress and batch size, and how much it matters, by whether the optimizer scales
+coordinates as Adam does. Means and spreads of what whole sweeps show (`benchmarks/truth`); a few curves tell little of
+it, so a forecast of later losses and other batch sizes rests on this."""
 _CENTRE_SD = {"log_b": 2.0, "log_lr": 2.0}
 _FIRST_SLOPE = (math.log(0.2), 1.5)
-_SLOPE_STEP_SD = 0.5
-_UPDATE_FLOOR = {"log_b": 1.0, "p": 0.1, "bend": 0.1, "log_lr": 1.0, "d": 0.1, "alpha": 0.2, "log_c": 0.4, "log_a": 0.4}
+_EARLY_SLOPES, _EARLY_SLOPE_STEP_SD, _SLOPE_STEP_SD = 4, 0.5, 0.25
+"""Losses begin in their own way and then follow a power law of examples, more or less."""
+_UPDATE_FLOOR = {
+    "log_b": 1.0, "q": 0.1, "log_lr": 1.0, "d": 0.1, "log_k": 0.4, "g": 0.1, "alpha": 0.1,
+    "log_a_steps": 0.4, "log_a_examples": 0.4,
+}  # fmt: skip
 _UPDATE_SLOPE_FLOOR = 0.3
 
 
@@ -66,6 +99,7 @@ def fit_law(
     noise: Sequence[NoiseReading] = (),
     initial_loss: float | None = None,
     adaptive: bool | None = None,
+    delay: float = 0.0,
     seed: int = 0,
 ) -> LawPosterior:
     """Fit the law to runs of one training problem.
@@ -78,6 +112,7 @@ def fit_law(
         noise: readings along the reference run.
         initial_loss: loss before the first step; taken from the runs if None.
         adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
+        delay: steps that the optimizer's momentum lags behind.
         seed: of the posterior draws.
 
     Raises:
@@ -85,11 +120,16 @@ def fit_law(
     """
     initial = _initial_loss(runs) if initial_loss is None or initial_loss <= 0 else initial_loss
     points = _collect(runs, initial)
-    longest = max(run.examples / run.batch_size for run in runs)
-    v_end = math.log1p(longest)
-    knots = np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1)
-    frame = Frame(knots=knots, v_mid=0.6 * v_end, log_initial=math.log(initial))
-    prior = _wide_prior(points, len(knots) - 1, adaptive)
+    scale = SCALE * min(run.batch_size for run in runs)
+    v_end = math.log1p(max(run.examples for run in runs) / scale)
+    frame = Frame(
+        knots=np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1),
+        v_mid=MIDDLE * v_end,
+        log_initial=math.log(initial),
+        scale=scale,
+        delay=delay,
+    )
+    prior = _wide_prior(points, len(frame.knots) - 1, adaptive)
     fits = [_fit(points, frame, prior, [], _starts(prior))]
     if noise:
         fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].law]))
@@ -108,18 +148,15 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
         EvidenceError: none of the runs has three usable points.
     """
     points = _collect(runs, law.initial_loss, least_runs=1)
-    frame = Frame(knots=np.array(law.knots), v_mid=law.v_mid, log_initial=math.log(law.initial_loss))
     rows = np.array([law.best, *law.draws])
     floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
     covariance = np.cov(rows.T) + np.diag(np.square(floor))
     prior = Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
-    fit = _fit(points, frame, prior, [], [prior.mean, *_starts(prior)])
+    fit = _fit(points, law.frame, prior, [], [prior.mean, *_starts(prior)])
     draws = fit.draws(N_DRAWS, np.random.default_rng(seed))
-    updated = _posterior(runs, points, frame, fit.law, draws)
-    return LawPosterior(
-        initial_loss=law.initial_loss,
-        knots=law.knots,
-        v_mid=law.v_mid,
+    updated = _posterior(runs, points, law.frame, fit.law, draws)
+    return replace(
+        law,
         best=updated.best,
         draws=updated.draws,
         unstable=tuple(sorted({*law.unstable, *updated.unstable})),
@@ -169,7 +206,7 @@ def _fit(points: Points, frame: Frame, prior: Prior, noise: Sequence[NoiseReadin
 def _starts(prior: Prior) -> list[Floats]:
     """Where the search for the best parameters begins: small and large critical batch sizes, mid to high rates."""
     starts = []
-    for log_b, log_lr in itertools.product((-1.5, 1.5), (0.0, 1.5, 3.0)):
+    for log_b, log_lr in itertools.product((-3.0, -1.5, 0.5), (0.0, 1.5, 3.0)):
         start = prior.mean.copy()
         start[SHAPE.index("log_b")] += log_b
         start[SHAPE.index("log_lr")] += log_lr
@@ -189,9 +226,14 @@ def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> 
             f"the law needs {least_runs} loss curves of at least {LEAST_POINTS} evaluations, got {len(kept)}: "
             "give the probe more examples, or let trials report more often"
         )
+    steepness = max(LEAST_STEEPNESS, *(points.steepness() for _, points in kept), 0.0)
+    longest = max(run.examples for run, _ in kept)
+    behind = octaves_behind([(float(run.batch_size), points) for run, points in kept])
     weights = []
-    for _, points in kept:
-        correlated = MODEL_ERROR**2 * max(1.0, len(points.steps) / INDEPENDENT_POINTS_PER_RUN)
+    for (run, points), octaves_behind_best in zip(kept, behind, strict=True):
+        octaves_early = np.log2(longest / (points.steps * run.batch_size))
+        missed = MODEL_ERROR * steepness * (1.0 + BEHIND * octaves_behind_best) * (1.0 + EARLY * octaves_early)
+        correlated = missed**2 * max(1.0, len(points.steps) / INDEPENDENT_POINTS_PER_RUN)
         weights.append(1.0 / np.sqrt(points.errors**2 + correlated))
     return Points(
         batch_sizes=np.array([float(run.batch_size) for run, _ in kept]),
@@ -231,7 +273,8 @@ def _wide_prior(points: Points, n_slopes: int, adaptive: bool | None) -> Prior:
     mean[n_shape:] = _FIRST_SLOPE[0]
     matrix[n_shape, n_shape] = 1.0 / _FIRST_SLOPE[1]
     for i in range(n_shape + 1, n_shape + n_slopes):
-        matrix[i, i], matrix[i, i - 1] = 1.0 / _SLOPE_STEP_SD, -1.0 / _SLOPE_STEP_SD
+        sd = _EARLY_SLOPE_STEP_SD if i < n_shape + _EARLY_SLOPES else _SLOPE_STEP_SD
+        matrix[i, i], matrix[i, i - 1] = 1.0 / sd, -1.0 / sd
     return Prior(mean, matrix)
 
 
@@ -240,6 +283,8 @@ def _posterior(runs: Sequence[Branch], points: Points, frame: Frame, best: Float
     diverged = [branch for branch in runs if branch.outcome == "diverged"]
     return LawPosterior(
         initial_loss=math.exp(frame.log_initial),
+        scale=frame.scale,
+        delay=frame.delay,
         knots=tuple(map(float, frame.knots)),
         v_mid=float(frame.v_mid),
         best=tuple(map(float, best)),

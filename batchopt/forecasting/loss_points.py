@@ -63,6 +63,11 @@ class LossPoints:
         start = above[-1] + 1 if len(above) else 0
         return LossPoints(self.steps[start:], self.log_losses[start:], self.errors[start:])
 
+    def steepness(self) -> float:
+        """How much log loss falls over log steps, by a straight line through all points."""
+        x = np.log(self.steps) - np.log(self.steps).mean()
+        return float(-(x @ self.log_losses) / (x @ x))
+
 
 class TrainingOffset:
     """How far the loss is above the training loss, over log training loss, from all runs that have both.
@@ -162,3 +167,29 @@ def _training_points(run: Branch, offset: TrainingOffset) -> list[tuple[float, f
     # How well the offset is known is left out: all runs share it, so it moves the losses and not the trade-off.
     shifts = offset(np.array([loss for _, loss, _ in rows]))
     return [(steps, loss + shift, error) for (steps, loss, error), shift in zip(rows, shifts, strict=True)]
+
+
+def octaves_behind(runs: Sequence[tuple[float, LossPoints]]) -> list[Floats]:
+    """How far each point is behind the fastest run of its batch size at the same loss, in octaves of examples.
+
+    Args:
+        runs: batch size and points of each.
+
+    Returns:
+        For each run, (k,): 0 where no run of its batch size had that loss earlier.
+    """
+    behind = []
+    for size, points in runs:
+        logs = np.log(points.steps)
+        first = logs.copy()
+        for other_size, other in runs:
+            if other_size == size:
+                first = np.minimum(first, _log_steps_to(points.log_losses, other))
+        behind.append((logs - first) / math.log(2.0))
+    return behind
+
+
+def _log_steps_to(log_losses: Floats, points: LossPoints) -> Floats:
+    """Log steps at which a run first has each loss, interpolated; infinite where it does not."""
+    lowest = np.minimum.accumulate(points.log_losses)
+    return np.asarray(np.interp(-log_losses, -lowest, np.log(points.steps), right=np.inf))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.forecasting.law import SHAPE, LawTable
+from batchopt.forecasting.law import SHAPE, Frame, LawTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 NOISE_OFFSET_SD = 0.6
 """Spread over problems of the log ratio of noise scale to local critical batch size."""
-NOISE_TREND_SD = 0.5
-"""Spread over problems of how fast that log ratio changes with log progress: the noise scale tells the level of the
+NOISE_TREND_SD = 0.25
+"""Spread over problems of how fast that log ratio changes with log examples: the noise scale tells the level of the
 critical batch size better than its growth."""
 NOISE_SCATTER_SD = 0.6
 """Scatter of single readings about such a trend."""
@@ -64,19 +64,6 @@ class Points:
     steps: Floats
     log_losses: Floats
     weights: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What parameters are relative to: knots of F, log s_mid, log L0."""
-
-    knots: Floats
-    v_mid: float
-    log_initial: float
-
-    def table(self, rows: Floats) -> LawTable:
-        """The law of parameter rows."""
-        return LawTable(rows, self.knots, self.v_mid, self.log_initial)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,11 @@ from batchopt.planning.staging import Staging
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
 
+CONSTANT_RATE = (
+    "All of this is for a learning rate that stays constant after warm-up: one that decays reaches the loss in other "
+    "steps, and its critical batch size is another."
+)
+
 
 def reasons_for(
     goal: ReachLoss | LowestLoss,
@@ -38,6 +43,7 @@ def reasons_for(
     reasons.append(_step_cost_sentence(goal, price))
     reasons.extend(_neighbour_sentences(best, points, price))
     reasons.append(_schedule_sentence(staging))
+    reasons.append(CONSTANT_RATE)
     return tuple(reasons)
 
 

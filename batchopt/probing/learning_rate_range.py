@@ -16,7 +16,7 @@ from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 
 LOWEST, HIGHEST = 1e-6, 1e2
-STEPS = 28
+STEPS = 27
 STEP_COST = 4.0 / 3.0
 """Examples that one example of a step costs: a gradient, and a forward pass at initialisation."""
 SMOOTHING = 0.5
@@ -45,7 +45,8 @@ def find_learning_rate_range(
     batch_size = min(largest_batch, int(budget // (STEPS * STEP_COST)))
     if batch_size < 1:
         raise BudgetError(
-            f"the learning-rate range takes {math.ceil(STEPS * STEP_COST)} examples, and {budget:.0f} are left for it"
+            f"the learning-rate range takes {math.ceil(STEPS * STEP_COST)} examples, and {budget:.0f} are left for it: "
+            "give the probe a larger budget"
         )
     began = time.perf_counter()
     task = replace(task, warmup_examples=0)

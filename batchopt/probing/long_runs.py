@@ -18,28 +18,29 @@ from batchopt.probing.kinds.kind import kind_of
 from batchopt.probing.measure import measure_run
 from batchopt.probing.run import TrainingRun, load_snapshot
 from batchopt.probing.session import Session, StopProbe
-from batchopt.probing.short_runs import first_leg, last_loss
+from batchopt.probing.short_runs import last_loss
 from batchopt.probing.task import trainable_parameters
 
 REFERENCE = "reference"
 """Name of the part that holds the whole reference run."""
 LEVELS = 3
-"""Loss levels at which noise scales are measured: after the reference run's first rung, its last rung, and its end."""
+"""Loss levels at which noise scales are measured: after the best run of the learning-rate search, and after the short
+and the long run at the large batch size."""
 KINDS = {"simple": 0.4, "preconditioned": 0.3, "hessian": 0.3}
 """Which noise scales, and the share of a level that each may spend."""
 RELATIVE_WIDTH = 0.2
 """A noise scale is measured until its interval is this narrow, or its share of the budget is spent."""
 
 
-def long_runs(session: Session, small: Leg | None, large: Leg) -> None:
-    """Carry the best run of each batch size on; the large one is the reference.
+def long_runs(session: Session, found: Leg, small: Leg | None, large: Leg) -> None:
+    """Carry the best short run of each batch size on; the large one is the reference.
 
     They share their part of the budget and what the short runs have left of theirs.
 
     Raises:
         StopProbe: the reference run diverged, or a gradient is not finite.
     """
-    _noise(session, 0, first_leg(large))
+    _noise(session, 0, found)
     _noise(session, 1, large)
     session.check_time()
     budget = (SHARES["long runs"] * session.budget + _left_by_short_runs(session)) / (1 if small is None else 2)

@@ -1,10 +1,11 @@
 """The probing phase: what to measure, in which order, and for how much of the budget.
 
-    step time            timed steps of a throw-away run at several batch sizes
-    learning-rate range  a run whose rate rises until the loss blows up; skipped where a rate is given
-    short runs           two batch sizes, several learning rates each, successive halving
-    long runs            the best run of each batch size goes on; that of the larger one is the reference run
-    noise scales         at three points of the reference run
+    step time             timed steps of a throw-away run at several batch sizes
+    learning-rate range   a run whose rate rises until the loss blows up; skipped where a rate is given
+    learning-rate search  runs of a few steps at rates far apart
+    short runs            two batch sizes, three learning rates or more each, an octave apart
+    long runs             the best short run of each batch size goes on; that of the larger one is the reference run
+    noise scales          after the best run of the search, the short and the long reference run
 
 Each has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have fixed
 names and are kept in a journal as they finish: the same call goes on where it stopped.
@@ -25,13 +26,13 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.probing.branches import SharedTask
-from batchopt.probing.budget import SHARES, examples_within, two_batch_sizes
+from batchopt.probing.budget import SHARES, BatchSizes, choose_batch_sizes, examples_within
 from batchopt.probing.journal import Identity, Journal, Part
-from batchopt.probing.kinds.preconditioned import is_adaptive
+from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
 from batchopt.probing.long_runs import REFERENCE, long_runs
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
-from batchopt.probing.short_runs import rates_from_range, rates_from_root, short_runs
+from batchopt.probing.short_runs import search_learning_rate, short_runs
 from batchopt.probing.step_time import measure_step_cost
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
@@ -87,7 +88,7 @@ def probe(
             progress=progress or _silent,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
         )
-        provenance = _provenance(task, seed, population, parameters, is_adaptive(run.optimizer))
+        provenance = _provenance(task, seed, population, parameters, run.optimizer)
         return _run(session, examples, seconds, learning_rate, batch_sizes, provenance)
 
 
@@ -108,19 +109,23 @@ def _run(
         if seconds is not None:
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
             sizes = None
-        small, large = sizes or _batch_sizes(session, (low, high))
-        winner = short_runs(session, "large", large, rates_from_range(session, learning_rate, large))
-        if winner is None:
-            raise StopProbe(f"every learning rate that was tried at batch size {large} diverged; give one that works")
-        other = short_runs(session, "small", small, rates_from_root(winner, small))
-        long_runs(session, other, winner)
+        sizes = sizes or _batch_sizes(session, (low, high))
+        found = search_learning_rate(session, learning_rate, sizes.search)
+        large = None if found is None else short_runs(session, "large", sizes.large, found)
+        if found is None or large is None:
+            raise StopProbe(
+                f"every learning rate that was tried at batch size {sizes.large if found else sizes.search} diverged; "
+                "give one that works"
+            )
+        small = short_runs(session, "small", sizes.small, found)
+        long_runs(session, found, small, large)
     except StopProbe as stop:
         stopped = str(stop)
     return _report(session, stopped, provenance)
 
 
-def _batch_sizes(session: Session, bounds: tuple[int, int]) -> tuple[int, int]:
-    return two_batch_sizes(
+def _batch_sizes(session: Session, bounds: tuple[int, int]) -> BatchSizes:
+    return choose_batch_sizes(
         session.budget,
         bounds=bounds,
         population=session.task.population or bounds[1],
@@ -182,13 +187,23 @@ def _sum(first: Spending | None, second: Spending) -> Spending:
     )
 
 
-def _provenance(task: TrainingTask, seed: int, population: int, parameters: int, adaptive: bool | None) -> Provenance:
+def _provenance(
+    task: TrainingTask, seed: int, population: int, parameters: int, optimizer: torch.optim.Optimizer
+) -> Provenance:
     packages = ("batchopt", "torch", "numpy", "scipy")
     device = str(task.torch_device)
     if task.torch_device.type == "cuda":
         device = f"{device} ({torch.cuda.get_device_name(task.torch_device)})"
     versions = {name: version(name) for name in packages} | {"python": platform.python_version()}
-    return Provenance(versions, device, seed, population, parameters, adaptive)
+    return Provenance(
+        versions=versions,
+        device=device,
+        seed=seed,
+        population=population,
+        parameters=parameters,
+        adaptive=is_adaptive(optimizer),
+        delay=momentum_delay(optimizer),
+    )
 
 
 def _check_arguments(

@@ -1,15 +1,24 @@
-"""Short runs from initialisation: learning rates at one batch size, by successive halving."""
+"""Runs from initialisation that find learning rates: coarsely at one batch size, then finely at two."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
 from batchopt.probing.branches import Leg
-from batchopt.probing.budget import EXTRA_RUNS, RATE_FACTOR, RATES, RUNGS, SEARCH_FACTOR, SHARES, run_share
+from batchopt.probing.budget import (
+    EXTRA_FINE_RATES,
+    EXTRA_RATES,
+    FINE_FACTOR,
+    GIVEN_FACTOR,
+    RATES,
+    SEARCH_FACTOR,
+    SHARES,
+    search_budget,
+    short_run_budget,
+)
 from batchopt.probing.journal import Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
 from batchopt.probing.session import Session
@@ -18,12 +27,46 @@ RISEN = 1.02
 """A run whose loss ends this many times above its first has too high a rate, whatever the scatter of its batches."""
 MOST_EXTENSIONS = 6
 """Learning rates that are tried beyond the given ones, at most."""
+RATE_EXPONENT = 0.75
+"""The best rate at another batch size is first looked for at this power of the batch size: between 0.5 and 1."""
 
 
-def rates_from_range(session: Session, learning_rate: float | None, batch_size: int) -> list[float]:
-    """Learning rates for the larger batch size, falling: around a given one, or below where a rising one blows up."""
+def search_learning_rate(session: Session, learning_rate: float | None, batch_size: int) -> Leg | None:
+    """Runs of a few steps over learning rates far apart; returns that of the best, None if every run diverged."""
+    leg = Leg(
+        name="",
+        part="learning-rate search",
+        batch_size=batch_size,
+        learning_rate=1.0,
+        budget=search_budget(session.budget),
+        seed=session.seed,
+    )
+    rates = _first_rates(session, learning_rate, batch_size)
+    return _best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_RATES)
+
+
+def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> Leg | None:
+    """Longer runs at three learning rates an octave apart; returns that of the best, None if every run diverged.
+
+    Args:
+        session: the probe.
+        which: "large" or "small".
+        batch_size: examples per step.
+        found: the best run of the learning-rate search.
+    """
+    session.check_time()
+    leg = replace(
+        found, part=f"short runs, {which} batch", batch_size=batch_size, budget=short_run_budget(session.budget)
+    )
+    middle = found.learning_rate * (batch_size / found.batch_size) ** RATE_EXPONENT
+    rates = [middle * FINE_FACTOR, middle, middle / FINE_FACTOR]
+    return _best_of(session, which, leg, rates, factor=FINE_FACTOR, extra=EXTRA_FINE_RATES)
+
+
+def _first_rates(session: Session, learning_rate: float | None, batch_size: int) -> list[float]:
+    """Learning rates of the search, falling: around a given one, or below where a rising one blows up."""
     if learning_rate is not None:
-        return [learning_rate * RATE_FACTOR, learning_rate, learning_rate / RATE_FACTOR]
+        return [learning_rate * GIVEN_FACTOR, learning_rate, learning_rate / GIVEN_FACTOR]
     budget = SHARES["learning-rate range"] * session.budget
 
     def work() -> Part:
@@ -36,73 +79,34 @@ def rates_from_range(session: Session, learning_rate: float | None, batch_size: 
     return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
-def rates_from_root(winner: Leg, batch_size: int) -> list[float]:
-    """Learning rates for another batch size, falling: around the winner's, scaled by the root of the batch size."""
-    middle = winner.learning_rate * math.sqrt(batch_size / winner.batch_size)
-    return [middle * RATE_FACTOR, middle, middle / RATE_FACTOR]
+def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: int) -> Leg | None:
+    """The best of runs at the given rates, and at rates beyond them while the best is at an edge.
 
-
-def short_runs(session: Session, which: str, batch_size: int, rates: list[float]) -> Leg | None:
-    """Successive halving over learning rates; returns the last leg of the best run, None if every run diverged.
-
-    Where the best of the first rung is the highest or the lowest rate, rates beyond it are tried.
+    A run that diverges early costs little, so going on is repeated within what `extra` runs may cost.
     """
-    unit = run_share(which) * session.budget
-    first = Leg(
-        name="",
-        part=f"short runs, {which} batch",
-        batch_size=batch_size,
-        learning_rate=1.0,
-        budget=unit * RUNGS[0],
-        seed=session.seed,
-    )
-    ranked = _first_rung(
-        session, [replace(first, name=f"{which}-{k}-rung-0", learning_rate=r) for k, r in enumerate(rates)]
-    )
-    for rung, width in ((1, 2), (2, 1)):
-        session.check_time()
-        going_on = [
-            replace(
-                leg,
-                name=leg.name.replace(f"rung-{rung - 1}", f"rung-{rung}"),
-                continues=leg.name,
-                budget=unit * RUNGS[rung],
-            )
-            for leg in ranked[:width]
-        ]
-        ranked = _ranked(going_on, session.run(going_on)) or ranked
-    session.check_time()
-    return ranked[0] if ranked else None
-
-
-def _first_rung(session: Session, legs: list[Leg]) -> list[Leg]:
-    """Runs of the first rung, the best first: the given rates, and rates beyond them while the best is at an edge.
-
-    A run that diverges early costs little, so going on is repeated within what the extra runs may cost.
-    """
-    left = EXTRA_RUNS * legs[0].budget
+    legs = [replace(leg, name=f"{name}-{k}", learning_rate=rate) for k, rate in enumerate(rates)]
     parts = session.run(legs)
+    left = extra * leg.budget
     for _ in range(MOST_EXTENSIONS):
-        ranked = _ranked(legs, parts)
-        beyond = _beyond([leg.learning_rate for leg in legs], ranked)
-        if beyond is None or left < legs[0].budget:
+        beyond = _beyond([leg.learning_rate for leg in legs], _ranked(legs, parts), factor)
+        if beyond is None or left < leg.budget:
             break
-        name = legs[0].name.replace("-0-rung", f"-{len(legs)}-rung")
-        extra = replace(legs[0], name=name, learning_rate=beyond)
-        (part,) = session.run([extra])
+        further = replace(leg, name=f"{name}-{len(legs)}", learning_rate=beyond)
+        (part,) = session.run([further])
         left -= part.spending.examples
-        legs, parts = [*legs, extra], [*parts, part]
-    return _ranked(legs, parts)
+        legs, parts = [*legs, further], [*parts, part]
+    session.check_time()
+    return next(iter(_ranked(legs, parts)), None)
 
 
-def _beyond(rates: list[float], ranked: list[Leg]) -> float | None:
+def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | None:
     """The next rate to try: outwards of the edge that the best is at, far down if no run made progress, or None."""
     if not ranked:
-        return min(rates) / RATE_FACTOR**2
+        return min(rates) / factor**2
     best = ranked[0].learning_rate
     if best == min(rates):
-        return best / RATE_FACTOR
-    return best * RATE_FACTOR if best == max(rates) else None
+        return best / factor
+    return best * factor if best == max(rates) else None
 
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
@@ -113,11 +117,6 @@ def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
         if (loss := last_loss(part)) is not None and loss < RISEN * first_loss(part)
     }
     return sorted(last, key=lambda leg: last[leg])
-
-
-def first_leg(leg: Leg) -> Leg:
-    """The first rung's leg of the run that a later rung's leg is of."""
-    return replace(leg, name=re.sub(r"rung-\d$", "rung-0", leg.name))
 
 
 def last_loss(part: Part) -> float | None:

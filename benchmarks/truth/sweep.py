@@ -114,7 +114,14 @@ def _neighbours(problem: Problem, runs: Sequence[Run], seeds: tuple[int, ...]) -
     """The best rate for every loss, and the rates beside it."""
     complete = _complete(runs, seeds)
     best = [min(complete, key=lambda rate: rank(complete[rate], loss)) for loss in problem.losses if complete]
-    return {rate * factor for rate in best for factor in (0.5, 1.0, 2.0)}
+    return {_on_grid(problem, rate, step) for rate in best for step in (-1, 0, 1)}
+
+
+def _on_grid(problem: Problem, rate: float, step: int) -> float:
+    """The rate so many steps beyond another, on the problem's grid: exactly the same number however it is reached."""
+    per_octave = problem.rates_per_octave
+    index = round(per_octave * math.log2(rate / problem.learning_rate)) + step
+    return problem.learning_rate * 2.0 ** (index / per_octave)
 
 
 def _complete(runs: Iterable[Run], seeds: tuple[int, ...]) -> dict[float, list[Run]]:

@@ -103,7 +103,7 @@ def _shown(row: dict[str, Any]) -> str:
     cells = [_interval(row[key]) for key in ("steps_min", "examples_min", "critical_batch_size")]
     mark = " " if row["certain"] else "?"
     cosine = "" if row["decaying"] is None else f"{row['decaying']['critical_batch_size']:.0f}"
-    return f"{begin}{cells[0]:>18}{cells[1]:>22}{cells[2]:>17}{mark}{row['residual']:>10.1%}{cosine:>15}"
+    return f"{begin}{cells[0]:>18} {cells[1]:>21} {cells[2]:>16}{mark}{row['residual']:>10.1%}{cosine:>15}"
 
 
 def _interval(values: Sequence[float]) -> str:

@@ -18,9 +18,12 @@ from truth.problems import PROBLEMS, make
 EVALUATION_RATIO = 1.2
 FIRST_EVALUATION_STEPS = 4
 DIVERGED = 3.0
-"""A loss this many times the initial one counts as diverged."""
+"""A loss this many times the initial one counts as diverged, once it has stayed there: a rate near the best may begin
+with a shock."""
+DIVERGED_EVALUATIONS = 6
+"""So many evaluations in a row: a factor of 3 in examples."""
 HOPELESS = 8.0
-"""A run that takes this many times the examples of another at its batch size to the loss where it is stops."""
+"""A run that takes this many times the examples of another at its batch size to its own lowest loss stops."""
 GIVEN_UP = 4.0
 """And one that has taken this many times the examples that the other took to the last loss."""
 CONFIRMATIONS = 2
@@ -72,13 +75,14 @@ def train(
 
 def _ended(losses: list[float], examples: int, last: float, horizon: int, pace: Run | None) -> str | None:
     """The outcome of a run that need not go on; None for one that must."""
-    if losses[-1] > DIVERGED * losses[0]:
+    latest = losses[-DIVERGED_EVALUATIONS:]
+    if len(losses) > DIVERGED_EVALUATIONS and min(latest) > DIVERGED * losses[0]:
         return "diverged"
     if horizon:
         return None
     if sum(loss <= last for loss in losses) > CONFIRMATIONS:
         return "reached"
-    return "stopped" if pace is not None and _is_hopeless(examples, losses[-1], pace, last) else None
+    return "stopped" if pace is not None and _is_hopeless(examples, min(losses), pace, last) else None
 
 
 def _whole_steps(points: list[int], batch_size: int) -> list[int]:
@@ -101,10 +105,10 @@ def _held_out(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor
     return loss if math.isfinite(loss) else math.inf
 
 
-def _is_hopeless(examples: int, loss: float, pace: Run, last: float) -> bool:
+def _is_hopeless(examples: int, lowest: float, pace: Run, last: float) -> bool:
     there = LossCurve(pace.examples, pace.losses)
     at_all = there.examples_to(last)
     if at_all is not None and examples > GIVEN_UP * at_all:
         return True
-    here = there.examples_to(loss)
-    return here is not None and here > 0 and examples > HOPELESS * here and loss < 0.9 * pace.losses[0]
+    here = there.examples_to(lowest)
+    return here is not None and here > 0 and examples > HOPELESS * here and lowest < 0.9 * pace.losses[0]

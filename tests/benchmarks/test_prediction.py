@@ -6,7 +6,18 @@ import math
 from typing import Any
 
 import pytest
-from prediction import GOALS, baselines, cheapest_config, errors_of, factor, noise_at, regrets_of, summary, tuned_rate
+from prediction import (
+    GOALS,
+    baselines,
+    cheapest_config,
+    errors_of,
+    factor,
+    misses,
+    noise_at,
+    regrets_of,
+    summary,
+    tuned_rate,
+)
 from truth.table import language_models, rows_of
 from truth.tradeoff import Tradeoff, sweep_of, tradeoffs_of
 
@@ -45,6 +56,9 @@ def cell(prediction: list[float | None] | None, *, certain: bool = True) -> dict
         "truth": 100.0,
         "certain": certain,
         "prediction": prediction,
+        "lowest_observed": 1.5,
+        "decaying": [50.0, 30.0],
+        "examples_min": 20.0,
         "noise": {"simple": 400.0, "preconditioned": None, "hessian": 50.0},
         "goals": {"balanced": {"regret": 0.1, "rate_ratio": 1.5}},
         "baselines": {"balanced": {"batch 32, tuned rate": None}},
@@ -59,9 +73,21 @@ def test_the_summary_counts_what_is_certain() -> None:
     assert found["errors"]["forecast"]["geometric_mean"] == pytest.approx(2.0)
     assert found["errors"]["simple noise scale"]["worst"] == pytest.approx(4.0)
     assert found["errors"]["preconditioned noise scale"]["geometric_mean"] is None
+    assert found["errors"]["forecast, truth with cosine decay"]["worst"] == pytest.approx(4.0)
+    assert found["examples_under_decay"] == pytest.approx(1.5)
     assert found["coverage"] == 0.5
     assert found["regrets"]["plan"]["median"] == pytest.approx(0.1)
     assert found["rate_within_2"] == 1.0
+
+
+def test_misses_are_told_with_what_the_forecast_said() -> None:
+    row = {"problem": "a", "share": 1.0, "failure": None, "doubts": ["thin"]}
+    hit, miss = cell([150.0, 90.0, None]), cell([700.0, 200.0, 900.0])
+    assert misses([row | {"losses": [hit]}]) == []
+    (line,) = misses([row | {"losses": [miss]}])
+    assert line.endswith(
+        "7.00 of the truth; the lowest loss seen was 1.5 times the loss; in the interval 0 of 1, doubts raised in 1"
+    )
 
 
 def test_the_cheapest_setting_has_no_regret(truth: Tradeoff) -> None:

@@ -13,17 +13,23 @@ from batchopt.step_cost import StepCost
 from batchopt.uncertainty import log_normal
 
 INITIAL_LOSS = 2.3
-KNOTS = np.linspace(0.0, 12.0, 21)
-V_MID = 4.0
+SCALE = 16.0
+KNOTS = np.linspace(0.0, 14.0, 21)
+V_MID = 5.0
 
 
 def true_law(
-    *, b_mid: float = 60.0, p: float = 0.8, bend: float = 0.0, alpha: float = 1.0, learning_rate: float = 0.3
+    *,
+    b_mid: float = 60.0,
+    q: float = 0.5,
+    alpha: float = 1.0,
+    learning_rate: float = 0.3,
+    delay: float = 0.0,
 ) -> LawPosterior:
-    """A law without uncertainty: its loss falls by a growing power of progress."""
-    shape = (math.log(b_mid), p, bend, math.log(learning_rate), 0.05, alpha, 0.0, 0.0)
-    row = (*shape, *np.log(np.linspace(0.05, 0.9, 20)))
-    return LawPosterior(INITIAL_LOSS, tuple(KNOTS), V_MID, row, (row,), (), (1, 1), 0.1)
+    """A law without uncertainty: its loss falls by a growing power of examples."""
+    shape = (math.log(b_mid), q, math.log(learning_rate), 0.05, 0.0, 0.0, alpha, 0.0, 0.0)
+    row = (*shape, *np.log(np.linspace(0.03, 0.6, 20)))
+    return LawPosterior(INITIAL_LOSS, SCALE, delay, tuple(KNOTS), V_MID, row, (row,), (), (1, 1), 0.1)
 
 
 def simulate(

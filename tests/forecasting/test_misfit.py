@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from batchopt.forecasting.law import SHAPE
-from batchopt.forecasting.misfit import Frame, Misfit, NoiseReading, Points, Prior
+from batchopt.forecasting.law import SHAPE, Frame
+from batchopt.forecasting.misfit import Misfit, NoiseReading, Points, Prior
 
 KNOTS = np.linspace(0.0, 9.0, 7)
 READINGS = [
@@ -31,7 +31,7 @@ def misfit_of(readings: list[NoiseReading]) -> Misfit:
     )
     n_law = len(SHAPE) + len(KNOTS) - 1
     prior = Prior(np.zeros(n_law), np.diag(rng.uniform(0.5, 2.0, n_law)))
-    frame = Frame(KNOTS, 4.0, math.log(2.3))
+    frame = Frame(KNOTS, 4.0, math.log(2.3), 16.0, 2.0)
     misfit = Misfit(points, frame, prior, tuple(readings), shifts=np.zeros((1, 1)))
     shifts = 0.5 * rng.standard_normal((2, misfit.n_residuals))
     return Misfit(points, frame, prior, tuple(readings), shifts=shifts)
@@ -39,7 +39,8 @@ def misfit_of(readings: list[NoiseReading]) -> Misfit:
 
 def rows_of(misfit: Misfit) -> np.ndarray:
     rng = np.random.default_rng(2)
-    law = np.array([math.log(50.0), 0.9, 0.2, math.log(0.3), 0.05, 0.8, 0.1, 0.4, *np.log(np.linspace(0.1, 0.4, 6))])
+    shape = [math.log(50.0), 0.5, math.log(0.3), 0.05, 0.2, 0.1, 0.9, 0.4, 0.1]
+    law = np.array([*shape, *np.log(np.linspace(0.1, 0.4, 6))])
     row = np.append(law, 0.2 * np.ones(misfit.n_nuisances))
     return row + 0.1 * rng.standard_normal((2, len(row)))
 

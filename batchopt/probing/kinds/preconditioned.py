@@ -196,6 +196,15 @@ def is_adaptive(optimizer: Optimizer) -> bool | None:
     return False if any(_steps_as(optimizer, kind) for kind in UNSCALED) else None
 
 
+def momentum_delay(optimizer: Optimizer) -> float:
+    """Steps that an optimizer lags behind once its velocity, which begins at zero, has built up: m / (1 - m).
+
+    Adam and its like correct for that beginning, and their groups hold no "momentum".
+    """
+    most = max((float(group.get("momentum") or 0.0) for group in optimizer.param_groups), default=0.0)
+    return most / (1.0 - most) if most < 1.0 else 0.0
+
+
 def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _Scaling) -> Metric:
     groups, left_out, steps = _groups(optimizer), 0, 0.0
     squares = []
