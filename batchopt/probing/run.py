@@ -15,6 +15,7 @@ from torch import nn
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
+from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import TrainingTask, batch_loss
 
@@ -77,6 +78,7 @@ class TrainingRun:
             self.optimizer = task.make_optimizer(
                 self.model, learning_rate=learning_rate, hyperparameters=hyperparameters
             )
+        self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
         scaled = task.autocast == torch.float16
         self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
@@ -99,6 +101,7 @@ class TrainingRun:
         elif len(indices) != batch_size:
             raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
         self._set_learning_rate(batch_size, multiplier)
+        self._rescaling.apply(batch_size)
         with self._randomness.active():
             value = self._step(indices)
         self.examples_seen += batch_size

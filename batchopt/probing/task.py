@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from batchopt._checks import check_count, check_finite, check_one_of, check_positive
 from batchopt.errors import TaskError
 from batchopt.probing.data import check_data, is_stream, population
+from batchopt.probing.rescaling import RESCALED
 
 Batch = Any
 """Tuple of tensors for data given as tensors, else whatever the collate function makes."""
@@ -43,6 +44,10 @@ class TrainingTask:
         warmup_examples: examples over which the learning rate rises linearly.
         learning_rate_schedule: progress from 0 to 1 -> multiplier of the learning rate.
         search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
+        rescale: optimizer settings that change with the batch size, of "weight_decay" (in proportion) and "beta2" (to
+            that power); none by default, because on the problem where it was measured neither helped
+            (`benchmarks/rescaling.py`).
+        base_batch_size: the batch size for which the optimizer's settings were chosen; needed with `rescale`.
 
     Example:
         >>> x, y = torch.randn(64, 3), torch.randn(64)
@@ -68,6 +73,8 @@ class TrainingTask:
     warmup_examples: int = 0
     learning_rate_schedule: Callable[[float], float] | None = None
     search: Mapping[str, SearchRange] = field(default_factory=dict)
+    rescale: tuple[str, ...] = ()
+    base_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.model, nn.Module):
@@ -84,6 +91,15 @@ class TrainingTask:
         check_count("warmup_examples", self.warmup_examples, least=0)
         _check_device(self.device)
         _check_search(self.search)
+        self._check_rescale()
+
+    def _check_rescale(self) -> None:
+        for name in self.rescale:
+            check_one_of("every name in rescale", name, RESCALED)
+        if self.base_batch_size is not None:
+            check_count("base_batch_size", self.base_batch_size)
+        elif self.rescale:
+            raise ValueError("rescale needs base_batch_size: the batch size for which the settings were chosen")
 
     @property
     def is_stream(self) -> bool:

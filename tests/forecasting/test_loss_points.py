@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from batchopt.evidence import Branch, LossCurve, TrainingLosses
-from batchopt.forecasting.loss_points import POINTS_PER_RUN, LossPoints, TrainingOffset, loss_points
+from batchopt.forecasting.loss_points import (
+    POINTS_PER_RUN,
+    LossPoints,
+    TrainingOffset,
+    loss_points,
+    octaves_behind,
+)
 
 INITIAL = 2.3
 TIMES = np.geomspace(40.0, 20_000.0, 40)
@@ -73,3 +79,34 @@ def test_the_shock_of_a_high_rate_is_left_out() -> None:
     calm = LossPoints(steps, initial + np.array([0.04, 0.0, -0.1, -0.2, 0.03, -0.5]), np.full(6, 0.1))
     assert calm.after_transient(initial).steps == pytest.approx(steps)
     assert len(LossPoints(steps, np.full(6, initial + 1.0), np.full(6, 0.1)).after_transient(initial).steps) == 0
+
+
+def power_law(pace: float, steps: np.ndarray) -> LossPoints:
+    """A loss that falls by the root of steps, `pace` times as fast as another."""
+    return LossPoints(steps, math.log(INITIAL) - 0.5 * np.log1p(pace * steps), np.full(len(steps), 0.01))
+
+
+def test_steepness_is_the_exponent_of_a_power_law() -> None:
+    steps = np.geomspace(1e4, 1e6, 9)
+    assert power_law(1.0, steps).steepness() == pytest.approx(0.5, rel=1e-3)
+    level = LossPoints(steps, np.full(9, 0.3), np.full(9, 0.01))
+    assert level.steepness() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_octaves_behind_the_fastest_run_of_the_batch_size() -> None:
+    steps = np.geomspace(10.0, 1_000.0, 40)
+    fast, slow, other = power_law(4.0, steps), power_law(1.0, steps), power_law(100.0, steps)
+    behind = octaves_behind([(32.0, fast), (32.0, slow), (64.0, other)])
+    assert behind[0] == pytest.approx(np.zeros(40))
+    assert behind[2] == pytest.approx(np.zeros(40))
+    # A quarter of the pace is two octaves; what the fast run has at its first point cannot be told any earlier.
+    late = steps > 45.0
+    assert behind[1][late] == pytest.approx(np.full(late.sum(), 2.0), abs=0.01)
+    assert np.all((behind[1] >= 0.0) & (behind[1] <= 2.01))
+
+
+def test_a_run_that_goes_astray_is_behind_itself() -> None:
+    points = LossPoints(np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.8, 0.4, 0.6, 0.5]), np.full(4, 0.01))
+    (behind,) = octaves_behind([(8.0, points)])
+    assert behind[:2] == pytest.approx([0.0, 0.0])
+    assert behind[2] == pytest.approx(math.log2(4.0 / math.sqrt(2.0)))  # it was at 0.6 half-way between 1 and 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from batchopt import measure_noise_scale
-from batchopt.probing.kinds.preconditioned import added_decay, preconditioned
+from batchopt.probing.kinds.preconditioned import added_decay, momentum_delay, preconditioned
 
 Parameters = list[nn.Parameter]
 
@@ -279,3 +279,21 @@ def test_decay_is_what_the_optimizer_adds(maximize: bool) -> None:
     optimizer.step()
     step = (weight.detach() - before).abs()
     torch.testing.assert_close((weight.grad + found[0] * before).abs(), step)
+
+
+def test_momentum_lags_behind_by_its_delay() -> None:
+    """On a constant gradient a run with momentum is m / (1 - m) steps behind one that has it from the start."""
+    weight = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    for _ in range(200):
+        weight.grad = torch.ones(())
+        optimizer.step()
+    at_full_speed = -weight.item() / (0.1 / (1.0 - 0.9))
+    assert momentum_delay(optimizer) == pytest.approx(9.0)
+    assert 200 - at_full_speed == pytest.approx(9.0, rel=1e-3)
+
+
+def test_without_momentum_there_is_no_delay() -> None:
+    weight = torch.zeros((), requires_grad=True)
+    for optimizer in (torch.optim.SGD([weight], lr=0.1), torch.optim.AdamW([weight], lr=0.1)):
+        assert momentum_delay(optimizer) == 0.0
