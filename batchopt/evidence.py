@@ -201,7 +201,7 @@ class ProbeReport(Record):
     Attributes:
         reference: the long run along which the noise scale was measured; None if the probe stopped before it.
         branches: the other runs.
-        noise_scales: readings along the reference run, in the order of examples seen.
+        noise_scales: readings along tuned runs, in the order of measuring.
         step_cost: measured seconds per step; None if the probe stopped before it.
         spending: what each part spent.
         budget_examples: ceiling on the examples that the probe was given.

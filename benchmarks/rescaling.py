@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 from machine import machine, save
 from truth.problems import PROBLEMS, make
 
+from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import LossCurve
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
@@ -39,15 +40,17 @@ def examples_to(loss: float, batch_size: int, rate: float, rules: str, seed: int
     torch.set_num_threads(1)
     task = replace(make(PROBLEM)[0], rescale=RULES[rules], base_batch_size=BASE)
     run = TrainingRun(task, learning_rate=rate, seed=seed)
-    losses: list[float] = []
-    points = evaluation_points(most, first=8 * batch_size, ratio=1.1)
-    for point in points:
-        while run.examples_seen < point:
-            run.step(batch_size)
-        losses.append(run.evaluate())
-        if sum(value <= loss for value in losses) > 2:
-            break
-    found = LossCurve(tuple(points[: len(losses)]), tuple(losses)).examples_to(loss)
+    curve: dict[int, float] = {}
+    try:
+        for point in evaluation_points(most, first=8 * batch_size, ratio=1.1):
+            while run.examples_seen < point:
+                run.step(batch_size)
+            curve[run.examples_seen] = run.evaluate()
+            if sum(value <= loss for value in curve.values()) > 2:
+                break
+    except NonFiniteLossError:
+        return math.inf
+    found = LossCurve(tuple(curve), tuple(curve.values())).examples_to(loss)
     return math.inf if found is None else found
 
 

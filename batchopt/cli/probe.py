@@ -122,7 +122,7 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             for s in report.spending
         ],
     )
-    console.say("\nnoise scale along the reference run, with its 90 % interval")
+    console.say("\nnoise scale along tuned runs, with its 90 % interval")
     everything = report.provenance.population
     console.table(
         ("loss", "kind", "noise scale (examples)", "measured on", "at examples"),

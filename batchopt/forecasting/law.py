@@ -149,8 +149,9 @@ class LawPosterior(Record):
         limits = np.array([self._largest_stable(size) for size in batch_sizes])
         steps = np.full((len(_LEARNING_RATE_OCTAVES), *centre.shape), np.inf)
         rates = np.exp(centre[None] + _LEARNING_RATE_OCTAVES[:, None, None] * math.log(2.0))
+        rates = np.minimum(rates, limits * (1.0 - 1e-9))
         for i, rate in enumerate(rates):
-            steps[i] = np.where(rate < limits, table.steps_at(v_loss, batch_sizes, rate), np.inf)
+            steps[i] = table.steps_at(v_loss, batch_sizes, rate)
         chosen = np.argmin(steps, axis=0)[None]
         return np.take_along_axis(steps, chosen, 0)[0], np.take_along_axis(rates, chosen, 0)[0]
 
@@ -160,6 +161,9 @@ class LawPosterior(Record):
         The hyperbola S = S_min + E_min / B (eq. 2.11) is fitted, with relative errors, to the fewest steps over a
         factor of 1,024 in batch size around the critical batch size.
         """
+        if loss >= self.initial_loss:
+            never = np.full(1 + len(self.draws), np.inf)
+            return never, never
         middle = float(np.median(self.table().mean_critical_batch_size(loss)))
         batch_sizes = middle * 2.0**_BATCH_SIZE_OCTAVES
         steps, _ = self.best_steps(batch_sizes, loss)
@@ -174,7 +178,8 @@ class LawPosterior(Record):
 
 def _log_best_rate(past_mid: Floats, log_sizes: Floats, shape: Floats) -> Floats:
     """log lr*, from parameters (n, n_shape, ...) that broadcast against the others."""
-    log_b, log_lr, d, log_k, g, alpha = (shape[:, SHAPE.index(name)] for name in SHAPE[:1] + SHAPE[2:7])
+    names = ("log_b", "log_lr", "d", "log_k", "g", "alpha")
+    log_b, log_lr, d, log_k, g, alpha = (shape[:, SHAPE.index(name)] for name in names)
     of_steps = log_lr - d * past_mid
     of_examples = log_lr + log_k + alpha * (log_sizes - log_b) - g * past_mid
     return np.asarray(of_steps - np.logaddexp(0.0, of_steps - of_examples))
@@ -292,10 +297,11 @@ class LawTable:
         sizes = np.log(np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1])))[:, :, None]
         rates = np.log(np.broadcast_to(learning_rates, sizes.shape[:2]))[:, :, None]
         past_mid = (self.grid - self.frame.v_mid)[None, None, :]
-        log_b = shape[:, 0] + shape[:, 1] * past_mid
+        log_b = shape[:, SHAPE.index("log_b")] + shape[:, SHAPE.index("q")] * past_mid
         best = np.logaddexp(-log_b, -sizes)  # log steps per y, at the best rates
         of_steps = np.exp(-log_b - best)
-        log_a = of_steps * shape[:, 7] + (1.0 - of_steps) * shape[:, 8]
+        log_a_steps, log_a_examples = (shape[:, SHAPE.index(name)] for name in ("log_a_steps", "log_a_examples"))
+        log_a = of_steps * log_a_steps + (1.0 - of_steps) * log_a_examples
         cost = _log_cost(rates - _log_best_rate(past_mid, sizes, shape), log_a)
         log_growth = math.log(self.frame.scale) + self.grid[None, None, :]  # log dy/dv
         pace = np.exp(np.minimum(log_growth + best + cost, _LARGEST_LOG))  # d steps / dv

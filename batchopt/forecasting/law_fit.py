@@ -109,7 +109,7 @@ def fit_law(
 
     Args:
         runs: loss curves from initialisation.
-        noise: readings along the reference run.
+        noise: readings along tuned runs.
         initial_loss: loss before the first step; taken from the runs if None.
         adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
         delay: steps that the optimizer's momentum lags behind.
@@ -226,7 +226,8 @@ def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> 
             f"the law needs {least_runs} loss curves of at least {LEAST_POINTS} evaluations, got {len(kept)}: "
             "give the probe more examples, or let trials report more often"
         )
-    steepness = max(LEAST_STEEPNESS, *(points.steepness() for _, points in kept), 0.0)
+    longest_runs = {run.batch_size: points for run, points in sorted(kept, key=lambda pair: pair[0].examples)}
+    steepness = max(LEAST_STEEPNESS, *(points.steepness() for points in longest_runs.values()))
     longest = max(run.examples for run, _ in kept)
     behind = octaves_behind([(float(run.batch_size), points) for run, points in kept])
     weights = []
@@ -267,7 +268,7 @@ def _wide_prior(points: Points, n_slopes: int, adaptive: bool | None) -> Prior:
     n_shape = len(SHAPE)
     mean, matrix = np.zeros(n_shape + n_slopes), np.zeros((n_shape + n_slopes,) * 2)
     for i, name in enumerate(SHAPE):
-        mean[i], sd = known.get(name, (centre.get(name, 0.0), _CENTRE_SD.get(name, 1.0)))
+        mean[i], sd = known[name] if name in known else (centre[name], _CENTRE_SD[name])
         matrix[i, i] = 1.0 / sd
     # Log slopes of F: the first is vague, each next one is a small step away (a random walk).
     mean[n_shape:] = _FIRST_SLOPE[0]

@@ -64,9 +64,10 @@ class LossPoints:
         return LossPoints(self.steps[start:], self.log_losses[start:], self.errors[start:])
 
     def steepness(self) -> float:
-        """How much log loss falls over log steps, by a straight line through all points."""
-        x = np.log(self.steps) - np.log(self.steps).mean()
-        return float(-(x @ self.log_losses) / (x @ x))
+        """How much log loss falls over log examples, by a straight line through all points."""
+        weights = 1.0 / self.errors**2
+        x = np.log(self.steps) - np.average(np.log(self.steps), weights=weights)
+        return float(-(weights * x) @ self.log_losses / ((weights * x) @ x))
 
 
 class TrainingOffset:

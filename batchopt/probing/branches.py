@@ -49,6 +49,7 @@ class Leg:
         learning_rate: the optimizer's.
         budget: examples that the leg may spend, evaluations counted.
         seed: of initialisation and data order.
+        initial_loss: loss at initialisation; None if it is not known.
         continues: name of the leg that this one goes on from, or None.
         ends_evaluated: whether the loss is evaluated at the leg's end, even where that takes half of its budget.
         deadline: time.time() at which the leg stops; None for never.
@@ -60,6 +61,7 @@ class Leg:
     learning_rate: float
     budget: float
     seed: int
+    initial_loss: float | None = None
     continues: str | None = None
     ends_evaluated: bool = False
     deadline: float | None = None
@@ -107,7 +109,6 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
     cost, first_step = evaluation_examples(task) / 3.0, run.steps
     losses: list[float] = []
     evaluations: list[tuple[int, float]] = []
-    initial = before.training.losses[0] if before and before.training else None
     outcome, failure = "finished", None
     try:
         for until, evaluate in stops(leg, done=first_step, evaluation_cost=cost):
@@ -115,7 +116,7 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
                 losses.append(run.step(leg.batch_size))
             if evaluate:
                 evaluations.append((run.examples_seen, run.evaluate()))
-            if _has_diverged(losses, initial):
+            if _has_diverged(losses, leg.initial_loss):
                 outcome = "diverged"
                 break
             if _too_late(leg):
@@ -177,8 +178,9 @@ def _has_diverged(losses: Sequence[float], initial: float | None) -> bool:
     """Whether the latest losses are far above those at initialisation."""
     if not losses:
         return False
+    start = statistics.fmean(losses[:3]) if initial is None else initial
     latest = losses[-max(3, len(losses) // 4) :]
-    return statistics.fmean(latest) > HOPELESS * (statistics.fmean(losses[:3]) if initial is None else initial)
+    return statistics.fmean(latest) > start + (HOPELESS - 1.0) * abs(start)
 
 
 def _branch(

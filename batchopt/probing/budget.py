@@ -23,8 +23,7 @@ FIRST_STEPS = 10
 """Steps of a run of the learning-rate search, for a probe of `SMALLEST_PROBE` examples."""
 SMALLEST_PROBE = 1_500
 GROWTH = 0.2
-"""Its steps grow with this power of the budget, its batch size with the rest: the critical batch size grows with the
-root of training, or somewhat faster."""
+"""Its steps grow with this power of the budget, its batch size with the rest."""
 LEAST_STEPS = 5
 """A run of fewer steps tells nothing about its learning rate."""
 SMALLER, LARGER = 4, 2
@@ -81,7 +80,7 @@ def choose_batch_sizes(budget: int, *, bounds: tuple[int, int], population: int)
     if budget < least:
         raise BudgetError(
             f"the budget must be at least {math.ceil(least)} examples "
-            f"for short runs at batch sizes {sizes.small} and {large}, got {budget}: raise it, or lower the batch sizes"
+            f"for runs at batch sizes {sizes.small} to {large}, got {budget}: raise it, or lower the batch sizes"
         )
     return sizes
 

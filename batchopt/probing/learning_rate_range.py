@@ -46,7 +46,7 @@ def find_learning_rate_range(
     if batch_size < 1:
         raise BudgetError(
             f"the learning-rate range takes {math.ceil(STEPS * STEP_COST)} examples, and {budget:.0f} are left for it: "
-            "give the probe a larger budget"
+            "give the probe a larger budget, or a learning rate that is known to be good"
         )
     began = time.perf_counter()
     task = replace(task, warmup_examples=0)

@@ -1,4 +1,4 @@
-"""The long runs: the best short run of each batch size goes on, and noise scales are measured along one of them."""
+"""The long runs: the best short run of each batch size goes on, and noise scales are measured on the way to it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def probe(
         The report. Where a loss became NaN or the time ran out, it holds what was measured and says so in `stopped`.
 
     Raises:
-        BudgetError: the budget is too small for a single short run at every setting.
+        BudgetError: the budget is too small for the runs of the learning-rate search.
         TaskError: the task cannot be trained as written (a stream, a wrong loss, no trainable parameter, ...).
         RecordError: the journal belongs to another probe.
     """
@@ -119,6 +119,8 @@ def _run(
             )
         small = short_runs(session, "small", sizes.small, found)
         long_runs(session, found, small, large)
+        if small is None:
+            raise StopProbe(f"every learning rate that was tried at batch size {sizes.small} diverged")
     except StopProbe as stop:
         stopped = str(stop)
     return _report(session, stopped, provenance)

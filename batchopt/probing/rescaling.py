@@ -3,7 +3,7 @@
 Notation
     r    batch size over the one that the settings were chosen for
 
-Weight decay goes with r at a fixed learning rate, which keeps the examples over which weights are averaged (Bergsma et
+Weight decay goes with r, which at a fixed learning rate keeps the examples over which weights are averaged (Bergsma et
 al. 2025, arXiv 2505.13738); beta2 becomes beta2^r, which keeps the half-life of Adam's second moment in examples (Marek
 et al. 2025, arXiv 2507.07101).
 """
@@ -34,17 +34,17 @@ class Rescaling:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, names: Collection[str], base: int) -> None:
-        self._groups, self._names, self._base = optimizer.param_groups, names, base
+        self._optimizer, self._base = optimizer, base
         for name in names:
             key = _key(name)
-            if not any(key in group for group in self._groups):
+            if not any(key in group for group in optimizer.param_groups):
                 raise TaskError(f"rescale names {name!r}, and {type(optimizer).__name__} has no {key}: leave it out")
-        self._chosen = [{_key(name): group.get(_key(name)) for name in names} for group in self._groups]
+        self._chosen = [{_key(name): group.get(_key(name)) for name in names} for group in optimizer.param_groups]
 
     def apply(self, batch_size: int) -> None:
         """Set what the settings are at a batch size."""
         ratio = batch_size / self._base
-        for group, chosen in zip(self._groups, self._chosen, strict=True):
+        for group, chosen in zip(self._optimizer.param_groups, self._chosen, strict=True):
             group.update({key: _rescaled(key, value, ratio) for key, value in chosen.items() if value is not None})
 
 

@@ -41,6 +41,11 @@ class Session:
     budget: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
 
+    @property
+    def initial_loss(self) -> float | None:
+        """Mean training loss at initialisation, once it is measured."""
+        return next((part.initial_loss for part in self.parts.values() if part.initial_loss is not None), None)
+
     def do(self, name: str, work: Callable[[], Part]) -> Part:
         """The result of a part: from the journal, or worked out."""
         part = self.journal.do(name, work)

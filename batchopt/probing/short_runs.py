@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,8 +22,10 @@ from batchopt.probing.journal import Part
 from batchopt.probing.learning_rate_range import find_learning_rate_range
 from batchopt.probing.session import Session
 
-RISEN = 1.02
-"""A run whose loss ends this many times above its first has too high a rate, whatever the scatter of its batches."""
+RISEN = 0.02
+"""A run whose loss ends above the initial one by more than this share, and by more than the scatter of its batches
+explains, has too high a rate."""
+STANDARD_ERRORS = 2.0
 MOST_EXTENSIONS = 6
 """Learning rates that are tried beyond the given ones, at most."""
 RATE_EXPONENT = 0.75
@@ -40,6 +41,7 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
         learning_rate=1.0,
         budget=search_budget(session.budget),
         seed=session.seed,
+        initial_loss=session.initial_loss,
     )
     rates = _first_rates(session, learning_rate, batch_size)
     return _best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_RATES)
@@ -114,9 +116,21 @@ def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
     last = {
         leg: loss
         for leg, part in zip(legs, parts, strict=True)
-        if (loss := last_loss(part)) is not None and loss < RISEN * first_loss(part)
+        if (loss := last_loss(part)) is not None and not _has_risen(loss, part, leg.initial_loss)
     }
     return sorted(last, key=lambda leg: last[leg])
+
+
+def _has_risen(loss: float, part: Part, initial: float | None) -> bool:
+    """Whether a last loss is clearly above the initial one."""
+    training = part.branch.training if part.branch else None
+    if initial is None or training is None:
+        return False
+    late = [
+        error for n, error in zip(training.examples, training.errors, strict=True) if n >= 0.8 * training.examples[-1]
+    ]
+    error = math.sqrt(sum(error**2 for error in late)) / len(late)
+    return loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
 
 
 def last_loss(part: Part) -> float | None:
@@ -124,9 +138,3 @@ def last_loss(part: Part) -> float | None:
     if part.branch is None or part.branch.outcome == "diverged":
         return None
     return part.branch.last_loss
-
-
-def first_loss(part: Part) -> float:
-    """The loss of the first batches of a run."""
-    training = part.branch.training if part.branch else None
-    return math.inf if training is None else statistics.fmean(training.losses[:3])

@@ -21,9 +21,9 @@ DIVERGED = 3.0
 """A loss this many times the initial one counts as diverged, once it has stayed there: a rate near the best may begin
 with a shock."""
 DIVERGED_EVALUATIONS = 6
-"""So many evaluations in a row: a factor of 3 in examples."""
+"""So many evaluations in a row: a factor of 2.5 in examples."""
 HOPELESS = 8.0
-"""A run that takes this many times the examples of another at its batch size to its own lowest loss stops."""
+"""A run that has taken this many times the examples with which another of its batch size had its lowest loss stops."""
 GIVEN_UP = 4.0
 """And one that has taken this many times the examples that the other took to the last loss."""
 CONFIRMATIONS = 2

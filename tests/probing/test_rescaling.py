@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from batchopt.errors import TaskError
-from batchopt.probing.run import TrainingRun
+from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 
 
@@ -55,3 +57,16 @@ def test_what_cannot_be_rescaled_is_refused() -> None:
     sgd = task_with(lambda p, lr: torch.optim.SGD(p, lr=lr), rescale=("beta2",), base_batch_size=8)
     with pytest.raises(TaskError, match="SGD has no betas"):
         TrainingRun(sgd, learning_rate=0.1, seed=0)
+
+
+def test_a_run_from_a_snapshot_rescales_too(tmp_path: Path) -> None:
+    task = task_with(adamw, rescale=("weight_decay", "beta2"), base_batch_size=8)
+    run = TrainingRun(task, learning_rate=0.01, seed=0)
+    run.step(8)
+    save_snapshot(run, tmp_path / "snapshot")
+    again = TrainingRun(task, learning_rate=0.01, seed=0)
+    load_snapshot(again, tmp_path / "snapshot")
+    again.step(32)
+    (group,) = again.optimizer.param_groups
+    assert group["weight_decay"] == pytest.approx(0.4)
+    assert group["betas"][1] == pytest.approx(0.99**4)

@@ -197,12 +197,21 @@ def is_adaptive(optimizer: Optimizer) -> bool | None:
 
 
 def momentum_delay(optimizer: Optimizer) -> float:
-    """Steps that an optimizer lags behind once its velocity, which begins at zero, has built up: m / (1 - m).
+    """Steps that an optimizer lags behind once its velocity has built up: m / (1 - m) for plain momentum m.
 
-    Adam and its like correct for that beginning, and their groups hold no "momentum".
+    Adam and its like correct for the beginning, and their groups hold no "momentum".
     """
-    most = max((float(group.get("momentum") or 0.0) for group in optimizer.param_groups), default=0.0)
-    return most / (1.0 - most) if most < 1.0 else 0.0
+    return max((_delay_of(group) for group in optimizer.param_groups), default=0.0)
+
+
+def _delay_of(group: Group) -> float:
+    momentum = float(group.get("momentum") or 0.0)
+    if not 0.0 < momentum < 1.0:
+        return 0.0
+    # The velocity begins at one gradient and ends at `full` of them, the rest falling by m a step.
+    full = (1.0 - float(group.get("dampening") or 0.0)) / (1.0 - momentum)
+    delay = max(0.0, (full - 1.0) / (full * (1.0 - momentum)))
+    return momentum * delay if group.get("nesterov") else delay
 
 
 def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _Scaling) -> Metric:

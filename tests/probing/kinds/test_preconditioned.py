@@ -281,16 +281,18 @@ def test_decay_is_what_the_optimizer_adds(maximize: bool) -> None:
     torch.testing.assert_close((weight.grad + found[0] * before).abs(), step)
 
 
-def test_momentum_lags_behind_by_its_delay() -> None:
-    """On a constant gradient a run with momentum is m / (1 - m) steps behind one that has it from the start."""
-    weight = torch.zeros((), requires_grad=True)
-    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
-    for _ in range(200):
-        weight.grad = torch.ones(())
+@pytest.mark.parametrize(("dampening", "nesterov"), [(0.0, False), (0.5, False), (0.9, False), (0.0, True)])
+def test_momentum_lags_behind_by_its_delay(dampening: float, nesterov: bool) -> None:
+    """On a constant gradient: how many steps at full speed are missing after many steps."""
+    weight = torch.zeros((), requires_grad=True, dtype=torch.float64)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, dampening=dampening, nesterov=nesterov)
+    positions = []
+    for _ in range(300):
+        weight.grad = torch.ones_like(weight)
         optimizer.step()
-    at_full_speed = -weight.item() / (0.1 / (1.0 - 0.9))
-    assert momentum_delay(optimizer) == pytest.approx(9.0)
-    assert 200 - at_full_speed == pytest.approx(9.0, rel=1e-3)
+        positions.append(weight.item())
+    full_speed = positions[-1] - positions[-2]
+    assert 300 - positions[-1] / full_speed == pytest.approx(momentum_delay(optimizer), abs=1e-6)
 
 
 def test_without_momentum_there_is_no_delay() -> None:
