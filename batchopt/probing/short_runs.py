@@ -112,41 +112,25 @@ def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | Non
 
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
-    """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing.
-
-    Where none got clearly below the initial loss, the highest rate comes first: the lower it is, the less a rate can do
-    harm, which is no merit.
-    """
+    """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing."""
     last = {
         leg: loss
         for leg, part in zip(legs, parts, strict=True)
         if (loss := last_loss(part)) is not None and not _has_risen(loss, part, leg.initial_loss)
     }
-    fell = any(_has_fallen(part, leg.initial_loss) for leg, part in zip(legs, parts, strict=True) if leg in last)
-    return sorted(last, key=lambda leg: last[leg] if fell else -leg.learning_rate)
+    return sorted(last, key=lambda leg: last[leg])
 
 
 def _has_risen(loss: float, part: Part, initial: float | None) -> bool:
     """Whether a last loss is clearly above the initial one."""
-    error = _last_error(part)
-    return initial is not None and loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
-
-
-def _has_fallen(part: Part, initial: float | None) -> bool:
-    """Whether the last loss of a run is clearly below the initial one."""
-    loss = last_loss(part)
-    return loss is not None and (initial is None or loss < initial - STANDARD_ERRORS * _last_error(part))
-
-
-def _last_error(part: Part) -> float:
-    """Standard error of a run's last loss, from the scatter of its batches; 0 where that is not known."""
     training = part.branch.training if part.branch else None
-    if training is None or not training.examples:
-        return 0.0
+    if initial is None or training is None:
+        return False
     late = [
         error for n, error in zip(training.examples, training.errors, strict=True) if n >= 0.8 * training.examples[-1]
     ]
-    return math.hypot(*late) / len(late)
+    error = math.sqrt(sum(error**2 for error in late)) / len(late)
+    return loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
 
 
 def last_loss(part: Part) -> float | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
-from batchopt.probing.branches import Leg, _has_diverged
+from batchopt.probing.branches import _has_diverged
 from batchopt.probing.journal import Part
-from batchopt.probing.short_runs import _has_risen, _ranked
+from batchopt.probing.short_runs import _has_risen
 
 
 def part_with(losses: tuple[float, ...], errors: tuple[float, ...]) -> Part:
@@ -35,12 +33,3 @@ def test_a_run_that_begins_with_a_shock_is_measured_against_the_initial_loss() -
 def test_divergence_is_far_above_the_initial_loss_whatever_its_sign(initial: float, last: float) -> None:
     assert not _has_diverged([-9.0, 5.0, *([last] * 8)], initial)
     assert _has_diverged([-9.0, 5.0, *([last + 0.2] * 8)], initial)
-
-
-def test_where_nothing_fell_a_rate_that_does_nothing_does_not_win() -> None:
-    leg = Leg("", "search", 2, 1.0, 100.0, 0, initial_loss=2.3)
-    legs = [replace(leg, learning_rate=rate) for rate in (0.1, 0.01, 0.001)]
-    idle = [part_with((2.3,) * 4 + (last,), (0.2,) * 5) for last in (2.36, 2.33, 2.3)]
-    assert [ranked.learning_rate for ranked in _ranked(legs, idle)] == [0.1, 0.01, 0.001]
-    learning = [part_with((2.3,) * 4 + (last,), (0.02,) * 5) for last in (2.32, 1.9, 2.2)]
-    assert [ranked.learning_rate for ranked in _ranked(legs, learning)] == [0.01, 0.001, 0.1]
