@@ -45,8 +45,7 @@ class TrainingTask:
         learning_rate_schedule: progress from 0 to 1 -> multiplier of the learning rate.
         search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
         rescale: optimizer settings that change with the batch size, of "weight_decay" (in proportion) and "beta2" (to
-            that power); none by default, because on the problem where it was measured neither helped
-            (`benchmarks/rescaling.py`).
+            that power); none by default, so that what is probed is the task as it is written.
         base_batch_size: the batch size for which the optimizer's settings were chosen; needed with `rescale`.
 
     Example:
