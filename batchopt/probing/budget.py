@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from batchopt.errors import BudgetError
+from batchopt.probing.learning_rate_range import STEP_COST, STEPS
 from batchopt.step_cost import StepCost
 
 SHARES = {
@@ -65,7 +66,8 @@ def choose_batch_sizes(budget: int, *, bounds: tuple[int, int], population: int)
         population: examples in the data set.
 
     Raises:
-        BudgetError: the bounds leave only one batch size, or the budget no run of `LEAST_STEPS` steps.
+        BudgetError: the bounds leave only one batch size, or the budget no run of `LEAST_STEPS` steps, or no range of
+            learning rates.
     """
     low, high = bounds
     steps = FIRST_STEPS * max(1.0, budget / SMALLEST_PROBE) ** GROWTH
@@ -76,7 +78,10 @@ def choose_batch_sizes(budget: int, *, bounds: tuple[int, int], population: int)
         raise BudgetError(
             f"two batch sizes are needed to see a trade-off, and the bounds {low} to {high} leave only {large}"
         )
-    least = LEAST_STEPS * sizes.search * budget / search_budget(budget)
+    least = max(
+        LEAST_STEPS * sizes.search * budget / search_budget(budget),
+        STEPS * STEP_COST / SHARES["learning-rate range"],
+    )
     if budget < least:
         raise BudgetError(
             f"the budget must be at least {math.ceil(least)} examples "

@@ -194,7 +194,7 @@ def test_a_journal_of_another_probe_is_refused(report: ProbeReport, journal: Pat
 
 
 def test_a_refused_budget_leaves_nothing_behind(tmp_path: Path) -> None:
-    for examples in (400, 500):
+    for examples in (400, 500, 590):
         with pytest.raises(BudgetError, match=rf"the budget must be at least \d+ examples .* got {examples}"):
             probe(make_task(), examples=examples, journal=tmp_path / "journal")
 
