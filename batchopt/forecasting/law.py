@@ -17,8 +17,8 @@ Notation
 The first factor is McCandlish et al. 2018 (arXiv 1812.06162) eq. 2.7, its integral their appendix D.1; lr* is their
 eq. 2.6 and A.3 where alpha is 1 and both limits drift alike. Real runs take more liberty: noise limits the rate with an
 exponent and a drift of its own, and a rate beside the best costs little (a small) or a lot (a large), as problem and
-optimizer have it. Progress counts examples because
-losses are power laws of examples more than of steps, which makes F easy to carry on.
+optimizer have it. Progress counts examples because losses are power laws of examples more than of steps, which makes F
+easy to carry on.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ _LEARNING_RATE_PRIOR = {
     },
 }
 """How the best rate changes with progress and batch size, and how much it matters, by whether the optimizer scales
-coordinates as Adam does. Means and spreads of what whole sweeps show (`benchmarks/truth`); a few curves tell little of
+coordinates as Adam does. Set by hand after fits to whole sweeps (`benchmarks/truth`); a few curves tell little of
 it, so a forecast of later losses and other batch sizes rests on this."""
 _CENTRE_SD = {"log_b": 2.0, "log_lr": 2.0}
 _FIRST_SLOPE = (math.log(0.2), 1.5)
