@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -64,6 +64,7 @@ class LawPosterior(Record):
         unstable: (batch size, learning rate) of runs that diverged: at most that batch size, no such rate is used.
         batch_sizes: smallest and largest batch size that was observed.
         lowest_loss: lowest loss that was observed; below it everything is extrapolation.
+        grid_points: of the grid of v that predictions are tabulated on.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.law/1"
@@ -78,6 +79,7 @@ class LawPosterior(Record):
     unstable: tuple[tuple[int, float], ...]
     batch_sizes: tuple[int, int]
     lowest_loss: float
+    grid_points: int = GRID_POINTS
 
     def __post_init__(self) -> None:
         check_positive("initial_loss", self.initial_loss)
@@ -102,19 +104,35 @@ class LawPosterior(Record):
             log_initial=math.log(self.initial_loss),
             scale=self.scale,
             delay=self.delay,
+            grid_points=self.grid_points,
         )
 
     def steps_to(
-        self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats, loss: float
+        self,
+        batch_sizes: Sequence[float] | Floats,
+        learning_rates: Sequence[float] | Floats,
+        loss: float,
+        *,
+        beyond: float | None = None,
     ) -> Floats:
         """Steps from initialisation to a loss, at k pairs of batch size and learning rate.
+
+        Args:
+            batch_sizes: (k,).
+            learning_rates: (k,).
+            loss: to be reached.
+            beyond: stop this far in v beyond the lowest loss that was observed, which gives too few steps to a loss that
+                is further away, but steps that can be compared; None to go to the loss.
 
         Returns:
             (1 + n_draws, k): the best guess, then the draws; inf where the loss is not reached or the run diverges.
         """
         batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
         table = self.table()
-        steps = table.steps_at(table.v_of_loss(loss), batch_sizes, learning_rates)
+        v = table.v_of_loss(loss)
+        if beyond is not None:
+            v = np.minimum(v, np.minimum(table.v_of_loss(self.lowest_loss) + beyond, table.grid[-1]))
+        steps = table.steps_at(v, batch_sizes, learning_rates)
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, steps)
 
     def losses_at(
@@ -128,9 +146,12 @@ class LawPosterior(Record):
         Returns:
             (1 + n_draws, k): the best guess, then the draws; inf where the run diverges.
         """
-        batch_sizes, learning_rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
+        batch_sizes = np.asarray(batch_sizes, float)
+        return self.losses_after(batch_sizes, np.asarray(learning_rates, float), np.asarray(examples, float) / batch_sizes)
+
+    def losses_after(self, batch_sizes: Floats, learning_rates: Floats, steps: Floats) -> Floats:
+        """Losses after steps, (k,) or (1 + n_draws, k), at k pairs of batch size and learning rate: as `losses_at`."""
         table = self.table()
-        steps = np.asarray(examples, float) / batch_sizes
         losses = np.exp(table.log_loss(table.v_at_steps(steps, batch_sizes, learning_rates)))
         return np.where(self._is_unstable(batch_sizes, learning_rates), np.inf, losses)
 
@@ -176,6 +197,21 @@ class LawPosterior(Record):
         return learning_rates >= np.array([self._largest_stable(size) for size in batch_sizes])
 
 
+def interpolate_rising(curves: Floats, values: Floats, grid: Floats) -> Floats:
+    """Where on an even grid curves have given values, (n, k); held at its ends.
+
+    Args:
+        curves: rising, (n, k, n_grid).
+        values: (k,) or (n, k).
+        grid: evenly spaced, (n_grid,).
+    """
+    values = np.broadcast_to(values, curves.shape[:2])
+    left = np.clip(np.sum(curves <= values[:, :, None], axis=2) - 1, 0, len(grid) - 2)[:, :, None]
+    low, high = (np.take_along_axis(curves, left + k, axis=2)[:, :, 0] for k in (0, 1))
+    part = np.clip((values - low) / np.maximum(high - low, 1e-300), 0.0, 1.0)
+    return np.asarray(grid[0] + (left[:, :, 0] + part) * (grid[1] - grid[0]))
+
+
 def _log_best_rate(past_mid: Floats, log_sizes: Floats, shape: Floats) -> Floats:
     """log lr*, from parameters (n, n_shape, ...) that broadcast against the others."""
     names = ("log_b", "log_lr", "d", "log_k", "g", "alpha")
@@ -214,6 +250,7 @@ class Frame:
         log_initial: log L0.
         scale: y0.
         delay: steps that momentum lags behind.
+        grid_points: of the grid of v that everything is tabulated on.
     """
 
     knots: Floats
@@ -221,6 +258,11 @@ class Frame:
     log_initial: float
     scale: float
     delay: float
+    grid_points: int = GRID_POINTS
+
+    def coarser(self, grid_points: int) -> Frame:
+        """The same, tabulated on fewer points."""
+        return replace(self, grid_points=grid_points)
 
     def table(self, rows: Floats) -> LawTable:
         """The law of parameter rows."""
@@ -237,7 +279,7 @@ class LawTable:
 
     def __init__(self, rows: Floats, frame: Frame) -> None:
         self.rows, self.frame, self.knots = rows, frame, frame.knots
-        self.grid = np.linspace(0.0, frame.knots[-1], GRID_POINTS)
+        self.grid = np.linspace(0.0, frame.knots[-1], frame.grid_points)
 
     @cached_property
     def knot_log_losses(self) -> Floats:
@@ -287,7 +329,7 @@ class LawTable:
         return _log_best_rate(v - self.frame.v_mid, np.log(batch_sizes), self.rows[:, : len(SHAPE), None])
 
     def cumulative_steps(self, batch_sizes: Floats, learning_rates: Floats) -> Floats:
-        """Steps from initialisation to every grid point, (n, k, GRID_POINTS).
+        """Steps from initialisation to every grid point, (n, k, n_grid).
 
         Args:
             batch_sizes: (k,) or (n, k).
@@ -314,16 +356,15 @@ class LawTable:
         """Steps from initialisation to v (n,), at (k,) or (n, k) settings: (n, k); inf where v is."""
         table = self.cumulative_steps(batch_sizes, learning_rates)
         position = np.minimum(v, self.grid[-1]) / (self.grid[1] - self.grid[0])
-        left = np.minimum(position.astype(int), GRID_POINTS - 2)
+        left = np.minimum(position.astype(int), len(self.grid) - 2)
         part = (position - left)[:, None]
         low = np.take_along_axis(table, left[:, None, None], 2)[..., 0]
         high = np.take_along_axis(table, left[:, None, None] + 1, 2)[..., 0]
         return np.where(np.isfinite(v)[:, None], low + part * (high - low), np.inf)
 
     def v_at_steps(self, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
-        """v after steps (k,) from initialisation at (k,) settings: (n, k); held at the end of the grid."""
-        table = self.cumulative_steps(batch_sizes, learning_rates)
-        return np.array([[np.interp(steps[k], row[k], self.grid) for k in range(len(steps))] for row in table])
+        """v after steps (k,) or (n, k) from initialisation at (k,) settings: (n, k); held at the end of the grid."""
+        return interpolate_rising(self.cumulative_steps(batch_sizes, learning_rates), steps, self.grid)
 
     def _parameter(self, name: str) -> Floats:
         return self.rows[:, SHAPE.index(name), None]

@@ -82,7 +82,7 @@ _LEARNING_RATE_PRIOR = {
 """How the best rate changes with progress and batch size, and how much it matters, by whether the optimizer scales
 coordinates as Adam does. Set by hand after fits to whole sweeps (`benchmarks/truth`); a few curves tell little of
 it, so a forecast of later losses and other batch sizes rests on this."""
-_CENTRE_SD = {"log_b": 2.0, "log_lr": 2.0}
+_CENTRE_SD = 2.0
 _FIRST_SLOPE = (math.log(0.2), 1.5)
 _EARLY_SLOPES, _EARLY_SLOPE_STEP_SD, _SLOPE_STEP_SD = 4, 0.5, 0.25
 """Losses begin in their own way and then follow a power law of examples, more or less."""
@@ -118,24 +118,30 @@ def fit_law(
     Raises:
         EvidenceError: fewer than two runs with three usable points.
     """
-    initial = _initial_loss(runs) if initial_loss is None or initial_loss <= 0 else initial_loss
-    points = _collect(runs, initial)
+    initial = initial_loss_of(runs) if initial_loss is None or initial_loss <= 0 else initial_loss
+    _, points = collect(runs, initial)
+    frame = frame_of(runs, initial, delay=delay)
+    centre = {"log_b": (math.log(points.batch_sizes.max()), _CENTRE_SD), "log_lr": (float(np.log(points.learning_rates).mean()), _CENTRE_SD)}
+    prior = wide_prior(centre, len(frame.knots) - 1, adaptive)
+    fits = [_fit(points, frame, prior, [], _starts(prior))]
+    if noise:
+        fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].law]))
+    rng = np.random.default_rng(seed)
+    draws = np.concatenate([fit.draws(N_DRAWS // len(fits), rng) for fit in fits])
+    return posterior_of(runs, points, frame, fits[0].law, draws)
+
+
+def frame_of(runs: Sequence[Branch], initial: float, *, delay: float = 0.0) -> Frame:
+    """What the parameters of a law of these runs are relative to."""
     scale = SCALE * min(run.batch_size for run in runs)
     v_end = math.log1p(max(run.examples for run in runs) / scale)
-    frame = Frame(
+    return Frame(
         knots=np.linspace(0.0, v_end + HORIZON, math.ceil((v_end + HORIZON) / KNOT_SPACING) + 1),
         v_mid=MIDDLE * v_end,
         log_initial=math.log(initial),
         scale=scale,
         delay=delay,
     )
-    prior = _wide_prior(points, len(frame.knots) - 1, adaptive)
-    fits = [_fit(points, frame, prior, [], _starts(prior))]
-    if noise:
-        fits.insert(0, _fit(points, frame, prior, noise, [*_starts(prior), fits[0].law]))
-    rng = np.random.default_rng(seed)
-    draws = np.concatenate([fit.draws(N_DRAWS // len(fits), rng) for fit in fits])
-    return _posterior(runs, points, frame, fits[0].law, draws)
 
 
 def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> LawPosterior:
@@ -147,14 +153,11 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
     Raises:
         EvidenceError: none of the runs has three usable points.
     """
-    points = _collect(runs, law.initial_loss, least_runs=1)
-    rows = np.array([law.best, *law.draws])
-    floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
-    covariance = np.cov(rows.T) + np.diag(np.square(floor))
-    prior = Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
+    _, points = collect(runs, law.initial_loss, least_runs=1)
+    prior = prior_of(law)
     fit = _fit(points, law.frame, prior, [], [prior.mean, *_starts(prior)])
     draws = fit.draws(N_DRAWS, np.random.default_rng(seed))
-    updated = _posterior(runs, points, law.frame, fit.law, draws)
+    updated = posterior_of(runs, points, law.frame, fit.law, draws)
     return replace(
         law,
         best=updated.best,
@@ -163,6 +166,14 @@ def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> L
         batch_sizes=_widest(law.batch_sizes, updated.batch_sizes),
         lowest_loss=min(law.lowest_loss, updated.lowest_loss),
     )
+
+
+def prior_of(law: LawPosterior) -> Prior:
+    """A posterior as the prior of further runs: its Gaussian, widened."""
+    rows = np.array([law.best, *law.draws])
+    floor = [_UPDATE_FLOOR[name] for name in SHAPE] + [_UPDATE_SLOPE_FLOOR] * (len(law.knots) - 1)
+    covariance = np.cov(rows.T) + np.diag(np.square(floor))
+    return Prior(np.array(law.best), np.linalg.inv(np.linalg.cholesky(covariance)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +225,19 @@ def _starts(prior: Prior) -> list[Floats]:
     return starts
 
 
-def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> Points:
+def collect(
+    runs: Sequence[Branch],
+    initial: float,
+    *,
+    least_runs: int = 2,
+    model_error: float = MODEL_ERROR,
+    independent: float = INDEPENDENT_POINTS_PER_RUN,
+) -> tuple[list[int], Points]:
+    """The indices of the runs that can be fitted, and their points.
+
+    Raises:
+        EvidenceError: they are fewer than `least_runs`.
+    """
     offset = TrainingOffset(runs, initial)
     alive = [(run, loss_points(run, offset)) for run in runs if run.outcome != "diverged"]
     settled = [(run, points.after_transient(math.log(initial))) for run, points in alive]
@@ -233,10 +256,11 @@ def _collect(runs: Sequence[Branch], initial: float, *, least_runs: int = 2) -> 
     weights = []
     for (run, points), octaves_behind_best in zip(kept, behind, strict=True):
         octaves_early = np.log2(longest / (points.steps * run.batch_size))
-        missed = MODEL_ERROR * steepness * (1.0 + BEHIND * octaves_behind_best) * (1.0 + EARLY * octaves_early)
-        correlated = missed**2 * max(1.0, len(points.steps) / INDEPENDENT_POINTS_PER_RUN)
+        missed = model_error * steepness * (1.0 + BEHIND * octaves_behind_best) * (1.0 + EARLY * octaves_early)
+        correlated = missed**2 * max(1.0, len(points.steps) / independent)
         weights.append(1.0 / np.sqrt(points.errors**2 + correlated))
-    return Points(
+    fitted = {id(run) for run, _ in kept}
+    return [i for i, run in enumerate(runs) if id(run) in fitted], Points(
         batch_sizes=np.array([float(run.batch_size) for run, _ in kept]),
         learning_rates=np.array([run.learning_rate for run, _ in kept]),
         run=np.repeat(np.arange(len(kept)), [len(points.steps) for _, points in kept]),
@@ -251,7 +275,7 @@ def _with_enough_points(runs: Sequence[tuple[Branch, LossPoints]]) -> list[tuple
     return [(run, points) for run, points in runs if len(points.steps) >= LEAST_POINTS]
 
 
-def _initial_loss(runs: Sequence[Branch]) -> float:
+def initial_loss_of(runs: Sequence[Branch]) -> float:
     """Loss before the first step: evaluated, or that of the first training batches."""
     evaluated = [run.curve.losses[0] for run in runs if run.curve.examples[:1] == (0,)]
     if evaluated:
@@ -262,13 +286,19 @@ def _initial_loss(runs: Sequence[Branch]) -> float:
     return 1.1 * max(run.curve.losses[0] for run in runs if run.curve.losses)
 
 
-def _wide_prior(points: Points, n_slopes: int, adaptive: bool | None) -> Prior:
-    centre = {"log_b": math.log(points.batch_sizes.max()), "log_lr": np.log(points.learning_rates).mean()}
-    known = _SHAPE_PRIOR | _LEARNING_RATE_PRIOR[adaptive]
+def wide_prior(centre: dict[str, tuple[float, float]], n_slopes: int, adaptive: bool | None) -> Prior:
+    """The prior without any forecast.
+
+    Args:
+        centre: mean and standard deviation of `log_b` and `log_lr`.
+        n_slopes: of F.
+        adaptive: whether the optimizer scales coordinates as Adam does; None if it is not known.
+    """
+    known = _SHAPE_PRIOR | _LEARNING_RATE_PRIOR[adaptive] | centre
     n_shape = len(SHAPE)
     mean, matrix = np.zeros(n_shape + n_slopes), np.zeros((n_shape + n_slopes,) * 2)
     for i, name in enumerate(SHAPE):
-        mean[i], sd = known[name] if name in known else (centre[name], _CENTRE_SD[name])
+        mean[i], sd = known[name]
         matrix[i, i] = 1.0 / sd
     # Log slopes of F: the first is vague, each next one is a small step away (a random walk).
     mean[n_shape:] = _FIRST_SLOPE[0]
@@ -279,7 +309,7 @@ def _wide_prior(points: Points, n_slopes: int, adaptive: bool | None) -> Prior:
     return Prior(mean, matrix)
 
 
-def _posterior(runs: Sequence[Branch], points: Points, frame: Frame, best: Floats, draws: Floats) -> LawPosterior:
+def posterior_of(runs: Sequence[Branch], points: Points, frame: Frame, best: Floats, draws: Floats) -> LawPosterior:
     sizes = [branch.batch_size for branch in runs]
     diverged = [branch for branch in runs if branch.outcome == "diverged"]
     return LawPosterior(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.forecasting.law import SHAPE, Frame, LawTable
+from batchopt.forecasting.law import SHAPE, Frame, LawTable, interpolate_rising
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,8 +70,9 @@ class Points:
 class Misfit:
     """Residuals of parameter rows: curves, then prior, then noise readings and their nuisances.
 
-    A row holds the law's parameters and, for each kind of noise scale, the offset and the trend of its log ratio to the
-    local critical batch size. Residuals of curves are soft: large ones count by their size, not by its square.
+    A row holds the law's parameters, then the log pace of every run where runs have one of their own, then for each kind
+    of noise scale the offset and the trend of its log ratio to the local critical batch size. Residuals of curves are
+    soft: large ones count by their size, not by its square.
 
     Attributes:
         points: of the curves.
@@ -79,6 +80,8 @@ class Misfit:
         prior: of the law's parameters.
         noise: readings; may be empty.
         shifts: added to the whitened residuals before they are softened, (n, n_residuals) or (1, n_residuals).
+        paces: whitening of the log paces, (n_runs, n_runs): a run takes e^pace times the steps of the law; None where
+            all runs keep the law's.
     """
 
     points: Points
@@ -86,11 +89,16 @@ class Misfit:
     prior: Prior
     noise: Sequence[NoiseReading]
     shifts: Floats
+    paces: Floats | None = None
 
     @property
     def n_nuisances(self) -> int:
         """Parameters beside the law's."""
-        return 2 * len(self._kinds)
+        return self._n_paces + 2 * len(self._kinds)
+
+    @property
+    def _n_paces(self) -> int:
+        return 0 if self.paces is None else len(self.paces)
 
     @property
     def _kinds(self) -> list[str]:
@@ -103,16 +111,33 @@ class Misfit:
 
     def residuals(self, rows: Floats) -> Floats:
         """(n, n_residuals) for parameters (n, n_parameters)."""
-        law = rows[:, : len(self.prior.mean)]
+        law, log_paces, ratios = self._parts(rows)
         table = self.frame.table(law)
-        misfit = (table.log_loss(self._progress(table)) - self.points.log_losses) * self.points.weights
+        v = self._progress(table, self._steps(log_paces))
+        misfit = (table.log_loss(v) - self.points.log_losses) * self.points.weights
         blocks = [misfit, (law - self.prior.mean) @ self.prior.matrix.T]
+        if self.paces is not None:
+            blocks.append(log_paces @ self.paces.T)
         if self.noise:
-            blocks += self._noise_blocks(table, rows[:, len(self.prior.mean) :])
+            blocks += self._noise_blocks(table, ratios)
         whitened = np.concatenate(blocks, axis=1) + self.shifts
         count = misfit.shape[1]
         whitened[:, :count] = _soft(whitened[:, :count])
         return whitened
+
+    def loss_jacobian(self, rows: Floats) -> Floats:
+        """Derivatives by the slopes of F alone, zero for all other parameters: a search that leaves those as they are."""
+        count, width = len(self.points.steps), len(self.prior.mean)
+        law, log_paces, _ = self._parts(rows)
+        table = self.frame.table(law)
+        v = self._progress(table, self._steps(log_paces))
+        whitened = (table.log_loss(v) - self.points.log_losses) * self.points.weights + self._shifts(len(rows))[:, :count]
+        outer = _soft_slope(whitened) * self.points.weights
+        slopes = slice(len(SHAPE), width)
+        out = np.zeros((len(rows), self.n_residuals, rows.shape[1]))
+        out[:, :count, slopes] = outer[:, :, None] * table.log_loss_by_slopes(v)
+        out[:, count : count + width, slopes] = self.prior.matrix[:, slopes]
+        return out
 
     def jacobian(self, rows: Floats) -> Floats:
         """Derivatives of the residuals, (n, n_residuals, n_parameters).
@@ -121,44 +146,57 @@ class Misfit:
         closed form, the latter take finite differences of progress, which is what costs time.
         """
         n, count, width = len(rows), len(self.points.steps), len(self.prior.mean)
-        law = rows[:, :width]
-        table = self.frame.table(law)
-        v = self._progress(table)
+        law, log_paces, _ = self._parts(rows)
+        table, steps = self.frame.table(law), self._steps(log_paces)
+        v = self._progress(table, steps)
         out = np.zeros((n, self.n_residuals, rows.shape[1]))
         whitened = (table.log_loss(v) - self.points.log_losses) * self.points.weights + self._shifts(n)[:, :count]
         outer = _soft_slope(whitened) * self.points.weights
         for i in range(len(SHAPE)):
             stepped = law.copy()
             stepped[:, i] += _STEP
-            moved = (self._progress(self.frame.table(stepped)) - v) / _STEP
+            moved = (self._progress(self.frame.table(stepped), steps) - v) / _STEP
             out[:, :count, i] = outer * table.log_loss_slope(v) * moved
         out[:, :count, len(SHAPE) : width] = outer[:, :, None] * table.log_loss_by_slopes(v)
         out[:, count : count + width, :width] = self.prior.matrix
+        if self.paces is not None:
+            moved = (self._progress(table, steps * (1.0 - _STEP)) - v) / _STEP
+            own = width + self.points.run
+            out[:, np.arange(count), own] = outer * table.log_loss_slope(v) * moved
+            ahead = width + self._n_paces
+            out[:, count + width : count + ahead, width:ahead] = self.paces
         if self.noise:
-            base = np.concatenate(self._noise_blocks(table, rows[:, width:]), axis=1)
+            first = count + width + self._n_paces
+            base = self._noise_residuals(rows)
             for i in range(rows.shape[1]):
                 stepped = rows.copy()
                 stepped[:, i] += _STEP
-                changed = np.concatenate(
-                    self._noise_blocks(self.frame.table(stepped[:, :width]), stepped[:, width:]), axis=1
-                )
-                out[:, count + width :, i] = (changed - base) / _STEP
+                out[:, first:, i] = (self._noise_residuals(stepped) - base) / _STEP
         return out
+
+    def _parts(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
+        """Parameters of the law, log paces, ratios of noise scales."""
+        width = len(self.prior.mean)
+        return rows[:, :width], rows[:, width : width + self._n_paces], rows[:, width + self._n_paces :]
+
+    def _noise_residuals(self, rows: Floats) -> Floats:
+        law, _, ratios = self._parts(rows)
+        return np.concatenate(self._noise_blocks(self.frame.table(law), ratios), axis=1)
+
+    def _steps(self, log_paces: Floats) -> Floats:
+        """Steps of all points at the law's pace, (n, n_points)."""
+        if self.paces is None:
+            return np.broadcast_to(self.points.steps, (len(log_paces), len(self.points.steps)))
+        return np.asarray(self.points.steps * np.exp(-log_paces[:, self.points.run]))
 
     def _shifts(self, n: int) -> Floats:
         return np.broadcast_to(self.shifts, (n, self.shifts.shape[1]))
 
-    def _progress(self, table: LawTable) -> Floats:
-        """v of all points, (n, n_points)."""
+    def _progress(self, table: LawTable, steps: Floats) -> Floats:
+        """v of all points after steps (n, n_points), (n, n_points)."""
         points = self.points
-        cumulative = table.cumulative_steps(points.batch_sizes, points.learning_rates)
-        ends = np.searchsorted(points.run, np.arange(len(points.batch_sizes) + 1))
-        v = np.empty((len(cumulative), len(points.steps)))
-        for row, curves in zip(v, cumulative, strict=True):
-            for run, curve in enumerate(curves):
-                own = slice(ends[run], ends[run + 1])
-                row[own] = np.interp(points.steps[own], curve, table.grid)
-        return v
+        curves = table.cumulative_steps(points.batch_sizes, points.learning_rates)[:, points.run]
+        return interpolate_rising(curves, steps, table.grid)
 
     def _noise_blocks(self, table: LawTable, ratio: Floats) -> list[Floats]:
         log_noise = np.array([reading.log_noise for reading in self.noise])

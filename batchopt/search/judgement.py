@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from scipy import special
 
 from batchopt._codec import Record
-from batchopt.search.observations import finished_trials
+from batchopt.search.observations import known_trials
+from batchopt.search.prospects import Candidates, prospects_of
 from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate, memory_limit
 from batchopt.uncertainty import WIDEST_RESOLVED
 
@@ -27,6 +29,8 @@ FIRST_FACTOR = 4.0
 """Before any trial has completed: not above this many times the best predicted cost."""
 OPTIMISTIC = 0.10
 """The optimistic end of a prediction is this quantile over the posterior's draws."""
+WORTH_A_TRY = 0.1
+"""A setting is run, however it looks, if its chance to succeed is at least this share of the best one's."""
 LARGEST_EXCESS = 10.0
 
 Kind = Literal["accepted", "pruned before compute", "pruned while running"]
@@ -76,9 +80,9 @@ def decide(study: optuna.Study, known: Known, params: Mapping[str, Any]) -> Deci
         return Decision("accepted", f"Not judged: the trial has not suggested both {names}.")
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Thin):
-        largest = memory_limit(known, finished_trials(study))
+        largest = memory_limit(known, known_trials(study))
         return _beyond_memory(setting[0], largest) or Decision("accepted", f"Not judged: {surrogate.reason}.")
-    return judge(surrogate, bar_of(surrogate), *setting)
+    return judge(surrogate, bar_of(surrogate), *setting, params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,28 +106,53 @@ def bar_of(surrogate: Surrogate) -> Bar:
     if best is None:
         return Bar(None, "Accepted: the law does not say which settings reach the goal.")
     target = surrogate.target() or surrogate.first_target(best[2])
-    costs = surrogate.costs(np.array([best[0]]), np.array([best[1]]), target.loss)[:, 0]
+    incumbent = surrogate.incumbent
+    others = {} if incumbent is None else incumbent.params
+    costs = surrogate.costs(surrogate.one(best[0], best[1], others), target.loss)[:, 0]
     low, high = np.quantile(costs, [0.05, 0.95], method="nearest")
     if not high <= WIDEST_RESOLVED * low:
         return Bar(None, "Accepted: even the best setting's cost is unresolved, so nothing is ruled out yet.")
     return Bar(target)
 
 
-def judge(surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float) -> Decision:
+def judge(
+    surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float, params: Mapping[str, Any]
+) -> Decision:
     """Compare a setting's optimistic cost with what it must beat.
 
-    The optimistic end allows for the draws' spread and for the factor by which the law missed the completed trials.
+    The optimistic end allows for the draws' spread, for what trials near the setting leave open, and for the factor by
+    which the law missed the completed trials.
     """
     beyond = _beyond_memory(batch_size, surrogate.largest_batch_size)
     if beyond is not None:
         return beyond
     if bar.target is None:
         return Decision("accepted", bar.doubt)
-    costs = surrogate.costs(np.array([float(batch_size)]), np.array([learning_rate]), bar.target.loss)[:, 0]
-    optimistic = float(np.quantile(costs, OPTIMISTIC, method="lower")) / math.exp(surrogate.misfit)
+    setting = surrogate.one(batch_size, learning_rate, params)
+    costs = surrogate.costs(setting, bar.target.loss)[:, 0]
+    unknown = surrogate.misfit - special.ndtri(OPTIMISTIC) * float(surrogate.paced_scores(setting)[1][0])
+    optimistic = float(np.quantile(costs, OPTIMISTIC, method="lower")) / math.exp(unknown)
     if surrogate.two_objectives:
         return _against_front(surrogate, batch_size, float(costs[0]), optimistic)
-    return _against(bar.target, surrogate.price.unit, float(costs[0]), optimistic)
+    decision = _against(bar.target, surrogate.price.unit, float(costs[0]), optimistic)
+    if decision.rejected and _is_worth_a_try(surrogate, setting):
+        return replace(decision, decision="accepted", reason="Accepted: no other setting has a better chance.")
+    return decision
+
+
+def _is_worth_a_try(surrogate: Surrogate, setting: Candidates) -> bool:
+    """Whether a setting that looks beaten succeeds about as likely as any: what the sampler proposes is not refused."""
+    grid = surrogate.grid()
+    both = Candidates(
+        np.append(grid.batch_sizes, setting.batch_sizes),
+        np.append(grid.learning_rates, setting.learning_rates),
+        np.concatenate([grid.others, setting.others]),
+    )
+    prospects = prospects_of(surrogate, both)
+    if prospects is None:
+        return True
+    success = prospects.success()
+    return bool(success[-1] >= WORTH_A_TRY * success.max())
 
 
 def _beyond_memory(batch_size: int, largest: int | None) -> Decision | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.study import StudyDirection
@@ -26,7 +26,7 @@ MEMORY_CONSTRAINT = "batchopt:memory"
 CONSTRAINT = "batchopt"
 MOST_CURVES = 32
 """Curves that a fit uses: the best trials, then the longest runs."""
-LEAST_POINTS = 4
+LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
 """A run of which only the crossing is known is given as four evaluations this close around it."""
@@ -46,6 +46,8 @@ class Observation:
         values: objective values of a completed trial, finite; None for a pruned one.
         feasible: whether no constraint of the study is violated.
         diverged: whether a report was not finite.
+        params: all parameters of the trial.
+        running: whether it is not finished.
     """
 
     number: int
@@ -55,6 +57,8 @@ class Observation:
     values: tuple[float, ...] | None
     feasible: bool
     diverged: bool
+    params: Mapping[str, Any] = field(default_factory=dict)
+    running: bool = False
 
     @property
     def usable(self) -> bool:
@@ -72,6 +76,12 @@ class Observation:
         ):
             return float(self.curve.examples[-1])
         return reached
+
+
+def known_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Completed, pruned and running trials of the whole study, whatever bracket of a pruner the caller sees."""
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    return [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)]
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -96,7 +106,7 @@ def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Obse
         for trial in (first, second):
             if len(chosen) < MOST_CURVES:
                 chosen.setdefault(trial.number, trial)
-    chosen |= {trial.number: trial for trial in having if _diverged(trial)}
+    chosen |= {trial.number: trial for trial in having if _diverged(trial) or trial.state == TrialState.RUNNING}
     observations = [observe_one(trial, settings) for _, trial in sorted(chosen.items())]
     return [observation for observation in observations if observation is not None]
 
@@ -119,6 +129,8 @@ def observe_one(trial: FrozenTrial, settings: StudySettings) -> Observation | No
         values=tuple(map(float, trial.values)) if complete else None,
         feasible=all(excess <= 0 for excess in getattr(trial, "constraints", {}).values()),
         diverged=_diverged(trial),
+        params=trial.params,
+        running=trial.state == TrialState.RUNNING,
     )
 
 

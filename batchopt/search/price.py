@@ -22,12 +22,13 @@ LEAST_TO_LEARN = 3
 
 
 def price_of(
-    goal: ReachLoss | LowestLoss, forecast: Forecast | None, observations: Sequence[Observation]
+    goal: ReachLoss | LowestLoss, forecast: Forecast | None, observations: Sequence[Observation], knee: float
 ) -> StepCost | None:
-    """The cost of a step in the goal's unit; None where nothing says it yet.
+    """The cost of a step in the goal's unit; None where the study has two objectives.
 
     Seconds are those of the trials: the measured step cost is scaled by the median ratio that completed trials show,
-    because they also evaluate, load data or run elsewhere. Without a measured one, a + b B is fitted to them.
+    because they also evaluate, load data or run elsewhere. Without a measured one, a + b B is fitted to them; before
+    three over two batch sizes tell it, a step of `knee` examples is guessed to cost twice what a tiny one does.
     """
     unit = goal.least if isinstance(goal, ReachLoss) else goal.of
     if isinstance(unit, tuple):
@@ -35,11 +36,14 @@ def price_of(
     if isinstance(unit, StepCost) or unit in ("examples", "steps"):
         return goal.price()
     seen = _costs_per_step(goal, observations)
-    if isinstance(goal, ReachLoss) and unit == "balanced":
-        return _balanced(goal, forecast) or _learned(seen, "S_min + E_min")
-    if forecast is None or forecast.step_cost is None:
-        return _learned(seen, "seconds")
-    return _scaled(forecast.step_cost, seen)
+    balanced = isinstance(goal, ReachLoss) and unit == "balanced"
+    known = _balanced(goal, forecast) if balanced and isinstance(goal, ReachLoss) else None
+    if known is not None:
+        return known
+    if not balanced and forecast is not None and forecast.step_cost is not None:
+        return _scaled(forecast.step_cost, seen) if len(seen) >= LEAST_TO_LEARN else forecast.step_cost
+    name = "S_min + E_min" if balanced else "seconds"
+    return _learned(seen, name) or _guessed(goal, seen, knee, name)
 
 
 def _balanced(goal: ReachLoss, forecast: Forecast | None) -> StepCost | None:
@@ -75,9 +79,17 @@ def _learned(seen: Sequence[tuple[int, float]], unit: str) -> StepCost | None:
     return StepCost(float(per_step), float(per_example), unit=unit)
 
 
+def _guessed(
+    goal: ReachLoss | LowestLoss, seen: Sequence[tuple[int, float]], knee: float, unit: str
+) -> StepCost | None:
+    guess = StepCost(knee, 1.0, unit=unit)
+    if seen:
+        return _scaled(guess, seen)
+    # Costs that nobody has paid yet are only compared with each other; a budget needs their size.
+    return guess if isinstance(goal, ReachLoss) else None
+
+
 def _scaled(measured: StepCost, seen: Sequence[tuple[int, float]]) -> StepCost:
-    if len(seen) < LEAST_TO_LEARN:
-        return measured
     factor = math.exp(float(np.median([math.log(cost / measured(size)) for size, cost in seen])))
     return StepCost(
         per_step=factor * measured.per_step,

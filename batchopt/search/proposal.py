@@ -1,107 +1,123 @@
-"""Which batch size and learning rate to try next: Thompson sampling on the law's posterior.
+"""Which setting to try next: the one with the best chance to succeed for what it costs (`prospects`).
 
-Each proposal is the best setting under one posterior draw, so parallel workers differ, and settings are tried as often
-as they are believed to be best. A share goes to neighbours of the incumbent, because what the law misses shows there.
+Parallel workers differ: each weighs the posterior's draws at random, and keeps away from what is running.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchopt.search.judgement import bar_of, judge
-from batchopt.search.observations import Observation
+from batchopt.search.candidates import candidates_of, draw
 from batchopt.search.parameters import Axis, Space
+from batchopt.search.prospects import Candidates, nearness, prospects_of
 from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from numpy.typing import NDArray
 
-NEIGHBOUR_SHARE = 0.15
-ANYWHERE_SHARE = 0.05
-MOST_DRAWS = 3
-"""Draws that are asked before the best guess."""
-MOST_CANDIDATES = 6
-"""Candidates of one draw that are judged."""
+    Floats = NDArray[np.float64]
+
+FIRST_SPREAD, SPREAD_EVERY = 3, 8
+"""The first trials, and every so many later, fill the space."""
+PRIMES = (2, 3)
+"""Bases of the sequences of batch size and learning rate."""
 WIDEST_EXCHANGE = 2.5
 """Half the range of the log exchange rate between steps and examples, in a study of both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Values for both parameters as Optuna holds them, and the setting that they stand for."""
+    """Values of the parameters as Optuna holds them, and the setting that they stand for."""
 
     batch_value: Any
     rate_value: Any
     batch_size: int
     learning_rate: float
+    others: Mapping[str, Any] = field(default_factory=dict)
 
 
-def propose(surrogate: Surrogate, rng: np.random.Generator) -> Proposal | None:
-    """A setting from the surrogate's space that is neither dominated nor beyond memory; None where the law knows none.
+def propose(
+    surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: np.random.Generator
+) -> Proposal | None:
+    """The most promising setting of the surrogate's space; None where the law knows none.
 
     Args:
-        surrogate: with the space held at one value where a parameter is already chosen.
+        surrogate: with the space held at one value where batch size or learning rate is already chosen.
+        chosen: other parameters that the trial already has.
+        number: of the trial.
         rng: of this trial alone, so that the proposal does not depend on what other threads drew.
     """
-    tried = {(o.batch_size, o.learning_rate) for o in surrogate.observations}
-    bar = bar_of(surrogate)
-    candidate = None
-    for candidate in _candidates(surrogate, rng):
-        setting = (candidate.batch_size, candidate.learning_rate)
-        if setting not in tried and not judge(surrogate, bar, *setting).rejected:
-            return candidate
-    # Nothing passed: the last candidate is the best guess's own, which is where a projection ends.
-    return candidate
-
-
-def _candidates(surrogate: Surrogate, rng: np.random.Generator) -> Iterator[Proposal]:
-    kind = rng.uniform()
-    incumbent = surrogate.incumbent
-    if kind < NEIGHBOUR_SHARE and incumbent is not None:
-        yield _beside(incumbent, surrogate.space, rng)
-    elif kind > 1.0 - ANYWHERE_SHARE:
-        space = surrogate.space
-        sizes, rates = len(space.batch_sizes.values), len(space.learning_rates.values)
-        yield _at(space, int(rng.integers(sizes)), int(rng.integers(rates)), rng)
+    if number < FIRST_SPREAD or number % SPREAD_EVERY == SPREAD_EVERY - 1:
+        return _spread(surrogate, chosen, number, rng)
     exchange = math.exp(float(rng.uniform(-WIDEST_EXCHANGE, WIDEST_EXCHANGE)))
-    n_draws = len(surrogate.law.draws)
-    drawn = [1 + int(rng.integers(n_draws)) for _ in range(MOST_DRAWS)] if n_draws else []
-    for row in drawn:
-        yield from _best_of(surrogate, row, exchange, rng, MOST_CANDIDATES)
-    yield from _best_of(surrogate, 0, exchange, rng, MOST_CANDIDATES)
-    yield from _best_of(surrogate, 0, exchange, rng, 1)
+    believed = surrogate.scalarised(exchange) if surrogate.two_objectives else surrogate
+    candidates, drawn, which = candidates_of(believed, chosen, rng)
+    prospects = prospects_of(believed, candidates)
+    if prospects is None:
+        return None
+    weights = rng.exponential(size=len(prospects.bar))
+    index = prospects.log_index(weights) + np.log(_away_from_running(surrogate, candidates))
+    best = int(np.argmax(index))
+    sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
+    at = sizes.nearest(candidates.batch_sizes[best]), rates.nearest(candidates.learning_rates[best])
+    return _at(surrogate.space, *at, rng, drawn[int(which[best])])
 
 
-def _best_of(
-    surrogate: Surrogate, row: int, exchange: float, rng: np.random.Generator, count: int
-) -> Iterator[Proposal]:
-    """The best candidates under one row of the posterior, best first."""
-    believed = surrogate.row(row)
-    if believed.two_objectives:
-        believed = believed.scalarised(exchange)
-    scores = believed.scores(*believed.grid())[0]
-    n_rates = len(surrogate.space.learning_rates.values)
-    for index in np.argsort(scores, kind="stable")[:count]:
-        if math.isfinite(scores[index]):
-            yield _at(surrogate.space, int(index) // n_rates, int(index) % n_rates, rng)
+def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: np.random.Generator) -> Proposal:
+    """A setting that fills the space, whatever the law says: it may have been misled, and soon ends if it was not."""
+    axes = (surrogate.space.batch_sizes, surrogate.space.learning_rates)
+    at = [spread_index(axis, number, base) for axis, base in zip(axes, PRIMES, strict=True)]
+    free = [(name, kind) for name, kind in surrogate.places.others if name not in chosen]
+    return _at(surrogate.space, at[0], at[1], rng, {name: draw(kind, None, rng) for name, kind in free})
 
 
-def _beside(incumbent: Observation, space: Space, rng: np.random.Generator) -> Proposal:
-    """Up to an octave beside the incumbent, in batch size and in learning rate."""
-    sizes, rates = space.batch_sizes, space.learning_rates
-    size = sizes.nearest(incumbent.batch_size * 2.0 ** float(rng.uniform(-1.0, 1.0)))
-    rate = rates.nearest(incumbent.learning_rate * 2.0 ** float(rng.uniform(-1.0, 1.0)))
-    return _at(space, size, rate, rng)
+def spread_index(axis: Axis, number: int, base: int) -> int:
+    """A candidate that depends on the trial's number only, so that trials fill the axis evenly."""
+    return min(int(_van_der_corput(number, base) * len(axis.values)), len(axis.values) - 1)
 
 
-def _at(space: Space, size_index: int, rate_index: int, rng: np.random.Generator) -> Proposal:
+def first_value(axis: Axis, number: int, base: int, rng: np.random.Generator) -> Any:
+    """A value of one parameter before anything is known: the middle, then spread over the axis.
+
+    Args:
+        axis: candidates.
+        number: of the trial.
+        base: another prime for each parameter.
+        rng: of this trial.
+    """
+    return axis.jittered(spread_index(axis, number, base), rng)[0]
+
+
+def _van_der_corput(index: int, base: int) -> float:
+    """A sequence in (0, 1) that fills it evenly, turned so that it begins in the middle."""
+    value, part = 0.0, 1.0 / base
+    while index:
+        index, digit = divmod(index, base)
+        value += digit * part
+        part /= base
+    return (value + 0.5) % 1.0
+
+
+def _away_from_running(surrogate: Surrogate, candidates: Candidates) -> Floats:
+    """A factor for every candidate, near zero where a trial runs, (k,)."""
+    factor = np.ones(len(candidates.batch_sizes))
+    for other in surrogate.observations:
+        if other.running:
+            factor *= 1.0 - 0.999 * nearness(surrogate, candidates, other)
+    return factor
+
+
+def _at(
+    space: Space, size_index: int, rate_index: int, rng: np.random.Generator, others: Mapping[str, Any] | None = None
+) -> Proposal:
     batch_value, batch_size = space.batch_sizes.jittered(size_index, rng)
     rate_value, learning_rate = space.learning_rates.jittered(rate_index, rng)
-    return Proposal(batch_value, rate_value, int(batch_size), learning_rate)
+    return Proposal(batch_value, rate_value, int(batch_size), learning_rate, others or {})
 
 
 def within(surrogate: Surrogate, *, batch_sizes: Axis | None = None, learning_rates: Axis | None = None) -> Surrogate:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from optuna.pruners import BasePruner
+import numpy as np
+from optuna.pruners import BasePruner, HyperbandPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.judgement import DECISION_KEY, Decision, decide
+from batchopt.search.candidates import candidates_of
+from batchopt.search.judgement import DECISION_KEY, LARGEST_EXCESS, Decision, decide
 from batchopt.search.observations import Observation, observe_one
-from batchopt.search.outlook import outlook
 from batchopt.search.parameters import Log2
+from batchopt.search.prospects import Running, prospects_of_running
+from batchopt.search.sampler import TradeoffSampler
 from batchopt.search.settings import Given, find, remember
 from batchopt.search.surrogate import Surrogate, build_surrogate
 
@@ -22,29 +26,46 @@ if TYPE_CHECKING:
 
     from batchopt.search.settings import Known
 
+_REFUSED = {
+    HyperbandPruner: "which finds its brackets only as the study's own pruner: give it to the study, without this one",
+    WilcoxonPruner: "which compares problem instances at equal steps, not losses along a run",
+}
 LEAST_REPORTS = 3
-EARLIEST = 0.25
-"""No trial ends before this share of the cost that it, or the incumbent, takes: near-ties show no earlier."""
-TOLERANCE = 0.6
-"""Share of the incumbent's cost by which a trial may exceed it when it begins; falls with its progress."""
-NEAR_TIE = 0.1
-"""What the tolerance falls to: the rest of a near tie is cheap, and its value tells more than a stopped run."""
+LEAST_STEPS = 16
+"""No trial ends before so many steps and reports: until then every setting looks like any other."""
+LEAST_SHARE = 0.07
+"""Nor before it has spent this share of what the best trial elsewhere costs."""
+HYSTERESIS = 0.7
+"""A trial goes on while its chance per cost that is left is at least this share of the best one elsewhere."""
+WASTE, MANY = 0.5, 8
+"""That share is halved when half of what a trial elsewhere costs has been wasted on trials that were pruned since one
+completed, and when they are so many."""
+MOST_BLIND = 2.0
+"""Before any trial has completed, none spends more than this many times what all others did, unless its end is near."""
+LOST = 0.05
+"""Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
 
 class TradeoffPruner(BasePruner):
-    """Prunes a trial that is not going to beat the best one, by the shared law at the trial's own pace.
+    """Prunes a trial that is not worth what it still costs, by the shared law at the trial's own pace.
 
-    Before the first report it decides as `check` does. Later a trial ends when what it spent and what it is predicted
-    still to need exceed the incumbent's cost by more than 60 %, an allowance that falls to 10 % over the run; never
-    with fewer than three reports, before a quarter of the run, or before any trial has completed. A loss that is not
-    finite ends it at once. Reports may be at any number of examples.
+    Before the first report it decides as `check` does. Later a trial ends when its chance to be among the best, for the
+    cost that is left, falls below what a new trial at another setting promises; the more trials have ended so without
+    any better coming of it, the less that counts. So short runs come first, before any trial has completed. Where
+    another sampler than `TradeoffSampler` proposes, a trial ends when it has next to no chance to beat the best completed
+    one. A loss that is not finite ends it at once. Reports may be at any number of examples; no trial ends within its first
+    three reports or 16 steps.
 
     Args:
         forecast: read from the study where it is left out; without one the law is learned from the trials alone.
         goal: read from the study where it is left out (a `TradeoffSampler` writes it there).
         batch_size: name of the parameter, or `Log2` of it; read from the study where it is left out.
         learning_rate: name of the parameter; read from the study where it is left out.
-        inner: another pruner that may end a trial as well. Hyperband loses its brackets inside another pruner.
+        inner: another pruner that may end a trial as well: Median, Percentile, Threshold, SuccessiveHalving, Patient.
+
+    Raises:
+        ValueError: `inner` is a Hyperband pruner, which would lose its brackets in here, or a Wilcoxon pruner, which
+            compares values and not losses.
     """
 
     def __init__(
@@ -59,6 +80,9 @@ class TradeoffPruner(BasePruner):
         self._given = Given(forecast, goal, batch_size, learning_rate)
         if inner is not None and not isinstance(inner, BasePruner):
             raise TypeError(f"inner must be an Optuna pruner or None, got {inner!r}")
+        for refused, reason in _REFUSED.items():
+            if isinstance(inner, refused):
+                raise ValueError(f"inner must not be a {refused.__name__}, {reason}")
         self._inner = inner
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
@@ -84,34 +108,65 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
         return None
     if run.diverged:
         return Decision("pruned while running", "The loss is no longer finite.")
+    if len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size:
+        return None
     surrogate = build_surrogate(study, known)
-    if not isinstance(surrogate, Surrogate) or len(run.curve.losses) < LEAST_REPORTS:
+    if not isinstance(surrogate, Surrogate):
         return None
-    return decide_running(surrogate, run)
+    return decide_running(surrogate, run, chosen_by_us=_chosen_by_us(study.sampler))
 
 
-def decide_running(surrogate: Surrogate, run: Observation) -> Decision | None:
-    """Whether a run with at least three reports goes on to beat the incumbent; None where that is not known."""
-    target = surrogate.target()
-    if target is None or run.curve.examples_to(target.loss) is not None:
+def _chosen_by_us(sampler: BaseSampler) -> bool:
+    while isinstance(sampler, PartialFixedSampler):
+        sampler = sampler._base_sampler
+    return isinstance(sampler, TradeoffSampler)
+
+
+def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool) -> Decision | None:
+    """Whether a run that the surrogate has fitted goes on; None where that is not known.
+
+    Args:
+        surrogate: after the run's reports.
+        run: with at least three of them.
+        chosen_by_us: whether the next trial will be where the surrogate has it.
+    """
+    goal = surrogate.goal
+    if run.number not in surrogate.fitted or (
+        isinstance(goal, ReachLoss) and run.curve.examples_to(goal.loss) is not None
+    ):
         return None
-    ahead = outlook(surrogate.law, run, target.loss)
-    if ahead is None:
+    elsewhere, _, _ = candidates_of(surrogate, {}, np.random.default_rng(run.number))
+    seen = prospects_of_running(surrogate, run, elsewhere)
+    if seen is None or seen.spent < LEAST_SHARE * seen.elsewhere_cost:
         return None
-    per_step = surrogate.price(run.batch_size)
-    spent, total = ahead.steps * per_step, ahead.total_steps * per_step
-    progress = spent / total if math.isfinite(total) else 0.0
-    limit = target.cost * (1.0 + max(NEAR_TIE, TOLERANCE * (1.0 - progress)))
-    if spent < EARLIEST * min(total, target.cost) or total <= limit:
+    ends = _is_beaten(seen) if chosen_by_us else seen.beats_incumbent is not None and seen.beats_incumbent < LOST
+    if not ends:
         return None
-    needed = f"{total:.3g} {surrogate.price.unit}" if math.isfinite(total) else "no finite cost"
+    needed = f"{seen.whole:.3g} {surrogate.price.unit}" if math.isfinite(seen.whole) else "no finite cost"
+    if isinstance(goal, LowestLoss):
+        needed = f"a loss of {seen.whole:.4g}"
+    against = (
+        f"against {seen.elsewhere:.0%} for {seen.elsewhere_cost:.3g} at another setting"
+        if chosen_by_us or surrogate.incumbent is None
+        else f"against what trial {surrogate.incumbent.number} did"
+    )
     return Decision(
         "pruned while running",
-        f"Extrapolated to take {needed} to loss {target.loss:.4g}, against {target.cost:.3g} of trial {target.trial}.",
-        predicted=total,
-        optimistic=total,
-        limit=limit,
-        incumbent=target.trial,
-        excess=min(10.0, math.log(total / limit)) if math.isfinite(total) else 10.0,
-        spent=spent,
+        f"After {seen.spent:.3g} predicted to take {needed} in all: a chance of {seen.success:.0%} to be worth it, "
+        f"{against}.",
+        predicted=seen.whole,
+        optimistic=seen.whole,
+        limit=seen.elsewhere_cost,
+        incumbent=None if surrogate.incumbent is None else surrogate.incumbent.number,
+        excess=min(LARGEST_EXCESS, max(0.0, seen.behind)),
+        spent=seen.spent,
     )
+
+
+def _is_beaten(seen: Running) -> bool:
+    """Whether a new trial elsewhere is the better use of what this one still costs."""
+    if not seen.has_incumbent and seen.left > seen.spent > MOST_BLIND * seen.others_spent:
+        return True
+    # What was pruned for the sake of something better, and nothing better came of it, was hoped for too much.
+    hoped = (1.0 + seen.wasted / (WASTE * seen.elsewhere_cost)) * (1.0 + (seen.pruned / MANY) ** 2)
+    return seen.index < HYSTERESIS * seen.elsewhere_index / hoped

@@ -13,9 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.observations import finished_trials
+from batchopt.search.observations import known_trials
 from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
-from batchopt.search.proposal import propose, within
+from batchopt.search.proposal import PRIMES, first_value, propose, within
 from batchopt.search.settings import Given, Known, find, remember
 from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit
 
@@ -79,7 +79,7 @@ class TradeoffSampler(BaseSampler):
         self._base.after_trial(study, trial, state, values)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The base sampler's space, with batch size and learning rate by their latest ranges once there is a law.
+        """What every trial so far has had, by the latest ranges; the base sampler's space where that lacks the two.
 
         Raises:
             EvidenceError: the study contradicts the goal or the names.
@@ -87,46 +87,62 @@ class TradeoffSampler(BaseSampler):
         space = self._base.infer_relative_search_space(study, trial)
         known = find(study, self._given)
         ours = last_distributions(study, known.settings)
-        if ours is None or isinstance(build_surrogate(study, known), Thin):
+        surrogate = None if ours is None else build_surrogate(study, known, without=trial.number)
+        if ours is None or not isinstance(surrogate, Surrogate):
             return space
         names = (known.settings.batch_size, known.settings.learning_rate)
         rest = {name: distribution for name, distribution in space.items() if name not in names}
-        return {**rest, names[0]: ours[0], names[1]: ours[1]}
+        return {**rest, **dict(surrogate.places.others), names[0]: ours[0], names[1]: ours[1]}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Batch size and learning rate by the law, the others by the base sampler."""
+        """Everything that the surrogate knows together; what it does not know by the base sampler."""
         known = find(study, self._given)
         names = (known.settings.batch_size, known.settings.learning_rate)
         if not any(name in search_space for name in names):
             return self._base.sample_relative(study, trial, search_space)
-        surrogate = build_surrogate(study, known)
+        surrogate = build_surrogate(study, known, without=trial.number)
         if isinstance(surrogate, Thin):
-            return self._fitting(study, known, search_space, self._base.sample_relative(study, trial, search_space))
-        rest = {name: distribution for name, distribution in search_space.items() if name not in names}
+            rest = {name: kind for name, kind in search_space.items() if name not in names}
+            return self._base.sample_relative(study, trial, rest)
+        fixed = trial.system_attrs.get("fixed_params", {})
+        joint = {name for name, _ in surrogate.places.others if name in search_space}
+        rest = {name: kind for name, kind in search_space.items() if name not in joint and name not in names}
         params = self._base.sample_relative(study, trial, rest)
         if not all(name in search_space for name in names):
             # One of the two is fixed by a wrapper: the other is proposed beside it, once it is known.
             return params
-        own = {name: search_space[name] for name in names}
-        fixed = trial.system_attrs.get("fixed_params", {})
-        return {**params, **self._proposed(trial, known, surrogate, own, fixed)}
+        own = {name: kind for name, kind in search_space.items() if name in joint or name in names}
+        return {**params, **self._proposed(trial, known, surrogate, own, {**params, **fixed})}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Batch size or learning rate beside what the trial already has; other parameters by the base sampler."""
         known = find(study, self._given)
-        if param_name in (known.settings.batch_size, known.settings.learning_rate):
-            surrogate = build_surrogate(study, known)
-            if isinstance(surrogate, Surrogate):
-                chosen = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-                proposed = self._proposed(trial, known, surrogate, {param_name: param_distribution}, chosen)
-                if param_name in proposed:
-                    return proposed[param_name]
-        value = self._base.sample_independent(study, trial, param_name, param_distribution)
-        return self._fitting(study, known, {param_name: param_distribution}, {param_name: value})[param_name]
+        names = (known.settings.batch_size, known.settings.learning_rate)
+        if param_name not in names:
+            return self._base.sample_independent(study, trial, param_name, param_distribution)
+        axis = self._axis(known, param_name, param_distribution)
+        surrogate = build_surrogate(study, known, without=trial.number)
+        if isinstance(surrogate, Surrogate):
+            chosen = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            proposed = self._proposed(trial, known, surrogate, {param_name: param_distribution}, chosen)
+            if param_name in proposed:
+                return proposed[param_name]
+        if param_name == names[0]:
+            axis = axis.up_to(memory_limit(known, known_trials(study)))
+        return first_value(axis, trial.number, PRIMES[names.index(param_name)], self._rng(trial))
+
+    def _rng(self, trial: FrozenTrial) -> np.random.Generator:
+        """The trial's own generator: no state is shared by threads, and a seed gives the same trials again."""
+        return np.random.default_rng([self._entropy, trial.number, len(trial.params)])
+
+    def _axis(self, known: Known, name: str, distribution: BaseDistribution) -> Axis:
+        if name == known.settings.batch_size:
+            return batch_size_axis(distribution, exponent=known.settings.exponent)
+        return learning_rate_axis(distribution)
 
     def _proposed(
         self,
@@ -148,26 +164,16 @@ class TradeoffSampler(BaseSampler):
             sizes = Axis.only(value, to_batch_size(value, exponent=settings.exponent))
         if settings.learning_rate in chosen:
             rates = Axis.only(chosen[settings.learning_rate], chosen[settings.learning_rate])
-        # The trial's own generator: no state is shared by threads, and a seed gives the same trials again.
-        rng = np.random.default_rng([self._entropy, trial.number, len(trial.params)])
-        proposal = propose(within(surrogate, batch_sizes=sizes, learning_rates=rates), rng)
+        searched = within(surrogate, batch_sizes=sizes, learning_rates=rates)
+        proposal = propose(searched, chosen, trial.number, self._rng(trial))
         if proposal is None:
             return {}
-        values = {settings.batch_size: proposal.batch_value, settings.learning_rate: proposal.rate_value}
+        values = {
+            **proposal.others,
+            settings.batch_size: proposal.batch_value,
+            settings.learning_rate: proposal.rate_value,
+        }
         return {name: value for name, value in values.items() if name in own}
-
-    def _fitting(
-        self, study: Study, known: Known, search_space: dict[str, BaseDistribution], params: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The base sampler's proposal with a batch size beyond memory moved to the largest that fits."""
-        name = known.settings.batch_size
-        if name not in params or name not in search_space:
-            return params
-        largest = memory_limit(known, finished_trials(study))
-        if largest is None or to_batch_size(params[name], exponent=known.settings.exponent) <= largest:
-            return params
-        axis = batch_size_axis(search_space[name], exponent=known.settings.exponent)
-        return {**params, name: axis.up_to(largest).values[-1]}
 
 
 def _fresh_entropy() -> int:

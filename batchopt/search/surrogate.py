@@ -1,16 +1,17 @@
 """The surrogate of a study: the law of the forecast, updated by the trials, priced in the goal's unit.
 
 The forecast enters as a prior that is widened before it is used, so that a wrong one is overruled by a few trials.
+Trials keep a pace of their own beside the law, explained by a Gaussian process over all their parameters.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -19,21 +20,23 @@ from optuna.trial import FrozenTrial
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
-from batchopt.forecasting.law import SHAPE, LawPosterior
-from batchopt.forecasting.law_fit import fit_law, update_law
+from batchopt.forecasting.law import SHAPE, LawPosterior, LawTable
+from batchopt.forecasting.paced_fit import GRID_POINTS, PacedLaw, Ranges, fit_paced
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import (
     Observation,
     as_branch,
     check_objective,
-    finished_trials,
+    known_trials,
     largest_that_fits,
     observe,
     reading_of,
     unstable_settings,
 )
 from batchopt.search.parameters import Axis, Space, batch_size_axis, learning_rate_axis
+from batchopt.search.places import Places, numeric_or_choice
 from batchopt.search.price import price_of
+from batchopt.search.prospects import NEAR_BEST, Candidates
 from batchopt.search.settings import Known, StudySettings
 from batchopt.step_cost import StepCost
 
@@ -55,6 +58,26 @@ DEFAULT_OCTAVES = 6
 """Half width of the learning rates considered while the parameter's own range is unknown."""
 NEIGHBOURHOOD = 8.0
 """Batch sizes considered while the parameter's range is unknown: this factor beyond those observed."""
+PACE_SPREAD, PACE_SPREAD_OF_OTHERS = 0.3, 0.5
+"""Standard deviation of log paces over batch size and learning rate alone, and where trials differ in more."""
+STILL_TO_GO = 1.03
+"""A running trial takes at least this many times what it has taken."""
+LATEST_POINTS = 4
+"""A single loss is noisy, and an early one says little of what is to come."""
+STEADY = 0.1
+"""How much it takes to believe that a pace changes: variance of a single log pace over that of its slope."""
+TREND_ENDS = (-0.3, 0.8)
+"""Ends of that slope, log pace by log steps."""
+FALLEN = 0.05
+"""Losses say something of a run's pace after this share of the way from the initial to the goal's, in logarithms."""
+TREND_LASTS = 1.5
+"""Log steps of the law over which a pace goes on to change."""
+UNSEEN_SD = 0.06
+"""How much the pace of a trial changes on its way to the goal, for every octave of examples."""
+MOST_TAUGHT = 0.5
+"""A trial that has not ended teaches its neighbours no more than this change of log pace."""
+LEAST_STEEPNESS = 0.01
+"""How much log loss falls over log cost at least, where differences of the one are turned into those of the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +104,38 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Surrogate:
-    """Predicted costs over batch size and learning rate.
+    """Predicted costs over batch size, learning rate and the other parameters.
 
     Attributes:
-        law: posterior after the trials.
+        paced: posterior after the trials, with their paces.
         goal: what the objective's value means.
         price: cost of a step; in a study of two objectives every step costs 1, until `scalarised`.
-        space: candidates of both parameters, within memory.
+        space: candidates of batch size and learning rate, within memory.
+        places: where trials lie.
         largest_batch_size: largest that is not known to exceed memory.
-        observations: finished trials that were used.
+        observations: trials that were used.
+        fitted: numbers of those whose curves were fitted, in the order of the paces.
+        latest: their log paces as they would be in the end, by their last losses, (1 + n_draws, n_runs).
+        trends: how much of that is a change that is yet to come, likewise.
         misfit: root mean square of log(observed / predicted cost) over completed trials.
     """
 
-    law: LawPosterior
+    paced: PacedLaw
     goal: ReachLoss | LowestLoss
     price: StepCost
     space: Space
+    places: Places
     largest_batch_size: int | None
     observations: tuple[Observation, ...]
+    fitted: tuple[int, ...]
+    latest: Floats
+    trends: Floats
     misfit: float = 0.0
+
+    @property
+    def law(self) -> LawPosterior:
+        """The law without the trials' own paces."""
+        return self.paced.law
 
     @property
     def two_objectives(self) -> bool:
@@ -108,51 +144,121 @@ class Surrogate:
 
     @property
     def incumbent(self) -> Observation | None:
-        """The best completed and feasible trial; of two objectives, by their product."""
+        """The best completed and feasible trial; of two objectives, by their price."""
         done = [o for o in self.observations if o.values is not None and o.feasible]
-        return min(done, key=lambda o: (math.prod(o.values or ()), o.number), default=None)
+        return min(done, key=lambda o: (self.value_of(o), o.number), default=None)
 
-    def row(self, index: int) -> Surrogate:
-        """The surrogate with one row as its best guess and no draws: 0 the best guess itself, then the draws."""
-        rows = (self.law.best, *self.law.draws)
-        return replace(self, law=replace(self.law, best=rows[index], draws=()))
+    @property
+    def stale(self) -> int:
+        """Completed trials since the incumbent."""
+        incumbent = self.incumbent
+        if incumbent is None:
+            return 0
+        return sum(o.values is not None and o.number > incumbent.number for o in self.observations)
 
-    def costs(self, batch_sizes: Floats, learning_rates: Floats, loss: float) -> Floats:
-        """Cost to reach a loss at k settings, (1 + n_draws, k): of one step or more; inf where it is not reached."""
-        steps = np.maximum(self.law.steps_to(batch_sizes, learning_rates, loss), 1.0)
-        return steps * self._prices(batch_sizes)
+    def value_of(self, observation: Observation) -> float:
+        """The value of a completed trial, of two objectives by their price."""
+        if observation.values is None:
+            return math.inf
+        if not self.two_objectives:
+            return observation.values[0]
+        steps, examples = observation.values
+        return steps * self.price.per_step + examples * self.price.per_example
 
-    def scores(self, batch_sizes: Floats, learning_rates: Floats) -> Floats:
-        """What the study minimises, at k settings, (1 + n_draws, k): cost at the goal's loss, or loss at the budget."""
+    def costs(self, candidates: Candidates, loss: float, *, beyond: float | None = None) -> Floats:
+        """Cost to reach a loss, (1 + n_draws, k): of one step or more; inf where it is not reached.
+
+        Args:
+            candidates: the settings.
+            loss: to be reached.
+            beyond: as in `LawPosterior.steps_to`.
+        """
+        sizes, rates = candidates.batch_sizes, candidates.learning_rates
+        paces, _ = self._paces(candidates)
+        # The law knows nothing of the other parameters: each pair of the two is worked out once.
+        pairs, back = np.unique(np.stack([sizes, rates]), axis=1, return_inverse=True)
+        steps = self.law.steps_to(pairs[0], pairs[1], loss, beyond=beyond)[:, back] * np.exp(paces)
+        return np.maximum(steps, 1.0) * self._prices(sizes)
+
+    def paced_scores(
+        self, candidates: Candidates, *, budget: float = 1.0, beyond: float | None = None
+    ) -> tuple[Floats, Floats]:
+        """What the study minimises: cost at the goal's loss, or loss at the budget (or a share of it).
+
+        Returns:
+            (1 + n_draws, k), and the standard deviation of the log pace that is not known, (k,).
+        """
+        paces, sd = self._paces(candidates)
         if isinstance(self.goal, ReachLoss):
-            return self.costs(batch_sizes, learning_rates, self.goal.loss)
-        steps = np.floor(self.goal.within / self._prices(batch_sizes))
-        losses = self.law.losses_at(batch_sizes, learning_rates, np.maximum(steps, 1.0) * batch_sizes)
-        return np.where(steps >= 1.0, losses, np.inf)
+            return self.costs(candidates, self.goal.loss, beyond=beyond), sd
+        sizes, rates = candidates.batch_sizes, candidates.learning_rates
+        steps = np.floor(budget * self.goal.within / self._prices(sizes))
+        losses = self.law.losses_after(sizes, rates, np.maximum(steps, 1.0) * np.exp(-paces))
+        return np.where(steps >= 1.0, losses, np.inf), sd
+
+    def log_scores_of_run(self, run: Observation, *, beyond: float | None = None) -> Floats:
+        """Log score of a run that was fitted, at the pace that it showed, (1 + n_draws,)."""
+        paces = self.latest[:, self.fitted.index(run.number)]
+        size, rate = np.array([float(run.batch_size)]), np.array([run.learning_rate])
+        if isinstance(self.goal, ReachLoss):
+            steps = self.law.steps_to(size, rate, self.goal.loss, beyond=beyond)[:, 0] * np.exp(paces)
+            least = max(1.0, STILL_TO_GO * max(run.curve.examples) / run.batch_size)
+            return np.asarray(np.log(np.maximum(steps, least) * self.price(run.batch_size)))
+        steps = math.floor(self.goal.within / self.price(run.batch_size)) * np.exp(-paces)
+        return np.asarray(np.log(self.law.losses_after(size, rate, steps[:, None])[:, 0]))
+
+    def best_rates(self, batch_sizes: Floats) -> Floats:
+        """The best guess of the best learning rate, at the lowest loss that was seen, (k,)."""
+        table = self.law.table(best_guess_only=True)
+        v = np.minimum(table.v_of_loss(self.law.lowest_loss), table.grid[-1])
+        return np.asarray(np.exp(table.log_learning_rate(v[:, None], batch_sizes[None, :])[0]))
+
+    def steepness(self, candidates: Candidates, best: NDArray[np.int_]) -> Floats:
+        """How much the log score falls per log cost at the best candidate of every row, (1 + n_draws,)."""
+        if isinstance(self.goal, ReachLoss):
+            return np.ones(len(best))
+        ends = []
+        for budget in (1.0, math.exp(-NEAR_BEST)):
+            scores, _ = self.paced_scores(candidates.chosen(best), budget=budget)
+            ends.append(np.log(np.diagonal(scores)))
+        return np.maximum((ends[1] - ends[0]) / NEAR_BEST, LEAST_STEEPNESS)
+
+    def log_costs_of(self, log_scores: Floats) -> Floats:
+        """Log cost of whole trials with these log scores: under a budget, all take it."""
+        return log_scores if isinstance(self.goal, ReachLoss) else np.full_like(log_scores, math.log(self.goal.within))
 
     def scalarised(self, exchange: float) -> Surrogate:
         """A study of two objectives seen as one: exchange * steps / S_min + examples / (E_min * exchange)."""
-        sizes, rates = self.grid()
-        steps = self.scores(sizes, rates)[0]
+        grid = self.grid()
+        steps = self.costs(grid, self.goal.loss)[0] if isinstance(self.goal, ReachLoss) else np.array([math.inf])
         reached = np.isfinite(steps)
         if not np.any(reached):
             return self
-        fewest, least = float(np.min(steps[reached])), float(np.min((steps * sizes)[reached]))
+        fewest, least = float(np.min(steps[reached])), float(np.min((steps * grid.batch_sizes)[reached]))
         return replace(
             self, price=StepCost(exchange / max(fewest, 1.0), 1.0 / (exchange * max(least, 1.0)), unit="balanced")
         )
 
-    def grid(self) -> tuple[Floats, Floats]:
-        """Every pair of candidates: batch sizes and learning rates, each (k,), the learning rate running fastest."""
+    def grid(self) -> Candidates:
+        """Every pair of candidates, the learning rate running fastest; all else as the incumbent has it."""
         sizes, rates = np.meshgrid(self.space.batch_sizes.array, self.space.learning_rates.array, indexing="ij")
-        return sizes.ravel(), rates.ravel()
+        incumbent = self.incumbent
+        others = self.places.of_others({} if incumbent is None else incumbent.params)
+        return Candidates(sizes.ravel(), rates.ravel(), np.tile(others, (sizes.size, 1)))
+
+    def one(self, batch_size: float, learning_rate: float, params: Mapping[str, Any]) -> Candidates:
+        """A single setting."""
+        others = self.places.of_others(params)[None]
+        return Candidates(np.array([float(batch_size)]), np.array([learning_rate]), others)
 
     def best_predicted(self) -> tuple[float, float, float] | None:
         """Batch size, learning rate and score of the best candidate on the best guess; None where none gets there."""
-        sizes, rates = self.grid()
-        scores = self.row(0).scores(sizes, rates)[0]
+        grid = self.grid()
+        scores = self.paced_scores(grid)[0][0]
         best = int(np.argmin(scores))
-        return (float(sizes[best]), float(rates[best]), float(scores[best])) if math.isfinite(scores[best]) else None
+        if not math.isfinite(scores[best]):
+            return None
+        return float(grid.batch_sizes[best]), float(grid.learning_rates[best]), float(scores[best])
 
     def target(self) -> Target | None:
         """What the incumbent did; None before a trial has completed."""
@@ -169,45 +275,140 @@ class Surrogate:
             return Target(score, self.goal.within, None)
         return Target(self.goal.loss, score, None)
 
+    def row_law(self, index: int) -> LawPosterior:
+        """One row of the law as its best guess, without draws: 0 the best guess itself, then the draws."""
+        return replace(self.law, best=(self.law.best, *self.law.draws)[index], draws=())
+
+    def _paces(self, candidates: Candidates) -> tuple[Floats, Floats]:
+        settings = self.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
+        return self.paced.log_paces_at(np.concatenate([settings, candidates.others], axis=1))
+
     def _prices(self, batch_sizes: Floats) -> Floats:
         return np.array([self.price(size) for size in batch_sizes])
 
 
-def build_surrogate(study: optuna.Study, known: Known) -> Surrogate | Thin:
-    """The surrogate from what the study holds now.
+def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = None) -> Surrogate | Thin:
+    """The surrogate from what the study holds now, running trials included.
+
+    Args:
+        study: whatever stand-in of it a pruner's bracket shows.
+        known: what it is about.
+        without: number of a trial to leave out.
 
     Raises:
         EvidenceError: the study contradicts the goal (direction, number of objectives, values that are not positive).
     """
     settings, forecast = known.settings, known.forecast
-    trials = finished_trials(study)
+    trials = [trial for trial in known_trials(study) if trial.number != without]
     having = [trial for trial in trials if settings.read(trial.params) is not None]
     if having:
         check_objective(study, settings.goal, having)
         _announce(study.study_name, settings.goal)
     observations = observe(having, settings)
-    price = price_of(settings.goal, forecast, observations)
-    branches = [branch for o in observations if (branch := as_branch(o, settings.goal, price)) is not None]
-    law = _law(forecast, branches, enough_curves=sum(o.usable for o in observations) >= 2)
-    if isinstance(law, Thin):
-        return law
-    if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= law.initial_loss:
-        return Thin(f"the goal's loss is not below the initial loss, {law.initial_loss:.4g}")
+    space = _space(study, settings, forecast)
+    if space is None:
+        return Thin("no trial has suggested both parameters yet")
+    price = price_of(settings.goal, forecast, observations, middle_of(space.batch_sizes))
     two = isinstance(settings.goal, ReachLoss) and isinstance(settings.goal.least, tuple)
     if price is None and not two:
-        return Thin("no step cost was measured, and too few completed trials show one")
-    law = replace(law, unstable=_unstable(law, observations))
+        return Thin("no step cost was measured, and no completed trial shows one")
+    places = Places(_others(having, settings))
+    paced, fitted = _paced(known, observations, price, space, places)
+    if isinstance(paced, Thin):
+        return paced
+    if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
+        return Thin(f"the goal's loss is not below the initial loss, {paced.law.initial_loss:.4g}")
+    paced = replace(paced, law=replace(paced.law, unstable=_unstable(paced.law, observations)))
     largest = memory_limit(known, having)
-    space = _space(study, settings, law)
     surrogate = Surrogate(
-        law=law,
+        paced=paced,
         goal=settings.goal,
         price=price or StepCost(1.0, 0.0, unit="steps"),
         space=Space(space.batch_sizes.up_to(largest), space.learning_rates),
+        places=places,
         largest_batch_size=largest,
         observations=tuple(observations),
+        fitted=fitted,
+        latest=paced.log_paces,
+        trends=np.zeros_like(paced.log_paces),
     )
+    surrogate = _with_latest_paces(surrogate)
     return replace(surrogate, misfit=_misfit(surrogate))
+
+
+def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
+    """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says.
+
+    Neighbours learn from that up to a point, and the less the further the goal is: what goes wrong with one trial in the
+    end need not go wrong beside it.
+    """
+    law, table = surrogate.law, surrogate.law.table()
+    by_number = {o.number: o for o in surrogate.observations}
+    runs = [by_number[number] for number in surrogate.fitted]
+    ends, trends = surrogate.latest.copy(), surrogate.trends.copy()
+    paces, own_sd = surrogate.paced.log_paces.copy(), surrogate.paced.own_sd.copy()
+    if not runs:
+        return surrogate
+    sizes, rates = np.array([float(run.batch_size) for run in runs]), np.array([run.learning_rate for run in runs])
+    curves = table.cumulative_steps(sizes, rates)
+    v_goal, fallen = None, law.initial_loss
+    if isinstance(surrogate.goal, ReachLoss):
+        fallen *= (surrogate.goal.loss / law.initial_loss) ** FALLEN
+        v_goal = np.minimum(table.v_of_loss(surrogate.goal.loss), table.grid[-1])
+    for i, run in enumerate(runs):
+        if run.values is not None and v_goal is not None:
+            value = run.values[0] if surrogate.two_objectives else run.values[0] / surrogate.price(run.batch_size)
+            latest, trend = math.log(value) - _log_steps_at(table, curves[:, i], v_goal), np.zeros(len(paces))
+        else:
+            points = [
+                (n, x) for n, x in zip(run.curve.examples, run.curve.smoothed(), strict=True) if n > 0 and x < fallen
+            ]
+            if not points:
+                continue
+            log_steps = np.log([n / run.batch_size for n, _ in points[-LATEST_POINTS:]])
+            of_law = [_log_steps_at(table, curves[:, i], table.v_of_loss(x)) for _, x in points[-LATEST_POINTS:]]
+            to_goal = None if v_goal is None else _log_steps_at(table, curves[:, i], v_goal) - of_law[-1]
+            latest, trend = _pace_in_the_end(log_steps, np.array(of_law), to_goal)
+            if to_goal is not None:
+                octaves = np.nanmedian(np.maximum(to_goal, 0.0)) / math.log(2.0) if np.any(np.isfinite(to_goal)) else 5.0
+                own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * float(octaves))
+        known = np.isfinite(latest)
+        ends[known, i], trends[known, i] = latest[known], trend[known]
+        taught = np.inf if run.values is not None else MOST_TAUGHT
+        paces[known, i] = np.clip(latest[known], paces[known, i] - taught, paces[known, i] + taught)
+    return replace(surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd))
+
+
+def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) -> tuple[Floats, Floats]:
+    """Log pace of a run when it gets to the goal, by the law's rows, (n,), and how much of that is yet to come.
+
+    It is the latest pace, which goes on to change as it did.
+
+    Args:
+        log_steps: of the latest losses, (k,).
+        of_law: log steps of the law to them, (k, n).
+        to_goal: log ratio of the law's steps to the goal and to the last loss, (n,); None where there is no such goal.
+    """
+    paces = log_steps[:, None] - of_law
+    along = log_steps - log_steps.mean()
+    slope = (along @ paces) / (along @ along + STEADY)
+    slope = np.clip(slope, *TREND_ENDS)
+    last = paces.mean(axis=0) + slope * along[-1]
+    # log T = log n + to_goal / (1 - slope): a run whose pace worsens as fast as it goes never gets there.
+    trend = np.zeros_like(last) if to_goal is None else np.clip(to_goal, 0.0, TREND_LASTS) * slope / (1.0 - slope)
+    return last + trend, trend
+
+
+def _log_steps_at(table: LawTable, curves: Floats, v: Floats) -> Floats:
+    """Log steps to v (n,) along a run's curves (n, n_grid); NaN where v is beyond them or at the start."""
+    steps = np.array([np.interp(at, table.grid, curve) for at, curve in zip(v, curves, strict=True)])
+    inside = np.isfinite(v) & (v <= table.grid[-1]) & (steps > 0)
+    return np.where(inside, np.log(np.where(inside, steps, 1.0)), np.nan)
+
+
+def middle_of(axis: Axis) -> float:
+    """The geometric middle of an axis."""
+    return math.sqrt(axis.sizes[0] * axis.sizes[-1])
 
 
 def memory_limit(known: Known, trials: Sequence[FrozenTrial]) -> int | None:
@@ -228,29 +429,45 @@ def _announce(study_name: str, goal: ReachLoss | LowestLoss) -> None:
     _logger.info("Study %s: %s.", study_name, reading_of(goal))
 
 
-def _law(forecast: Forecast | None, branches: Sequence[Branch], *, enough_curves: bool) -> LawPosterior | Thin:
-    if forecast is not None:
-        return _posterior(forecast.law, tuple(branches))
-    if not enough_curves:
-        return Thin("there is no forecast, and fewer than two trials reported four losses or more")
-    return _posterior(None, tuple(branches))
+def _paced(
+    known: Known, observations: Sequence[Observation], price: StepCost | None, space: Space, places: Places
+) -> tuple[PacedLaw | Thin, tuple[int, ...]]:
+    """The fit, and the numbers of the trials in it."""
+    told = [(o, branch) for o in observations if (branch := as_branch(o, known.settings.goal, price)) is not None]
+    law = None if known.forecast is None else known.forecast.law
+    if law is None and not told:
+        return Thin("there is no forecast, and no trial has reported three losses yet"), ()
+    at = tuple(tuple(map(float, places.of(o.batch_size, o.learning_rate, o.params))) for o, _ in told)
+    ranges = Ranges(_ends(space.batch_sizes), _ends(space.learning_rates))
+    paced = _fit(law, tuple(branch for _, branch in told), at, ranges, places.n_dimensions)
+    fitted = () if isinstance(paced, Thin) else tuple(told[i][0].number for i in paced.fitted)
+    return paced, fitted
 
 
-@lru_cache(maxsize=4)
-def _posterior(prior: LawPosterior | None, branches: tuple[Branch, ...]) -> LawPosterior | Thin:
+def _ends(axis: Axis) -> tuple[float, float]:
+    return axis.sizes[0], axis.sizes[-1]
+
+
+@lru_cache(maxsize=8)
+def _fit(
+    prior: LawPosterior | None,
+    branches: tuple[Branch, ...],
+    places: tuple[tuple[float, ...], ...],
+    ranges: Ranges,
+    n_dimensions: int,
+) -> PacedLaw | Thin:
     """The law after the trials. Remembered by its content, which every worker and every part of a process shares."""
+    spread = PACE_SPREAD if n_dimensions == 2 else PACE_SPREAD_OF_OTHERS
+    believed = None if prior is None else _doubted(prior, TESTED_DOUBT if branches else UNTESTED_DOUBT)
+    unfitted = None if believed is None else PacedLaw.without_runs(believed, n_dimensions, spread)
+    if not branches and unfitted is not None:
+        return unfitted
     try:
-        if prior is None:
-            return fit_law(branches)
-        return update_law(_doubted(prior, TESTED_DOUBT), branches) if branches else _doubted(prior, UNTESTED_DOUBT)
+        return fit_paced(branches, np.array(places), ranges, spread=spread, prior=believed)
     except (EvidenceError, ValueError, np.linalg.LinAlgError) as error:
         # A study must outlive a fit that fails: what is left is the forecast, or the base sampler.
-        _logger.warning("The law could not be fitted to the trials: %s", error)
-        return (
-            Thin(f"the law could not be fitted to the trials ({error})")
-            if prior is None
-            else _doubted(prior, UNTESTED_DOUBT)
-        )
+        _logger.debug("The law could not be fitted to the trials: %s", error)
+        return unfitted or Thin(f"the law could not be fitted to the trials ({error})")
 
 
 def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
@@ -260,7 +477,7 @@ def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
     rng = np.random.default_rng(0)
     for name in DOUBTED:
         rows[:, SHAPE.index(name)] += sd * rng.standard_normal(len(rows))
-    return replace(law, draws=tuple(tuple(map(float, row)) for row in rows))
+    return replace(law, draws=tuple(tuple(map(float, row)) for row in rows), grid_points=GRID_POINTS)
 
 
 def _unstable(law: LawPosterior, observations: Sequence[Observation]) -> tuple[tuple[int, float], ...]:
@@ -269,18 +486,30 @@ def _unstable(law: LawPosterior, observations: Sequence[Observation]) -> tuple[t
     return tuple(sorted(before | unstable_settings(observations)))
 
 
-def _space(study: optuna.Study, settings: StudySettings, law: LawPosterior) -> Space:
+def _space(study: optuna.Study, settings: StudySettings, forecast: Forecast | None) -> Space | None:
     known = last_distributions(study, settings)
     if known is not None:
         return Space(batch_size_axis(known[0], exponent=settings.exponent), learning_rate_axis(known[1]))
-    smallest, largest = law.batch_sizes
+    if forecast is None:
+        return None
+    smallest, largest = forecast.law.batch_sizes
     rates = np.exp2(np.arange(-DEFAULT_OCTAVES, DEFAULT_OCTAVES + 0.1, 0.25))
-    middle = math.exp(law.best[SHAPE.index("log_lr")])
+    middle = math.exp(forecast.law.best[SHAPE.index("log_lr")])
     sizes = [2**k for k in range(20) if smallest / NEIGHBOURHOOD <= 2**k <= largest * NEIGHBOURHOOD] or [largest]
     return Space(
         Axis(tuple(sizes), tuple(map(float, sizes))),
         Axis(tuple(map(float, middle * rates)), tuple(map(float, middle * rates)), 0.25 * math.log(2.0)),
     )
+
+
+def _others(trials: Sequence[FrozenTrial], settings: StudySettings) -> tuple[tuple[str, BaseDistribution], ...]:
+    """Parameters beside the two that every trial has, by their latest ranges; none that have a single value."""
+    if not trials:
+        return ()
+    shared = set.intersection(*(set(trial.params) for trial in trials)) - {settings.batch_size, settings.learning_rate}
+    latest = trials[-1].distributions
+    usable = {name: latest[name] for name in shared if numeric_or_choice(latest[name]) and not latest[name].single()}
+    return tuple(sorted(usable.items()))
 
 
 def last_distributions(
@@ -295,14 +524,19 @@ def last_distributions(
 
 
 def _misfit(surrogate: Surrogate) -> float:
-    """How far completed trials lie from the law, as a factor's logarithm."""
+    """How far completed trials lie from the law without their own paces, as a factor's logarithm."""
     done = [o for o in surrogate.observations if o.values is not None]
     if not done:
         return 0.0
     sizes = np.array([float(o.batch_size) for o in done])
     rates = np.array([o.learning_rate for o in done])
-    predicted = surrogate.row(0).scores(sizes, rates)[0]
-    observed = np.array([(o.values or (1.0,))[0] for o in done])
+    others = np.array([surrogate.places.of_others(o.params) for o in done])
+    alone = replace(
+        surrogate,
+        paced=PacedLaw.without_runs(surrogate.row_law(0), surrogate.places.n_dimensions, surrogate.paced.spread),
+    )
+    predicted = alone.paced_scores(Candidates(sizes, rates, others))[0][0]
+    observed = np.array([surrogate.value_of(o) for o in done])
     both = np.isfinite(predicted)
     if 2 * np.count_nonzero(both) < len(done):
         return math.inf  # The law denies what most completed trials did.

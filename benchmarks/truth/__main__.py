@@ -1,9 +1,10 @@
-"""`python -m truth sweep NAME ...`: run sweeps; `python -m truth table`: what they say."""
+"""`python -m truth sweep NAME ...`: run sweeps; `table`: what they say; `design NAME ...`: run random designs."""
 
 from __future__ import annotations
 
 import argparse
 
+from truth.design import DESIGNS, make_design
 from truth.problems import PROBLEMS
 from truth.sweep import sweep
 from truth.table import table
@@ -16,10 +17,17 @@ def main() -> None:
     sweeps = commands.add_parser("sweep", help="run what the sweeps of problems lack")
     sweeps.add_argument("problems", nargs="*", help=f"of {', '.join(PROBLEMS)}; all if none is named")
     sweeps.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
+    designs = commands.add_parser("design", help="run what the random designs of problems lack")
+    designs.add_argument("problems", nargs="*", choices=DESIGNS, default=list(DESIGNS))
+    designs.add_argument("--workers", type=int, default=2, help="processes, each with one thread")
     commands.add_parser("table", help="the trade-off of every problem that is swept")
     args = parser.parse_args()
     if args.command == "table":
         table()
+        return
+    if args.command == "design":
+        for name in args.problems:
+            make_design(name, workers=args.workers)
         return
     for name in args.problems or PROBLEMS:
         if name not in PROBLEMS:

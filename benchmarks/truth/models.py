@@ -16,17 +16,18 @@ def softmax_regression() -> nn.Module:
     return nn.Linear(64, 10)
 
 
-def digits_mlp() -> nn.Module:
+def digits_mlp(width: int = 64) -> nn.Module:
     """On 8x8 digits, 5,000 parameters."""
-    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
 
 
-def mnist_cnn() -> nn.Module:
+def mnist_cnn(width: int = 64) -> nn.Module:
     """Two strided convolutions and a hidden layer, 20,000 parameters."""
+    inner, outer = width // 8, width // 4
     return nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(),
-        nn.Conv2d(8, 16, 5, stride=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 10),
+        nn.Conv2d(1, inner, 5, stride=2), nn.ReLU(),
+        nn.Conv2d(inner, outer, 5, stride=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(16 * outer, width), nn.ReLU(), nn.Linear(width, 10),
     )  # fmt: skip
 
 
@@ -96,11 +97,11 @@ class VariationalAutoencoder(nn.Module):
 class CharacterLSTM(nn.Module):
     """One layer of width 64, 40,000 parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.tokens = nn.Embedding(CHARACTERS, 32)
-        self.lstm = nn.LSTM(32, 64, batch_first=True)
-        self.head = nn.Linear(64, CHARACTERS)
+        self.lstm = nn.LSTM(32, width, batch_first=True)
+        self.head = nn.Linear(width, CHARACTERS)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.head(self.lstm(self.tokens(codes))[0])

@@ -55,7 +55,7 @@ def train(
     task, held_out = make(problem)
     run = TrainingRun(task, learning_rate=learning_rate, seed=seed)
     first = max(FIRST_EVALUATION_STEPS * batch_size, 64)
-    points = _whole_steps(evaluation_points(max(most, first), first=first, ratio=EVALUATION_RATIO), batch_size)
+    points = whole_steps(evaluation_points(max(most, first), first=first, ratio=EVALUATION_RATIO), batch_size)
     curve: list[tuple[int, float, float]] = []
     outcome = "reached" if horizon else "stopped"
     try:
@@ -63,9 +63,9 @@ def train(
             while run.examples_seen < until:
                 run.step(batch_size, multiplier=_multiplier(run.examples_seen + batch_size, horizon))
             curve.append((run.examples_seen, run.evaluate(), _held_out(task, run, held_out)))
-            ended = _ended([loss for _, loss, _ in curve], run.examples_seen, settings.losses[-1], horizon, pace)
-            if ended is not None:
-                outcome = ended
+            end = ended([loss for _, loss, _ in curve], run.examples_seen, settings.losses[-1], horizon, pace)
+            if end is not None:
+                outcome = end
                 break
     except NonFiniteLossError:
         outcome = "diverged"
@@ -73,7 +73,7 @@ def train(
     return Run(batch_size, learning_rate, seed, horizon, outcome, examples, losses, others)
 
 
-def _ended(losses: list[float], examples: int, last: float, horizon: int, pace: Run | None) -> str | None:
+def ended(losses: list[float], examples: int, last: float, horizon: int, pace: Run | None) -> str | None:
     """The outcome of a run that need not go on; None for one that must."""
     latest = losses[-DIVERGED_EVALUATIONS:]
     if len(losses) > DIVERGED_EVALUATIONS and min(latest) > DIVERGED * losses[0]:
@@ -85,7 +85,7 @@ def _ended(losses: list[float], examples: int, last: float, horizon: int, pace: 
     return "stopped" if pace is not None and _is_hopeless(examples, min(losses), pace, last) else None
 
 
-def _whole_steps(points: list[int], batch_size: int) -> list[int]:
+def whole_steps(points: list[int], batch_size: int) -> list[int]:
     """Points moved up to whole steps, each once."""
     return sorted({math.ceil(point / batch_size) * batch_size for point in points})
 

@@ -1,0 +1,274 @@
+"""How likely settings are to be worth their cost: what the sampler maximises and the pruner compares.
+
+A setting succeeds if it costs no more than 15 % above the least that any setting costs, and 7 % less than the best trial
+did. Under a draw of the posterior that is certain but for what the law does not know about the setting; over the draws
+it is a probability, p. What counts is p per cost: the next trial has the largest, and a running trial goes on while
+its own p per cost *that is left* is not beaten by starting anew elsewhere.
+
+Notation
+    e    log cost of a setting above the least, under a draw; of `LowestLoss`, the loss converted by how steep it falls
+    p    P(e <= log 1.15, and e below the incumbent's by 7 %)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import special
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from batchopt.search.observations import Observation
+    from batchopt.search.surrogate import Surrogate
+
+    Floats = NDArray[np.float64]
+
+HORIZON = 3.0 * math.log(2.0)
+"""How far beyond what was seen settings are compared, in log examples: further ahead the curve is not known, and all
+that is compared would be its guesses."""
+NEAR_BEST = math.log(1.15)
+IMPROVEMENT = 0.1
+OWN_SD = 0.03
+"""What the law and the paces of other trials never know about one: standard deviation of its log cost."""
+RUNNING_SD = 0.07
+"""The same for a trial that runs, whose own pace has been seen."""
+AHEAD_SD = 0.12
+"""And for every octave of cost beyond the longest run: which setting is ahead changes on the way."""
+RUNNING_AHEAD_SD = 0.08
+"""The same for a trial that runs, beyond what it has spent."""
+TREND_DOUBT = 0.5
+"""And this share of how much its pace is yet to change."""
+STALE = 0.5
+"""The uncertainty about settings that were not tried grows by this share with every completed trial that is no better
+than the incumbent: what was expected of them was wrong."""
+LEAST_LEFT = 0.03
+"""A trial has at least this share of its cost before it, as far as decisions go."""
+LARGEST_EXCESS = 50.0
+FIRST_SHARE = 0.25
+"""A trial of a new setting that fails is pruned after this share of its cost, more or less."""
+TILT, FIRST_SHARE_ENDS = 1.0, (0.08, 0.8)
+"""It falls by this power of the learning rate over the best, between these ends."""
+RUNNING_SHARE = 0.4
+"""The same of what a running trial still has before it."""
+APART = 0.5
+"""Distance of places within which one trial tells what another would."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Settings that may be tried.
+
+    Attributes:
+        batch_sizes: (k,).
+        learning_rates: (k,).
+        others: places of the other parameters, (k, n).
+    """
+
+    batch_sizes: Floats
+    learning_rates: Floats
+    others: Floats
+
+    def chosen(self, indices: NDArray[np.int_]) -> Candidates:
+        """Some of them."""
+        return Candidates(self.batch_sizes[indices], self.learning_rates[indices], self.others[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class Prospects:
+    """What the surrogate says of candidates.
+
+    Attributes:
+        excess: e of the candidates, (n_rows, k).
+        log_costs: what each would cost until it ends, (n_rows, k).
+        bar: e below which a setting succeeds, (n_rows,).
+        incumbent: e of the best completed trial, (n_rows,); None before there is one.
+        sd: standard deviation of what is unknown of each log cost, (k,).
+        trial_share: share of its cost that a candidate takes to show that it fails, (k,).
+    """
+
+    excess: Floats
+    log_costs: Floats
+    bar: Floats
+    incumbent: Floats | None
+    sd: Floats
+    trial_share: Floats
+
+    def success(self, weights: Floats | None = None) -> Floats:
+        """p of the candidates, (k,), over the rows by their weights."""
+        return chance(self.excess, self.bar, self.sd, weights)
+
+    def log_index(self, weights: Floats | None = None) -> Floats:
+        """log(p / expected cost) of the candidates, (k,): a trial that fails is pruned on the way."""
+        p = self.success(weights)
+        expected = p + (1.0 - p) * self.trial_share
+        return np.asarray(np.log(p + 1e-300) - np.log(expected) - np.median(self.log_costs, axis=0))
+
+
+def chance(excess: Floats, bar: Floats, sd: Floats | float, weights: Floats | None = None) -> Floats:
+    """P(e <= bar) where e has the given standard deviation, over rows, (k,) for e of shape (n_rows, k)."""
+    return np.asarray(np.average(special.ndtr((bar[:, None] - excess) / sd), axis=0, weights=weights))
+
+
+def prospects_of(surrogate: Surrogate, candidates: Candidates) -> Prospects | None:
+    """What the surrogate says of candidates; None where no draw of the law says which of them get there."""
+    return _prospects(surrogate, candidates, None)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the surrogate says of a running trial, beside starting another.
+
+    Attributes:
+        success: p of the trial.
+        total: typical cost until its end, or until `HORIZON` where that is nearer.
+        whole: typical score at its end; infinite where the law says never.
+        spent: cost so far.
+        elsewhere: p of the trial elsewhere with the largest p per expected cost.
+        elsewhere_cost: what it costs.
+        elsewhere_index: its p per expected cost.
+        others_spent: cost of all other trials so far.
+        wasted: cost of the trials that were pruned since the last one that completed.
+        pruned: number of those.
+        behind: log ratio of its typical cost to the best of all settings.
+        has_incumbent: whether a trial has completed.
+        beats_incumbent: chance to be better than the best completed trial; None before there is one.
+    """
+
+    success: float
+    total: float
+    whole: float
+    spent: float
+    elsewhere: float
+    elsewhere_cost: float
+    elsewhere_index: float
+    others_spent: float
+    wasted: float
+    pruned: int
+    behind: float
+    has_incumbent: bool
+    beats_incumbent: float | None
+
+    @property
+    def index(self) -> float:
+        """p per expected cost that is left."""
+        return self.success / (self.left * (self.success + (1.0 - self.success) * RUNNING_SHARE))
+
+    @property
+    def left(self) -> float:
+        """Cost that is still to be paid."""
+        return max(self.total - self.spent, LEAST_LEFT * self.total)
+
+
+def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Candidates) -> Running | None:
+    """What the surrogate, which has fitted the run, says of it; None where it cannot say."""
+    prospects, own = _prospects(surrogate, candidates, run)
+    if prospects is None or own is None:
+        return None
+    index = prospects.log_index() + np.log1p(-0.999 * nearness(surrogate, candidates, run))
+    best = int(np.argmax(index))
+    own_excess, own_costs = own
+    others = [o for o in surrogate.observations if o.number != run.number]
+    last_completed = max((o.number for o in others if o.values is not None), default=-1)
+    pruned = [o for o in others if o.values is None and not o.running and o.number > last_completed]
+    spent = spent_by(surrogate, run)
+    total = math.exp(float(np.median(own_costs)))
+    whole = float(np.median(surrogate.log_scores_of_run(run)))
+    trend = TREND_DOUBT * float(np.median(np.abs(surrogate.trends[:, surrogate.fitted.index(run.number)])))
+    ahead = RUNNING_AHEAD_SD * octaves_ahead(total, spent)
+    sd = math.hypot(RUNNING_SD, ahead, trend)
+    return Running(
+        success=float(chance(own_excess[:, None], prospects.bar, sd)[0]),
+        behind=float(np.median(own_excess)),
+        has_incumbent=prospects.incumbent is not None,
+        beats_incumbent=None
+        if prospects.incumbent is None
+        else float(chance(own_excess[:, None], prospects.incumbent, sd)[0]),
+        total=total,
+        whole=math.exp(whole) if math.isfinite(whole) else math.inf,
+        spent=spent,
+        elsewhere=float(prospects.success()[best]),
+        elsewhere_cost=math.exp(float(np.median(prospects.log_costs[:, best]))),
+        elsewhere_index=math.exp(float(index[best])),
+        others_spent=sum(spent_by(surrogate, o) for o in others),
+        wasted=sum(spent_by(surrogate, o) for o in pruned),
+        pruned=len(pruned),
+    )
+
+
+def octaves_ahead(total: float, spent: float) -> float:
+    """Doublings of what was spent until the total, no more than ten."""
+    return min(10.0, max(0.0, math.log2(total / spent))) if spent > 0 else 10.0
+
+
+def trial_share(surrogate: Surrogate, candidates: Candidates, costs: Floats) -> Floats:
+    """Share of its cost that each candidate takes to show that it fails, (k,).
+
+    Where a trial has already been, only what comes after its end is news.
+    """
+    shares = first_share(surrogate, candidates)
+    for trial in surrogate.observations:
+        if not trial.running:
+            near = nearness(surrogate, candidates, trial)
+            shares = np.maximum(shares, np.minimum(1.0, shares + near * spent_by(surrogate, trial) / costs))
+    return shares
+
+
+def first_share(surrogate: Surrogate, candidates: Candidates) -> Floats:
+    """The same for settings where no trial has been, (k,): a rate that is too high shows early, one too low late."""
+    octaves = np.log2(candidates.learning_rates / surrogate.best_rates(candidates.batch_sizes))
+    return np.asarray(np.clip(FIRST_SHARE * np.exp2(-TILT * octaves), *FIRST_SHARE_ENDS))
+
+
+def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation) -> Floats:
+    """How near candidates are to a trial, from 1 at its place to 0, (k,)."""
+    settings = surrogate.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
+    places = np.concatenate([settings, candidates.others], axis=1)
+    apart = places - surrogate.places.of(trial.batch_size, trial.learning_rate, trial.params)
+    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / APART**2))
+
+
+def spent_by(surrogate: Surrogate, trial: Observation) -> float:
+    """What a trial has cost by its last report."""
+    return surrogate.price(trial.batch_size) * max(trial.curve.examples, default=0) / trial.batch_size
+
+
+def _prospects(
+    surrogate: Surrogate, candidates: Candidates, run: Observation | None
+) -> tuple[Prospects | None, tuple[Floats, Floats] | None]:
+    """Prospects of candidates, and excess and log costs of a running trial, (n_rows,) each."""
+    scores, sd = surrogate.paced_scores(candidates, beyond=HORIZON)
+    with np.errstate(divide="ignore"):
+        log_scores = np.log(scores)
+    rows = np.any(np.isfinite(log_scores), axis=1)
+    if not np.any(rows):
+        return None, None
+    best = np.argmin(log_scores, axis=1)
+    steepness = surrogate.steepness(candidates, best)[rows]
+    log_scores = log_scores[rows]
+    least = np.min(log_scores, axis=1)
+
+    def excess(logs: Floats) -> Floats:
+        return np.asarray(np.minimum((logs - least[:, None]) / steepness[:, None], LARGEST_EXCESS))
+
+    def log_costs(logs: Floats) -> Floats:
+        return np.minimum(surrogate.log_costs_of(logs), least.max() + LARGEST_EXCESS)
+
+    bar, of_incumbent = np.full(len(least), NEAR_BEST), None
+    incumbent = surrogate.incumbent
+    if incumbent is not None:
+        of_incumbent = (math.log(surrogate.value_of(incumbent)) - least) / steepness
+        bar = np.minimum(bar, of_incumbent - IMPROVEMENT)
+    longest = max((spent_by(surrogate, o) for o in surrogate.observations), default=0.0)
+    ahead = AHEAD_SD * octaves_ahead(math.exp(float(np.median(log_costs(least[:, None])))), longest)
+    sd = np.sqrt((sd * (1.0 + STALE * surrogate.stale)) ** 2 + OWN_SD**2 + ahead**2)
+    own_costs = log_costs(log_scores)
+    shown = trial_share(surrogate, candidates, np.exp(np.median(own_costs, axis=0)))
+    prospects = Prospects(excess(log_scores), own_costs, bar, of_incumbent, sd, shown)
+    if run is None:
+        return prospects, None
+    own = surrogate.log_scores_of_run(run, beyond=HORIZON)[rows][:, None]
+    return prospects, (excess(own)[:, 0], log_costs(own)[:, 0])
