@@ -86,9 +86,9 @@ def run(job: Job, probes: Path) -> dict[str, Any]:
     if job.contestant == PROBED:
         probed, price = probe_of(job, arena, probes)
     if job.contestant in RIVALS:
-        outcome = search(arena, rival_study(job.contestant, job.seed), Plain(arena), seed=job.seed, workers=workers)
+        outcome = search(arena, rival_study(job.contestant, job.seed), Plain(arena), workers=workers)
     else:
-        outcome = search(arena, our_study(arena, job.seed, probed), Ours(arena), seed=job.seed, workers=workers)
+        outcome = search(arena, our_study(arena, job.seed, probed), Ours(arena), workers=workers)
     spent = [None if value is None else value + price for value in outcome.spent]
     return {**job._asdict(), "spent": spent, "total": outcome.total + price, "trials": outcome.trials, "probe": price}
 

@@ -283,7 +283,8 @@ def initial_loss_of(runs: Sequence[Branch]) -> float:
     first = [(run.batch_size, run.training.losses[0]) for run in runs if run.training and run.training.examples]
     if first:
         return float(np.average([loss for _, loss in first], weights=[size for size, _ in first]))
-    return 1.1 * max(run.curve.losses[0] for run in runs if run.curve.losses)
+    # The slowest run has hardly begun: a guess above it would be progress that nobody made.
+    return 1.01 * max(run.curve.losses[0] for run in runs if run.curve.losses)
 
 
 def wide_prior(centre: dict[str, tuple[float, float]], n_slopes: int, adaptive: bool | None) -> Prior:

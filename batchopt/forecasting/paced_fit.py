@@ -37,6 +37,8 @@ OWN_SD = 0.06
 """Standard deviation of the part of a log pace that no other run shares: seeds, data order."""
 MODEL_ERROR, INDEPENDENT_POINTS = 0.05, 4.0
 """As in `law_fit`, and smaller: paces take up much of what the law misses."""
+SHORT_RUN_SD = 0.06
+"""Standard deviation of a log loss that may be jitter, times the number of points: a few do not show how they scatter."""
 FIRST_STEPS = 10.0
 """Losses after so many steps count half: optimizers are not themselves yet."""
 SEARCH_STEPS, DRAW_STEPS, LOSS_STEPS = 12, 2, 4
@@ -116,7 +118,9 @@ def fit_paced(
     """
     initial = prior.initial_loss if prior is not None else initial_loss_of(runs)
     kept, points = collect(runs, initial, least_runs=1, model_error=MODEL_ERROR, independent=INDEPENDENT_POINTS)
-    points = replace(points, weights=points.weights / (1.0 + FIRST_STEPS / points.steps))
+    unseen = SHORT_RUN_SD / np.bincount(points.run)[points.run]
+    errors = np.hypot(1.0 / points.weights, unseen) * (1.0 + FIRST_STEPS / points.steps)
+    points = replace(points, weights=1.0 / errors)
     places = places[kept]
     frame = (frame_of(runs, initial) if prior is None else prior.frame).coarser(GRID_POINTS)
     believed = wide_prior(_centre(ranges), len(frame.knots) - 1, None) if prior is None else prior_of(prior)

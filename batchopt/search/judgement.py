@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import optuna
+    from numpy.typing import NDArray
 
     from batchopt.search.settings import Known
+
+    Floats = NDArray[np.float64]
 
 DECISION_KEY = "batchopt:decision"
 MARGIN = 0.15
@@ -31,6 +34,8 @@ OPTIMISTIC = 0.10
 """The optimistic end of a prediction is this quantile over the posterior's draws."""
 WORTH_A_TRY = 0.1
 """A setting is run, however it looks, if its chance to succeed is at least this share of the best one's."""
+LEAST_CHANCE = 0.002
+"""And at least this."""
 LARGEST_EXCESS = 10.0
 
 Kind = Literal["accepted", "pruned before compute", "pruned while running"]
@@ -129,15 +134,41 @@ def judge(
     if bar.target is None:
         return Decision("accepted", bar.doubt)
     setting = surrogate.one(batch_size, learning_rate, params)
-    costs = surrogate.costs(setting, bar.target.loss)[:, 0]
-    unknown = surrogate.misfit - special.ndtri(OPTIMISTIC) * float(surrogate.paced_scores(setting)[1][0])
-    optimistic = float(np.quantile(costs, OPTIMISTIC, method="lower")) / math.exp(unknown)
+    predicted = float(surrogate.costs(setting, bar.target.loss)[0, 0])
+    optimistic = float(optimistic_costs(surrogate, setting, bar.target.loss)[0])
     if surrogate.two_objectives:
-        return _against_front(surrogate, batch_size, float(costs[0]), optimistic)
-    decision = _against(bar.target, surrogate.price.unit, float(costs[0]), optimistic)
+        return _against_front(surrogate, batch_size, predicted, optimistic)
+    decision = _against(bar.target, surrogate.price.unit, predicted, optimistic)
     if decision.rejected and _is_worth_a_try(surrogate, setting):
         return replace(decision, decision="accepted", reason="Accepted: no other setting has a better chance.")
     return decision
+
+
+def optimistic_costs(surrogate: Surrogate, candidates: Candidates, loss: float) -> Floats:
+    """The optimistic end of the cost to a loss, (k,)."""
+    costs = surrogate.costs(candidates, loss)
+    unknown = surrogate.misfit - special.ndtri(OPTIMISTIC) * surrogate.paced_scores(candidates)[1]
+    return np.asarray(np.quantile(costs, OPTIMISTIC, axis=0, method="lower") / np.exp(unknown))
+
+
+def acceptable(surrogate: Surrogate, candidates: Candidates, success: Floats) -> NDArray[np.bool_]:
+    """Which candidates `judge` accepts, (k,); all where that would leave none.
+
+    Args:
+        surrogate: of the study.
+        candidates: settings.
+        success: their chances, (k,).
+    """
+    bar = bar_of(surrogate)
+    if bar.target is None or surrogate.two_objectives:
+        return np.ones(len(success), dtype=bool)
+    optimistic = optimistic_costs(surrogate, candidates, bar.target.loss)
+    fine = (optimistic <= _limit(bar.target)) | (success >= max(LEAST_CHANCE, WORTH_A_TRY * success.max()))
+    return fine if np.any(fine) else optimistic <= np.min(optimistic)
+
+
+def _limit(target: Target) -> float:
+    return target.cost * (FIRST_FACTOR if target.trial is None else 1.0 + MARGIN)
 
 
 def _is_worth_a_try(surrogate: Surrogate, setting: Candidates) -> bool:
@@ -152,7 +183,7 @@ def _is_worth_a_try(surrogate: Surrogate, setting: Candidates) -> bool:
     if prospects is None:
         return True
     success = prospects.success()
-    return bool(success[-1] >= WORTH_A_TRY * success.max())
+    return bool(success[-1] >= max(LEAST_CHANCE, WORTH_A_TRY * success.max()))
 
 
 def _beyond_memory(batch_size: int, largest: int | None) -> Decision | None:
@@ -166,7 +197,7 @@ def _beyond_memory(batch_size: int, largest: int | None) -> Decision | None:
 
 
 def _against(target: Target, unit: str, predicted: float, optimistic: float) -> Decision:
-    limit = target.cost * (FIRST_FACTOR if target.trial is None else 1.0 + MARGIN)
+    limit = _limit(target)
     rival = "the best predicted setting" if target.trial is None else f"trial {target.trial}"
     rejected = optimistic > limit
     return Decision(

@@ -138,11 +138,11 @@ def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, flo
     """(batch size, learning rate) of diverged trials that no other trial contradicts.
 
     A trial may diverge for another hyperparameter's sake: a finite run with a rate at least as high, at a batch at most
-    as large, shows that.
+    as large, and no smaller than a quarter, shows that.
     """
     fine = [(o.batch_size, o.learning_rate) for o in observations if o.usable]
     hot = {(o.batch_size, o.learning_rate) for o in observations if o.diverged}
-    return {(size, rate) for size, rate in hot if not any(b <= size and r >= rate for b, r in fine)}
+    return {(size, rate) for size, rate in hot if not any(size / 4 <= b <= size and r >= rate for b, r in fine)}
 
 
 def largest_that_fits(trials: Sequence[FrozenTrial], settings: StudySettings, known: int | None) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchopt.search.candidates import candidates_of, draw
+from batchopt.search.judgement import acceptable
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.prospects import Candidates, nearness, prospects_of
 from batchopt.search.surrogate import Surrogate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FIRST_SPREAD, SPREAD_EVERY = 3, 8
-"""The first trials, and every so many later, fill the space."""
+"""The first trials (without a forecast), and every so many later, fill the space."""
 PRIMES = (2, 3)
 """Bases of the sequences of batch size and learning rate."""
 WIDEST_EXCHANGE = 2.5
@@ -52,8 +53,11 @@ def propose(
         number: of the trial.
         rng: of this trial alone, so that the proposal does not depend on what other threads drew.
     """
-    if number < FIRST_SPREAD or number % SPREAD_EVERY == SPREAD_EVERY - 1:
+    first = 0 if surrogate.informed else FIRST_SPREAD
+    if number < first:
         return _spread(surrogate, chosen, number, rng)
+    if number % SPREAD_EVERY == SPREAD_EVERY - 1:
+        return _spread(surrogate, chosen, first + number // SPREAD_EVERY, rng)
     exchange = math.exp(float(rng.uniform(-WIDEST_EXCHANGE, WIDEST_EXCHANGE)))
     believed = surrogate.scalarised(exchange) if surrogate.two_objectives else surrogate
     candidates, drawn, which = candidates_of(believed, chosen, rng)
@@ -62,23 +66,24 @@ def propose(
         return None
     weights = rng.exponential(size=len(prospects.bar))
     index = prospects.log_index(weights) + np.log(_away_from_running(surrogate, candidates))
+    index[~acceptable(believed, candidates, prospects.success())] = -np.inf
     best = int(np.argmax(index))
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
     at = sizes.nearest(candidates.batch_sizes[best]), rates.nearest(candidates.learning_rates[best])
     return _at(surrogate.space, *at, rng, drawn[int(which[best])])
 
 
-def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: np.random.Generator) -> Proposal:
+def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], count: int, rng: np.random.Generator) -> Proposal:
     """A setting that fills the space, whatever the law says: it may have been misled, and soon ends if it was not."""
     axes = (surrogate.space.batch_sizes, surrogate.space.learning_rates)
-    at = [spread_index(axis, number, base) for axis, base in zip(axes, PRIMES, strict=True)]
+    at = [spread_index(axis, count, base) for axis, base in zip(axes, PRIMES, strict=True)]
     free = [(name, kind) for name, kind in surrogate.places.others if name not in chosen]
     return _at(surrogate.space, at[0], at[1], rng, {name: draw(kind, None, rng) for name, kind in free})
 
 
-def spread_index(axis: Axis, number: int, base: int) -> int:
-    """A candidate that depends on the trial's number only, so that trials fill the axis evenly."""
-    return min(int(_van_der_corput(number, base) * len(axis.values)), len(axis.values) - 1)
+def spread_index(axis: Axis, count: int, base: int) -> int:
+    """A candidate that depends only on how many came before, so that trials fill the axis evenly."""
+    return min(int(_van_der_corput(count, base) * len(axis.values)), len(axis.values) - 1)
 
 
 def first_value(axis: Axis, number: int, base: int, rng: np.random.Generator) -> Any:

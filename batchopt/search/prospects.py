@@ -42,6 +42,8 @@ RUNNING_AHEAD_SD = 0.08
 """The same for a trial that runs, beyond what it has spent."""
 TREND_DOUBT = 0.5
 """And this share of how much its pace is yet to change."""
+DIVERGES = 0.95
+"""Chance that a trial diverges at the very place where another did."""
 STALE = 0.5
 """The uncertainty about settings that were not tried grows by this share with every completed trial that is no better
 than the incumbent: what was expected of them was wrong."""
@@ -87,6 +89,7 @@ class Prospects:
         bar: e below which a setting succeeds, (n_rows,).
         incumbent: e of the best completed trial, (n_rows,); None before there is one.
         sd: standard deviation of what is unknown of each log cost, (k,).
+        alive: chance that the loss stays finite, near 0 where a trial diverged, (k,).
         trial_share: share of its cost that a candidate takes to show that it fails, (k,).
     """
 
@@ -95,11 +98,12 @@ class Prospects:
     bar: Floats
     incumbent: Floats | None
     sd: Floats
+    alive: Floats
     trial_share: Floats
 
     def success(self, weights: Floats | None = None) -> Floats:
         """p of the candidates, (k,), over the rows by their weights."""
-        return chance(self.excess, self.bar, self.sd, weights)
+        return chance(self.excess, self.bar, self.sd, weights) * self.alive
 
     def log_index(self, weights: Floats | None = None) -> Floats:
         """log(p / expected cost) of the candidates, (k,): a trial that fails is pruned on the way."""
@@ -131,10 +135,10 @@ class Running:
         elsewhere_cost: what it costs.
         elsewhere_index: its p per expected cost.
         others_spent: cost of all other trials so far.
-        wasted: cost of the trials that were pruned since the last one that completed.
-        pruned: number of those.
+        pruned_early: number of trials since the last one that completed that were pruned before half of what a trial
+            elsewhere costs.
         behind: log ratio of its typical cost to the best of all settings.
-        has_incumbent: whether a trial has completed.
+        blind: whether there is neither a forecast nor a completed trial.
         beats_incumbent: chance to be better than the best completed trial; None before there is one.
     """
 
@@ -146,10 +150,9 @@ class Running:
     elsewhere_cost: float
     elsewhere_index: float
     others_spent: float
-    wasted: float
-    pruned: int
+    pruned_early: int
     behind: float
-    has_incumbent: bool
+    blind: bool
     beats_incumbent: float | None
 
     @property
@@ -170,6 +173,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
         return None
     index = prospects.log_index() + np.log1p(-0.999 * nearness(surrogate, candidates, run))
     best = int(np.argmax(index))
+    elsewhere_cost = math.exp(float(np.median(prospects.log_costs[:, best])))
     own_excess, own_costs = own
     others = [o for o in surrogate.observations if o.number != run.number]
     last_completed = max((o.number for o in others if o.values is not None), default=-1)
@@ -183,7 +187,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     return Running(
         success=float(chance(own_excess[:, None], prospects.bar, sd)[0]),
         behind=float(np.median(own_excess)),
-        has_incumbent=prospects.incumbent is not None,
+        blind=prospects.incumbent is None and not surrogate.informed,
         beats_incumbent=None
         if prospects.incumbent is None
         else float(chance(own_excess[:, None], prospects.incumbent, sd)[0]),
@@ -191,11 +195,10 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
         whole=math.exp(whole) if math.isfinite(whole) else math.inf,
         spent=spent,
         elsewhere=float(prospects.success()[best]),
-        elsewhere_cost=math.exp(float(np.median(prospects.log_costs[:, best]))),
+        elsewhere_cost=elsewhere_cost,
         elsewhere_index=math.exp(float(index[best])),
         others_spent=sum(spent_by(surrogate, o) for o in others),
-        wasted=sum(spent_by(surrogate, o) for o in pruned),
-        pruned=len(pruned),
+        pruned_early=sum(spent_by(surrogate, o) < 0.5 * elsewhere_cost for o in pruned),
     )
 
 
@@ -255,7 +258,7 @@ def _prospects(
         return np.asarray(np.minimum((logs - least[:, None]) / steepness[:, None], LARGEST_EXCESS))
 
     def log_costs(logs: Floats) -> Floats:
-        return np.minimum(surrogate.log_costs_of(logs), least.max() + LARGEST_EXCESS)
+        return np.asarray(np.minimum(surrogate.log_costs_of(logs), least.max() + LARGEST_EXCESS))
 
     bar, of_incumbent = np.full(len(least), NEAR_BEST), None
     incumbent = surrogate.incumbent
@@ -266,8 +269,12 @@ def _prospects(
     ahead = AHEAD_SD * octaves_ahead(math.exp(float(np.median(log_costs(least[:, None])))), longest)
     sd = np.sqrt((sd * (1.0 + STALE * surrogate.stale)) ** 2 + OWN_SD**2 + ahead**2)
     own_costs = log_costs(log_scores)
+    alive = np.ones(len(sd))
+    for trial in surrogate.observations:
+        if trial.diverged:
+            alive *= 1.0 - DIVERGES * nearness(surrogate, candidates, trial)
     shown = trial_share(surrogate, candidates, np.exp(np.median(own_costs, axis=0)))
-    prospects = Prospects(excess(log_scores), own_costs, bar, of_incumbent, sd, shown)
+    prospects = Prospects(excess(log_scores), own_costs, bar, of_incumbent, sd, alive, shown)
     if run is None:
         return prospects, None
     own = surrogate.log_scores_of_run(run, beyond=HORIZON)[rows][:, None]

@@ -33,15 +33,16 @@ _REFUSED = {
 LEAST_REPORTS = 3
 LEAST_STEPS = 16
 """No trial ends before so many steps and reports: until then every setting looks like any other."""
-LEAST_SHARE = 0.07
-"""Nor before it has spent this share of what the best trial elsewhere costs."""
+LEAST_SHARE, LEAST_SHARE_OF_OTHERS = 0.07, 0.25
+"""Nor before it has spent this share of what the best trial elsewhere costs; the latter where another sampler proposes,
+which does not come back to a setting that was given up too early."""
 HYSTERESIS = 0.7
 """A trial goes on while its chance per cost that is left is at least this share of the best one elsewhere."""
-WASTE, MANY = 0.5, 8
-"""That share is halved when half of what a trial elsewhere costs has been wasted on trials that were pruned since one
-completed, and when they are so many."""
+MANY = 8
+"""That share is halved when so many trials were pruned early since one completed."""
 MOST_BLIND = 2.0
-"""Before any trial has completed, none spends more than this many times what all others did, unless its end is near."""
+"""With no forecast and before any trial has completed, none spends more than this many times what all others did, unless
+its end is near."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -137,7 +138,8 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         return None
     elsewhere, _, _ = candidates_of(surrogate, {}, np.random.default_rng(run.number))
     seen = prospects_of_running(surrogate, run, elsewhere)
-    if seen is None or seen.spent < LEAST_SHARE * seen.elsewhere_cost:
+    least = LEAST_SHARE if chosen_by_us else LEAST_SHARE_OF_OTHERS
+    if seen is None or seen.spent < least * seen.elsewhere_cost:
         return None
     ends = _is_beaten(seen) if chosen_by_us else seen.beats_incumbent is not None and seen.beats_incumbent < LOST
     if not ends:
@@ -148,7 +150,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
     against = (
         f"against {seen.elsewhere:.0%} for {seen.elsewhere_cost:.3g} at another setting"
         if chosen_by_us or surrogate.incumbent is None
-        else f"against what trial {surrogate.incumbent.number} did"
+        else f"with next to none to beat trial {surrogate.incumbent.number}"
     )
     return Decision(
         "pruned while running",
@@ -165,8 +167,8 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
 
 def _is_beaten(seen: Running) -> bool:
     """Whether a new trial elsewhere is the better use of what this one still costs."""
-    if not seen.has_incumbent and seen.left > seen.spent > MOST_BLIND * seen.others_spent:
+    if seen.blind and seen.left > seen.spent > MOST_BLIND * seen.others_spent:
         return True
     # What was pruned for the sake of something better, and nothing better came of it, was hoped for too much.
-    hoped = (1.0 + seen.wasted / (WASTE * seen.elsewhere_cost)) * (1.0 + (seen.pruned / MANY) ** 2)
+    hoped = 1.0 + (seen.pruned_early / MANY) ** 2
     return seen.index < HYSTERESIS * seen.elsewhere_index / hoped

@@ -75,7 +75,7 @@ TREND_LASTS = 1.5
 UNSEEN_SD = 0.06
 """How much the pace of a trial changes on its way to the goal, for every octave of examples."""
 MOST_TAUGHT = 0.5
-"""A trial that has not ended teaches its neighbours no more than this change of log pace."""
+"""A trial that has not arrived teaches its neighbours no more than this change of log pace, and what it has taken."""
 LEAST_STEEPNESS = 0.01
 """How much log loss falls over log cost at least, where differences of the one are turned into those of the other."""
 
@@ -118,6 +118,7 @@ class Surrogate:
         latest: their log paces as they would be in the end, by their last losses, (1 + n_draws, n_runs).
         trends: how much of that is a change that is yet to come, likewise.
         misfit: root mean square of log(observed / predicted cost) over completed trials.
+        informed: whether a forecast was the starting point.
     """
 
     paced: PacedLaw
@@ -131,6 +132,7 @@ class Surrogate:
     latest: Floats
     trends: Floats
     misfit: float = 0.0
+    informed: bool = False
 
     @property
     def law(self) -> LawPosterior:
@@ -331,6 +333,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
+        informed=forecast is not None,
     )
     surrogate = _with_latest_paces(surrogate)
     return replace(surrogate, misfit=_misfit(surrogate))
@@ -360,9 +363,9 @@ def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
             value = run.values[0] if surrogate.two_objectives else run.values[0] / surrogate.price(run.batch_size)
             latest, trend = math.log(value) - _log_steps_at(table, curves[:, i], v_goal), np.zeros(len(paces))
         else:
-            points = [
-                (n, x) for n, x in zip(run.curve.examples, run.curve.smoothed(), strict=True) if n > 0 and x < fallen
-            ]
+            # The lowest loss so far: a rate near the stability limit jumps, and is soon back.
+            lowest = np.minimum.accumulate(run.curve.smoothed()) if run.curve.losses else ()
+            points = [(n, x) for n, x in zip(run.curve.examples, lowest, strict=True) if n > 0 and x < fallen]
             if not points:
                 continue
             log_steps = np.log([n / run.batch_size for n, _ in points[-LATEST_POINTS:]])
@@ -374,8 +377,14 @@ def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
                 own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * float(octaves))
         known = np.isfinite(latest)
         ends[known, i], trends[known, i] = latest[known], trend[known]
-        taught = np.inf if run.values is not None else MOST_TAUGHT
-        paces[known, i] = np.clip(latest[known], paces[known, i] - taught, paces[known, i] + taught)
+        if run.values is not None:
+            paces[known, i] = latest[known]
+            continue
+        taught = np.clip(latest, paces[:, i] - MOST_TAUGHT, paces[:, i] + MOST_TAUGHT)
+        if v_goal is not None:  # it has not arrived, so it takes longer than it has taken
+            taken = math.log(max(run.curve.examples) / run.batch_size) - _log_steps_at(table, curves[:, i], v_goal)
+            taught = np.maximum(taught, np.where(np.isfinite(taken), taken, taught))
+        paces[known, i] = taught[known]
     return replace(surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd))
 
 
@@ -482,7 +491,7 @@ def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
 
 def _unstable(law: LawPosterior, observations: Sequence[Observation]) -> tuple[tuple[int, float], ...]:
     fine = [(o.batch_size, o.learning_rate) for o in observations if o.usable]
-    before = {(size, rate) for size, rate in law.unstable if not any(b <= size and r >= rate for b, r in fine)}
+    before = {(size, rate) for size, rate in law.unstable if not any(size / 4 <= b <= size and r >= rate for b, r in fine)}
     return tuple(sorted(before | unstable_settings(observations)))
 
 

@@ -45,14 +45,14 @@ class Outcome:
     trials: int
 
 
-def search(arena: Arena, study: optuna.Study, form: Form, *, seed: int, workers: int = 1) -> Outcome:
+def search(arena: Arena, study: optuna.Study, form: Form, *, workers: int = 1) -> Outcome:
     """Run a study until both marks are met or `MOST_TRIALS` trials are used up."""
     spent, trials = [0.0], itertools.count()
     found: list[float | None] = [None] * len(WITHIN)
     order = itertools.count()  # trials that are due at the same time go in the order of their start
     due: list[tuple[float, int, Iterator[tuple[float, Trace | None]]]] = []
     for _ in range(workers):
-        heapq.heappush(due, (0.0, next(order), _trials(arena, study, form, seed, trials)))
+        heapq.heappush(due, (0.0, next(order), _trials(arena, study, form, trials)))
     while due and found[-1] is None:
         now, place, worker = heapq.heappop(due)
         step = next(worker, None)
@@ -69,7 +69,7 @@ def search(arena: Arena, study: optuna.Study, form: Form, *, seed: int, workers:
 
 
 def _trials(
-    arena: Arena, study: optuna.Study, form: Form, seed: int, numbers: Iterator[int]
+    arena: Arena, study: optuna.Study, form: Form, numbers: Iterator[int]
 ) -> Iterator[tuple[float, Trace | None]]:
     """One worker's trials, as (cost since the last event, the trace of a trial that completed just now)."""
     while next(numbers) < MOST_TRIALS:
@@ -78,7 +78,7 @@ def _trials(
         if form.refuses(trial):
             study.tell(trial, state=TrialState.PRUNED)
             continue
-        trace = arena.play(params, 7919 * seed + trial.number)
+        trace = arena.play(params)
         at, pruned = 0.0, False
         for index, report in enumerate(trace.reports):
             yield report.cost - at, None

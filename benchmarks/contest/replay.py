@@ -44,7 +44,7 @@ class Trace:
         reports: rising in cost.
         end: cost at which it ends.
         reached: whether it ends with the goal's loss.
-        ratio: cost of its configuration, mean over seeds, over that of the best; infinite where a seed misses the goal.
+        ratio: its cost over that of the best configuration; infinite where it misses the goal.
         batch_size: what it trains with.
         last_loss: at the end.
     """
@@ -66,7 +66,7 @@ class Arena:
         space: what every contestant searches.
         loss: to be reached.
         best: cost of the best configuration.
-        play: the trace of a trial by its parameters and a seed.
+        play: the trace of a trial by its parameters.
         place: batch size and learning rate of the best configuration, of a sweep.
     """
 
@@ -74,7 +74,7 @@ class Arena:
     space: Mapping[str, optuna.distributions.BaseDistribution]
     loss: float
     best: float
-    play: Callable[[Mapping[str, Any], int], Trace]
+    play: Callable[[Mapping[str, Any]], Trace]
     place: tuple[int, float] = (0, 0.0)
 
 
@@ -112,12 +112,14 @@ def trace_of(run: Run | DesignRun, *, loss: float, best: float, ratio: float) ->
 
 
 def sweep_arena(name: str, seed: int) -> Arena:
-    """The sweep of a problem over batch size and learning rate; a trial becomes one of the nearest one's seeds.
+    """The sweep of a problem over batch size and learning rate.
 
-    A sweep grows around its best configuration, so the middle of its ranges would give that away: of each range a part
-    is cut off, on one side, by chance. The best configuration stays inside.
+    All trials of a study are of one seed of the sweep, as people fix it for a search, and the best configuration is that
+    seed's. A sweep grows around its best configuration, so the middle of its ranges would give that away: of each range
+    a part is cut off, on one side, by chance. The best configuration stays inside.
     """
-    whole = _whole_sweep(name)
+    seeds = PROBLEMS[name].seeds
+    whole = _whole_sweep(name, seeds[seed % len(seeds)])
     rng = np.random.default_rng([seed, 1])
     size, rate = whole.place
     sizes, rates = whole.space[BATCH_SIZE], whole.space[LEARNING_RATE]
@@ -140,41 +142,31 @@ def _cut(low: float, high: float, best: float, margin: float, rng: np.random.Gen
 
 
 @cache
-def _whole_sweep(name: str) -> Arena:
-    sweep, problem = sweep_of(name), PROBLEMS[name]
-    loss = problem.losses[-1]
-    costs = {
-        key: math.exp(float(np.mean(np.log(values)))) / key[0] * PRICE(key[0])
-        for key, values in sweep.examples_to(loss).items()
-    }
-    best = min(costs.values())
-    sizes = sorted({size for size, _ in sweep.configs})
-    rates = sorted({rate for _, rate in sweep.configs})
-    traces = {
-        key: [trace_of(run, loss=loss, best=best, ratio=costs[key] / best) for run in runs]
-        for key, runs in sweep.configs.items()
-    }
+def _whole_sweep(name: str, seed: int) -> Arena:
+    loss = PROBLEMS[name].losses[-1]
+    runs = {(run.batch_size, run.learning_rate): run for run in sweep_of(name).runs if run.seed == seed}
+    costs = {key: run.examples_to(loss) / key[0] * PRICE(key[0]) for key, run in runs.items()}
+    place = min(costs, key=lambda key: costs[key])
+    best = costs[place]
+    sizes, rates = sorted({size for size, _ in runs}), sorted({rate for _, rate in runs})
+    traces = {key: trace_of(run, loss=loss, best=best, ratio=costs[key] / best) for key, run in runs.items()}
 
-    def play(params: Mapping[str, Any], seed: int) -> Trace:
+    def play(params: Mapping[str, Any]) -> Trace:
         size = min(sizes, key=lambda size: abs(math.log2(size) - params[BATCH_SIZE]))
         own = [rate for s, rate in traces if s == size]
-        rate = min(own, key=lambda rate: abs(math.log(rate / params[LEARNING_RATE])))
-        seeds = traces[size, rate]
-        return seeds[seed % len(seeds)]
+        return traces[size, min(own, key=lambda rate: abs(math.log(rate / params[LEARNING_RATE])))]
 
     return Arena(
         name=name,
         space={
-            BATCH_SIZE: optuna.distributions.IntDistribution(
-                sizes[0].bit_length() - 1, sizes[-1].bit_length() - 1
-            ),
+            BATCH_SIZE: optuna.distributions.IntDistribution(sizes[0].bit_length() - 1, sizes[-1].bit_length() - 1),
             LEARNING_RATE: optuna.distributions.FloatDistribution(rates[0], rates[-1], log=True),
         },
         loss=loss,
         best=best,
         play=play,
-        place=min(costs, key=lambda key: costs[key]),
-    )  # fmt: skip
+        place=place,
+    )
 
 
 EXTRAS = {1: ("weight_decay",), 3: ("weight_decay", "memory", "width")}
@@ -231,7 +223,7 @@ def design_arena(name: str, extras: int) -> Arena:
         space={key: every[key] for key in names},
         loss=loss,
         best=best,
-        play=lambda params, seed: traces[nearest(params)],
+        play=lambda params: traces[nearest(params)],
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import optuna
 import pytest
 from optuna.trial import TrialState
-from search.landscape import GOAL, LAW, LOSS, NAMES, PRICE, forecast_of, steps_needed
+from landscape import GOAL, LAW, LOSS, NAMES, PRICE, forecast_of, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
@@ -85,15 +85,17 @@ def test_the_worse_the_larger_the_constraint() -> None:
 
 def test_an_incumbent_is_a_tighter_bar_than_a_prediction() -> None:
     study = optuna.create_study()
-    setting = (64, 0.015)
-    assert not decided(study, *setting).rejected
+    setting = (64, 0.01)
+    first = decided(study, *setting)
+    assert not first.rejected
     best = complete(study, 64, 0.15)
     complete(study, 128, 0.25)
     complete(study, 32, 0.1)
-    decision = decided(study, *setting)
+    decision = decided(study, 64, 0.001)
     assert decision.rejected
     assert decision.incumbent == 1
     assert decision.limit == pytest.approx(1.15 * best)
+    assert decision.limit < 0.5 * (first.limit or 0.0)
     assert f"against {best:.3g} of trial 1" in decision.reason
 
 
@@ -109,7 +111,7 @@ def test_nothing_is_pruned_without_evidence() -> None:
     decision = decided(study, 8, 1e-6, None)
     assert decision == Decision(
         "accepted",
-        "Not judged: there is no forecast, and fewer than two trials reported four losses or more.",
+        "Not judged: there is no forecast, and no trial has reported three losses yet.",
     )
     assert study.trials[0].constraints == {"batchopt": 0.0}
 
@@ -124,9 +126,9 @@ def test_nothing_is_pruned_on_a_law_that_completed_trials_deny() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
     surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST))
     assert isinstance(surrogate, Surrogate)
-    assert judge(surrogate, bar_of(surrogate), 8, 1e-5).rejected
+    assert judge(surrogate, bar_of(surrogate), 8, 1e-5, {}).rejected
     denied = replace(surrogate, misfit=math.inf)
-    decision = judge(denied, bar_of(denied), 8, 1e-5)
+    decision = judge(denied, bar_of(denied), 8, 1e-5, {})
     assert decision.reason == "Accepted: the law does not explain the trials that completed."
 
 
@@ -134,7 +136,7 @@ def test_the_bar_gives_way_by_as_much_as_the_law_missed() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
     surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST))
     assert isinstance(surrogate, Surrogate)
-    sharp, blunt = (judge(s, bar_of(s), 8, 1e-5) for s in (surrogate, replace(surrogate, misfit=math.log(3.0))))
+    sharp, blunt = (judge(s, bar_of(s), 8, 1e-5, {}) for s in (surrogate, replace(surrogate, misfit=math.log(3.0))))
     assert sharp.optimistic == pytest.approx(3.0 * (blunt.optimistic or 0.0))
 
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from search.landscape import GOAL, LOSS, PRICE, SETTINGS, observation, steps_needed
+from landscape import GOAL, LOSS, PRICE, SETTINGS, observation, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -109,7 +109,7 @@ def test_a_run_that_only_returned_its_cost_counts_by_its_crossing() -> None:
     assert set(branch.curve.losses) == {LOSS}
     assert sum(branch.curve.examples) / 4 == pytest.approx(64_000, rel=1e-3)
     assert as_branch(observation(0, 64, 0.1, values=(1_000.0,)), GOAL, None) is None
-    assert as_branch(observation(0, 64, 0.1, examples=EXAMPLES[:3]), GOAL, PRICE) is None
+    assert as_branch(observation(0, 64, 0.1, examples=EXAMPLES[:2]), GOAL, PRICE) is None
 
 
 def test_values_of_the_other_goals() -> None:

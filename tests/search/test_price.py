@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from search.landscape import LAW, LOSS, PRICE, forecast_of, observation, steps_needed
+from landscape import LAW, LOSS, PRICE, forecast_of, observation, steps_needed
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
@@ -13,6 +13,7 @@ from batchopt.step_cost import Knee, StepCost
 
 SECONDS = ReachLoss(LOSS)
 TRUE = StepCost(2e-3, 1e-5)
+KNEE = 100.0
 
 
 def timed(sizes: list[int], true: StepCost = TRUE) -> list[Observation]:
@@ -25,22 +26,31 @@ def timed(sizes: list[int], true: StepCost = TRUE) -> list[Observation]:
 
 
 def test_goals_with_their_own_price() -> None:
-    assert price_of(ReachLoss(LOSS, least="steps"), None, []) == StepCost(1.0, 0.0, unit="steps")
-    assert price_of(LowestLoss(9.0, of=PRICE), None, []) == PRICE
-    assert price_of(ReachLoss(LOSS, least=("steps", "examples")), None, []) is None
+    assert price_of(ReachLoss(LOSS, least="steps"), None, [], KNEE) == StepCost(1.0, 0.0, unit="steps")
+    assert price_of(LowestLoss(9.0, of=PRICE), None, [], KNEE) == PRICE
+    assert price_of(ReachLoss(LOSS, least=("steps", "examples")), None, [], KNEE) is None
 
 
 def test_seconds_are_learned_from_completed_trials() -> None:
-    learned = price_of(SECONDS, None, timed([16, 64, 256, 1024]))
+    learned = price_of(SECONDS, None, timed([16, 64, 256, 1024]), KNEE)
     assert learned is not None
     for size in (16, 128, 1024):
         assert learned(size) == pytest.approx(TRUE(size), rel=0.15)
-    assert price_of(SECONDS, None, timed([16, 64])) is None
-    assert price_of(SECONDS, None, timed([64, 64, 64])) is None
+
+
+def test_before_that_they_are_guessed_and_scaled_to_what_is_known() -> None:
+    assert price_of(SECONDS, None, [], KNEE) == StepCost(KNEE, 1.0, unit="seconds")
+    for sizes in ([64], [16, 64], [64, 64, 64]):
+        guess = price_of(SECONDS, None, timed(sizes), KNEE)
+        assert guess is not None
+        assert guess.per_step == pytest.approx(KNEE * guess.per_example)
+        assert guess(64) == pytest.approx(TRUE(64), rel=0.6)
+    # Nothing tells how far a budget in seconds goes.
+    assert price_of(LowestLoss(within=10.0), None, [], KNEE) is None
 
 
 def test_learned_prices_are_never_negative() -> None:
-    learned = price_of(SECONDS, None, timed([16, 64, 256], StepCost(0.0, 1e-5)))
+    learned = price_of(SECONDS, None, timed([16, 64, 256], StepCost(0.0, 1e-5)), KNEE)
     assert learned is not None
     assert learned.per_step >= 0
     assert learned.per_example == pytest.approx(1e-5, rel=0.15)
@@ -48,19 +58,21 @@ def test_learned_prices_are_never_negative() -> None:
 
 def test_a_measured_price_is_scaled_to_what_trials_took() -> None:
     measured = StepCost(1e-3, 0.5e-5, knees=(Knee(4096.0, 1e-6),), largest_batch_size=8192)
-    scaled = price_of(SECONDS, forecast_of(LAW, step_cost=measured), timed([16, 64, 256]))
+    scaled = price_of(SECONDS, forecast_of(LAW, step_cost=measured), timed([16, 64, 256]), KNEE)
     assert scaled is not None
     assert scaled.per_step == pytest.approx(2e-3, rel=0.15)
     assert scaled.knees[0].per_example == pytest.approx(2e-6, rel=0.15)
     assert scaled.largest_batch_size == 8192
-    assert price_of(SECONDS, forecast_of(LAW, step_cost=measured), []) == measured
+    assert price_of(SECONDS, forecast_of(LAW, step_cost=measured), [], KNEE) == measured
 
 
 def test_balanced_is_priced_by_the_forecast() -> None:
     forecast = forecast_of(LAW)
     goal = ReachLoss(LOSS, least="balanced")
-    assert price_of(goal, forecast, []) == forecast.plan(goal).price
-    assert price_of(ReachLoss(LOSS, least="balanced"), None, []) is None
+    assert price_of(goal, forecast, [], KNEE) == forecast.plan(goal).price
+    guess = price_of(ReachLoss(LOSS, least="balanced"), None, [], KNEE)
+    assert guess is not None
+    assert (guess.per_step, guess.unit) == (KNEE, "S_min + E_min")
 
 
 def test_a_budget_in_seconds_is_priced_by_how_far_trials_came() -> None:
@@ -69,6 +81,6 @@ def test_a_budget_in_seconds_is_priced_by_how_far_trials_came() -> None:
         observation(i, size, 0.1, examples=milestones(round(10.0 / TRUE(size) * size)), values=(0.8,))
         for i, size in enumerate([16, 64, 256])
     ]
-    learned = price_of(goal, None, seen)
+    learned = price_of(goal, None, seen, KNEE)
     assert learned is not None
     assert learned(64) == pytest.approx(TRUE(64), rel=0.05)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.trial import TrialState
-from search.landscape import GOAL, LAW, NAMES, PRICE, forecast_of, losses_of, observation, steps_needed
+from landscape import GOAL, LAW, NAMES, PRICE, forecast_of, losses_of, steps_needed
 
 from batchopt.errors import EvidenceError
-from batchopt.evidence import LossCurve
 from batchopt.planning.goal import LowestLoss
-from batchopt.search import TradeoffPruner, milestones
+from batchopt.search import TradeoffPruner, TradeoffSampler, milestones
 from batchopt.search.judgement import DECISION_KEY, Decision
-from batchopt.search.pruner import decide_running
-from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.pruner import LEAST_STEPS
 
 FORECAST = forecast_of(LAW)
 
@@ -77,7 +73,7 @@ def test_a_loser_ends_early_and_a_winner_never() -> None:
     assert at < 0.4
     decision = Decision.from_json(study.trials[-1].user_attrs[DECISION_KEY])
     assert decision.decision == "pruned while running"
-    assert "of trial 0" in decision.reason
+    assert "next to none to beat trial 0" in decision.reason
     assert 0 < decision.spent < decision.limit
     assert pruned_at(study, 64, 0.15) is None
 
@@ -96,7 +92,7 @@ def test_nothing_ends_before_its_time() -> None:
     trial = started(study, 64, 0.001)
     # Two reports are too few, and three within a quarter of the incumbent's cost too early.
     quarter = 0.25 * steps_needed(64, 0.15) * 64
-    for share in (0.2, 0.4, 0.6, 0.8):
+    for share in (0.1, 0.2, 0.3, 0.5):
         trial.report(2.25 - 0.001 * share, round(share * quarter))
         assert not trial.should_prune()
     trial.report(2.24, round(1.5 * quarter))
@@ -145,20 +141,57 @@ def test_a_pace_that_the_law_does_not_know() -> None:
 
 def test_a_budget_is_judged_by_the_incumbents_loss() -> None:
     goal = LowestLoss(within=30_000.0, of=PRICE)
-    known = Known(StudySettings(goal, "batch_size", False, "lr"), FORECAST)
-    surrogate = build_surrogate(optuna.create_study(), known)
-    assert isinstance(surrogate, Surrogate)
+    study = study_of(goal=goal)
     steps = 30_000.0 / PRICE(64)
-    loss = float(LAW.losses_at([64.0], [0.15], [steps * 64])[0, 0])
-    best = observation(0, 64, 0.15, values=(loss,))
-    surrogate = replace(surrogate, observations=(best,))
-    half = milestones(round(0.5 * steps * 64))
-    slow, fast = observation(1, 64, 0.01, examples=half), observation(2, 64, 0.17, examples=half)
-    decision = decide_running(surrogate, slow)
-    assert decision is not None
-    assert decision.rejected
-    assert decide_running(surrogate, fast) is None
-    assert decide_running(surrogate, replace(slow, curve=LossCurve((), ()))) is None
+    study.tell(started(study, 64, 0.15), float(LAW.losses_at([64.0], [0.15], [steps * 64])[0, 0]))
+    half = milestones(round(0.6 * steps * 64))
+
+    def ends(rate: float) -> bool:
+        trial = started(study, 64, rate)
+        for n, loss in zip(half, losses_of(64, rate, half, trial.number), strict=True):
+            trial.report(loss, n)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return True
+        study.tell(trial, state=TrialState.PRUNED)
+        return False
+
+    assert ends(0.01)
+    assert not ends(0.17)
+
+
+def test_beside_our_sampler_short_runs_come_first() -> None:
+    """With no forecast the first trial ends early, before anything has completed; the second study goes on to the end."""
+    sampler = TradeoffSampler(goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
+    at = pruned_at(study, 64, 0.01)
+    assert at is not None
+    assert at < 0.2
+    decision = Decision.from_json(study.trials[0].user_attrs[DECISION_KEY])
+    assert "at another setting" in decision.reason
+
+
+def test_nothing_ends_within_its_first_steps() -> None:
+    sampler = TradeoffSampler(goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
+    trial = started(study, 256, 1e-5)
+    for step in range(2, LEAST_STEPS):
+        trial.report(2.3, step * 256)
+        assert not trial.should_prune()
+
+
+def test_pruners_that_cannot_be_inside_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="must not be a HyperbandPruner, which finds its brackets only as the study's own"):
+        TradeoffPruner(inner=optuna.pruners.HyperbandPruner())
+    with pytest.raises(ValueError, match="must not be a WilcoxonPruner"):
+        TradeoffPruner(inner=optuna.pruners.WilcoxonPruner())
+    for inner in (
+        optuna.pruners.PercentilePruner(25.0),
+        optuna.pruners.ThresholdPruner(upper=3.0),
+        optuna.pruners.SuccessiveHalvingPruner(),
+        optuna.pruners.PatientPruner(MedianPruner(), patience=2),
+    ):
+        assert started(study_of(inner=inner), 64, 0.15).should_prune() is False
 
 
 def test_an_inner_pruner_may_end_a_trial_too() -> None:

@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState
-from search.landscape import BEST, GOAL, LAW, LOSS, NAMES, PRICE, Objective, forecast_of, steps_needed
+from landscape import BEST, GOAL, LAW, LOSS, NAMES, PRICE, Objective, forecast_of, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast

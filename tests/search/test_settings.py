@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 import pytest
 from forecasting.synthetic import true_law
-from search.landscape import GOAL, forecast_of
+from landscape import GOAL, forecast_of
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss

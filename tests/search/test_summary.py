@@ -7,7 +7,7 @@ import math
 import optuna
 import pytest
 from optuna.trial import TrialState
-from search.landscape import GOAL, LAW, NAMES, Objective, forecast_of
+from landscape import GOAL, LAW, NAMES, Objective, forecast_of
 
 from batchopt.errors import EvidenceError
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise
@@ -23,7 +23,7 @@ def study() -> optuna.Study:
     """Three completed trials, two pruned before compute and one later, a failed one and one out of memory."""
     sampler = TradeoffSampler(forecast_of(LAW), goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
     study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
-    for size, rate in ((64, 0.1), (64, 0.2), (128, 0.2), (8, 1e-4), (2048, 1e-4)):
+    for size, rate in ((64, 0.12), (64, 0.15), (64, 0.18), (8, 1e-4), (2048, 1e-4)):
         study.enqueue_trial({"batch_size": size, "lr": rate})
     study.optimize(Objective(), n_trials=5)
     study.enqueue_trial({"batch_size": 64, "lr": 0.01})
