@@ -10,12 +10,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 
-.PHONY: demo test lint types contracts pytest slow gpu clean
+.PHONY: demo test lint types contracts pytest compat slow gpu clean
 
 demo: $(VENV)/.run
 	$(BIN)/batchopt demo
 
-test: lint types contracts pytest
+test: lint types contracts pytest compat
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -30,6 +30,11 @@ contracts: $(VENV)/.dev
 pytest: $(VENV)/.dev
 	rm -f .coverage .coverage.*
 	$(BIN)/pytest -q -n 2 --cov --cov-report=term:skip-covered --durations=10
+
+# The oldest Optuna that is supported, in front of the newest.
+compat: $(VENV)/.dev
+	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/optuna-4.8 optuna==4.8.0
+	PYTHONPATH=$(VENV)/optuna-4.8 $(BIN)/pytest -q -n 2 tests/search/test_good_citizen.py tests/search/test_pruner.py
 
 slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow

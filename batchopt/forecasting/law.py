@@ -121,8 +121,8 @@ class LawPosterior(Record):
             batch_sizes: (k,).
             learning_rates: (k,).
             loss: to be reached.
-            beyond: stop this far in v beyond the lowest loss that was observed, which gives too few steps to a loss that
-                is further away, but steps that can be compared; None to go to the loss.
+            beyond: stop this far in v beyond the lowest loss that was observed: too few steps to a loss that is further
+                away, but steps that can be compared; None to go to the loss.
 
         Returns:
             (1 + n_draws, k): the best guess, then the draws; inf where the loss is not reached or the run diverges.
@@ -147,7 +147,9 @@ class LawPosterior(Record):
             (1 + n_draws, k): the best guess, then the draws; inf where the run diverges.
         """
         batch_sizes = np.asarray(batch_sizes, float)
-        return self.losses_after(batch_sizes, np.asarray(learning_rates, float), np.asarray(examples, float) / batch_sizes)
+        return self.losses_after(
+            batch_sizes, np.asarray(learning_rates, float), np.asarray(examples, float) / batch_sizes
+        )
 
     def losses_after(self, batch_sizes: Floats, learning_rates: Floats, steps: Floats) -> Floats:
         """Losses after steps, (k,) or (1 + n_draws, k), at k pairs of batch size and learning rate: as `losses_at`."""

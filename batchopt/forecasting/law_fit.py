@@ -121,7 +121,10 @@ def fit_law(
     initial = initial_loss_of(runs) if initial_loss is None or initial_loss <= 0 else initial_loss
     _, points = collect(runs, initial)
     frame = frame_of(runs, initial, delay=delay)
-    centre = {"log_b": (math.log(points.batch_sizes.max()), _CENTRE_SD), "log_lr": (float(np.log(points.learning_rates).mean()), _CENTRE_SD)}
+    centre = {
+        "log_b": (math.log(points.batch_sizes.max()), _CENTRE_SD),
+        "log_lr": (float(np.log(points.learning_rates).mean()), _CENTRE_SD),
+    }
     prior = wide_prior(centre, len(frame.knots) - 1, adaptive)
     fits = [_fit(points, frame, prior, [], _starts(prior))]
     if noise:
@@ -311,6 +314,7 @@ def wide_prior(centre: dict[str, tuple[float, float]], n_slopes: int, adaptive: 
 
 
 def posterior_of(runs: Sequence[Branch], points: Points, frame: Frame, best: Floats, draws: Floats) -> LawPosterior:
+    """The law of runs, from the best parameters and draws of a fit to their points."""
     sizes = [branch.batch_size for branch in runs]
     diverged = [branch for branch in runs if branch.outcome == "diverged"]
     return LawPosterior(

@@ -70,9 +70,9 @@ class Points:
 class Misfit:
     """Residuals of parameter rows: curves, then prior, then noise readings and their nuisances.
 
-    A row holds the law's parameters, then the log pace of every run where runs have one of their own, then for each kind
-    of noise scale the offset and the trend of its log ratio to the local critical batch size. Residuals of curves are
-    soft: large ones count by their size, not by its square.
+    A row holds the law's parameters, then the log pace of every run where runs have one of their own, then for each
+    kind of noise scale the offset and the trend of its log ratio to the local critical batch size. Residuals of curves
+    are soft: large ones count by their size, not by its square.
 
     Attributes:
         points: of the curves.
@@ -126,12 +126,13 @@ class Misfit:
         return whitened
 
     def loss_jacobian(self, rows: Floats) -> Floats:
-        """Derivatives by the slopes of F alone, zero for all other parameters: a search that leaves those as they are."""
+        """Derivatives by the slopes of F alone, zero for all other parameters, which a search then leaves alone."""
         count, width = len(self.points.steps), len(self.prior.mean)
         law, log_paces, _ = self._parts(rows)
         table = self.frame.table(law)
         v = self._progress(table, self._steps(log_paces))
-        whitened = (table.log_loss(v) - self.points.log_losses) * self.points.weights + self._shifts(len(rows))[:, :count]
+        shifts = self._shifts(len(rows))[:, :count]
+        whitened = (table.log_loss(v) - self.points.log_losses) * self.points.weights + shifts
         outer = _soft_slope(whitened) * self.points.weights
         slopes = slice(len(SHAPE), width)
         out = np.zeros((len(rows), self.n_residuals, rows.shape[1]))

@@ -1,12 +1,12 @@
 """The law fitted to the trials of a search, each at a pace of its own that a Gaussian process explains.
 
-Trials differ in more than the law knows: other hyperparameters, seeds, what the law misses far from its best rates. Here
-a run takes e^r times the steps of the law, r a Gaussian process over the places of the trials, so that a run's pace
-carries over to its neighbours and leaves the law alone. Law and paces are found together; the posterior is the Gaussian
-around the optimum, sampled as in `law_fit`.
+Trials differ in more than the law knows: other hyperparameters, seeds, what the law misses far from its best rates.
+Here a run takes e^r times the steps of the law, r a Gaussian process over the places of the trials, so that a run's
+pace carries over to its neighbours and leaves the law alone. Law and paces are found together; the posterior is the
+Gaussian around the optimum, sampled as in `law_fit`.
 
 Notation
-    u    place of a trial: batch size, learning rate and other parameters, in units of the distance over which paces change
+    u    place of a trial: batch size, learning rate and others, in units of the distance over which paces change
     r    log pace of a run, a smooth part over u plus what is its own
 """
 
@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.law import SHAPE, Frame, LawPosterior
+from batchopt.forecasting.law import SHAPE, LawPosterior
 from batchopt.forecasting.law_fit import collect, frame_of, initial_loss_of, posterior_of, prior_of, wide_prior
 from batchopt.forecasting.least_squares import minimise
-from batchopt.forecasting.misfit import Misfit, Points, Prior
+from batchopt.forecasting.misfit import Misfit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +37,7 @@ OWN_SD = 0.06
 MODEL_ERROR, INDEPENDENT_POINTS = 0.05, 4.0
 """As in `law_fit`, and smaller: paces take up much of what the law misses."""
 SHORT_RUN_SD = 0.06
-"""Standard deviation of a log loss that may be jitter, times the number of points: a few do not show how they scatter."""
+"""Standard deviation of a log loss that may be jitter, times the number of points: few do not show how they scatter."""
 FIRST_STEPS = 10.0
 """Losses after so many steps count half: optimizers are not themselves yet."""
 SEARCH_STEPS, DRAW_STEPS, LOSS_STEPS = 12, 2, 4

@@ -120,9 +120,7 @@ def bar_of(surrogate: Surrogate) -> Bar:
     return Bar(target)
 
 
-def judge(
-    surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float, params: Mapping[str, Any]
-) -> Decision:
+def judge(surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float, params: Mapping[str, Any]) -> Decision:
     """Compare a setting's optimistic cost with what it must beat.
 
     The optimistic end allows for the draws' spread, for what trials near the setting leave open, and for the factor by

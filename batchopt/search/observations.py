@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MEMORY_CONSTRAINT = "batchopt:memory"
 """A trial that ran out of memory says so by `trial.set_constraint("batchopt:memory", 1.0)`."""
 CONSTRAINT = "batchopt"
-MOST_CURVES = 32
+MOST_CURVES = 24
 """Curves that a fit uses: the best trials, then the longest runs."""
 LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+PROPOSAL_KEY = "batchopt:proposal"
+"""User attribute of a trial: why it was proposed, in a sentence."""
 FIRST_SPREAD, SPREAD_EVERY = 3, 8
 """The first trials (without a forecast), and every so many later, fill the space."""
 PRIMES = (2, 3)
@@ -33,18 +35,17 @@ WIDEST_EXCHANGE = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Values of the parameters as Optuna holds them, and the setting that they stand for."""
+    """Values of the parameters as Optuna holds them, the setting that they stand for, and why it is proposed."""
 
     batch_value: Any
     rate_value: Any
     batch_size: int
     learning_rate: float
-    others: Mapping[str, Any] = field(default_factory=dict)
+    others: Mapping[str, Any]
+    reason: str
 
 
-def propose(
-    surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: np.random.Generator
-) -> Proposal | None:
+def propose(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: np.random.Generator) -> Proposal | None:
     """The most promising setting of the surrogate's space; None where the law knows none.
 
     Args:
@@ -70,7 +71,9 @@ def propose(
     best = int(np.argmax(index))
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
     at = sizes.nearest(candidates.batch_sizes[best]), rates.nearest(candidates.learning_rates[best])
-    return _at(surrogate.space, *at, rng, drawn[int(which[best])])
+    p, cost = float(prospects.success()[best]), math.exp(float(np.median(prospects.log_costs[:, best])))
+    reason = f"A chance of {p:.0%} to be worth {cost:.3g} {believed.price.unit}, the best for its cost."
+    return _at(surrogate.space, *at, rng, drawn[int(which[best])], reason)
 
 
 def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], count: int, rng: np.random.Generator) -> Proposal:
@@ -78,7 +81,8 @@ def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], count: int, rng: np
     axes = (surrogate.space.batch_sizes, surrogate.space.learning_rates)
     at = [spread_index(axis, count, base) for axis, base in zip(axes, PRIMES, strict=True)]
     free = [(name, kind) for name, kind in surrogate.places.others if name not in chosen]
-    return _at(surrogate.space, at[0], at[1], rng, {name: draw(kind, None, rng) for name, kind in free})
+    others = {name: draw(kind, None, rng) for name, kind in free}
+    return _at(surrogate.space, at[0], at[1], rng, others, "Fills the space, in case the law is misled.")
 
 
 def spread_index(axis: Axis, count: int, base: int) -> int:
@@ -118,11 +122,11 @@ def _away_from_running(surrogate: Surrogate, candidates: Candidates) -> Floats:
 
 
 def _at(
-    space: Space, size_index: int, rate_index: int, rng: np.random.Generator, others: Mapping[str, Any] | None = None
+    space: Space, size_index: int, rate_index: int, rng: np.random.Generator, others: Mapping[str, Any], reason: str
 ) -> Proposal:
     batch_value, batch_size = space.batch_sizes.jittered(size_index, rng)
     rate_value, learning_rate = space.learning_rates.jittered(rate_index, rng)
-    return Proposal(batch_value, rate_value, int(batch_size), learning_rate, others or {})
+    return Proposal(batch_value, rate_value, int(batch_size), learning_rate, others, reason)
 
 
 def within(surrogate: Surrogate, *, batch_sizes: Axis | None = None, learning_rates: Axis | None = None) -> Surrogate:

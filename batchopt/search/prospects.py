@@ -1,13 +1,13 @@
 """How likely settings are to be worth their cost: what the sampler maximises and the pruner compares.
 
-A setting succeeds if it costs no more than 15 % above the least that any setting costs, and 7 % less than the best trial
-did. Under a draw of the posterior that is certain but for what the law does not know about the setting; over the draws
-it is a probability, p. What counts is p per cost: the next trial has the largest, and a running trial goes on while
-its own p per cost *that is left* is not beaten by starting anew elsewhere.
+A setting succeeds if it costs no more than 15 % above the least that any setting costs, and 10 % less than the best
+trial did. Under a draw of the posterior that is certain but for what the law does not know about the setting; over the
+draws it is a probability, p. What counts is p per cost: the next trial has the largest, and a running trial goes on
+while its own p per cost *that is left* is not beaten by starting anew elsewhere.
 
 Notation
     e    log cost of a setting above the least, under a draw; of `LowestLoss`, the loss converted by how steep it falls
-    p    P(e <= log 1.15, and e below the incumbent's by 7 %)
+    p    P(e <= log 1.15, and e below the incumbent's by 10 %)
 """
 
 from __future__ import annotations

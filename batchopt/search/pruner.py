@@ -41,8 +41,8 @@ HYSTERESIS = 0.7
 MANY = 8
 """That share is halved when so many trials were pruned early since one completed."""
 MOST_BLIND = 2.0
-"""With no forecast and before any trial has completed, none spends more than this many times what all others did, unless
-its end is near."""
+"""With no forecast and before any trial has completed, none spends more than this many times what all others did,
+unless its end is near."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -53,9 +53,9 @@ class TradeoffPruner(BasePruner):
     Before the first report it decides as `check` does. Later a trial ends when its chance to be among the best, for the
     cost that is left, falls below what a new trial at another setting promises; the more trials have ended so without
     any better coming of it, the less that counts. So short runs come first, before any trial has completed. Where
-    another sampler than `TradeoffSampler` proposes, a trial ends when it has next to no chance to beat the best completed
-    one. A loss that is not finite ends it at once. Reports may be at any number of examples; no trial ends within its first
-    three reports or 16 steps.
+    another sampler than `TradeoffSampler` proposes, a trial ends when it has next to no chance to beat the best
+    completed one. A loss that is not finite ends it at once. Reports may be at any number of examples; no trial ends
+    within its first three reports or 16 steps.
 
     Args:
         forecast: read from the study where it is left out; without one the law is learned from the trials alone.

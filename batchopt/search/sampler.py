@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import known_trials
 from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
-from batchopt.search.proposal import PRIMES, first_value, propose, within
+from batchopt.search.proposal import PRIMES, PROPOSAL_KEY, first_value, propose, within
 from batchopt.search.settings import Given, Known, find, remember
 from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit
 
@@ -24,25 +26,30 @@ if TYPE_CHECKING:
 
 
 class TradeoffSampler(BaseSampler):
-    """Samples batch size and learning rate by the trade-off law, everything else by another sampler.
+    """Samples batch size, learning rate and what else every trial has, by the trade-off law.
 
-    The two are proposed jointly: the best setting under one draw of what is believed about the law, so that workers
-    differ. A setting that does not fit in memory, or that the trade-off rules out, is not proposed. The law starts from
-    the forecast and is fitted again to the reports and values of the finished trials; without a forecast, and until two
-    trials reported four losses, the base sampler proposes these two as well. Evidence and settings are kept in the
-    study, nothing that matters on the sampler. In a study that lacks the two parameters it is the base sampler.
+    The next trial is the setting with the best chance to be worth what it costs, over what is believed about the law
+    and about the pace of trials nearby. Parallel workers keep away from what is running. A setting that does not fit in
+    memory, or that the trade-off rules out, is not proposed. The law starts from the forecast and is fitted again to
+    the reports and values of all trials; without a forecast the first three trials fill the space, and every eighth
+    trial does so later, because the law may have been misled. Evidence and settings are kept in the study, nothing that
+    matters on the sampler; why a trial was proposed is its user attribute `batchopt:proposal`. In a study that lacks
+    the two parameters it is the base sampler.
 
     Under `ReachLoss` the objective returns the cost at the crossing in the goal's unit, under `LowestLoss` the loss at
-    the end of the budget. Trials report the loss against examples seen. Do not trust it where trials also vary what the
-    law does not know and what matters more than batch size and learning rate.
+    the end of the budget. Trials report the loss against examples seen. Do not trust it where the learning rate decays
+    over a horizon that differs between trials: losses along the way then mean different things.
 
     Args:
         forecast: from a probe; None to learn the law from the trials alone (or to read the study's).
         goal: what the objective's value means.
         batch_size: name of the parameter; `Log2(name)`, or a name that begins with `log2_`, if it holds the exponent.
         learning_rate: name of the parameter.
-        base: sampler of everything else; None for `TPESampler(seed=seed)`.
+        base: sampler of parameters that only some trials have; None for `TPESampler(seed=seed)`.
         seed: of the proposals.
+
+    Raises:
+        ValueError: the base is a grid or brute-force sampler.
     """
 
     def __init__(
@@ -60,6 +67,11 @@ class TradeoffSampler(BaseSampler):
             raise TypeError("goal, batch_size and learning_rate must be given")
         if base is not None and not isinstance(base, BaseSampler):
             raise TypeError(f"base must be an Optuna sampler or None, got {base!r}")
+        if isinstance(base, GridSampler | BruteForceSampler):
+            raise ValueError(
+                f"base must not be a {type(base).__name__}, which runs through a list of its own: take TPESampler, "
+                "RandomSampler, QMCSampler or GPSampler, or leave it out"
+            )
         self._base = base if base is not None else TPESampler(seed=seed)
         self._entropy = _fresh_entropy() if seed is None else seed
 
@@ -114,7 +126,7 @@ class TradeoffSampler(BaseSampler):
             # One of the two is fixed by a wrapper: the other is proposed beside it, once it is known.
             return params
         own = {name: kind for name, kind in search_space.items() if name in joint or name in names}
-        return {**params, **self._proposed(trial, known, surrogate, own, {**params, **fixed})}
+        return {**params, **self._proposed(study, trial, known, surrogate, own, {**params, **fixed})}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -128,11 +140,13 @@ class TradeoffSampler(BaseSampler):
         surrogate = build_surrogate(study, known, without=trial.number)
         if isinstance(surrogate, Surrogate):
             chosen = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            proposed = self._proposed(trial, known, surrogate, {param_name: param_distribution}, chosen)
+            proposed = self._proposed(study, trial, known, surrogate, {param_name: param_distribution}, chosen)
             if param_name in proposed:
                 return proposed[param_name]
         if param_name == names[0]:
             axis = axis.up_to(memory_limit(known, known_trials(study)))
+        if param_name == names[1]:
+            self._tell(study, trial, "Fills the space: nothing is known yet.")
         return first_value(axis, trial.number, PRIMES[names.index(param_name)], self._rng(trial))
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
@@ -144,8 +158,14 @@ class TradeoffSampler(BaseSampler):
             return batch_size_axis(distribution, exponent=known.settings.exponent)
         return learning_rate_axis(distribution)
 
+    def _tell(self, study: Study, trial: FrozenTrial, reason: str) -> None:
+        # A trial of the caller's own making is not in the storage, and is not told.
+        with contextlib.suppress(KeyError, UpdateFinishedTrialError):
+            study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL_KEY, reason)
+
     def _proposed(
         self,
+        study: Study,
         trial: FrozenTrial,
         known: Known,
         surrogate: Surrogate,
@@ -168,6 +188,8 @@ class TradeoffSampler(BaseSampler):
         proposal = propose(searched, chosen, trial.number, self._rng(trial))
         if proposal is None:
             return {}
+        if PROPOSAL_KEY not in trial.user_attrs and own.keys() >= {settings.batch_size, settings.learning_rate}:
+            self._tell(study, trial, proposal.reason)
         values = {
             **proposal.others,
             settings.batch_size: proposal.batch_value,

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import BatchoptError
 from batchopt.search.judgement import DECISION_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
+from batchopt.search.proposal import PROPOSAL_KEY
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate, build_surrogate
 
@@ -134,7 +135,12 @@ def _reasons(study: optuna.Study) -> list[str]:
         for trial in trials
         if (decision := decision_of(trial)) is not None and decision.rejected
     ]
-    return [f"Trial {number}, {decision.decision}: {decision.reason}" for number, decision in told[-REASONS_SHOWN:]]
+    lines = [f"Trial {number}, {decision.decision}: {decision.reason}" for number, decision in told[-REASONS_SHOWN:]]
+    proposed = [trial for trial in study.get_trials(deepcopy=False) if PROPOSAL_KEY in trial.user_attrs]
+    return [
+        *lines,
+        *(f"Trial {t.number}, proposed: {t.user_attrs[PROPOSAL_KEY]}" for t in proposed[-REASONS_SHOWN:]),
+    ]
 
 
 def _ran_out_of_memory(trial: FrozenTrial) -> bool:

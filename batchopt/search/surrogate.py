@@ -342,8 +342,8 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
 def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
     """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says.
 
-    Neighbours learn from that up to a point, and the less the further the goal is: what goes wrong with one trial in the
-    end need not go wrong beside it.
+    Neighbours learn from that up to a point, and the less the further the goal is: what goes wrong with one trial in
+    the end need not go wrong beside it.
     """
     law, table = surrogate.law, surrogate.law.table()
     by_number = {o.number: o for o in surrogate.observations}
@@ -373,7 +373,9 @@ def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
             to_goal = None if v_goal is None else _log_steps_at(table, curves[:, i], v_goal) - of_law[-1]
             latest, trend = _pace_in_the_end(log_steps, np.array(of_law), to_goal)
             if to_goal is not None:
-                octaves = np.nanmedian(np.maximum(to_goal, 0.0)) / math.log(2.0) if np.any(np.isfinite(to_goal)) else 5.0
+                octaves = (
+                    np.nanmedian(np.maximum(to_goal, 0.0)) / math.log(2.0) if np.any(np.isfinite(to_goal)) else 5.0
+                )
                 own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * float(octaves))
         known = np.isfinite(latest)
         ends[known, i], trends[known, i] = latest[known], trend[known]
@@ -385,7 +387,9 @@ def _with_latest_paces(surrogate: Surrogate) -> Surrogate:
             taken = math.log(max(run.curve.examples) / run.batch_size) - _log_steps_at(table, curves[:, i], v_goal)
             taught = np.maximum(taught, np.where(np.isfinite(taken), taken, taught))
         paces[known, i] = taught[known]
-    return replace(surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd))
+    return replace(
+        surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd)
+    )
 
 
 def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) -> tuple[Floats, Floats]:
@@ -491,7 +495,9 @@ def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
 
 def _unstable(law: LawPosterior, observations: Sequence[Observation]) -> tuple[tuple[int, float], ...]:
     fine = [(o.batch_size, o.learning_rate) for o in observations if o.usable]
-    before = {(size, rate) for size, rate in law.unstable if not any(size / 4 <= b <= size and r >= rate for b, r in fine)}
+    before = {
+        (size, rate) for size, rate in law.unstable if not any(size / 4 <= b <= size and r >= rate for b, r in fine)
+    }
     return tuple(sorted(before | unstable_settings(observations)))
 
 

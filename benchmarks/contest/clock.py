@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import optuna
-from contest.replay import Arena, Trace
 from optuna.trial import TrialState
 
+from contest.replay import Arena, Trace
+
 MOST_TRIALS = 150
+MORE_TRIALS = 25
+"""After the first mark a search goes on for so many trials, to meet the second."""
 WITHIN = (1.2, 1.1)
 
 
@@ -46,14 +49,15 @@ class Outcome:
 
 
 def search(arena: Arena, study: optuna.Study, form: Form, *, workers: int = 1) -> Outcome:
-    """Run a study until both marks are met or `MOST_TRIALS` trials are used up."""
+    """Run a study until both marks are met, or for `MOST_TRIALS` trials, or `MORE_TRIALS` after the first mark."""
     spent, trials = [0.0], itertools.count()
     found: list[float | None] = [None] * len(WITHIN)
     order = itertools.count()  # trials that are due at the same time go in the order of their start
     due: list[tuple[float, int, Iterator[tuple[float, Trace | None]]]] = []
     for _ in range(workers):
         heapq.heappush(due, (0.0, next(order), _trials(arena, study, form, trials)))
-    while due and found[-1] is None:
+    first_at = MOST_TRIALS
+    while due and found[-1] is None and len(study.get_trials(deepcopy=False)) <= first_at + MORE_TRIALS:
         now, place, worker = heapq.heappop(due)
         step = next(worker, None)
         if step is None:
@@ -64,6 +68,8 @@ def search(arena: Arena, study: optuna.Study, form: Form, *, workers: int = 1) -
             for i, within in enumerate(WITHIN):
                 if found[i] is None and finished.ratio <= within:
                     found[i] = spent[0] / arena.best
+            if found[0] is not None and first_at == MOST_TRIALS:
+                first_at = len(study.get_trials(deepcopy=False))
         heapq.heappush(due, (now + cost, place, worker))
     return Outcome(tuple(found), spent[0] / arena.best, len(study.get_trials(deepcopy=False)))
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import optuna
-from contest.replay import BATCH_SIZE, LEARNING_RATE, UNITS, Arena, Trace
 from optuna import pruners, samplers
 from truth.design import PRICE
 
 import batchopt
 from batchopt import Forecast, ReachLoss
-
+from contest.replay import BATCH_SIZE, LEARNING_RATE, UNITS, Arena, Trace
 
 FIRST_OF_RIVALS = 0.25
 

@@ -18,6 +18,7 @@ from truth.curves import Run
 from truth.design import DESIGNS, PRICE, DesignRun, unpack_design
 from truth.problems import PROBLEMS
 from truth.tradeoff import sweep_of
+from truth.training import FIRST_EVALUATION_STEPS
 
 MOST_COSTS = 10.0
 FIRST_REPORT = 1.0 / 64.0
@@ -90,13 +91,15 @@ def trace_of(run: Run | DesignRun, *, loss: float, best: float, ratio: float) ->
     examples, losses = np.array(run.examples, float), np.array(run.losses, float)
     reached = Run.examples_to(run, loss)  # type: ignore[arg-type]
     cap = MOST_COSTS * best
-    end = min(reached, examples[-1]) * per_example
+    # A run whose loss was never finite again after it began has cost its steps to the first evaluation all the same.
+    end = max(min(reached, examples[-1]) * per_example, FIRST_EVALUATION_STEPS * PRICE(run.batch_size))
     log_examples, log_losses = np.log(examples + 1.0), np.log(losses)
 
     def loss_at(cost: float) -> float:
         return float(np.exp(np.interp(math.log(cost / per_example + 1.0), log_examples, log_losses)))
 
-    first = examples[examples > 0][0] * per_example  # nobody has seen a loss before the first evaluation
+    # Nobody has seen a loss before the first evaluation.
+    first = examples[1] * per_example if len(examples) > 1 and examples[0] == 0 else examples[0] * per_example
     costs = [cost for cost in milestones(best) if first <= cost < min(end, cap)]
     reports = [Report(cost, round(cost / per_example), loss_at(cost)) for cost in costs]
     if run.outcome == "diverged" and end <= cap:
@@ -114,9 +117,9 @@ def trace_of(run: Run | DesignRun, *, loss: float, best: float, ratio: float) ->
 def sweep_arena(name: str, seed: int) -> Arena:
     """The sweep of a problem over batch size and learning rate.
 
-    All trials of a study are of one seed of the sweep, as people fix it for a search, and the best configuration is that
-    seed's. A sweep grows around its best configuration, so the middle of its ranges would give that away: of each range
-    a part is cut off, on one side, by chance. The best configuration stays inside.
+    All trials of a study are of one seed of the sweep, as people fix it for a search, and the best configuration is
+    that seed's. A sweep grows around its best configuration, so the middle of its ranges would give that away: of each
+    range a part is cut off, on one side, by chance. The best configuration stays inside.
     """
     seeds = PROBLEMS[name].seeds
     whole = _whole_sweep(name, seeds[seed % len(seeds)])

@@ -24,8 +24,8 @@ from batchopt.probing.run import TrainingRun
 from truth import models
 from truth.curves import FOLDER
 from truth.problems import PROBLEMS, make
-from truth.training import EVALUATION_RATIO, FIRST_EVALUATION_STEPS, ended, whole_steps
 from truth.tradeoff import sweep_of
+from truth.training import EVALUATION_RATIO, FIRST_EVALUATION_STEPS, ended, whole_steps
 
 RUNS = 500
 PRICE = StepCost(per_step=64.0, per_example=1.0)

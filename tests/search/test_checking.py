@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 from landscape import GOAL, LAW, LOSS, NAMES, PRICE, forecast_of, steps_needed
+from optuna.trial import TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast

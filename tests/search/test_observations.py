@@ -6,9 +6,9 @@ import math
 
 import optuna
 import pytest
+from landscape import GOAL, LOSS, PRICE, SETTINGS, observation, steps_needed
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from landscape import GOAL, LOSS, PRICE, SETTINGS, observation, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss

@@ -7,9 +7,9 @@ import pickle
 
 import optuna
 import pytest
+from landscape import GOAL, LAW, NAMES, PRICE, forecast_of, losses_of, steps_needed
 from optuna.pruners import MedianPruner, NopPruner
 from optuna.trial import TrialState
-from landscape import GOAL, LAW, NAMES, PRICE, forecast_of, losses_of, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss
@@ -161,7 +161,8 @@ def test_a_budget_is_judged_by_the_incumbents_loss() -> None:
 
 
 def test_beside_our_sampler_short_runs_come_first() -> None:
-    """With no forecast the first trial ends early, before anything has completed; the second study goes on to the end."""
+    """With no forecast the first trial ends early, before anything has completed; the second study goes on to the
+    end."""
     sampler = TradeoffSampler(goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
     study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
     at = pruned_at(study, 64, 0.01)
@@ -181,7 +182,9 @@ def test_nothing_ends_within_its_first_steps() -> None:
 
 
 def test_pruners_that_cannot_be_inside_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="must not be a HyperbandPruner, which finds its brackets only as the study's own"):
+    with pytest.raises(
+        ValueError, match="must not be a HyperbandPruner, which finds its brackets only as the study's own"
+    ):
         TradeoffPruner(inner=optuna.pruners.HyperbandPruner())
     with pytest.raises(ValueError, match="must not be a WilcoxonPruner"):
         TradeoffPruner(inner=optuna.pruners.WilcoxonPruner())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from landscape import BEST, GOAL, LAW, LOSS, NAMES, PRICE, Objective, forecast_of, steps_needed
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
@@ -19,7 +20,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState
-from landscape import BEST, GOAL, LAW, LOSS, NAMES, PRICE, Objective, forecast_of, steps_needed
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast

@@ -6,8 +6,8 @@ import math
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 from landscape import GOAL, LAW, NAMES, Objective, forecast_of
+from optuna.trial import TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise

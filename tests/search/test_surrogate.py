@@ -9,8 +9,6 @@ import numpy as np
 import optuna
 import pytest
 from forecasting.synthetic import true_law
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
 from landscape import (
     BEST,
     LAW,
@@ -22,6 +20,8 @@ from landscape import (
     observation,
     steps_needed,
 )
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast

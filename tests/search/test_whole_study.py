@@ -9,10 +9,6 @@ import numpy as np
 import optuna
 import pytest
 from forecasting.synthetic import simulated_report, true_law
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.pruners import MedianPruner
-from optuna.samplers import TPESampler
-from optuna.trial import create_trial
 from landscape import (
     BEST,
     GOAL,
@@ -26,6 +22,10 @@ from landscape import (
     losses_of,
     steps_needed,
 )
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.trial import create_trial
 
 from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
