@@ -40,8 +40,8 @@ def minimise(residuals: Residuals, jacobian: Jacobian, starts: Floats, *, most_s
     damping = np.full(len(at), FIRST_DAMPING)
     slopes = jacobian(at)
     for _ in range(most_steps):
-        squares = np.einsum("nmp,nmq->npq", slopes, slopes)
-        downhill = -np.einsum("nmp,nm->np", slopes, values)
+        squares = slopes.transpose(0, 2, 1) @ slopes
+        downhill = -(values[:, None, :] @ slopes)[:, 0]
         diagonal = np.einsum("npp->np", squares)
         damped = squares + (damping[:, None] * (diagonal + 1e-9))[:, :, None] * np.eye(at.shape[1])
         trial = at + np.linalg.solve(damped, downhill[:, :, None])[:, :, 0]

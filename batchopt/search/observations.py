@@ -84,17 +84,11 @@ def known_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)]
 
 
-def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Completed and pruned trials of the whole study, whatever bracket of a pruner the caller sees."""
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-
-
 def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Observation]:
     """The most telling of the finished trials, in the order of their numbers.
 
-    The best completed trials and the longest runs take turns until the places are filled; trials that diverged come on
-    top, because they bound the learning rate.
+    The best completed trials and the longest runs take turns until the places are filled; the latest that diverged come
+    on top, because they bound the learning rate, and those that are running.
     """
     having = [
         trial for trial in trials if settings.batch_size in trial.params and settings.learning_rate in trial.params
@@ -106,7 +100,8 @@ def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Obse
         for trial in (first, second):
             if len(chosen) < MOST_CURVES:
                 chosen.setdefault(trial.number, trial)
-    chosen |= {trial.number: trial for trial in having if _diverged(trial) or trial.state == TrialState.RUNNING}
+    chosen |= {trial.number: trial for trial in [t for t in having if _diverged(t)][-MOST_CURVES:]}
+    chosen |= {trial.number: trial for trial in having if trial.state == TrialState.RUNNING}
     observations = [observe_one(trial, settings) for _, trial in sorted(chosen.items())]
     return [observation for observation in observations if observation is not None]
 

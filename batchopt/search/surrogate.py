@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
@@ -62,6 +62,8 @@ PACE_SPREAD, PACE_SPREAD_OF_OTHERS = 0.3, 0.5
 """Standard deviation of log paces over batch size and learning rate alone, and where trials differ in more."""
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
+EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
+"""The fit is renewed with every trial in short studies, later when their number has grown by a share (5 to 10 %)."""
 LATEST_POINTS = 4
 """A single loss is noisy, and an early one says little of what is to come."""
 STEADY = 0.1
@@ -179,7 +181,7 @@ class Surrogate:
         paces, _ = self._paces(candidates)
         # The law knows nothing of the other parameters: each pair of the two is worked out once.
         pairs, back = np.unique(np.stack([sizes, rates]), axis=1, return_inverse=True)
-        steps = self.law.steps_to(pairs[0], pairs[1], loss, beyond=beyond)[:, back] * np.exp(paces)
+        steps = _steps_to(self.law, tuple(pairs[0]), tuple(pairs[1]), loss, beyond)[:, back] * np.exp(paces)
         return np.maximum(steps, 1.0) * self._prices(sizes)
 
     def paced_scores(
@@ -306,7 +308,9 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
     if having:
         check_objective(study, settings.goal, having)
         _announce(study.study_name, settings.goal)
-    observations = observe(having, settings)
+    until = _fitted_until(having)
+    fittable = observe([trial for trial in having if trial.number < until or not trial.state.is_finished()], settings)
+    observations = _together(fittable, observe(having, settings))
     space = _space(study, settings, forecast)
     if space is None:
         return Thin("no trial has suggested both parameters yet")
@@ -315,7 +319,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
     if price is None and not two:
         return Thin("no step cost was measured, and no completed trial shows one")
     places = Places(_others(having, settings))
-    paced, fitted = _paced(known, observations, price, space, places)
+    paced, fitted = _paced(known, fittable, price, space, places)
     if isinstance(paced, Thin):
         return paced
     if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
@@ -419,6 +423,14 @@ def _log_steps_at(table: LawTable, curves: Floats, v: Floats) -> Floats:
     return np.where(inside, np.log(np.where(inside, steps, 1.0)), np.nan)
 
 
+@lru_cache(maxsize=4)
+def _steps_to(
+    law: LawPosterior, sizes: tuple[float, ...], rates: tuple[float, ...], loss: float, beyond: float | None
+) -> Floats:
+    """The law's steps over a grid, which several questions about one trial share."""
+    return law.steps_to(sizes, rates, loss, beyond=beyond)
+
+
 def middle_of(axis: Axis) -> float:
     """The geometric middle of an axis."""
     return math.sqrt(axis.sizes[0] * axis.sizes[-1])
@@ -455,6 +467,24 @@ def _paced(
     paced = _fit(law, tuple(branch for _, branch in told), at, ranges, places.n_dimensions)
     fitted = () if isinstance(paced, Thin) else tuple(told[i][0].number for i in paced.fitted)
     return paced, fitted
+
+
+def _together(first: Sequence[Observation], second: Sequence[Observation]) -> list[Observation]:
+    return [o for _, o in sorted({o.number: o for o in (*first, *second)}.items())]
+
+
+def _fitted_until(trials: Sequence[FrozenTrial]) -> int:
+    """The trial number below which trials are fitted: all of them at first, later only when their number has grown.
+
+    One more trial among a hundred changes little, and a fit takes as long as a hundred proposals. What is the best
+    trial and what fits in memory is read from all of them.
+    """
+    count = sum(trial.state != TrialState.RUNNING for trial in trials)
+    if count <= EVERY_TRIAL_UNTIL:
+        return trials[-1].number + 1 if trials else 0
+    step = max(1, round(REFIT_SHARE * 2 ** math.floor(math.log2(count))))
+    numbers = [trial.number for trial in trials if trial.state != TrialState.RUNNING]
+    return int(numbers[count // step * step - 1]) + 1
 
 
 def _ends(axis: Axis) -> tuple[float, float]:

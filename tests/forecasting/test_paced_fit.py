@@ -72,9 +72,7 @@ def test_paces_away_from_all_runs_are_unknown() -> None:
 
 def test_paces_are_carried_by_the_textbook_formula() -> None:
     """Twin: conditioning a joint Gaussian by its blocks, one place at a time."""
-    paced = replace(
-        fitted([1.0, 1.5, 1.0, 0.7, 1.0, 1.2], [0.0] * 6), own_sd=np.array([0.05, 0.3, 0.1, 0.1, 0.2, 0.1])
-    )
+    paced = replace(fitted([1.0, 1.5, 1.0, 0.7, 1.0, 1.2], [0.0] * 6), own_sd=np.array([0.05, 0.3, 0.1, 0.1, 0.2, 0.1]))
     at = _at([48.0, 300.0], [0.07, 0.4])
     mean, sd = paced.log_paces_at(at)
     for i, one in enumerate(at):
@@ -88,6 +86,6 @@ def test_the_first_fit_of_one_run() -> None:
     paced = fit_paced([run(64, 0.1)], _at([64.0], [0.1]), RANGES, spread=0.3)
     assert paced.fitted == (0,)
     assert np.all(np.isfinite(paced.law.steps_to([64.0], [0.1], 1.8)))
+    short = replace(run(64, 0.1), curve=LossCurve((640, 1280), (2.0, 1.9)))
     with pytest.raises(EvidenceError, match="the law needs 1 loss curves"):
-        short = replace(run(64, 0.1), curve=LossCurve((640, 1280), (2.0, 1.9)))
         fit_paced([short], _at([64.0], [0.1]), RANGES, spread=0.3)
