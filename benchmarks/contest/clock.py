@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from contest.replay import Arena, Trace
 
 MOST_TRIALS = 150
-MORE_TRIALS = 25
+MORE_TRIALS = 5
 """After the first mark a search goes on for so many trials, to meet the second."""
 WITHIN = (1.2, 1.1)
 
