@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -93,8 +93,8 @@ def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Obse
     having = [
         trial for trial in trials if settings.batch_size in trial.params and settings.learning_rate in trial.params
     ]
-    ranked = sorted(having, key=lambda trial: (_value(trial), trial.number))
-    by_length = sorted(having, key=lambda trial: (-(trial.last_step or 0), trial.number))
+    ranked = heapq.nsmallest(MOST_CURVES, having, key=lambda trial: (_value(trial), trial.number))
+    by_length = heapq.nsmallest(MOST_CURVES, having, key=lambda trial: (-(trial.last_step or 0), trial.number))
     chosen: dict[int, FrozenTrial] = {}
     for first, second in zip(ranked, by_length, strict=True):
         for trial in (first, second):
@@ -223,7 +223,7 @@ def _value(trial: FrozenTrial) -> float:
     """A completed trial's value, two objectives by their geometric mean; inf for others."""
     if trial.state != TrialState.COMPLETE or min(trial.values) <= 0:
         return math.inf
-    return float(np.mean(np.log(trial.values)))
+    return sum(map(math.log, trial.values)) / len(trial.values)
 
 
 def _end(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> tuple[float, float] | None:

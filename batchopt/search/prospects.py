@@ -139,6 +139,7 @@ class Running:
             elsewhere costs.
         behind: log ratio of its typical cost to the best of all settings.
         blind: whether there is neither a forecast nor a completed trial.
+        first: whether there is a forecast and no completed trial.
         beats_incumbent: chance to be better than the best completed trial; None before there is one.
     """
 
@@ -153,6 +154,7 @@ class Running:
     pruned_early: int
     behind: float
     blind: bool
+    first: bool
     beats_incumbent: float | None
 
     @property
@@ -188,6 +190,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
         success=float(chance(own_excess[:, None], prospects.bar, sd)[0]),
         behind=float(np.median(own_excess)),
         blind=prospects.incumbent is None and not surrogate.informed,
+        first=prospects.incumbent is None and surrogate.informed,
         beats_incumbent=None
         if prospects.incumbent is None
         else float(chance(own_excess[:, None], prospects.incumbent, sd)[0]),

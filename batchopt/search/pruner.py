@@ -38,6 +38,8 @@ LEAST_SHARE, LEAST_SHARE_OF_OTHERS = 0.07, 0.25
 which does not come back to a setting that was given up too early."""
 HYSTERESIS = 0.7
 """A trial goes on while its chance per cost that is left is at least this share of the best one elsewhere."""
+OF_THE_FIRST = 0.2
+"""Times that, for the first trials after a forecast: one that completes is worth more than a slightly better one."""
 MANY = 8
 """That share is halved when so many trials were pruned early since one completed."""
 MOST_BLIND = 2.0
@@ -171,4 +173,4 @@ def _is_beaten(seen: Running) -> bool:
         return True
     # What was pruned for the sake of something better, and nothing better came of it, was hoped for too much.
     hoped = 1.0 + (seen.pruned_early / MANY) ** 2
-    return seen.index < HYSTERESIS * seen.elsewhere_index / hoped
+    return seen.index < HYSTERESIS * (OF_THE_FIRST if seen.first else 1.0) * seen.elsewhere_index / hoped

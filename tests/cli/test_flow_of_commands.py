@@ -65,7 +65,7 @@ def test_lowest_loss_within_a_budget(flow: Any, capsys: pytest.CaptureFixture[st
     assert [row["name"] for row in trained["compared"]] == ["loss"]
     study = str(tmp_path / "study.db")
     tuned = run_json(
-        capsys, "tune", flow.task, flow.forecast, "--plan", plan, "--study", study, "--trials", "3", "--try", "8:0.3"
+        capsys, "tune", flow.task, flow.forecast, "--plan", plan, "--study", study, "--trials", "8", "--try", "8:0.3"
     )
     assert tuned["best"]["cost"] < 1.0
 
