@@ -140,6 +140,7 @@ class Running:
         behind: log ratio of its typical cost to the best of all settings.
         blind: whether there is neither a forecast nor a completed trial.
         first: whether there is a forecast and no completed trial.
+        expected: the least cost by the forecast alone.
         beats_incumbent: chance to be better than the best completed trial; None before there is one.
     """
 
@@ -155,6 +156,7 @@ class Running:
     behind: float
     blind: bool
     first: bool
+    expected: float
     beats_incumbent: float | None
 
     @property
@@ -191,6 +193,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
         behind=float(np.median(own_excess)),
         blind=prospects.incumbent is None and not surrogate.informed,
         first=prospects.incumbent is None and surrogate.informed,
+        expected=surrogate.expected,
         beats_incumbent=None
         if prospects.incumbent is None
         else float(chance(own_excess[:, None], prospects.incumbent, sd)[0]),

@@ -45,6 +45,10 @@ MANY = 8
 MOST_BLIND = 2.0
 """With no forecast and before any trial has completed, none spends more than this many times what all others did,
 unless its end is near."""
+MOST_EXPECTED = 2.0
+"""After a forecast and before any trial has completed, none spends more than what all others did and this many times
+what the forecast expects of the best: a wrong learning rate stalls for ever, and what a curve costs is less often
+wrong."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -170,6 +174,8 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
 def _is_beaten(seen: Running) -> bool:
     """Whether a new trial elsewhere is the better use of what this one still costs."""
     if seen.blind and seen.left > seen.spent > MOST_BLIND * seen.others_spent:
+        return True
+    if seen.first and seen.spent > MOST_EXPECTED * seen.expected + seen.others_spent:
         return True
     # What was pruned for the sake of something better, and nothing better came of it, was hoped for too much.
     hoped = 1.0 + (seen.pruned_early / MANY) ** 2

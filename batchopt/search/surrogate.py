@@ -121,6 +121,7 @@ class Surrogate:
         trends: how much of that is a change that is yet to come, likewise.
         misfit: root mean square of log(observed / predicted cost) over completed trials.
         informed: whether a forecast was the starting point.
+        expected: the least cost to the goal by the forecast alone, at its best learning rates; infinite without one.
     """
 
     paced: PacedLaw
@@ -135,6 +136,7 @@ class Surrogate:
     trends: Floats
     misfit: float = 0.0
     informed: bool = False
+    expected: float = math.inf
 
     @property
     def law(self) -> LawPosterior:
@@ -338,6 +340,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
         informed=forecast is not None,
+        expected=_expected(forecast, settings.goal, price, space.batch_sizes),
     )
     surrogate = _with_latest_paces(surrogate)
     return replace(surrogate, misfit=_misfit(surrogate))
@@ -429,6 +432,19 @@ def _steps_to(
 ) -> Floats:
     """The law's steps over a grid, which several questions about one trial share."""
     return law.steps_to(sizes, rates, loss, beyond=beyond)
+
+
+def _expected(forecast: Forecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
+    if forecast is None or price is None or not isinstance(goal, ReachLoss):
+        return math.inf
+    steps_min, examples_min = _hyperbola(forecast.law, goal.loss)
+    return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
+
+
+@lru_cache(maxsize=4)
+def _hyperbola(law: LawPosterior, loss: float) -> tuple[float, float]:
+    steps_min, examples_min = law.hyperbola(loss)
+    return float(steps_min[0]), float(examples_min[0])
 
 
 def middle_of(axis: Axis) -> float:
