@@ -339,7 +339,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
-        informed=forecast is not None,
+        informed=_usable_law(known) is not None,
         expected=_expected(forecast, settings.goal, price, space.batch_sizes),
     )
     surrogate = _with_latest_paces(surrogate)
@@ -475,7 +475,7 @@ def _paced(
 ) -> tuple[PacedLaw | Thin, tuple[int, ...]]:
     """The fit, and the numbers of the trials in it."""
     told = [(o, branch) for o in observations if (branch := as_branch(o, known.settings.goal, price)) is not None]
-    law = None if known.forecast is None else known.forecast.law
+    law = _usable_law(known)
     if law is None and not told:
         return Thin("there is no forecast, and no trial has reported three losses yet"), ()
     at = tuple(tuple(map(float, places.of(o.batch_size, o.learning_rate, o.params))) for o, _ in told)
@@ -483,6 +483,19 @@ def _paced(
     paced = _fit(law, tuple(branch for _, branch in told), at, ranges, places.n_dimensions)
     fitted = () if isinstance(paced, Thin) else tuple(told[i][0].number for i in paced.fitted)
     return paced, fitted
+
+
+def _usable_law(known: Known) -> LawPosterior | None:
+    """The forecast's law; None where there is none, or where it cannot say how the goal is reached at all.
+
+    Such a law would hold every trial against a curve that ends too early: what the trials show is better than that.
+    """
+    forecast, goal = known.forecast, known.settings.goal
+    if forecast is None:
+        return None
+    if isinstance(goal, ReachLoss) and not math.isfinite(sum(_hyperbola(forecast.law, goal.loss))):
+        return forecast.law if goal.loss >= forecast.law.initial_loss else None
+    return forecast.law
 
 
 def _together(first: Sequence[Observation], second: Sequence[Observation]) -> list[Observation]:
