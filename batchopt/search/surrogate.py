@@ -477,7 +477,7 @@ def _paced(
     told = [(o, branch) for o in observations if (branch := as_branch(o, known.settings.goal, price)) is not None]
     law = _usable_law(known)
     if law is None and not told:
-        return Thin("there is no forecast, and no trial has reported three losses yet"), ()
+        return Thin("no forecast says how the goal is reached, and no trial has reported three losses yet"), ()
     at = tuple(tuple(map(float, places.of(o.batch_size, o.learning_rate, o.params))) for o, _ in told)
     ranges = Ranges(_ends(space.batch_sizes), _ends(space.learning_rates))
     paced = _fit(law, tuple(branch for _, branch in told), at, ranges, places.n_dimensions)

@@ -111,7 +111,7 @@ def test_nothing_is_pruned_without_evidence() -> None:
     decision = decided(study, 8, 1e-6, None)
     assert decision == Decision(
         "accepted",
-        "Not judged: there is no forecast, and no trial has reported three losses yet.",
+        "Not judged: no forecast says how the goal is reached, and no trial has reported three losses yet.",
     )
     assert study.trials[0].constraints == {"batchopt": 0.0}
 
@@ -119,7 +119,7 @@ def test_nothing_is_pruned_without_evidence() -> None:
 def test_nothing_is_pruned_where_the_goal_is_beyond_the_law() -> None:
     decision = decided(optuna.create_study(), 8, 1e-6, goal=ReachLoss(1e-9, least=PRICE))
     assert decision.decision == "accepted"
-    assert "does not say which settings reach the goal" in decision.reason
+    assert "no forecast says how the goal is reached" in decision.reason
 
 
 def test_nothing_is_pruned_on_a_law_that_completed_trials_deny() -> None:

@@ -76,7 +76,7 @@ def test_a_study_with_nothing_to_tell() -> None:
     trial.suggest_float("lr", 0.1, 1.0)
     check(trial, goal=GOAL, **NAMES)  # type: ignore[arg-type]
     lines = explain(study)
-    assert "The law makes no predictions yet: there is no forecast" in lines[2]
+    assert "The law makes no predictions yet: no forecast says how" in lines[2]
     assert lines[3] == "No probe: trials alone taught the law."
 
 

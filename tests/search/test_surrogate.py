@@ -115,7 +115,7 @@ def test_without_a_forecast_the_trials_make_a_law() -> None:
     assert build_surrogate(study, Known(SETTINGS, None)) == Thin("no trial has suggested both parameters yet")
     study.ask(RANGES)
     thin = build_surrogate(study, Known(SETTINGS, None))
-    assert thin == Thin("there is no forecast, and no trial has reported three losses yet")
+    assert thin == Thin("no forecast says how the goal is reached, and no trial has reported three losses yet")
     add_run(study, 64, 0.1)
     built(study, None)
     add_run(study, 256, 0.2)
