@@ -158,7 +158,9 @@ def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, boo
         done: steps that the run has taken.
         evaluation_cost: of one evaluation, in examples.
     """
-    count = math.floor(EVALUATION_SHARE * leg.budget / evaluation_cost) if evaluation_cost > 0 else 0
+    # No leg has room for more evaluations than examples, however little one costs.
+    most = EVALUATION_SHARE * leg.budget
+    count = math.floor(min(most / evaluation_cost, leg.budget)) if evaluation_cost > 0 else 0
     if leg.ends_evaluated and count == 0 and evaluation_cost <= 0.5 * leg.budget:
         count = 1
     end = done + math.floor((leg.budget - count * evaluation_cost) / leg.batch_size)
