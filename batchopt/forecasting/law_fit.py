@@ -147,30 +147,6 @@ def frame_of(runs: Sequence[Branch], initial: float, *, delay: float = 0.0) -> F
     )
 
 
-def update_law(law: LawPosterior, runs: Sequence[Branch], *, seed: int = 0) -> LawPosterior:
-    """The law after further runs from initialisation, the old posterior (widened) as the prior.
-
-    The prior is widened because runs elsewhere in the search space also vary other hyperparameters, and because a wrong
-    forecast must not hold out against evidence.
-
-    Raises:
-        EvidenceError: none of the runs has three usable points.
-    """
-    _, points = collect(runs, law.initial_loss, least_runs=1)
-    prior = prior_of(law)
-    fit = _fit(points, law.frame, prior, [], [prior.mean, *_starts(prior)])
-    draws = fit.draws(N_DRAWS, np.random.default_rng(seed))
-    updated = posterior_of(runs, points, law.frame, fit.law, draws)
-    return replace(
-        law,
-        best=updated.best,
-        draws=updated.draws,
-        unstable=tuple(sorted({*law.unstable, *updated.unstable})),
-        batch_sizes=_widest(law.batch_sizes, updated.batch_sizes),
-        lowest_loss=min(law.lowest_loss, updated.lowest_loss),
-    )
-
-
 def prior_of(law: LawPosterior) -> Prior:
     """A posterior as the prior of further runs: its Gaussian, widened."""
     rows = np.array([law.best, *law.draws])
@@ -329,7 +305,3 @@ def posterior_of(runs: Sequence[Branch], points: Points, frame: Frame, best: Flo
         batch_sizes=(min(sizes), max(sizes)),
         lowest_loss=float(np.exp(points.log_losses.min())),
     )
-
-
-def _widest(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
-    return min(first[0], second[0]), max(first[1], second[1])

@@ -127,13 +127,18 @@ def fit_paced(
     whitening = np.linalg.inv(np.linalg.cholesky(pace_covariance(places, spread, own_sd)))
     misfit = Misfit(points, frame, believed, (), np.zeros((1, 1)), paces=whitening)
     misfit = replace(misfit, shifts=np.zeros((1, misfit.n_residuals)))
-    best, cost = _search(misfit, ranges)
+    best, cost = _search(misfit)
     draws = _draws(misfit, best, cost)
     width = len(believed.mean)
     law = posterior_of(runs, points, frame, best[:width], draws[:, :width])
     law = replace(law, grid_points=GRID_POINTS)
     if prior is not None:
-        law = replace(law, unstable=tuple(sorted({*law.unstable, *prior.unstable})))
+        law = replace(
+            law,
+            unstable=tuple(sorted({*law.unstable, *prior.unstable})),
+            batch_sizes=(min(law.batch_sizes[0], prior.batch_sizes[0]), max(law.batch_sizes[1], prior.batch_sizes[1])),
+            lowest_loss=min(law.lowest_loss, prior.lowest_loss),
+        )
     return PacedLaw(law, places, np.concatenate([best[None], draws])[:, width:], spread, tuple(kept), own_sd)
 
 
@@ -145,7 +150,7 @@ def _centre(ranges: Ranges) -> dict[str, tuple[float, float]]:
     }
 
 
-def _search(misfit: Misfit, ranges: Ranges) -> tuple[Floats, float]:
+def _search(misfit: Misfit) -> tuple[Floats, float]:
     """The best parameters and half the sum of squares there.
 
     The curve of losses is fitted at many critical batch sizes and learning rates, which is cheap, and the most

@@ -15,7 +15,7 @@ import numpy as np
 from batchopt.search.candidates import candidates_of, draw
 from batchopt.search.judgement import acceptable
 from batchopt.search.parameters import Axis, Space
-from batchopt.search.prospects import Candidates, nearness, prospects_of
+from batchopt.search.prospects import Candidates, apart_from, prospects_of
 from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _away_from_running(surrogate: Surrogate, candidates: Candidates) -> Floats:
     factor = np.ones(len(candidates.batch_sizes))
     for other in surrogate.observations:
         if other.running:
-            factor *= 1.0 - 0.999 * nearness(surrogate, candidates, other)
+            factor *= apart_from(surrogate, candidates, other)
     return factor
 
 

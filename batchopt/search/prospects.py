@@ -175,7 +175,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     prospects, own = _prospects(surrogate, candidates, run)
     if prospects is None or own is None:
         return None
-    index = prospects.log_index() + np.log1p(-0.999 * nearness(surrogate, candidates, run))
+    index = prospects.log_index() + np.log(apart_from(surrogate, candidates, run))
     best = int(np.argmax(index))
     elsewhere_cost = math.exp(float(np.median(prospects.log_costs[:, best])))
     own_excess, own_costs = own
@@ -238,6 +238,11 @@ def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation) -
     places = np.concatenate([settings, candidates.others], axis=1)
     apart = places - surrogate.places.of(trial.batch_size, trial.learning_rate, trial.params)
     return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / APART**2))
+
+
+def apart_from(surrogate: Surrogate, candidates: Candidates, trial: Observation) -> Floats:
+    """A factor for every candidate, near zero at the place of a trial that runs, (k,)."""
+    return np.asarray(1.0 - 0.999 * nearness(surrogate, candidates, trial))
 
 
 def spent_by(surrogate: Surrogate, trial: Observation) -> float:

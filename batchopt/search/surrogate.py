@@ -537,8 +537,10 @@ def _fit(
     try:
         return fit_paced(branches, np.array(places), ranges, spread=spread, prior=believed)
     except (EvidenceError, ValueError, np.linalg.LinAlgError) as error:
-        # A study must outlive a fit that fails: what is left is the forecast, or the base sampler.
-        _logger.debug("The law could not be fitted to the trials: %s", error)
+        # A study must outlive a fit that fails: what is left is the forecast, or the base sampler. Trials that are too
+        # short to be fitted are nothing to warn of.
+        level = logging.DEBUG if isinstance(error, EvidenceError) else logging.WARNING
+        _logger.log(level, "The law could not be fitted to the trials: %s", error)
         return unfitted or Thin(f"the law could not be fitted to the trials ({error})")
 
 

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from forecasting.synthetic import simulate, simulated_report, true_b_crit, true_law
+from forecasting.synthetic import simulated_report, true_b_crit, true_law
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
-from batchopt.forecasting.law_fit import fit_law, update_law
+from batchopt.forecasting.law_fit import fit_law
 
 
 @pytest.mark.parametrize("b_mid", [20.0, 60.0, 200.0])
@@ -44,19 +44,6 @@ def test_a_wrong_law_is_noticed_by_the_recovery_test() -> None:
     law = fit_law(wrong)
     steps_min, examples_min = law.hyperbola(1.0)
     assert abs(math.log(examples_min[0] / steps_min[0] / true_b_crit(truth, 1.0))) > math.log(1.5)
-
-
-def test_update_moves_a_wrong_law_towards_new_runs() -> None:
-    truth, wrong = true_law(b_mid=60.0), true_law(b_mid=60.0, learning_rate=0.03)
-    report = simulated_report(wrong)
-    law = fit_law(report.runs)
-    rng = np.random.default_rng(3)
-    runs = [simulate(truth, size, rate, 20_000, rng) for size, rate in ((64, 0.1), (256, 0.3), (128, 0.05), (512, 0.5))]
-    before = abs(math.log(law.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
-    updated = update_law(law, runs)
-    after = abs(math.log(updated.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
-    assert after < 0.5 * before
-    assert updated.lowest_loss <= law.lowest_loss
 
 
 def test_too_little_evidence() -> None:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecasting.synthetic import true_law
+from forecasting.synthetic import simulate, simulated_report, true_law
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
+from batchopt.forecasting.law_fit import fit_law
 from batchopt.forecasting.paced_fit import PacedLaw, Ranges, fit_paced, pace_covariance
 
 LAW = true_law()
@@ -89,3 +90,17 @@ def test_the_first_fit_of_one_run() -> None:
     short = replace(run(64, 0.1), curve=LossCurve((640, 1280), (2.0, 1.9)))
     with pytest.raises(EvidenceError, match="the law needs 1 loss curves"):
         fit_paced([short], _at([64.0], [0.1]), RANGES, spread=0.3)
+
+
+def test_a_wrong_forecast_is_moved_towards_new_runs() -> None:
+    truth, wrong = true_law(b_mid=60.0), true_law(b_mid=60.0, learning_rate=0.03)
+    law = fit_law(simulated_report(wrong).runs)
+    rng = np.random.default_rng(3)
+    settings = ((64, 0.1), (256, 0.3), (128, 0.05), (512, 0.5))
+    runs = [simulate(truth, size, rate, 20_000, rng) for size, rate in settings]
+    before = abs(math.log(law.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
+    updated = fit_paced(runs, np.array([place(*s) for s in settings]), RANGES, spread=0.3, prior=law).law
+    after = abs(math.log(updated.best_steps([128.0], 1.0)[1][0, 0] / truth.best_steps([128.0], 1.0)[1][0, 0]))
+    assert after < 0.5 * before
+    assert updated.lowest_loss <= law.lowest_loss
+    assert updated.batch_sizes[0] <= law.batch_sizes[0]
