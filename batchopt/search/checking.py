@@ -48,9 +48,8 @@ def check(
         return
     remember(trial.study, given)
     known = find(trial.study, given)
-    params = trial.params
-    decision = decide(trial.study, known, params)
-    if known.settings.read(params) is None:
+    decision = decide(trial.study, known, trial)
+    if known.settings.read(trial.params) is None:
         _logger.warning("Trial %d: %s Call check after both were suggested.", trial.number, decision.reason)
     _keep(trial, decision)
     if decision.rejected:

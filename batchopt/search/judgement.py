@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from batchopt._codec import Record
-from batchopt.search.observations import known_trials
+from batchopt.search.ledger import seen_in
 from batchopt.search.prospects import Candidates, prospects_of
 from batchopt.search.surrogate import Surrogate, Target, Thin, build_surrogate, memory_limit
 from batchopt.uncertainty import WIDEST_RESOLVED
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
     import optuna
     from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial, Trial
 
     from batchopt.search.settings import Known
 
     Floats = NDArray[np.float64]
 
 DECISION_KEY = "batchopt:decision"
+PROPOSAL_KEY = "batchopt:proposal"
+"""User attribute of a trial: why it was proposed, in a sentence."""
+FILLS_SPACE = "Fills the space, in case the law is misled."
 MARGIN = 0.15
 """A setting whose optimistic cost exceeds the incumbent's by this share is not run."""
 FIRST_FACTOR = 4.0
@@ -73,21 +77,30 @@ class Decision(Record):
         return self.decision != "accepted"
 
 
-def decide(study: optuna.Study, known: Known, params: Mapping[str, Any]) -> Decision:
-    """What to do with a trial that has these parameters and has not begun to train.
+def decide(study: optuna.Study, known: Known, trial: Trial | FrozenTrial) -> Decision:
+    """What to do with a trial that has not begun to train.
 
     Raises:
         EvidenceError: the study contradicts its goal.
     """
-    setting = known.settings.read(params)
+    setting = known.settings.read(trial.params)
     if setting is None:
         names = f"{known.settings.batch_size!r} and {known.settings.learning_rate!r}"
         return Decision("accepted", f"Not judged: the trial has not suggested both {names}.")
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Thin):
-        largest = memory_limit(known, known_trials(study))
+        largest = memory_limit(known, seen_in(study, known.settings))
         return _beyond_memory(setting[0], largest) or Decision("accepted", f"Not judged: {surrogate.reason}.")
-    return judge(surrogate, bar_of(surrogate), *setting, params)
+    decision = judge(surrogate, bar_of(surrogate), *setting, trial.params)
+    fits = _beyond_memory(setting[0], surrogate.largest_batch_size) is None
+    if decision.rejected and fits and _fills_space(study, trial):
+        return replace(decision, decision="accepted", reason=f"Accepted: {FILLS_SPACE[0].lower()}{FILLS_SPACE[1:]}")
+    return decision
+
+
+def _fills_space(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
+    stored = study._storage.get_trial(trial._trial_id)  # what the sampler wrote is not yet in the caller's trial
+    return stored.user_attrs.get(PROPOSAL_KEY) == FILLS_SPACE
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,34 +77,6 @@ class Observation:
         return reached
 
 
-def known_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Completed, pruned and running trials of the whole study, whatever bracket of a pruner the caller sees."""
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    return [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)]
-
-
-def observe(trials: Sequence[FrozenTrial], settings: StudySettings) -> list[Observation]:
-    """The most telling of the finished trials, in the order of their numbers.
-
-    The best completed trials and the longest runs take turns until the places are filled; the latest that diverged come
-    on top, because they bound the learning rate, and those that are running.
-    """
-    having = [
-        trial for trial in trials if settings.batch_size in trial.params and settings.learning_rate in trial.params
-    ]
-    ranked = heapq.nsmallest(MOST_CURVES, having, key=lambda trial: (_value(trial), trial.number))
-    by_length = heapq.nsmallest(MOST_CURVES, having, key=lambda trial: (-(trial.last_step or 0), trial.number))
-    chosen: dict[int, FrozenTrial] = {}
-    for first, second in zip(ranked, by_length, strict=True):
-        for trial in (first, second):
-            if len(chosen) < MOST_CURVES:
-                chosen.setdefault(trial.number, trial)
-    chosen |= {trial.number: trial for trial in [t for t in having if _diverged(t)][-MOST_CURVES:]}
-    chosen |= {trial.number: trial for trial in having if trial.state == TrialState.RUNNING}
-    observations = [observe_one(trial, settings) for _, trial in sorted(chosen.items())]
-    return [observation for observation in observations if observation is not None]
-
-
 def observe_one(trial: FrozenTrial, settings: StudySettings) -> Observation | None:
     """A trial with its reports so far; None where it does not have both parameters.
 
@@ -123,7 +94,7 @@ def observe_one(trial: FrozenTrial, settings: StudySettings) -> Observation | No
         curve=_curve(trial),
         values=tuple(map(float, trial.values)) if complete else None,
         feasible=all(excess <= 0 for excess in getattr(trial, "constraints", {}).values()),
-        diverged=_diverged(trial),
+        diverged=diverged(trial),
         params=trial.params,
         running=trial.state == TrialState.RUNNING,
     )
@@ -140,14 +111,22 @@ def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, flo
     return {(size, rate) for size, rate in hot if not any(size / 4 <= b <= size and r >= rate for b, r in fine)}
 
 
-def largest_that_fits(trials: Sequence[FrozenTrial], settings: StudySettings, known: int | None) -> int | None:
-    """The largest batch size not known to exceed memory, from what is known beforehand and from trials that ran out."""
-    out = []
-    for trial in trials:
-        if getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0:
-            setting = settings.read(trial.params)
-            out += [setting[0] - 1] if setting is not None else []
-    return min([*out, *([known] if known is not None else [])], default=None)
+def memory_bound(trial: FrozenTrial, batch_size: int) -> int | None:
+    """The largest batch size that may still fit, of a trial that ran out of memory; None of others."""
+    out = getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0
+    return batch_size - 1 if out else None
+
+
+def diverged(trial: FrozenTrial) -> bool:
+    """Whether a report was not finite."""
+    return not all(map(math.isfinite, trial.intermediate_values.values()))
+
+
+def rank(trial: FrozenTrial) -> float:
+    """A completed trial's log value, of two objectives the mean of both; inf for others."""
+    if trial.state != TrialState.COMPLETE or min(trial.values) <= 0:
+        return math.inf
+    return sum(map(math.log, trial.values)) / len(trial.values)
 
 
 def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> Branch | None:
@@ -170,8 +149,16 @@ def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: Ste
     )
 
 
-def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss, trials: Sequence[FrozenTrial]) -> None:
-    """Raise EvidenceError where the study cannot be what the goal says."""
+def check_objective(
+    study: optuna.Study, goal: ReachLoss | LowestLoss, least_value: tuple[float, int] | None = None
+) -> None:
+    """Raise EvidenceError where the study cannot be what the goal says.
+
+    Args:
+        study: with its directions.
+        goal: what its values mean.
+        least_value: (lowest value of a completed trial, its number).
+    """
     wanted = 2 if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple) else 1
     if len(study.directions) != wanted:
         raise EvidenceError(
@@ -179,12 +166,11 @@ def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss, trials: S
         )
     if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
         raise EvidenceError(f"the study must minimise, got direction maximize: {reading_of(goal)}")
-    for trial in trials:
-        if trial.state == TrialState.COMPLETE and min(trial.values) <= 0:
-            raise EvidenceError(
-                f"the objective's value must be positive, got {min(trial.values)!r} from trial {trial.number}: "
-                f"{reading_of(goal)}, not its logarithm"
-            )
+    if least_value is not None and least_value[0] <= 0:
+        raise EvidenceError(
+            f"the objective's value must be positive, got {least_value[0]!r} from trial {least_value[1]}: "
+            f"{reading_of(goal)}, not its logarithm"
+        )
 
 
 def reading_of(goal: ReachLoss | LowestLoss) -> str:
@@ -213,17 +199,6 @@ def _curve(trial: FrozenTrial) -> LossCurve:
         examples.append(int(step))
         losses.append(float(loss))
     return LossCurve(tuple(examples), tuple(losses))
-
-
-def _diverged(trial: FrozenTrial) -> bool:
-    return not all(map(math.isfinite, trial.intermediate_values.values()))
-
-
-def _value(trial: FrozenTrial) -> float:
-    """A completed trial's value, two objectives by their geometric mean; inf for others."""
-    if trial.state != TrialState.COMPLETE or min(trial.values) <= 0:
-        return math.inf
-    return sum(map(math.log, trial.values)) / len(trial.values)
 
 
 def _end(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> tuple[float, float] | None:

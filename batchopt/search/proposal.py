@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchopt.search.candidates import candidates_of, draw
-from batchopt.search.judgement import acceptable
+from batchopt.search.judgement import FILLS_SPACE, acceptable
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.prospects import Candidates, apart_from, prospects_of
 from batchopt.search.surrogate import Surrogate
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-PROPOSAL_KEY = "batchopt:proposal"
-"""User attribute of a trial: why it was proposed, in a sentence."""
 FIRST_SPREAD, SPREAD_EVERY = 3, 8
 """The first trials (without a forecast), and every so many later, fill the space."""
+SAME = 0.15
+"""Distance of places within which a trial that completed is not repeated."""
 PRIMES = (2, 3)
 """Bases of the sequences of batch size and learning rate."""
 WIDEST_EXCHANGE = 2.5
@@ -66,7 +66,7 @@ def propose(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: n
     if prospects is None:
         return None
     weights = rng.exponential(size=len(prospects.bar))
-    index = prospects.log_index(weights) + np.log(_away_from_running(surrogate, candidates))
+    index = prospects.log_index(weights) + np.log(_away_from_others(surrogate, candidates))
     index[~acceptable(believed, candidates, prospects.success())] = -np.inf
     best = int(np.argmax(index))
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
@@ -82,7 +82,7 @@ def _spread(surrogate: Surrogate, chosen: Mapping[str, Any], count: int, rng: np
     at = [spread_index(axis, count, base) for axis, base in zip(axes, PRIMES, strict=True)]
     free = [(name, kind) for name, kind in surrogate.places.others if name not in chosen]
     others = {name: draw(kind, None, rng) for name, kind in free}
-    return _at(surrogate.space, at[0], at[1], rng, others, "Fills the space, in case the law is misled.")
+    return _at(surrogate.space, at[0], at[1], rng, others, FILLS_SPACE)
 
 
 def spread_index(axis: Axis, count: int, base: int) -> int:
@@ -112,12 +112,14 @@ def _van_der_corput(index: int, base: int) -> float:
     return (value + 0.5) % 1.0
 
 
-def _away_from_running(surrogate: Surrogate, candidates: Candidates) -> Floats:
-    """A factor for every candidate, near zero where a trial runs, (k,)."""
+def _away_from_others(surrogate: Surrogate, candidates: Candidates) -> Floats:
+    """A factor for every candidate, near zero beside a trial that runs and where one completed, (k,)."""
     factor = np.ones(len(candidates.batch_sizes))
     for other in surrogate.observations:
         if other.running:
             factor *= apart_from(surrogate, candidates, other)
+        elif other.values is not None:
+            factor *= apart_from(surrogate, candidates, other, within=SAME)
     return factor
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
+from batchopt.planning.goal import ReachLoss
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -175,10 +177,10 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     prospects, own = _prospects(surrogate, candidates, run)
     if prospects is None or own is None:
         return None
+    own_excess, own_costs, excess_so_far = own
     index = prospects.log_index() + np.log(apart_from(surrogate, candidates, run))
     best = int(np.argmax(index))
     elsewhere_cost = math.exp(float(np.median(prospects.log_costs[:, best])))
-    own_excess, own_costs = own
     others = [o for o in surrogate.observations if o.number != run.number]
     last_completed = max((o.number for o in others if o.values is not None), default=-1)
     pruned = [o for o in others if o.values is None and not o.running and o.number > last_completed]
@@ -188,15 +190,22 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     trend = TREND_DOUBT * float(np.median(np.abs(surrogate.trends[:, surrogate.fitted.index(run.number)])))
     ahead = RUNNING_AHEAD_SD * octaves_ahead(total, spent)
     sd = math.hypot(RUNNING_SD, ahead, trend)
+
+    def below(bar: Floats) -> float:
+        """Chance that e of the run is below, as it is above what the run has cost so far."""
+        so_far = float(chance(own_excess[:, None], excess_so_far, sd)[0])
+        return max(0.0, float(chance(own_excess[:, None], bar, sd)[0]) - so_far) / max(1.0 - so_far, 1e-6)
+
+    bar = prospects.bar
+    if prospects.incumbent is not None:  # the less is left to pay, the less it need gain
+        bar = np.minimum(NEAR_BEST, prospects.incumbent - IMPROVEMENT * max(0.0, 1.0 - spent / total))
     return Running(
-        success=float(chance(own_excess[:, None], prospects.bar, sd)[0]),
+        success=below(bar),
         behind=float(np.median(own_excess)),
         blind=prospects.incumbent is None and not surrogate.informed,
         first=prospects.incumbent is None and surrogate.informed,
         expected=surrogate.expected,
-        beats_incumbent=None
-        if prospects.incumbent is None
-        else float(chance(own_excess[:, None], prospects.incumbent, sd)[0]),
+        beats_incumbent=None if prospects.incumbent is None else below(prospects.incumbent),
         total=total,
         whole=math.exp(whole) if math.isfinite(whole) else math.inf,
         spent=spent,
@@ -232,17 +241,17 @@ def first_share(surrogate: Surrogate, candidates: Candidates) -> Floats:
     return np.asarray(np.clip(FIRST_SHARE * np.exp2(-TILT * octaves), *FIRST_SHARE_ENDS))
 
 
-def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation) -> Floats:
+def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation, *, within: float = APART) -> Floats:
     """How near candidates are to a trial, from 1 at its place to 0, (k,)."""
     settings = surrogate.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
     places = np.concatenate([settings, candidates.others], axis=1)
     apart = places - surrogate.places.of(trial.batch_size, trial.learning_rate, trial.params)
-    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / APART**2))
+    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / within**2))
 
 
-def apart_from(surrogate: Surrogate, candidates: Candidates, trial: Observation) -> Floats:
-    """A factor for every candidate, near zero at the place of a trial that runs, (k,)."""
-    return np.asarray(1.0 - 0.999 * nearness(surrogate, candidates, trial))
+def apart_from(surrogate: Surrogate, candidates: Candidates, trial: Observation, *, within: float = APART) -> Floats:
+    """A factor for every candidate, near zero at the place of another trial, (k,)."""
+    return np.asarray(1.0 - 0.999 * nearness(surrogate, candidates, trial, within=within))
 
 
 def spent_by(surrogate: Surrogate, trial: Observation) -> float:
@@ -252,8 +261,8 @@ def spent_by(surrogate: Surrogate, trial: Observation) -> float:
 
 def _prospects(
     surrogate: Surrogate, candidates: Candidates, run: Observation | None
-) -> tuple[Prospects | None, tuple[Floats, Floats] | None]:
-    """Prospects of candidates, and excess and log costs of a running trial, (n_rows,) each."""
+) -> tuple[Prospects | None, tuple[Floats, Floats, Floats] | None]:
+    """Prospects of candidates; excess, log costs and excess of its cost so far of a running trial, (n_rows,) each."""
     scores, sd = surrogate.paced_scores(candidates, beyond=HORIZON)
     with np.errstate(divide="ignore"):
         log_scores = np.log(scores)
@@ -289,4 +298,7 @@ def _prospects(
     if run is None:
         return prospects, None
     own = surrogate.log_scores_of_run(run, beyond=HORIZON)[rows][:, None]
-    return prospects, (excess(own)[:, 0], log_costs(own)[:, 0])
+    so_far = np.full(len(least), -np.inf)
+    if isinstance(surrogate.goal, ReachLoss) and spent_by(surrogate, run) > 0:
+        so_far = math.log(spent_by(surrogate, run)) - least
+    return prospects, (excess(own)[:, 0], log_costs(own)[:, 0], so_far)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from batchopt.search.settings import Known
+
+_logger = logging.getLogger(__name__)
 
 _REFUSED = {
     HyperbandPruner: "which finds its brackets only as the study's own pruner: give it to the study, without this one",
@@ -100,9 +104,7 @@ class TradeoffPruner(BasePruner):
         """
         remember(study, self._given)
         known = find(study, self._given)
-        decision = (
-            decide(study, known, trial.params) if trial.last_step is None else _decide_running(study, known, trial)
-        )
+        decision = decide(study, known, trial) if trial.last_step is None else _decide_running(study, known, trial)
         if decision is not None and decision.rejected:
             study._storage.set_trial_user_attr(trial._trial_id, DECISION_KEY, decision.to_json())
             return True
@@ -115,12 +117,26 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
         return None
     if run.diverged:
         return Decision("pruned while running", "The loss is no longer finite.")
+    latest = next(reversed(trial.intermediate_values))
+    if latest < run.curve.examples[-1]:
+        _warn_of_going_back(study._study_id, trial.number, latest, run.curve.examples[-1])
     if len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size:
         return None
     surrogate = build_surrogate(study, known)
     if not isinstance(surrogate, Surrogate):
         return None
     return decide_running(surrogate, run, chosen_by_us=_chosen_by_us(study.sampler))
+
+
+@lru_cache(maxsize=256)
+def _warn_of_going_back(study_id: int, number: int, latest: int, furthest: int) -> None:
+    _logger.warning(
+        "Trial %d reported a loss at %d examples after one at %d: report at the examples seen since the beginning, "
+        "which only grow. Reports are read in the order of examples.",
+        number,
+        latest,
+        furthest,
+    )
 
 
 def _chosen_by_us(sampler: BaseSampler) -> bool:

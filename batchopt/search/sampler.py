@@ -15,11 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.observations import known_trials
+from batchopt.search.judgement import PROPOSAL_KEY
+from batchopt.search.ledger import seen_in
 from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
-from batchopt.search.proposal import PRIMES, PROPOSAL_KEY, first_value, propose, within
+from batchopt.search.proposal import PRIMES, first_value, propose, within
 from batchopt.search.settings import Given, Known, find, remember
-from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit
+from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit, others_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -99,12 +100,12 @@ class TradeoffSampler(BaseSampler):
         space = self._base.infer_relative_search_space(study, trial)
         known = find(study, self._given)
         ours = last_distributions(study, known.settings)
-        surrogate = None if ours is None else build_surrogate(study, known, without=trial.number)
-        if ours is None or not isinstance(surrogate, Surrogate):
+        if ours is None:
             return space
         names = (known.settings.batch_size, known.settings.learning_rate)
         rest = {name: distribution for name, distribution in space.items() if name not in names}
-        return {**rest, **dict(surrogate.places.others), names[0]: ours[0], names[1]: ours[1]}
+        others = others_of(seen_in(study, known.settings, without=trial.number), known.settings)
+        return {**rest, **dict(others), names[0]: ours[0], names[1]: ours[1]}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -144,7 +145,7 @@ class TradeoffSampler(BaseSampler):
             if param_name in proposed:
                 return proposed[param_name]
         if param_name == names[0]:
-            axis = axis.up_to(memory_limit(known, known_trials(study)))
+            axis = axis.up_to(memory_limit(known, seen_in(study, known.settings)))
         if param_name == names[1]:
             self._tell(study, trial, "Fills the space: nothing is known yet.")
         return first_value(axis, trial.number, PRIMES[names.index(param_name)], self._rng(trial))

@@ -6,6 +6,7 @@ Attributes are written in pieces of less than 2,045 characters, the most that ev
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import optuna
+
+_logger = logging.getLogger(__name__)
 
 SETTINGS_KEY = "batchopt:settings"
 FORECAST_KEY = "batchopt:forecast"
@@ -110,7 +113,7 @@ class Known:
 def find(study: optuna.Study, given: Given) -> Known:
     """Put together what was given and what the study holds.
 
-    A forecast that was given is used in place of the study's.
+    A forecast that was given is used in place of the study's, which is said once where they differ.
 
     Raises:
         EvidenceError: the goal or a name is found nowhere, or contradicts the study's.
@@ -127,7 +130,13 @@ def find(study: optuna.Study, given: Given) -> Known:
             f"{missing} must be given, or be found in the study, and is neither: "
             "pass it here, or use a TradeoffSampler, which writes it there"
         )
-    return Known(settings, given.forecast or _stored_forecast(attributes))
+    if given.forecast is None:
+        return Known(settings, _stored_forecast(attributes))
+    if FORECAST_KEY in attributes:
+        before, now = str(attributes[FORECAST_KEY]).partition(":")[0], fingerprint(given.forecast)
+        if before != now:
+            _warn_of_another_forecast(study.study_name, before, now)
+    return Known(settings, given.forecast)
 
 
 def remember(study: optuna.Study, given: Given) -> None:
@@ -159,9 +168,25 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
             )
 
 
+@lru_cache(maxsize=8)
+def fingerprint(forecast: Forecast) -> str:
+    """Of a forecast's contents."""
+    return hashlib.sha256(forecast.to_json().encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=64)
+def _warn_of_another_forecast(study_name: str, before: str, now: str) -> None:
+    _logger.warning(
+        "Study %s was begun with another forecast (%s, now %s): the one given now is used. Leave it out to go on with "
+        "the study's, or start another study.",
+        study_name,
+        before,
+        now,
+    )
+
+
 def _write_forecast(study: optuna.Study, forecast: Forecast) -> None:
-    text = forecast.to_json()
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    text, digest = forecast.to_json(), fingerprint(forecast)
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     for i, piece in enumerate(pieces):
         study._storage.set_study_user_attr(study._study_id, f"{FORECAST_KEY}:{digest}:{i}", piece)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import BatchoptError
-from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
-from batchopt.search.proposal import PROPOSAL_KEY
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate, build_surrogate
 

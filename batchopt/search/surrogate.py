@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
@@ -23,13 +22,11 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import SHAPE, LawPosterior, LawTable
 from batchopt.forecasting.paced_fit import GRID_POINTS, PacedLaw, Ranges, fit_paced
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.ledger import Seen, seen_in
 from batchopt.search.observations import (
     Observation,
     as_branch,
     check_objective,
-    known_trials,
-    largest_that_fits,
-    observe,
     reading_of,
     unstable_settings,
 )
@@ -62,8 +59,6 @@ PACE_SPREAD, PACE_SPREAD_OF_OTHERS = 0.3, 0.5
 """Standard deviation of log paces over batch size and learning rate alone, and where trials differ in more."""
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
-EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
-"""The fit is renewed with every trial in short studies, later when their number has grown by a share (5 to 10 %)."""
 LATEST_POINTS = 4
 """A single loss is noisy, and an early one says little of what is to come."""
 STEADY = 0.1
@@ -305,14 +300,11 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         EvidenceError: the study contradicts the goal (direction, number of objectives, values that are not positive).
     """
     settings, forecast = known.settings, known.forecast
-    trials = [trial for trial in known_trials(study) if trial.number != without]
-    having = [trial for trial in trials if settings.read(trial.params) is not None]
-    if having:
-        check_objective(study, settings.goal, having)
+    seen = seen_in(study, settings, without=without)
+    if seen.count:
+        check_objective(study, settings.goal, seen.least_value)
         _announce(study.study_name, settings.goal)
-    until = _fitted_until(having)
-    fittable = observe([trial for trial in having if trial.number < until or not trial.state.is_finished()], settings)
-    observations = _together(fittable, observe(having, settings))
+    observations = seen.told
     space = _space(study, settings, forecast)
     if space is None:
         return Thin("no trial has suggested both parameters yet")
@@ -320,14 +312,14 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
     two = isinstance(settings.goal, ReachLoss) and isinstance(settings.goal.least, tuple)
     if price is None and not two:
         return Thin("no step cost was measured, and no completed trial shows one")
-    places = Places(_others(having, settings))
-    paced, fitted = _paced(known, fittable, price, space, places)
+    places = Places(others_of(seen, settings))
+    paced, fitted = _paced(known, seen.fitted, price, space, places)
     if isinstance(paced, Thin):
         return paced
     if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
         return Thin(f"the goal's loss is not below the initial loss, {paced.law.initial_loss:.4g}")
     paced = replace(paced, law=replace(paced.law, unstable=_unstable(paced.law, observations)))
-    largest = memory_limit(known, having)
+    largest = memory_limit(known, seen)
     surrogate = Surrogate(
         paced=paced,
         goal=settings.goal,
@@ -335,7 +327,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         space=Space(space.batch_sizes.up_to(largest), space.learning_rates),
         places=places,
         largest_batch_size=largest,
-        observations=tuple(observations),
+        observations=observations,
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
@@ -452,7 +444,7 @@ def middle_of(axis: Axis) -> float:
     return math.sqrt(axis.sizes[0] * axis.sizes[-1])
 
 
-def memory_limit(known: Known, trials: Sequence[FrozenTrial]) -> int | None:
+def memory_limit(known: Known, seen: Seen) -> int | None:
     """The largest batch size that is not known to exceed memory; None where nothing is known."""
     goal, forecast = known.settings.goal, known.forecast
     costs = [
@@ -460,9 +452,7 @@ def memory_limit(known: Known, trials: Sequence[FrozenTrial]) -> int | None:
         goal.least if isinstance(goal, ReachLoss) else goal.of,
     ]
     limits = [cost.largest_batch_size for cost in costs if isinstance(cost, StepCost)]
-    return largest_that_fits(
-        trials, known.settings, min([limit for limit in limits if limit is not None], default=None)
-    )
+    return min((limit for limit in (seen.largest_batch_size, *limits) if limit is not None), default=None)
 
 
 @lru_cache(maxsize=64)
@@ -496,24 +486,6 @@ def _usable_law(known: Known) -> LawPosterior | None:
     if isinstance(goal, ReachLoss) and not math.isfinite(sum(_hyperbola(forecast.law, goal.loss))):
         return forecast.law if goal.loss >= forecast.law.initial_loss else None
     return forecast.law
-
-
-def _together(first: Sequence[Observation], second: Sequence[Observation]) -> list[Observation]:
-    return [o for _, o in sorted({o.number: o for o in (*first, *second)}.items())]
-
-
-def _fitted_until(trials: Sequence[FrozenTrial]) -> int:
-    """The trial number below which trials are fitted: all of them at first, later only when their number has grown.
-
-    One more trial among a hundred changes little, and a fit takes as long as a hundred proposals. What is the best
-    trial and what fits in memory is read from all of them.
-    """
-    count = sum(trial.state != TrialState.RUNNING for trial in trials)
-    if count <= EVERY_TRIAL_UNTIL:
-        return trials[-1].number + 1 if trials else 0
-    step = max(1, round(REFIT_SHARE * 2 ** math.floor(math.log2(count))))
-    numbers = [trial.number for trial in trials if trial.state != TrialState.RUNNING]
-    return int(numbers[count // step * step - 1]) + 1
 
 
 def _ends(axis: Axis) -> tuple[float, float]:
@@ -578,13 +550,12 @@ def _space(study: optuna.Study, settings: StudySettings, forecast: Forecast | No
     )
 
 
-def _others(trials: Sequence[FrozenTrial], settings: StudySettings) -> tuple[tuple[str, BaseDistribution], ...]:
+def others_of(seen: Seen, settings: StudySettings) -> tuple[tuple[str, BaseDistribution], ...]:
     """Parameters beside the two that every trial has, by their latest ranges; none that have a single value."""
-    if not trials:
+    if seen.latest is None:
         return ()
-    shared = set.intersection(*(set(trial.params) for trial in trials)) - {settings.batch_size, settings.learning_rate}
-    latest = trials[-1].distributions
-    usable = {name: latest[name] for name in shared if numeric_or_choice(latest[name]) and not latest[name].single()}
+    latest, names = seen.latest.distributions, seen.shared - {settings.batch_size, settings.learning_rate}
+    usable = {name: latest[name] for name in names if numeric_or_choice(latest[name]) and not latest[name].single()}
     return tuple(sorted(usable.items()))
 
 

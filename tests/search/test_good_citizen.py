@@ -14,8 +14,7 @@ from optuna.samplers import BruteForceSampler, GridSampler, QMCSampler, RandomSa
 from optuna.trial import TrialState
 
 from batchopt.search import TradeoffPruner, TradeoffSampler, check
-from batchopt.search.judgement import DECISION_KEY
-from batchopt.search.proposal import PROPOSAL_KEY
+from batchopt.search.judgement import DECISION_KEY, PROPOSAL_KEY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 HAS_CONSTRAINTS = hasattr(optuna.Trial, "set_constraint")

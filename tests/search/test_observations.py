@@ -14,11 +14,9 @@ from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import (
     MEMORY_CONSTRAINT,
-    MOST_CURVES,
     as_branch,
     check_objective,
-    largest_that_fits,
-    observe,
+    memory_bound,
     observe_one,
     reading_of,
     unstable_settings,
@@ -82,16 +80,6 @@ def test_an_infinite_value_is_no_crossing() -> None:
     assert seen.values is None
 
 
-def test_the_best_and_the_longest_stay_and_the_diverged() -> None:
-    many = [trial(value=1_000.0 + i, reports={100: 1.0}, number=i) for i in range(100)]
-    many += [trial(reports={10_000 - i: 1.0}, number=100 + i) for i in range(100)]
-    many += [trial(rate=3.0, reports={10: math.inf}, number=200)]
-    numbers = {seen.number for seen in observe(many, SETTINGS)}
-    assert len(numbers) == MOST_CURVES + 1
-    assert {0, 1, 2, 100, 101, 102, 200} <= numbers
-    assert 99 not in numbers
-
-
 def test_the_value_ends_the_curve_at_the_crossing() -> None:
     steps = steps_needed(64, 0.1)
     seen = observation(0, 64, 0.1, examples=EXAMPLES, values=(steps * PRICE(64),))
@@ -132,21 +120,19 @@ def test_a_finite_run_acquits_a_learning_rate() -> None:
 
 
 def test_memory_is_learned_from_trials_that_ran_out() -> None:
-    out = [trial(512, constraints={MEMORY_CONSTRAINT: 1.0}), trial(1024, constraints={MEMORY_CONSTRAINT: 1.0})]
-    assert largest_that_fits(out, SETTINGS, None) == 511
-    assert largest_that_fits(out, SETTINGS, 100) == 100
-    assert largest_that_fits([trial(512, constraints={MEMORY_CONSTRAINT: -1.0})], SETTINGS, None) is None
+    assert memory_bound(trial(512, constraints={MEMORY_CONSTRAINT: 1.0}), 512) == 511
+    assert memory_bound(trial(512, constraints={MEMORY_CONSTRAINT: -1.0}), 512) is None
 
 
 def test_contradictions_are_refused() -> None:
     two = ReachLoss(LOSS, least=("steps", "examples"))
     with pytest.raises(EvidenceError, match=r"must minimise, got direction maximize: batchopt reads the objective as"):
-        check_objective(optuna.create_study(direction="maximize"), GOAL, [])
+        check_objective(optuna.create_study(direction="maximize"), GOAL)
     with pytest.raises(EvidenceError, match=r"needs a study of 2 objective\(s\), got 1"):
-        check_objective(optuna.create_study(), two, [])
+        check_objective(optuna.create_study(), two)
     with pytest.raises(EvidenceError, match=r"must be positive, got -3\.2 from trial 0: .* not its logarithm"):
-        check_objective(optuna.create_study(), GOAL, [trial(value=-3.2)])
-    check_objective(optuna.create_study(directions=["minimize", "minimize"]), two, [])
+        check_objective(optuna.create_study(), GOAL, (-3.2, 0))
+    check_objective(optuna.create_study(directions=["minimize", "minimize"]), two)
 
 
 def test_the_objective_in_a_line() -> None:

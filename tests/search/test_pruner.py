@@ -83,7 +83,7 @@ def test_near_ties_finish() -> None:
     complete(study, 64, 0.15)
     for size, rate in ((64, 0.17), (64, 0.13), (48, 0.15)):
         at = pruned_at(study, size, rate)
-        assert at is None or at >= 1.0  # it has spent what the incumbent took, and is not there
+        assert at is None or at >= 0.999  # it has spent what the incumbent took, and is not there
 
 
 def test_nothing_ends_before_its_time() -> None:

@@ -1,0 +1,208 @@
+"""What a study holds, read once: a finished trial does not change, and no question reads ten thousand of them anew.
+
+Kept beside the storage that it was read from, for as long as that lives. It is derived from the trials alone, so a
+process that starts without it decides the same.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from batchopt.search.observations import MOST_CURVES, Observation, diverged, memory_bound, observe_one, rank
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import BaseStorage
+
+    from batchopt.search.settings import StudySettings
+
+EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
+"""The fit is renewed with every trial in short studies, later when their number has grown by a share (5 to 10 %)."""
+_KNOWN = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The finished trials of a study that have both parameters.
+
+    Attributes:
+        settings: that say which parameters those are.
+        read: numbers of all finished trials so far, and their identity in the storage.
+        trials: those that completed or were pruned, by number.
+        numbers: of those, rising.
+        ranked: (value, number), the best first.
+        longest: (minus the last step, number), the longest first.
+        diverged: numbers, rising.
+        shared: names of the parameters that all have; None before there is one.
+        largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
+        least_value: (lowest value of a completed trial, number); None before there is one.
+        observations: of trials that were asked for, by number.
+    """
+
+    settings: StudySettings
+    read: dict[int, int] = field(default_factory=dict)
+    trials: dict[int, FrozenTrial] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+    ranked: list[tuple[float, int]] = field(default_factory=list)
+    longest: list[tuple[int, int]] = field(default_factory=list)
+    diverged: list[int] = field(default_factory=list)
+    shared: frozenset[str] | None = None
+    largest_batch_size: int | None = None
+    least_value: tuple[float, int] | None = None
+    observations: dict[int, Observation] = field(default_factory=dict)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Read a finished trial."""
+        setting = self.settings.read(trial.params) if trial.state in _KNOWN else None
+        self.read[trial.number] = trial._trial_id
+        if setting is None:
+            return
+        self.trials[trial.number] = trial
+        bisect.insort(self.numbers, trial.number)
+        bisect.insort(self.ranked, (rank(trial), trial.number))
+        bisect.insort(self.longest, (-(trial.last_step or 0), trial.number))
+        if diverged(trial):
+            bisect.insort(self.diverged, trial.number)
+        names = frozenset(trial.params)
+        self.shared = names if self.shared is None else self.shared & names
+        self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
+        if trial.state == TrialState.COMPLETE:
+            value = (min(trial.values), trial.number)
+            self.least_value = value if self.least_value is None else min(self.least_value, value)
+
+    def most_telling(self, until: float = math.inf) -> list[Observation]:
+        """The trials that say most, below a number, rising.
+
+        The best completed trials and the longest runs take turns until the places are filled; the latest that diverged
+        come on top, because they bound the learning rate.
+        """
+        chosen: set[int] = set()
+        turns = zip(_below(self.ranked, until), _below(self.longest, until), strict=True)
+        for number in (number for pair in turns for number in pair):
+            if len(chosen) == MOST_CURVES:
+                break
+            chosen.add(number)
+        chosen.update(self.diverged[: bisect.bisect_left(self.diverged, until)][-MOST_CURVES:])
+        return [self._observation(number) for number in sorted(chosen)]
+
+    def fitted_until(self) -> float:
+        """The trial number below which trials are fitted: all at first, later only when their number has grown.
+
+        One more trial among a hundred changes little, and a fit takes as long as a hundred proposals. What is the best
+        trial and what fits in memory is read from all of them.
+        """
+        count = len(self.numbers)
+        if count <= EVERY_TRIAL_UNTIL:
+            return math.inf
+        step = max(1, round(REFIT_SHARE * float(2 ** math.floor(math.log2(count)))))
+        return float(self.numbers[count // step * step - 1] + 1)
+
+    def _observation(self, number: int) -> Observation:
+        if number not in self.observations:
+            seen = observe_one(self.trials[number], self.settings)
+            assert seen is not None  # it has both parameters
+            self.observations[number] = seen
+        return self.observations[number]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the trials of a study that have both parameters say at one moment.
+
+    Attributes:
+        count: how many there are.
+        told: the finished ones that say most, and those that are running, rising in number.
+        fitted: those of them that the law is fitted to, and more of their age: a long study is not fitted anew for
+            every trial.
+        latest: the trial with the highest number; None where there is none.
+        shared: names of the parameters that all have.
+        largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
+        least_value: (lowest value of a completed trial, its number); None before there is one.
+    """
+
+    count: int
+    told: tuple[Observation, ...]
+    fitted: tuple[Observation, ...]
+    latest: FrozenTrial | None
+    shared: frozenset[str]
+    largest_batch_size: int | None
+    least_value: tuple[float, int] | None
+
+
+_LEDGERS: weakref.WeakKeyDictionary[BaseStorage, dict[tuple[int, StudySettings], Ledger]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def seen_in(study: optuna.Study, settings: StudySettings, *, without: int | None = None) -> Seen:
+    """What the whole study's trials say, whatever bracket of a pruner the caller sees.
+
+    Args:
+        study: or whatever stand-in of it a pruner's bracket shows.
+        settings: of the study.
+        without: number of a running trial to leave out.
+
+    Raises:
+        EvidenceError: a trial's batch size, learning rate or report is none.
+    """
+    every = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    with _LOCK:
+        ledgers = _LEDGERS.setdefault(study._storage, {})
+        key = (study._study_id, settings)
+        ledger = ledgers.get(key)
+        if ledger is None or not _is_of(ledger, every):
+            ledger = ledgers[key] = Ledger(settings)
+        running = []
+        for trial in every:
+            if trial.number in ledger.read:
+                continue
+            if trial.state.is_finished():
+                ledger.add(trial)
+            elif trial.state == TrialState.RUNNING and trial.number != without and settings.read(trial.params):
+                running.append(trial)
+        return _seen(ledger, running)
+
+
+def _seen(ledger: Ledger, running: Sequence[FrozenTrial]) -> Seen:
+    settings, until = ledger.settings, ledger.fitted_until()
+    now = [seen for trial in running if (seen := observe_one(trial, settings)) is not None]
+    told = ledger.most_telling()
+    fitted = told if until == math.inf else ledger.most_telling(until)
+    latest = [ledger.trials[number] for number in ledger.numbers[-1:]] + list(running[-1:])
+    shared = [frozenset(trial.params) for trial in running] + ([] if ledger.shared is None else [ledger.shared])
+    bounds = [memory_bound(trial, seen.batch_size) for trial, seen in zip(running, now, strict=True)]
+    return Seen(
+        count=len(ledger.numbers) + len(running),
+        told=_together(told, fitted, now),
+        fitted=_together(fitted, now),
+        latest=max(latest, key=lambda trial: trial.number, default=None),
+        shared=frozenset.intersection(*shared) if shared else frozenset(),
+        largest_batch_size=_least(ledger.largest_batch_size, *bounds),
+        least_value=ledger.least_value,
+    )
+
+
+def _together(*several: Iterable[Observation]) -> tuple[Observation, ...]:
+    unique = {seen.number: seen for some in several for seen in some}
+    return tuple(seen for _, seen in sorted(unique.items()))
+
+
+def _is_of(ledger: Ledger, every: Sequence[FrozenTrial]) -> bool:
+    """Whether a ledger was read from these trials: a study that was deleted may have left its number to another."""
+    last = next(reversed(ledger.read), None)
+    return last is None or (last < len(every) and every[last]._trial_id == ledger.read[last])
+
+
+def _below(order: Iterable[tuple[float, int]], until: float) -> Iterator[int]:
+    return (number for _, number in order if number < until)
+
+
+def _least(*bounds: int | None) -> int | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
