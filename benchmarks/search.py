@@ -21,6 +21,7 @@ import numpy as np
 import optuna
 from contest.clock import MOST_TRIALS, search
 from contest.contestants import RIVALS, Ours, Plain, our_study, rival_study
+from contest.live import live_arena
 from contest.replay import EXTRAS, Arena, design_arena, sweep_arena
 from joblib import Parallel, delayed
 from machine import machine, save
@@ -38,6 +39,8 @@ OURS, PROBED = "batchopt", "batchopt with a probe"
 PROBE_SHARE = 0.1
 PROBE_SEEDS = (10, 11, 12, 13, 14)
 """Not those of the sweep."""
+LIVE = ("digits_mlp", "digits_softmax")
+"""Problems that train in seconds."""
 WRONG_BY = 20.0
 WRONG = {
     "true": (1.0, 1.0), "B_crit x20": (WRONG_BY, 1.0), "B_crit /20": (1 / WRONG_BY, 1.0),
@@ -51,7 +54,7 @@ class Job(NamedTuple):
     """One study.
 
     Attributes:
-        part: of the benchmark: "sweep", "+1", "+3", "workers 4", "workers 16" or "wrong: ...".
+        part: of the benchmark: "sweep", "+1", "+3", "workers 4", "workers 16", "live" or "wrong: ...".
         problem: its name.
         contestant: who searches.
         seed: of sampler, trials and ranges.
@@ -68,7 +71,8 @@ def jobs_of(parts: Sequence[str], problems: Sequence[str], contestants: Sequence
     jobs = []
     for part in parts:
         own = [name for name in problems if name in DESIGNS] if part in ("+1", "+3") else problems
-        who = [name for name in contestants if part == "sweep" or name != PROBED]
+        own = [name for name in own if name in LIVE] if part == "live" else own
+        who = [name for name in contestants if part in ("sweep", "live") or name != PROBED]
         if part.startswith("wrong"):
             who = [name for name in contestants if name in (PROBED, "TPE + Median")]
         jobs += [Job(part, problem, name, seed) for problem in own for name in who for seed in range(seeds)]
@@ -80,6 +84,8 @@ def run(job: Job, probes: Path) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     arena = design_arena(job.problem, int(job.part[1:])) if job.part in ("+1", "+3") else None
+    if job.part == "live":
+        arena = live_arena(job.problem, job.seed)
     arena = arena or sweep_arena(job.problem, job.seed)
     workers = int(job.part.split()[1]) if job.part.startswith("workers") else 1
     probed, price = None, 0.0
@@ -250,7 +256,14 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     swept = [name for name in PROBLEMS if (FOLDER / f"{name}.npz").exists()]
-    every = ["sweep", *(f"+{count}" for count in EXTRAS), "workers 4", "workers 16", *(f"wrong: {x}" for x in WRONG)]
+    every = [
+        "sweep",
+        *(f"+{count}" for count in EXTRAS),
+        "workers 4",
+        "workers 16",
+        "live",
+        *(f"wrong: {x}" for x in WRONG),
+    ]
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
     parser.add_argument("--problems", nargs="+", choices=swept, default=swept)
     parser.add_argument("--contestants", nargs="+", default=[OURS, PROBED, *RIVALS])

@@ -178,7 +178,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     if prospects is None or own is None:
         return None
     own_excess, own_costs, excess_so_far = own
-    index = prospects.log_index() + np.log(apart_from(surrogate, candidates, run))
+    index = prospects.log_index() + np.log(1.0 - 0.999 * nearness(surrogate, candidates, run))
     best = int(np.argmax(index))
     elsewhere_cost = math.exp(float(np.median(prospects.log_costs[:, best])))
     others = [o for o in surrogate.observations if o.number != run.number]
@@ -249,14 +249,17 @@ def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation, *
     return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / within**2))
 
 
-def apart_from(surrogate: Surrogate, candidates: Candidates, trial: Observation, *, within: float = APART) -> Floats:
-    """A factor for every candidate, near zero at the place of another trial, (k,)."""
-    return np.asarray(1.0 - 0.999 * nearness(surrogate, candidates, trial, within=within))
-
-
 def spent_by(surrogate: Surrogate, trial: Observation) -> float:
     """What a trial has cost by its last report."""
     return surrogate.price(trial.batch_size) * max(trial.curve.examples, default=0) / trial.batch_size
+
+
+def _stale(surrogate: Surrogate) -> int:
+    """Completed trials since the incumbent."""
+    incumbent = surrogate.incumbent
+    if incumbent is None:
+        return 0
+    return sum(o.values is not None and o.number > incumbent.number for o in surrogate.observations)
 
 
 def _prospects(
@@ -287,7 +290,7 @@ def _prospects(
         bar = np.minimum(bar, of_incumbent - IMPROVEMENT)
     longest = max((spent_by(surrogate, o) for o in surrogate.observations), default=0.0)
     ahead = AHEAD_SD * octaves_ahead(math.exp(float(np.median(log_costs(least[:, None])))), longest)
-    sd = np.sqrt((sd * (1.0 + STALE * surrogate.stale)) ** 2 + OWN_SD**2 + ahead**2)
+    sd = np.sqrt((sd * (1.0 + STALE * _stale(surrogate))) ** 2 + OWN_SD**2 + ahead**2)
     own_costs = log_costs(log_scores)
     alive = np.ones(len(sd))
     for trial in surrogate.observations:

@@ -37,7 +37,7 @@ _REFUSED = {
 LEAST_REPORTS = 3
 LEAST_STEPS = 16
 """No trial ends before so many steps and reports: until then every setting looks like any other."""
-LEAST_SHARE, LEAST_SHARE_OF_OTHERS = 0.07, 0.25
+LEAST_SHARE, LEAST_SHARE_OF_OTHERS = 0.2, 0.25
 """Nor before it has spent this share of what the best trial elsewhere costs; the latter where another sampler proposes,
 which does not come back to a setting that was given up too early."""
 HYSTERESIS = 0.7
@@ -46,9 +46,9 @@ OF_THE_FIRST = 0.2
 """Times that, for the first trials after a forecast: one that completes is worth more than a slightly better one."""
 MANY = 8
 """That share is halved when so many trials were pruned early since one completed."""
-MOST_BLIND = 2.0
+MOST_BLIND, NEAR_END = 1.5, 0.3
 """With no forecast and before any trial has completed, none spends more than this many times what all others did,
-unless its end is near."""
+unless what is left is no more than this share of what it has spent."""
 MOST_EXPECTED = 2.0
 """After a forecast and before any trial has completed, none spends more than what all others did and this many times
 what the forecast expects of the best: a wrong learning rate stalls for ever, and what a curve costs is less often
@@ -189,7 +189,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
 
 def _is_beaten(seen: Running) -> bool:
     """Whether a new trial elsewhere is the better use of what this one still costs."""
-    if seen.blind and seen.left > seen.spent > MOST_BLIND * seen.others_spent:
+    if seen.blind and seen.spent > MOST_BLIND * seen.others_spent and seen.left > NEAR_END * seen.spent:
         return True
     if seen.first and seen.spent > MOST_EXPECTED * seen.expected + seen.others_spent:
         return True

@@ -149,14 +149,6 @@ class Surrogate:
         done = [o for o in self.observations if o.values is not None and o.feasible]
         return min(done, key=lambda o: (self.value_of(o), o.number), default=None)
 
-    @property
-    def stale(self) -> int:
-        """Completed trials since the incumbent."""
-        incumbent = self.incumbent
-        if incumbent is None:
-            return 0
-        return sum(o.values is not None and o.number > incumbent.number for o in self.observations)
-
     def value_of(self, observation: Observation) -> float:
         """The value of a completed trial, of two objectives by their price."""
         if observation.values is None:

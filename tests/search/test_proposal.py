@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import optuna
 from landscape import BEST, LAW, LOSS, PRICE, SETTINGS, forecast_of, observation, steps_needed
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.judgement import bar_of, judge
+from batchopt.search import TradeoffSampler, check
+from batchopt.search.judgement import FILLS_SPACE, PROPOSAL_KEY, bar_of, judge
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.places import Places
 from batchopt.search.proposal import FIRST_SPREAD, SPREAD_EVERY, Proposal, propose, within
@@ -23,6 +25,7 @@ SPACE = Space(
     Axis(tuple(2**k for k in range(3, 12)), tuple(float(2**k) for k in range(3, 12))),
     Axis(RATES, RATES, math.log(RATES[1] / RATES[0])),
 )
+RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribution(1e-4, 10.0, log=True)}
 
 
 def surrogate_of(spread: float = 0.3, settings: StudySettings = SETTINGS) -> Surrogate:
@@ -127,3 +130,34 @@ def test_two_objectives_spread_over_the_front() -> None:
     sizes = sorted(p.batch_size for p in found)
     assert sizes[5] <= 32
     assert sizes[-6] >= 256
+
+
+def test_what_fills_the_space_is_not_refused() -> None:
+    """Where the law is sure and wrong, only such a trial can show it."""
+    sampler = TradeoffSampler(forecast_of(LAW), goal=SETTINGS.goal, batch_size="batch_size", learning_rate="lr", seed=0)
+    study = optuna.create_study(sampler=sampler)
+    refused, spread = 0, 0
+    for number in range(4 * SPREAD_EVERY):
+        trial = study.ask(fixed_distributions=RANGES)
+        fills = study.trials[number].user_attrs.get(PROPOSAL_KEY) == FILLS_SPACE
+        try:
+            check(trial)
+        except optuna.TrialPruned:
+            refused += fills
+        spread += fills
+        study.tell(
+            trial, steps_needed(trial.params["batch_size"], trial.params["lr"]) * PRICE(trial.params["batch_size"])
+        )
+    assert spread == 4
+    assert refused == 0
+
+
+def test_what_is_told_is_not_tried_again() -> None:
+    surrogate = surrogate_of(0.1)
+    (first,) = proposals(surrogate, 1)
+    cost = steps_needed(first.batch_size, first.learning_rate) * PRICE(first.batch_size)
+    told = observation(0, first.batch_size, first.learning_rate, values=(cost,))
+    places = Places()
+    at = places.of(first.batch_size, first.learning_rate, {})
+    for proposal in proposals(replace(surrogate, observations=(told,)), 20):
+        assert np.linalg.norm(places.of(proposal.batch_size, proposal.learning_rate, {}) - at) > 0.1

@@ -225,3 +225,14 @@ def test_it_pickles() -> None:
     pruner = TradeoffPruner(FORECAST, goal=GOAL, **NAMES, inner=MedianPruner())  # type: ignore[arg-type]
     study = optuna.create_study(pruner=pickle.loads(pickle.dumps(pruner)))
     assert started(study, 8, 1e-5).should_prune()
+
+
+def test_reports_that_go_back_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of()
+    trial = started(study, 64, 0.1)
+    for examples in (6_400, 12_800, 3_200, 1_600):
+        trial.report(2.0, examples)
+        trial.should_prune()
+    warnings = [record.message for record in caplog.records if record.name == "batchopt.search.pruner"]
+    assert len(warnings) == 2  # each time it goes back
+    assert "Trial 0 reported a loss at 3200 examples after one at 12800" in warnings[0]

@@ -10,7 +10,7 @@ from landscape import GOAL, forecast_of
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.parameters import Log2
-from batchopt.search.settings import FORECAST_KEY, SETTINGS_KEY, Given, StudySettings, find, remember
+from batchopt.search.settings import FORECAST_KEY, SETTINGS_KEY, Given, StudySettings, find, fingerprint, remember
 from batchopt.step_cost import StepCost
 
 WHOLE = Given(forecast_of(true_law()), GOAL, "batch_size", "lr")
@@ -114,3 +114,16 @@ def test_parameters_that_are_no_setting() -> None:
     with pytest.raises(EvidenceError, match="learning rate 'lr' must be a positive number, got -1"):
         settings.read({"batch_size": 8, "lr": -1.0})
     assert SETTINGS_KEY.startswith("batchopt:")
+
+
+def test_another_forecast_than_the_study_was_begun_with_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    study = optuna.create_study()
+    remember(study, WHOLE)
+    assert find(study, WHOLE).forecast == WHOLE.forecast
+    assert not [record for record in caplog.records if record.name.startswith("batchopt")]
+    other = Given(forecast_of(true_law(), spread=0.2))
+    for _ in range(2):
+        assert find(study, other).forecast == other.forecast
+    (record,) = [record for record in caplog.records if record.name.startswith("batchopt")]
+    assert "was begun with another forecast" in record.message
+    assert fingerprint(other.forecast) in record.message  # type: ignore[arg-type]
