@@ -43,6 +43,8 @@ SHAPE = ("log_b", "q", "log_lr", "d", "log_k", "g", "alpha", "log_a_steps", "log
 """Names of the leading parameters; the log slopes of F between its knots follow."""
 
 GRID_POINTS = 128
+_BLOCK = 64
+"""Settings that are tabulated at a time, which bounds the memory that they take."""
 _LARGEST_LOG = 100.0
 """Beyond this a pace stands for never."""
 _LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.25)
@@ -356,6 +358,13 @@ class LawTable:
 
     def steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
         """Steps from initialisation to v (n,), at (k,) or (n, k) settings: (n, k); inf where v is."""
+        count = np.shape(batch_sizes)[-1]
+        blocks = [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)] or [slice(0, 0)]
+        return np.concatenate(
+            [self._steps_at(v, batch_sizes[..., block], learning_rates[..., block]) for block in blocks], axis=1
+        )
+
+    def _steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
         table = self.cumulative_steps(batch_sizes, learning_rates)
         position = np.minimum(v, self.grid[-1]) / (self.grid[1] - self.grid[0])
         left = np.minimum(position.astype(int), len(self.grid) - 2)
