@@ -1,6 +1,7 @@
 """The pace at which a trial would go on: by its last losses, beside the law that all trials share.
 
-Neighbours learn from it up to a point: what goes wrong with one trial in the end need not go wrong beside it.
+Neighbours learn from it up to a point, and the less the further the goal is: what goes wrong with one trial in the end
+need not go wrong beside it.
 """
 
 from __future__ import annotations
@@ -38,11 +39,7 @@ MOST_TAUGHT = 0.5
 
 
 def with_latest_paces(surrogate: Surrogate) -> Surrogate:
-    """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says.
-
-    Neighbours learn from that up to a point, and the less the further the goal is: what goes wrong with one trial in
-    the end need not go wrong beside it.
-    """
+    """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says."""
     law, table = surrogate.law, surrogate.law.table()
     by_number = {o.number: o for o in surrogate.observations}
     runs = [by_number[number] for number in surrogate.fitted]
