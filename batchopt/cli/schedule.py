@@ -9,13 +9,14 @@ from pathlib import Path
 from batchopt._codec import json_schema
 from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
-from batchopt.schedules.exporter import EXPORTERS, export_schedule
+from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule
 from batchopt.schedules.schedule import Schedule
 
 SUMMARY = "Show a schedule, or export it for another training framework."
 DETAILS = """\
   batchopt schedule schedule.json
   batchopt schedule schedule.json --to megatron --tokens-per-example 1024 --micro-batch 8 --data-parallel 2
+  batchopt schedule config.yaml --from levanter -o schedule.json
   batchopt schedule --schema                                  the JSON Schema of schedule files
 """
 
@@ -23,11 +24,17 @@ DETAILS = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("schedule", type=Path, nargs="?", help="file of `batchopt plan` or of your own")
+    parser.add_argument(
+        "--from", dest="source", choices=sorted(IMPORTERS), help="the file is a configuration of this framework"
+    )
+    parser.add_argument("-o", "--out", type=Path, help="write the schedule as JSON")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of schedule files and exit")
     parser.add_argument("--to", choices=sorted(EXPORTERS), help="framework to export for")
     parser.add_argument("--tokens-per-example", type=count, help="sequence length")
     parser.add_argument("--micro-batch", type=count, help="examples per device and pass")
     parser.add_argument("--data-parallel", type=count, help="data-parallel ranks")
+    parser.add_argument("--devices", type=count, help="devices that share a batch")
+    parser.add_argument("--examples-per-epoch", type=count, help="examples in the training data")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -37,7 +44,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     if args.schedule is None:
         raise UsageError("name a schedule file, or ask for the --schema")
-    schedule = Schedule.load(args.schedule)
+    if args.source is None:
+        schedule = Schedule.load(args.schedule)
+    else:
+        schedule = import_schedule(args.schedule.read_text(encoding="utf-8"), args.source)
+    if args.out is not None:
+        schedule.save(args.out)
+        console.say(f"wrote {args.out}")
     if args.to is None:
         console.table(
             ("from example", "batch size", "learning-rate multiplier"),
@@ -47,11 +60,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.say(f"  {schedule.examples:,} examples in {schedule.steps:,} steps; base learning rate {rate}")
         console.result(json.loads(schedule.to_json()) | {"steps": schedule.steps})
         return
-    given = {
-        "tokens_per_example": args.tokens_per_example,
-        "micro_batch": args.micro_batch,
-        "data_parallel": args.data_parallel,
-    }
+    options = ("tokens_per_example", "micro_batch", "data_parallel", "devices", "examples_per_epoch")
+    given = {name: getattr(args, name) for name in options}
     export = export_schedule(schedule, args.to, **{name: value for name, value in given.items() if value is not None})
     console.say(export.text)
     for note in export.notes:

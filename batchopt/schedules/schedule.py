@@ -90,7 +90,7 @@ class Schedule(Record):
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
-        return sum(steps for _, _, steps in self._stretches())
+        return sum(steps for _, _, steps in self.stretches())
 
     def steps_to(self, examples: float) -> float:
         """Steps that the run takes to a number of examples, in parts of a step where it falls within one.
@@ -103,7 +103,8 @@ class Schedule(Record):
         if examples > self.examples:
             raise ValueError(f"examples must be at most the schedule's {self.examples}, got {examples!r}")
         before = 0
-        for seen, size, steps in self._stretches():
+        for segment, seen, steps in self.stretches():
+            size = segment.batch_size
             if examples <= seen + steps * size:
                 whole = min(int((examples - seen) // size), steps - 1)
                 begin = seen + whole * size
@@ -111,12 +112,12 @@ class Schedule(Record):
             before += steps
         return float(before)
 
-    def _stretches(self) -> Iterator[tuple[int, int, int]]:
-        """(examples seen, batch size, steps) of each segment in which a step begins."""
+    def stretches(self) -> Iterator[tuple[Segment, int, int]]:
+        """(segment, examples seen, steps) of each segment in which a step begins."""
         seen = 0
         ends = [segment.start_examples for segment in self.segments[1:]] + [self.examples]
         for segment, end in zip(self.segments, ends, strict=True):
             if seen < end:
                 steps = -(-(end - seen) // segment.batch_size)
-                yield seen, segment.batch_size, steps
+                yield segment, seen, steps
                 seen += steps * segment.batch_size

@@ -6,9 +6,9 @@ import inspect
 
 import pytest
 
-from batchopt.schedules import exporter
-from batchopt.schedules.export import Export
-from batchopt.schedules.exporter import EXPORTERS, export_schedule
+from batchopt.schedules.exporters import registry
+from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.registry import EXPORTERS, export_schedule
 from batchopt.schedules.schedule import Schedule
 
 SCHEDULE = Schedule.constant(64, examples=640)
@@ -18,7 +18,7 @@ def test_an_exporter_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatc
     def to_lines(schedule: Schedule, *, scale: int, offset: int = 1) -> Export:
         return Export(f"{schedule(0) * scale + offset}", ("no learning rate",))
 
-    monkeypatch.setitem(exporter.EXPORTERS, "lines", to_lines)
+    monkeypatch.setitem(registry.EXPORTERS, "lines", to_lines)
     assert export_schedule(SCHEDULE, "lines", scale=2) == Export("129", ("no learning rate",))
     assert export_schedule(SCHEDULE, "lines", scale=2, offset=0).text == "128"
     with pytest.raises(ValueError, match=r"lines needs scale$"):
@@ -26,7 +26,7 @@ def test_an_exporter_is_one_function_and_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match="to must be one of 'megatron', got 'nanotron'"):
+    with pytest.raises(ValueError, match=r"to must be one of 'megatron', .*, got 'nanotron'"):
         export_schedule(SCHEDULE, "nanotron")
     with pytest.raises(TypeError, match="takes the options tokens_per_example, micro_batch, data_parallel, got tokens"):
         export_schedule(SCHEDULE, "megatron", tokens=1)
@@ -40,5 +40,5 @@ def test_options_are_checked() -> None:
 def test_every_exporter_documents_its_options(name: str) -> None:
     options = list(inspect.signature(EXPORTERS[name]).parameters)[1:]
     documented = inspect.getdoc(EXPORTERS[name]) or ""
-    assert options
+    assert "schedule: " in documented
     assert all(f"{option}: " in documented for option in options)

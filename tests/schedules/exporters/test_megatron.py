@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchopt.schedules.exporter import export_schedule
+from batchopt.schedules.exporters.registry import export_schedule
 from batchopt.schedules.schedule import Schedule, Segment
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
@@ -124,7 +124,7 @@ def test_learning_rate_is_given_where_it_can_be() -> None:
     assert "factors 1, 1.4 of the stages are lost" in notes
     given, notes = export(0.5, 0.5, rate=None)
     assert "--lr" not in given
-    assert "multiply your --lr by 0.5" in notes
+    assert "multiply your own learning rate by 0.5" in notes
 
 
 def installed_calculator() -> Any:

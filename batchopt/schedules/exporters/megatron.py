@@ -7,9 +7,15 @@ stage begins. Earlier versions know linear ramps only (--rampup-batch-size), and
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
+
 from batchopt._checks import check_count
-from batchopt.schedules.export import Export
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.stages import check_divisible, first_rate, rate_notes
+from batchopt.schedules.schedule import Schedule, Segment
+
+_UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def to_megatron(schedule: Schedule, *, tokens_per_example: int, micro_batch: int, data_parallel: int) -> Export:
@@ -30,7 +36,7 @@ def to_megatron(schedule: Schedule, *, tokens_per_example: int, micro_batch: int
     check_count("tokens_per_example", tokens_per_example)
     check_count("micro_batch", micro_batch)
     check_count("data_parallel", data_parallel)
-    _check_divisible(schedule, micro_batch * data_parallel)
+    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
     stages = " ".join(
         f"{_count(segment.start_examples * tokens_per_example)}:{segment.batch_size}" for segment in schedule.segments
     )
@@ -40,17 +46,37 @@ def to_megatron(schedule: Schedule, *, tokens_per_example: int, micro_batch: int
         f"--train-samples {samples} --lr-decay-samples {samples}"
     )
     if schedule.learning_rate is not None:
-        text += f" --lr {schedule.learning_rate * schedule.segments[0].learning_rate_multiplier!r}"
+        text += f" --lr {first_rate(schedule)!r}"
     return Export(text, _notes(schedule, samples))
 
 
-def _check_divisible(schedule: Schedule, share: int) -> None:
-    for segment in schedule.segments:
-        if segment.batch_size % share:
-            raise ValueError(
-                f"every batch size must be a multiple of micro_batch x data_parallel = {share}, "
-                f"got {segment.batch_size}: plan with multiple_of={share}"
-            )
+def from_megatron(text: str) -> Schedule:
+    """The schedule of a Megatron command line: of --step-batch-size-schedule, --train-samples and --seq-length.
+
+    Without --seq-length thresholds are samples, as Megatron's own calculator has it.
+
+    Raises:
+        ValueError: an argument is missing, or the schedule is none that Megatron would follow.
+    """
+    words = shlex.split(text)
+    given = {name: value for name, value in pairwise(words) if name.startswith("--")}
+    missing = [name for name in ("--step-batch-size-schedule", "--train-samples") if name not in given]
+    if missing:
+        raise ValueError(f"a Megatron command line with a schedule must have {' and '.join(missing)}")
+    per_example = int(given.get("--seq-length", 1))
+    stages = []
+    for entry in given["--step-batch-size-schedule"].replace(",", " ").split():
+        threshold, _, size = entry.partition(":")
+        try:
+            stages.append((int(_tokens(threshold)) // per_example, int(size)))
+        except ValueError:
+            raise ValueError(f"an entry of --step-batch-size-schedule must be THRESHOLD:SIZE, got {entry!r}") from None
+    stages.sort()
+    if not stages or stages[0][0] != 0:
+        raise ValueError(f"the first threshold must be 0, got {stages[0][0] if stages else 'none'}")
+    rate = given.get("--lr")
+    segments = tuple(Segment(start, size) for start, size in stages)
+    return Schedule(segments, int(given["--train-samples"]), None if rate is None else float(rate))
 
 
 def _whole_steps(schedule: Schedule) -> int:
@@ -69,18 +95,18 @@ def _notes(schedule: Schedule, samples: int) -> tuple[str, ...]:
     ]
     if samples != schedule.examples:
         notes.append(f"the last step is a full one: {samples} samples instead of {schedule.examples}")
-    first, *later = [segment.learning_rate_multiplier for segment in schedule.segments]
-    if any(multiplier != first for multiplier in later):
-        shown = ", ".join(f"{multiplier / first:.3g}" for multiplier in (first, *later))
-        notes.append(
-            f"Megatron does not rescale the learning rate: the factors {shown} of the stages are lost; to keep them, "
-            "end the run at each switch and go on from its checkpoint with that --lr and --override-opt_param-scheduler"
-        )
-    elif schedule.learning_rate is None and first != 1.0:
-        notes.append(f"multiply your --lr by {first:.6g}")
-    return tuple(notes)
+    remedy = (
+        "to keep them, end the run at each switch and go on from its checkpoint with that --lr and "
+        "--override-opt_param-scheduler"
+    )
+    return (*notes, *rate_notes(schedule, "Megatron", remedy))
 
 
 def _count(tokens: int) -> str:
     """A threshold as Megatron reads it; K only where it is exact."""
     return f"{tokens // 1000}K" if tokens and tokens % 1000 == 0 else str(tokens)
+
+
+def _tokens(text: str) -> float:
+    unit = _UNITS.get(text[-1:].upper())
+    return float(text) if unit is None else float(text[:-1]) * unit

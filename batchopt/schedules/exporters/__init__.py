@@ -1,0 +1,1 @@
+"""Schedules in the syntax of training frameworks, one file for each."""

@@ -1,0 +1,72 @@
+"""bs-scheduler and PyTorch-Ignite: a function of the step, in Python.
+
+Both change the loader's sampler from the loop, so with workers a switch comes late by the batches that are fetched
+ahead; with `scheduled_loader` it does not.
+"""
+
+from __future__ import annotations
+
+from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.stages import first_rate, rate_notes, stages_of
+from batchopt.schedules.schedule import Schedule
+
+_FUNCTION = """\
+BATCH_SIZES = {sizes}  # (step, batch size)
+
+def batch_size_at(step):
+    return [size for start, size in BATCH_SIZES if step >= start][-1]
+"""
+_LATE = (
+    "with workers a switch comes late by the batches that are fetched ahead: take num_workers=0, or scheduled_loader"
+)
+
+
+def to_bs_scheduler(schedule: Schedule) -> Export:
+    """Python for a loop with bs-scheduler.
+
+    Args:
+        schedule: the schedule.
+    """
+    first, largest = schedule(0), max(segment.batch_size for segment in schedule.segments)
+    text = _function(schedule) + (
+        f"\nloader = DataLoader(dataset, batch_size={first}, shuffle=True)\n"
+        f"scheduler = LambdaBS(loader, lambda step: batch_size_at(step) / {first}, max_batch_size={largest})\n"
+        f"total_steps = {schedule.steps}  # call scheduler.step() after each, whatever the epoch\n"
+    )
+    notes = [
+        _LATE,
+        "sizes above the data set's are cut silently; an epoch's last batch is smaller: its examples come earlier",
+    ]
+    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "bs-scheduler")))
+
+
+def to_ignite(schedule: Schedule) -> Export:
+    """Python for a trainer of PyTorch-Ignite.
+
+    Args:
+        schedule: the schedule.
+    """
+    text = _function(schedule) + (
+        f"\nloader = DataLoader(dataset, batch_size={schedule(0)}, shuffle=True)\n"
+        "scheduler = BatchSizeScheduler(loader, lambda event: batch_size_at(event + 1))  # for the step after\n"
+        "trainer.add_event_handler(Events.ITERATION_COMPLETED, scheduler)\n"
+        f"trainer.run(loader, max_epochs=1, epoch_length={schedule.steps})\n"
+    )
+    notes = [
+        _LATE,
+        "epoch_length must be given: Ignite counts it from the first batch size, and would train on",
+    ]
+    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "Ignite")))
+
+
+def _function(schedule: Schedule) -> str:
+    return _FUNCTION.format(sizes=[(s.step, s.batch_size) for s in stages_of(schedule, sizes_only=True)])
+
+
+def _rate(schedule: Schedule) -> str:
+    rate = first_rate(schedule)
+    return "" if rate is None else f"lr = {rate!r}\n"
+
+
+def _rates(schedule: Schedule, consumer: str) -> list[str]:
+    return rate_notes(schedule, consumer, "put them into your learning-rate schedule, by step")

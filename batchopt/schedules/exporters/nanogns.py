@@ -1,0 +1,44 @@
+"""nanoGNS: `grad_accum_schedule.txt`, lines of tokens and accumulation steps, with straight lines between them.
+
+Written from its documentation; the repository is a script, not a package.
+"""
+
+from __future__ import annotations
+
+from batchopt._checks import check_count
+from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.stages import check_divisible, rate_notes, stages_of
+from batchopt.schedules.schedule import Schedule
+
+
+def to_nanogns(schedule: Schedule, *, tokens_per_example: int, micro_batch: int, data_parallel: int = 1) -> Export:
+    """The lines of `grad_accum_schedule.txt`.
+
+    Args:
+        schedule: the schedule.
+        tokens_per_example: the sequence length.
+        micro_batch: examples per device and pass.
+        data_parallel: number of devices.
+
+    Raises:
+        ValueError: a batch size is not divisible by micro_batch x data_parallel.
+    """
+    check_count("tokens_per_example", tokens_per_example)
+    check_count("micro_batch", micro_batch)
+    check_count("data_parallel", data_parallel)
+    share = micro_batch * data_parallel
+    check_divisible(schedule, share, "micro_batch x data_parallel")
+    lines, before = [], None
+    for stage in stages_of(schedule, sizes_only=True):
+        tokens, accumulation = stage.start_examples * tokens_per_example, stage.batch_size // share
+        if before is not None:  # no slope: the value before holds up to the switch
+            lines.append(f"{tokens - 1}, {before}")
+        lines.append(f"{tokens}, {accumulation}")
+        before = accumulation
+    lines.append(f"{schedule.examples * tokens_per_example}, {before}")
+    notes = [
+        "written from nanoGNS's documentation, not checked by its code",
+        f"its learning rate decays over iterations: set lr_decay_iters and max_iters to {schedule.steps}",
+        *rate_notes(schedule, "nanoGNS", "go on from a checkpoint with another learning rate to keep them"),
+    ]
+    return Export("\n".join(lines), tuple(notes))

@@ -1,0 +1,84 @@
+"""OLMo-core: `BatchSizeSchedulerCallback`, in tokens.
+
+It multiplies the learning rate by the square root of the ratio at every switch, and cannot be told not to; it knows
+integer factors only, refuses a size twice in a row, and adjusts Adam-like optimizers only. A switch to a size that is r
+times as large waits until the number of batches is a multiple of r.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+from batchopt._checks import check_count
+from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.stages import Stage, check_divisible, first_rate, listed, stages_of
+from batchopt.schedules.schedule import Schedule
+
+NEAR = 0.01
+"""Learning rates that differ by no more than this share are taken to be the same."""
+
+
+def to_olmo_core(schedule: Schedule, *, tokens_per_example: int, micro_batch: int, data_parallel: int) -> Export:
+    """Python for the configuration of an OLMo-core trainer.
+
+    Args:
+        schedule: the schedule; its batch sizes must change by integer factors.
+        tokens_per_example: the sequence length.
+        micro_batch: examples of `rank_microbatch_size`.
+        data_parallel: number of data-parallel ranks.
+
+    Raises:
+        ValueError: a batch size is no integer factor of the one before, or not divisible by micro_batch x
+            data_parallel.
+    """
+    check_count("tokens_per_example", tokens_per_example)
+    check_count("micro_batch", micro_batch)
+    check_count("data_parallel", data_parallel)
+    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
+    stages = stages_of(schedule, sizes_only=True)
+    for before, after in pairwise(stage.batch_size for stage in stages):
+        if max(before, after) % min(before, after):
+            raise ValueError(
+                "OLMo-core: batch size can only be changed by an integer factor, "
+                f"got {after} after {before}: plan with powers of two"
+            )
+    sizes = listed([stage.batch_size * tokens_per_example for stage in stages])
+    starts = listed([f"Duration.tokens({stage.start_examples * tokens_per_example})" for stage in stages])
+    lines = [
+        f"rank_microbatch_size = {micro_batch * tokens_per_example}",
+        f"global_batch_size = {stages[0].batch_size * tokens_per_example}",
+        f"max_duration = Duration.tokens({schedule.examples * tokens_per_example})",
+    ]
+    rate = first_rate(schedule)
+    if rate is not None:
+        lines.append(f"lr = {rate!r}")
+    if len(stages) > 1:
+        lines.append(f"BatchSizeSchedulerCallback(batch_sizes=[{sizes}], schedule=[{starts}])")
+    return Export("\n".join(lines), tuple(_notes(schedule, stages)))
+
+
+def _notes(schedule: Schedule, stages: list[Stage]) -> list[str]:
+    notes = [
+        "give the learning-rate scheduler units of tokens, or its horizon is wrong",
+        "the last batch is dropped where it is not whole",
+    ]
+    if len(stages) > 1:
+        notes.append(
+            "an increase by a factor r waits until the number of batches is a multiple of r: it may come late by up to "
+            "r - 1 batches"
+        )
+    wanted = [stage.multiplier / stages[0].multiplier for stage in stages]
+    given = [math.sqrt(stage.batch_size / stages[0].batch_size) for stage in stages]
+    if any(abs(math.log(one / other)) > NEAR for one, other in zip(wanted, given, strict=True)):
+        notes.append(
+            "OLMo-core rescales the learning rate by the square root of the ratio, whatever the schedule says: by "
+            f"{listed([f'{x:.3g}' for x in given])} where the schedule has {listed([f'{x:.3g}' for x in wanted])}"
+        )
+    elif len(stages) > 1:
+        notes.append("OLMo-core rescales the learning rate by the square root of the ratio, as the schedule does")
+    if len(stages) != len(stages_of(schedule)):
+        notes.append("changes of the learning rate without a change of batch size are lost")
+    if schedule.learning_rate is None and stages[0].multiplier != 1.0:
+        notes.append(f"multiply your own learning rate by {stages[0].multiplier:.6g}")
+    return notes
