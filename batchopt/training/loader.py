@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
 
 from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
 from batchopt.schedules.schedule import Schedule
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 T = TypeVar("T")
 
 _OURS = ("batch_size", "batch_sampler", "sampler")
+
+
+class Share(list[int]):
+    """One rank's indices of a global batch, as many as every other rank's.
+
+    Attributes:
+        examples: how many of them count; those after them are padding.
+        of: examples of the global batch.
+    """
+
+    def __init__(self, indices: Iterable[int], *, examples: int, of: int) -> None:
+        super().__init__(indices)
+        self.examples, self.of = examples, of
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _share_again, (list(self), self.examples, self.of)
+
+    def weights(self, ranks: int) -> Tensor:
+        """What each example counts, (len,): the mean over ranks of sum(weights * losses) is the global batch's mean."""
+        weights = torch.full((len(self),), ranks / self.of)
+        weights[self.examples :] = 0.0
+        return weights
+
+
+def _share_again(indices: list[int], examples: int, of: int) -> Share:
+    return Share(indices, examples=examples, of=of)
 
 
 class ScheduledBatchSampler(Sampler[list[int]]):
@@ -29,16 +58,23 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     To go on in mid-run, give `start_examples`, or load what `state_dict` gave. `state_dict` counts what the sampler has
     yielded; a DataLoader with workers fetches ahead of the loop, and then only the loop's own count is right.
 
+    Among several ranks the schedule's batches are global, and each rank yields its equal `Share` of every one. Where
+    the end of the run leaves a batch that does not divide, shares are padded, and say so. Counts are global too, so a
+    run may go on with another number of ranks.
+
     Args:
         population: examples in the data set.
-        schedule: batch sizes over examples seen.
-        seed: of the order.
+        schedule: batch sizes over examples seen, of all ranks together.
+        seed: of the order, the same on all ranks.
         shuffle: a fresh permutation every epoch; else the data set's own order.
         drop_last: leave out the last batch where the end of the run cuts it short.
-        start_examples: examples that the training loop has seen already.
+        start_examples: examples that the training loop has seen already, on all ranks together.
+        rank: which share to yield, from 0.
+        ranks: number of data-parallel ranks.
 
     Raises:
-        ValueError: an empty data set, or a start beyond the end of the run.
+        ValueError: an empty data set, a start beyond the end of the run, or a batch size that does not divide into the
+            ranks.
 
     Example:
         >>> from batchopt.schedules.schedule import Schedule, Segment
@@ -56,6 +92,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         shuffle: bool = True,
         drop_last: bool = False,
         start_examples: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         check_count("population", population)
         check_count("seed", seed, least=0)
@@ -63,9 +101,20 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
         self._check_start(start_examples)
         self._start = self._seen = start_examples
+        check_count("ranks", ranks)
+        check_count("rank", rank, least=0)
+        if rank >= ranks:
+            raise ValueError(f"rank must be less than ranks, got {rank} of {ranks}")
+        for segment in schedule.segments:
+            if segment.batch_size % ranks:
+                raise ValueError(
+                    f"every batch size must divide into {ranks} ranks, got {segment.batch_size}: "
+                    f"plan with multiple_of={ranks}"
+                )
+        self._rank, self._ranks = rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
-        """The batches from `start_examples` to the end of the run."""
+        """The batches from `start_examples` to the end of the run, or this rank's shares of them."""
         for seen, size in self._batches():
             if self._shuffle:
                 indices = shuffled_indices(self._population, seed=self._seed, start=seen, count=size)
@@ -73,13 +122,18 @@ class ScheduledBatchSampler(Sampler[list[int]]):
                 indices = np.arange(seen, seen + size) % self._population
             # Before the batch is handed over: a state that is taken while the loop trains on it counts it.
             self._seen = seen + size
-            yield indices.tolist()
+            yield indices.tolist() if self._ranks == 1 else self._share(indices)
 
     def __len__(self) -> int:
         """Steps from `start_examples` to the end of the run."""
         if self._start == 0 and not self._drop_last:
             return self._schedule.steps
         return sum(1 for _ in self._batches())
+
+    def _share(self, indices: NDArray[np.int64]) -> Share:
+        own = indices[self._rank :: self._ranks].tolist()
+        width = -(-len(indices) // self._ranks)
+        return Share([*own, *[int(indices[0])] * (width - len(own))], examples=len(own), of=len(indices))
 
     def state_dict(self) -> dict[str, int]:
         """Where the current pass is: examples yielded, with the seed and the population that they belong to."""
@@ -123,6 +177,8 @@ def scheduled_loader(
     shuffle: bool = True,
     drop_last: bool = False,
     start_examples: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     num_workers: int = 0,
     **loader_options: Any,
@@ -132,6 +188,10 @@ def scheduled_loader(
     A tuple of tensors gives tuples of tensors, rows selected at once, unless `collate_fn` asks for single examples.
     Its `batch_sampler` is a `ScheduledBatchSampler`.
 
+    Among several ranks it gives (batch, weights): this rank's share of every global batch, and what each example
+    counts. Back-propagate `(weights * losses).sum()`: the mean of that over the ranks, which DistributedDataParallel
+    takes, is the mean loss of the global batch, also of a last one that does not divide.
+
     Args:
         dataset: map-style data set, or a tuple of tensors of one length.
         schedule: batch sizes over examples seen.
@@ -139,6 +199,8 @@ def scheduled_loader(
         shuffle: as for `ScheduledBatchSampler`.
         drop_last: as for `ScheduledBatchSampler`.
         start_examples: as for `ScheduledBatchSampler`.
+        rank: as for `ScheduledBatchSampler`.
+        ranks: as for `ScheduledBatchSampler`.
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         num_workers: processes that fetch ahead. The switches of batch size do not lag behind them.
         **loader_options: further arguments of `torch.utils.data.DataLoader` (pin_memory, ...).
@@ -164,11 +226,40 @@ def scheduled_loader(
         shuffle=shuffle,
         drop_last=drop_last,
         start_examples=start_examples,
+        rank=rank,
+        ranks=ranks,
     )
     data: Any = dataset
     if isinstance(dataset, tuple):
         data, collate_fn = (_Rows(dataset), _unchanged) if collate_fn is None else (TensorDataset(*dataset), collate_fn)
-    return DataLoader(data, batch_sampler=sampler, collate_fn=collate_fn, num_workers=num_workers, **loader_options)
+    collate: Callable[[Any], Any] | None = collate_fn
+    if ranks > 1:
+        data, collate = _Shares(data, ranks), _WithWeights(collate or default_collate)
+    return DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers, **loader_options)
+
+
+class _Shares(Dataset[Any]):
+    """A data set that is asked for shares, and gives examples and weights."""
+
+    def __init__(self, dataset: Any, ranks: int) -> None:
+        self._dataset, self._ranks = dataset, ranks
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitems__(self, share: Share) -> tuple[Any, Tensor]:
+        fetch = getattr(self._dataset, "__getitems__", None)
+        examples = fetch(share) if fetch is not None else [self._dataset[index] for index in share]
+        return examples, share.weights(self._ranks)
+
+
+class _WithWeights:
+    def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
+        self._collate_fn = collate_fn
+
+    def __call__(self, fetched: tuple[Any, Tensor]) -> tuple[Any, Tensor]:
+        examples, weights = fetched
+        return self._collate_fn(examples), weights
 
 
 class _Rows(Dataset[tuple[Tensor, ...]]):

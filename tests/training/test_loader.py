@@ -175,3 +175,66 @@ def test_bad_starts_and_states() -> None:
         sampler.load_state_dict(state | {"population": 11})
     with pytest.raises(ValueError, match="start_examples must be at least 0, got -1"):
         sampler.load_state_dict(state | {"examples_seen": -1})
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    ranks=st.integers(2, 5), examples=st.integers(1, 300), factors=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    start=st.integers(0, 40), seed=st.integers(0, 3),
+)  # fmt: skip
+def test_shares_of_ranks_are_the_global_batches(
+    ranks: int, examples: int, factors: tuple[int, int], start: int, seed: int
+) -> None:
+    segments = (Segment(0, ranks * factors[0]), *([Segment(30, ranks * factors[1])] if examples > 30 else []))
+    schedule, start = Schedule(segments, examples), min(start, examples)
+    alone = list(ScheduledBatchSampler(37, schedule, seed=seed, start_examples=start))
+    samplers = [
+        ScheduledBatchSampler(37, schedule, seed=seed, start_examples=start, rank=rank, ranks=ranks)
+        for rank in range(ranks)
+    ]
+    shares = [list(sampler) for sampler in samplers]
+    assert [len(sampler) for sampler in samplers] == [len(alone)] * ranks
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert len({len(part) for part in parts}) == 1
+        counted = [index for part in parts for index in part[: part.examples]]
+        assert sorted(counted) == sorted(whole)
+        assert all(part.of == len(whole) for part in parts)
+    assert all(sampler.state_dict() == samplers[0].state_dict() for sampler in samplers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_make_the_mean_over_ranks_the_mean_over_the_batch(workers: int) -> None:
+    schedule = Schedule((Segment(0, 6), Segment(12, 12)), examples=31)  # the last batch is 7 of 12
+    data = (torch.arange(1.0, 12.0), torch.arange(11))
+    alone = [float(batch[0].mean()) for batch in scheduled_loader(data, schedule, seed=2)]
+    loaders = [scheduled_loader(data, schedule, seed=2, rank=rank, ranks=3, num_workers=workers) for rank in range(3)]
+    means = [
+        sum(float((weights * batch[0]).sum()) for batch, weights in parts) / 3 for parts in zip(*loaders, strict=True)
+    ]
+    assert means == pytest.approx(alone, rel=1e-6)
+    of_dataset = scheduled_loader(TensorDataset(*data), schedule, seed=2, rank=1, ranks=3, num_workers=workers)
+    for (ours, weights), (theirs, as_well) in zip(of_dataset, loaders[1], strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(weights, as_well)
+    last = [list(loader)[-1][1] for loader in loaders]
+    assert [int((weights > 0).sum()) for weights in last] == [3, 2, 2]
+    assert all(len(weights) == 3 for weights in last)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks() -> None:
+    schedule = Schedule.constant(12, examples=120)
+    two = ScheduledBatchSampler(50, schedule, rank=0, ranks=2)
+    batches = iter(two)
+    next(batches), next(batches)
+    three = [ScheduledBatchSampler(50, schedule, rank=rank, ranks=3) for rank in range(3)]
+    for sampler in three:
+        sampler.load_state_dict(two.state_dict())
+    counted = [sorted(index for part in parts for index in part) for parts in zip(*three, strict=True)]
+    assert counted == [sorted(batch) for batch in list(ScheduledBatchSampler(50, schedule))[2:]]
+
+
+def test_ranks_that_cannot_share() -> None:
+    with pytest.raises(ValueError, match="must divide into 3 ranks, got 64: plan with multiple_of=3"):
+        ScheduledBatchSampler(10, REFERENCE, ranks=3)
+    with pytest.raises(ValueError, match="rank must be less than ranks, got 2 of 2"):
+        ScheduledBatchSampler(10, REFERENCE, rank=2, ranks=2)
