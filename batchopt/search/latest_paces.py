@@ -34,8 +34,9 @@ TREND_LASTS = 1.5
 """Log steps of the law over which a pace goes on to change."""
 UNSEEN_SD = 0.06
 """How much the pace of a trial changes on its way to the goal, for every octave of examples."""
-MOST_TAUGHT = 0.5
-"""A trial that has not arrived teaches its neighbours no more than this change of log pace, and what it has taken."""
+MOST_TAUGHT, MOST_TAUGHT_OF_OTHERS = 0.5, 1.5
+"""A trial that has not arrived teaches its neighbours no more than this change of log pace, and what it has taken; the
+latter where trials differ in more than batch size and learning rate."""
 
 
 def with_latest_paces(surrogate: Surrogate) -> Surrogate:
@@ -53,6 +54,7 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
     if isinstance(surrogate.goal, ReachLoss):
         fallen *= (surrogate.goal.loss / law.initial_loss) ** FALLEN
         v_goal = np.minimum(table.v_of_loss(surrogate.goal.loss), table.grid[-1])
+    most = MOST_TAUGHT if surrogate.places.n_dimensions == 2 else MOST_TAUGHT_OF_OTHERS
     for i, run in enumerate(runs):
         if run.values is not None and v_goal is not None:
             value = run.values[0] if surrogate.two_objectives else run.values[0] / surrogate.price(run.batch_size)
@@ -77,7 +79,7 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
         if run.values is not None:
             paces[known, i] = latest[known]
             continue
-        taught = np.clip(latest, paces[:, i] - MOST_TAUGHT, paces[:, i] + MOST_TAUGHT)
+        taught = np.clip(latest, paces[:, i] - most, paces[:, i] + most)
         if v_goal is not None:  # it has not arrived, so it takes longer than it has taken
             taken = math.log(max(run.curve.examples) / run.batch_size) - _log_steps_at(table, curves[:, i], v_goal)
             taught = np.maximum(taught, np.where(np.isfinite(taken), taken, taught))

@@ -1,0 +1,112 @@
+"""Lightning: training data whose batches follow a schedule, and a noise scale in the log.
+
+Changing `accumulate_grad_batches` in mid-run mis-scales a gradient, silently; a batch sampler does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from batchopt.schedules.schedule import Schedule
+from batchopt.training.loader import scheduled_loader
+from batchopt.training.monitor import NoiseScaleMonitor
+
+
+class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
+    """Training data by a schedule; one epoch of it is the whole run.
+
+    Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
+    `scheduled_loader` gives it.
+
+    Args:
+        dataset: map-style, or a tuple of tensors.
+        schedule: batch sizes over examples, of all processes together.
+        **loader_options: of `scheduled_loader` (seed, shuffle, collate_fn, num_workers, ...).
+
+    Raises:
+        ValueError: when training begins: the trainer accumulates gradients, runs several epochs, or would put a sampler
+            of its own in place of the schedule's.
+    """
+
+    def __init__(self, dataset: Dataset[Any] | tuple[Tensor, ...], schedule: Schedule, **loader_options: Any) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self._dataset, self._options = dataset, loader_options
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """The loader of the whole run."""
+        trainer = self.trainer
+        assert trainer is not None
+        _check(trainer)
+        share: dict[str, Any] = (
+            {"rank": trainer.global_rank, "ranks": trainer.world_size} if trainer.world_size > 1 else {}
+        )
+        return scheduled_loader(self._dataset, self.schedule, **self._options, **share)
+
+
+def _check(trainer: Trainer) -> None:
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            f"accumulate_grad_batches must be 1 under a schedule, got {trainer.accumulate_grad_batches}: "
+            "the loader gives whole batches"
+        )
+    if trainer.max_epochs != 1:
+        raise ValueError(
+            f"max_epochs must be 1 under a schedule, whose one pass is the whole run, got {trainer.max_epochs}"
+        )
+    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "use_distributed_sampler must be False under a schedule, whose loader gives each process its share"
+        )
+
+
+class NoiseScaleCallback(Callback):  # type: ignore[misc]
+    """Logs the running noise scale as `noise_scale`, of a training that accumulates gradients or has several processes.
+
+    Args:
+        examples: batch size of a micro-batch, if it is not the length of its first tensor.
+        **monitor_options: of `NoiseScaleMonitor` (overhead, every, window, population).
+    """
+
+    def __init__(self, examples: int | None = None, **monitor_options: Any) -> None:
+        self._examples, self._options = examples, monitor_options
+        self._monitor: NoiseScaleMonitor | None = None
+        self._size = 0
+
+    @property
+    def monitor(self) -> NoiseScaleMonitor | None:
+        """None before training begins."""
+        return self._monitor
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to watch the model."""
+        self._monitor = NoiseScaleMonitor(pl_module, **self._options)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count the micro-batch."""
+        self._size = self._examples or _length(batch)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the micro-batch added."""
+        assert self._monitor is not None
+        self._monitor.micro_batch(self._size)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Log the reading."""
+        assert self._monitor is not None
+        self._monitor.step()
+        reading = self._monitor.reading
+        if reading is not None and reading.resolved:
+            pl_module.log("noise_scale", float(reading.batch_size.value))
+
+
+def _length(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch)
+    parts = batch.values() if isinstance(batch, Mapping) else batch
+    return _length(next(iter(parts)))

@@ -1,0 +1,115 @@
+"""Hugging Face Transformers: a Trainer whose batches follow a schedule.
+
+The Trainer steps whenever its count of micro-batches is a multiple of `gradient_accumulation_steps`, and does not reset
+that count at a change, which mis-scales a gradient, silently; and it plans the learning rate's horizon by the first
+batch size. A batch sampler has neither fault.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from batchopt.schedules.exporters.stages import stages_of
+from batchopt.schedules.schedule import Schedule
+from batchopt.training.loader import ScheduledBatchSampler
+
+
+class ScheduledTrainerMixin:
+    """Makes any `Trainer` follow a schedule: put it before the class, and give `schedule`.
+
+    One epoch is the whole run, over as many passes through the data as the schedule takes. The schedule's batch sizes
+    are global; each rank takes its equal share, and a last batch that does not divide is left out. The learning rate
+    that the arguments ask for ends with the run, times the schedule's multipliers. Going on from a checkpoint works as
+    the Trainer's own.
+
+    Args:
+        schedule: batch sizes over examples, of all processes together.
+
+    Raises:
+        ValueError: the arguments ask for gradient accumulation or max_steps, or a batch size does not divide into the
+            processes.
+
+    Example:
+        class ScheduledSeq2SeqTrainer(ScheduledTrainerMixin, Seq2SeqTrainer): ...
+        trainer = ScheduledSeq2SeqTrainer(model, args, train_dataset=data, schedule=Schedule.load("schedule.json"))
+    """
+
+    def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.schedule = schedule
+        trainer: Any = self
+        if trainer.args.gradient_accumulation_steps != 1:
+            raise ValueError(
+                "gradient_accumulation_steps must be 1 under a schedule, "
+                f"got {trainer.args.gradient_accumulation_steps}: the loader gives whole batches"
+            )
+        if trainer.args.max_steps > 0:
+            raise ValueError(
+                f"max_steps must be left out under a schedule, got {trainer.args.max_steps}: "
+                f"the schedule's {schedule.examples} examples say where the run ends"
+            )
+        trainer.args.num_train_epochs = 1
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader of the whole run."""
+        trainer: Any = self
+        args = trainer.args
+        if trainer.train_dataset is None:
+            raise ValueError("a Trainer needs a train_dataset to train")
+        sampler = ScheduledBatchSampler(
+            len(trainer.train_dataset),
+            self.schedule,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            drop_last=args.world_size > 1 and self._last_batch() % args.world_size > 0,
+            rank=args.process_index,
+            ranks=args.world_size,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            trainer.train_dataset,
+            batch_sampler=sampler,
+            collate_fn=trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training"),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        # The shares are taken already: one process, as far as Accelerate is concerned.
+        prepared: DataLoader[Any] = prepare_data_loader(
+            loader, device=trainer.accelerator.device, num_processes=1, process_index=0, put_on_device=True
+        )
+        return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The learning-rate schedule of the arguments, times the schedule's multipliers."""
+        created: Any = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        stages = stages_of(self.schedule)
+        if all(stage.multiplier == 1.0 for stage in stages):
+            return created
+        if not isinstance(created, torch.optim.lr_scheduler.LambdaLR):
+            raise ValueError(
+                f"the schedule's multipliers need a LambdaLR, which {type(created).__name__} is not: take another "
+                "lr_scheduler_type, or a schedule without multipliers"
+            )
+        starts, multipliers = [stage.step for stage in stages], [stage.multiplier for stage in stages]
+
+        def times(own: Callable[[int], float]) -> Callable[[int], float]:
+            return lambda step: own(step) * multipliers[bisect_right(starts, step) - 1]
+
+        created.lr_lambdas = [times(own) for own in created.lr_lambdas]
+        for group, base, own in zip(created.optimizer.param_groups, created.base_lrs, created.lr_lambdas, strict=True):
+            group["lr"] = base * own(created.last_epoch)
+        return created
+
+    def _last_batch(self) -> int:
+        return list(self.schedule.batches())[-1][1]
+
+
+class ScheduledTrainer(ScheduledTrainerMixin, Trainer):  # type: ignore[misc]
+    """A `Trainer` whose batches follow a schedule: see `ScheduledTrainerMixin`."""

@@ -1,0 +1,102 @@
+"""Training data by a schedule inside Lightning, by the real package."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from batchopt.schedules.schedule import Schedule, Segment
+
+lightning = pytest.importorskip("lightning.pytorch")
+
+from batchopt.integrations.lightning import NoiseScaleCallback, ScheduledDataModule  # noqa: E402
+
+SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32)), examples=620)
+
+
+class Module(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    """The loss rises by one with the parameter, whatever the batch: every gradient is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.sizes, self.gradients, self.planned = list[int](), list[float](), 0
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        self.sizes.append(len(batch[0]))
+        return self.weight + 0.0 * batch[0].sum()
+
+    def on_before_optimizer_step(self, _: Any) -> None:
+        assert self.weight.grad is not None
+        self.gradients.append(float(self.weight.grad))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self.planned = int(self.trainer.estimated_stepping_batches)
+        return torch.optim.SGD([self.weight], lr=0.1)
+
+
+def trainer(**options: Any) -> Any:
+    return lightning.Trainer(
+        **{
+            "max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
+            "enable_progress_bar": False, "enable_model_summary": False, **options,
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_follows_the_schedule_and_every_gradient_is_whole(workers: int) -> None:
+    module, made = Module(), trainer()
+    made.fit(module, datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE, num_workers=workers))
+    assert module.sizes == [size for _, size in SCHEDULE.batches()]
+    assert module.gradients == [1.0] * SCHEDULE.steps
+    assert made.global_step == module.planned == SCHEDULE.steps
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches must be 1 under a schedule, got 2"),
+        ({"max_epochs": 3}, "max_epochs must be 1 under a schedule, .* got 3"),
+    ],
+)
+def test_what_would_break_the_schedule_is_refused(options: dict[str, int], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        trainer(**options).fit(Module(), datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE))
+
+
+class Regression(lightning.LightningModule):  # type: ignore[misc, name-defined]
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(self.model(batch[0])[:, 0], batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.001)
+
+
+def test_the_noise_scale_of_an_accumulating_training_is_logged() -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(4_096, 4, generator=generator)
+    data = torch.utils.data.TensorDataset(x, x.sum(1) + torch.randn(4_096, generator=generator))
+    watch = NoiseScaleCallback(every=1)
+    made = trainer(accumulate_grad_batches=4, callbacks=[watch])
+    made.fit(Regression(), torch.utils.data.DataLoader(data, batch_size=16))
+    assert watch.monitor is not None
+    reading = watch.monitor.reading
+    assert reading is not None
+    assert reading.resolved
+    assert float(made.callback_metrics["noise_scale"]) == pytest.approx(float(reading.batch_size.value), rel=0.2)
