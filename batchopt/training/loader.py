@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset, default_collate
 
 from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.shares import Share, check_ranks, weights_of, width_of
+from batchopt.training.stream import ScheduledStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,32 +22,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _OURS = ("batch_size", "batch_sampler", "sampler")
-
-
-class Share(list[int]):
-    """One rank's indices of a global batch, as many as every other rank's.
-
-    Attributes:
-        examples: how many of them count; those after them are padding.
-        of: examples of the global batch.
-    """
-
-    def __init__(self, indices: Iterable[int], *, examples: int, of: int) -> None:
-        super().__init__(indices)
-        self.examples, self.of = examples, of
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _share_again, (list(self), self.examples, self.of)
-
-    def weights(self, ranks: int) -> Tensor:
-        """What each example counts, (len,): the mean over ranks of sum(weights * losses) is the global batch's mean."""
-        weights = torch.full((len(self),), ranks / self.of)
-        weights[self.examples :] = 0.0
-        return weights
-
-
-def _share_again(indices: list[int], examples: int, of: int) -> Share:
-    return Share(indices, examples=examples, of=of)
 
 
 class ScheduledBatchSampler(Sampler[list[int]]):
@@ -101,16 +77,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
         self._check_start(start_examples)
         self._start = self._seen = start_examples
-        check_count("ranks", ranks)
-        check_count("rank", rank, least=0)
-        if rank >= ranks:
-            raise ValueError(f"rank must be less than ranks, got {rank} of {ranks}")
-        for segment in schedule.segments:
-            if segment.batch_size % ranks:
-                raise ValueError(
-                    f"every batch size must divide into {ranks} ranks, got {segment.batch_size}: "
-                    f"plan with multiple_of={ranks}"
-                )
+        check_ranks(schedule, rank, ranks)
         self._rank, self._ranks = rank, ranks
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -132,8 +99,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     def _share(self, indices: NDArray[np.int64]) -> Share:
         own = indices[self._rank :: self._ranks].tolist()
-        width = -(-len(indices) // self._ranks)
-        return Share([*own, *[int(indices[0])] * (width - len(own))], examples=len(own), of=len(indices))
+        padding = [int(indices[0])] * (width_of(len(indices), self._ranks) - len(own))
+        return Share([*own, *padding], of=len(indices), examples=len(own))
 
     def state_dict(self) -> dict[str, int]:
         """Where the current pass is: examples yielded, with the seed and the population that they belong to."""
@@ -174,7 +141,7 @@ def scheduled_loader(
     schedule: Schedule,
     *,
     seed: int = 0,
-    shuffle: bool = True,
+    shuffle: bool | None = None,
     drop_last: bool = False,
     start_examples: int = 0,
     rank: int = 0,
@@ -192,11 +159,15 @@ def scheduled_loader(
     counts. Back-propagate `(weights * losses).sum()`: the mean of that over the ranks, which DistributedDataParallel
     takes, is the mean loss of the global batch, also of a last one that does not divide.
 
+    An iterable data set of single examples is read in its own order, by the workers, and batched by the schedule in
+    this process; it is read again, after its `set_epoch` if it has one, when it ends before the run does. To go on in
+    mid-run the examples before are read and passed over. Among several ranks each must read a part of its own.
+
     Args:
-        dataset: map-style data set, or a tuple of tensors of one length.
+        dataset: map-style or iterable data set, or a tuple of tensors of one length.
         schedule: batch sizes over examples seen.
         seed: of the order.
-        shuffle: as for `ScheduledBatchSampler`.
+        shuffle: as for `ScheduledBatchSampler`, where True is what None stands for; not for an iterable data set.
         drop_last: as for `ScheduledBatchSampler`.
         start_examples: as for `ScheduledBatchSampler`.
         rank: as for `ScheduledBatchSampler`.
@@ -206,7 +177,7 @@ def scheduled_loader(
         **loader_options: further arguments of `torch.utils.data.DataLoader` (pin_memory, ...).
 
     Raises:
-        TypeError: the data set is a stream, which has no index to draw from, or an option would override the schedule.
+        TypeError: the data set has another form, or an option would override the schedule, or its order.
         TaskError: the data set is empty, or its tensors differ in length.
 
     Example:
@@ -215,15 +186,23 @@ def scheduled_loader(
         >>> [x.tolist() for x, in scheduled_loader((torch.arange(5),), schedule, shuffle=False)]
         [[0, 1], [2, 3], [4, 0, 1, 2], [3, 4, 0, 1]]
     """
-    check_data("dataset", dataset, least=1, streams=False)
     for name in _OURS:
         if name in loader_options:
             raise TypeError(f"{name} must be left out: the schedule decides which examples make a batch")
+    if isinstance(dataset, IterableDataset):
+        if shuffle:
+            raise TypeError("shuffle must be left out for an iterable data set, which has an order of its own")
+        stream = ScheduledStream(
+            dataset, schedule, drop_last=drop_last, start_examples=start_examples, rank=rank, ranks=ranks,
+            collate_fn=collate_fn, num_workers=num_workers, **loader_options,
+        )  # fmt: skip
+        return DataLoader(stream, batch_size=None, collate_fn=_unchanged)
+    check_data("dataset", dataset, least=1, streams=False)
     sampler = ScheduledBatchSampler(
         population(dataset) or 0,
         schedule,
         seed=seed,
-        shuffle=shuffle,
+        shuffle=shuffle is None or shuffle,
         drop_last=drop_last,
         start_examples=start_examples,
         rank=rank,
@@ -250,7 +229,7 @@ class _Shares(Dataset[Any]):
     def __getitems__(self, share: Share) -> tuple[Any, Tensor]:
         fetch = getattr(self._dataset, "__getitems__", None)
         examples = fetch(share) if fetch is not None else [self._dataset[index] for index in share]
-        return examples, share.weights(self._ranks)
+        return examples, weights_of(len(share), share.examples, share.of, self._ranks)
 
 
 class _WithWeights:

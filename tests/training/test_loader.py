@@ -149,7 +149,7 @@ class Stream(IterableDataset[int]):
 
 def test_data_that_cannot_be_drawn_from() -> None:
     with pytest.raises(TypeError, match="dataset must be a tuple of tensors or a map-style data set"):
-        scheduled_loader(Stream(), REFERENCE)
+        scheduled_loader([1, 2, 3].__iter__(), REFERENCE)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="dataset must hold at least 1 example, got 0"):
         scheduled_loader((torch.empty(0),), REFERENCE)
     with pytest.raises(TaskError, match="of one length, got lengths 3, 4"):
@@ -238,3 +238,51 @@ def test_ranks_that_cannot_share() -> None:
         ScheduledBatchSampler(10, REFERENCE, ranks=3)
     with pytest.raises(ValueError, match="rank must be less than ranks, got 2 of 2"):
         ScheduledBatchSampler(10, REFERENCE, rank=2, ranks=2)
+
+
+class Numbers(IterableDataset[torch.Tensor]):
+    """0, 1, ... below a count; each worker reads every n-th; the epoch is in the hundreds of thousands."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        worker = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return (torch.tensor(100_000 * self.epoch + n) for n in range(first, self.count, step))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_batched_by_the_schedule_over_its_epochs(workers: int) -> None:
+    schedule = Schedule((Segment(0, 7), Segment(100, 30)), examples=500)
+    loader = scheduled_loader(Numbers(200), schedule, num_workers=workers)
+    batches = list(loader)
+    assert [len(batch) for batch in batches] == [size for _, size in schedule.batches()]
+    assert len(loader) == schedule.steps
+    seen = torch.cat(batches).tolist()
+    assert sorted(seen[:200]) == list(range(200))
+    assert sorted(seen[200:400]) == list(range(100_000, 100_200))
+    start = sum(len(batch) for batch in batches[:20])
+    again = list(scheduled_loader(Numbers(200), schedule, num_workers=workers, start_examples=start))
+    assert torch.cat(again).tolist() == seen[start:]
+
+
+def test_a_stream_among_ranks_and_its_last_batch() -> None:
+    schedule = Schedule.constant(12, examples=31)  # the last batch is 7 of 12
+    loaders = [list(scheduled_loader(Numbers(50), schedule, rank=rank, ranks=3)) for rank in range(3)]
+    assert [len(weights) for _, weights in loaders[0]] == [4, 4, 3]
+    assert [int((loader[-1][1] > 0).sum()) for loader in loaders] == [3, 2, 2]
+    assert sum(float(loader[-1][1].sum()) for loader in loaders) == pytest.approx(3.0)
+    assert [len(batch) for batch in scheduled_loader(Numbers(50), schedule, drop_last=True)] == [12, 12]
+
+
+def test_streams_that_cannot_be_batched() -> None:
+    with pytest.raises(TypeError, match="shuffle must be left out for an iterable data set"):
+        scheduled_loader(Numbers(9), REFERENCE, shuffle=True)
+    with pytest.raises(TaskError, match="must give at least one example, and gave none"):
+        list(scheduled_loader(Numbers(0), REFERENCE))
+    with pytest.raises(ValueError, match="start_examples must be at most the schedule's 120000, got 120001"):
+        scheduled_loader(Numbers(9), REFERENCE, start_examples=120_001)
