@@ -83,13 +83,22 @@ class TrainingRun:
         scaled = task.autocast == torch.float16
         self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
-    def step(self, batch_size: int, *, indices: NDArray[np.int64] | None = None, multiplier: float = 1.0) -> float:
+    def step(
+        self,
+        batch_size: int,
+        *,
+        indices: NDArray[np.int64] | None = None,
+        multiplier: float = 1.0,
+        micro_batch: int | None = None,
+    ) -> float:
         """Take one optimizer step on the next examples of the data order, and return the batch's loss before it.
 
         Args:
             batch_size: examples of the step.
             indices: examples to take instead of the next ones, shape (batch_size,).
             multiplier: of the learning rate, on top of warm-up.
+            micro_batch: a larger batch is taken in parts of at most so many examples; the gradient is the whole
+                batch's, but for rounding, and what normalises over a batch (BatchNorm) sees the parts.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; no step was taken.
@@ -103,7 +112,7 @@ class TrainingRun:
         self._set_learning_rate(batch_size, multiplier)
         self._rescaling.apply(batch_size)
         with self._randomness.active():
-            value = self._step(indices)
+            value = self._step(indices, micro_batch or batch_size)
         self.examples_seen += batch_size
         self.steps += 1
         return value
@@ -122,21 +131,41 @@ class TrainingRun:
         self.examples_seen += batch_size
         return value
 
-    def _step(self, indices: NDArray[np.int64]) -> float:
+    def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(*self.task.losses(self.model, fetch(self.task, indices)))
-        if not loss.requires_grad:
-            raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
-        value = loss.item()
-        if not math.isfinite(value):
-            raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-        torch.autograd.backward(self._scaler.scale(loss))
+        value, weight = 0.0, 0.0
+        for begin in range(0, len(indices), micro_batch):
+            part = indices[begin : begin + micro_batch]
+            losses, weights = self.task.losses(self.model, fetch(self.task, part))
+            loss = batch_loss(losses, weights)
+            own = float(len(part))
+            if len(part) < len(indices):
+                # Its share of the whole batch's number of examples; what weights make of that is known at the end.
+                own = own if weights is None else float(weights.sum())
+                loss = loss * (own / len(indices))
+            if not loss.requires_grad:
+                raise TaskError(
+                    "the loss must depend on the model's trainable parameters, and it is detached from them"
+                )
+            value, weight = value + loss.item(), weight + own
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
+            torch.autograd.backward(self._scaler.scale(loss))
+        if weight != len(indices):
+            value *= len(indices) / weight
+            self._scale_gradients(len(indices) / weight)
         if self.task.before_step is not None:
             self._scaler.unscale_(self.optimizer)
             self.task.before_step(self.model)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return float(value)
+        return value
+
+    def _scale_gradients(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
 
     def _set_learning_rate(self, batch_size: int, multiplier: float) -> None:
         warmup = self.task.warmup_examples

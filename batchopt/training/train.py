@@ -36,7 +36,7 @@ def train(
     until_loss: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     on_evaluation: Callable[[int, float], None] | None = None,
-    max_batch: int | None = None,
+    micro_batch: int | None = None,
 ) -> TrainingResult:
     """Train a task by a schedule.
 
@@ -55,11 +55,11 @@ def train(
         checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
             state in a second file beside it. What was evaluated before is in the result but not evaluated again.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
-        max_batch: largest batch that fits in memory, if known: a schedule that would exceed it is refused now, instead
-            of failing when its last segment begins.
+        micro_batch: largest batch that fits in memory, if known: larger ones are taken in parts. The gradient is the
+            whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
 
     Raises:
-        ValueError: neither the schedule nor the call gives a learning rate, or the schedule exceeds `max_batch`.
+        ValueError: neither the schedule nor the call gives a learning rate.
         TrainingDivergedError: the loss became NaN or infinite (a `NonFiniteLossError`). Its `result` holds what was
             measured, and the checkpoint of the evaluation before stays.
         TaskError: a batch does not fit in memory, or the loss is not positive; the checkpoint stays.
@@ -77,11 +77,12 @@ def train(
         >>> result.outcome, result.steps < 1_000
         ('reached', True)
     """
-    rate = _check_arguments(schedule, learning_rate, until_loss, max_batch)
+    rate = _check_arguments(schedule, learning_rate, until_loss, micro_batch)
     path = None if checkpoint is None else _checked_path(checkpoint)
     settings = Settings(schedule, rate, seed, dict(hyperparameters or {}))
     run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters)
-    loop = _Loop(run, schedule, NOTHING_YET if path is None else resume(path, run, settings), until_loss)
+    measured = NOTHING_YET if path is None else resume(path, run, settings)
+    loop = _Loop(run, schedule, measured, until_loss, micro_batch)
     for point in evaluation_points(schedule.examples, first=FIRST_EVALUATION_STEPS * schedule(0)):
         if loop.outcome is not None or point <= loop.measured.examples:
             continue
@@ -99,8 +100,16 @@ def train(
 class _Loop:
     """A training under way."""
 
-    def __init__(self, run: TrainingRun, schedule: Schedule, measured: Measured, until_loss: float | None) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        schedule: Schedule,
+        measured: Measured,
+        until_loss: float | None,
+        micro_batch: int | None,
+    ) -> None:
         self.run, self.schedule, self.measured, self.until_loss = run, schedule, measured, until_loss
+        self.micro_batch = micro_batch
         self.seconds = measured.clock[-1] if measured.clock else 0.0
 
     @property
@@ -153,11 +162,12 @@ class _Loop:
 
     def _step(self, seen: int, size: int) -> None:
         try:
-            self.run.step(size, multiplier=self._multiplier(seen))
+            self.run.step(size, multiplier=self._multiplier(seen), micro_batch=self.micro_batch)
         except torch.OutOfMemoryError as error:
+            too_large = min(size, self.micro_batch or size)
             raise TaskError(
-                f"every batch must fit in memory, and one of {size} examples does not (after {seen} examples): "
-                f"plan with batch sizes below {size}"
+                f"every batch must fit in memory, and one of {too_large} examples does not (after {seen} examples): "
+                f"give micro_batch below {too_large}, or plan with batch sizes below it"
             ) from error
 
     def _multiplier(self, seen: int) -> float:
@@ -173,7 +183,7 @@ class _Loop:
 
 
 def _check_arguments(
-    schedule: Schedule, learning_rate: float | None, until_loss: float | None, max_batch: int | None
+    schedule: Schedule, learning_rate: float | None, until_loss: float | None, micro_batch: int | None
 ) -> float:
     """The base learning rate, if all arguments are right."""
     rate = schedule.learning_rate if learning_rate is None else learning_rate
@@ -182,14 +192,8 @@ def _check_arguments(
     check_positive("learning_rate", rate)
     if until_loss is not None:
         check_positive("until_loss", until_loss)
-    if max_batch is not None:
-        check_count("max_batch", max_batch)
-        largest = max(segment.batch_size for segment in schedule.segments)
-        if largest > max_batch:
-            raise ValueError(
-                f"every batch size of the schedule must be at most max_batch={max_batch}, got {largest}: plan with "
-                f"batch_sizes up to {max_batch}"
-            )
+    if micro_batch is not None:
+        check_count("micro_batch", micro_batch)
     return rate
 
 

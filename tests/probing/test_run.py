@@ -49,6 +49,21 @@ def losses(run: TrainingRun, steps: int, batch_size: int = 16) -> list[float]:
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, weighted_cross_entropy])
+@pytest.mark.parametrize("micro_batch", [1, 5, 16, 40])
+def test_twin_a_batch_in_parts_has_the_whole_ones_gradient(loss: Any, micro_batch: int) -> None:
+    x, y = classification(50, dtype=torch.float64)
+    task = make_task(data=(x, y), loss=loss, model=lambda: mlp().double())
+    whole, parts = (TrainingRun(task, learning_rate=0.1, seed=4) for _ in range(2))
+    for _ in range(6):
+        value = parts.step(16, micro_batch=micro_batch)
+        assert value == pytest.approx(whole.step(16), rel=1e-9)
+        for one, other in zip(parts.model.parameters(), whole.model.parameters(), strict=True):
+            assert one.grad is not None
+            assert other.grad is not None
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, weighted_cross_entropy])
 def test_twin_of_a_loop_by_hand(loss: Any) -> None:
     x, y = classification(50, dtype=torch.float64)
     task = make_task(data=(x, y), loss=loss, model=lambda: mlp().double())

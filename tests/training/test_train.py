@@ -185,13 +185,22 @@ def test_divergence_keeps_what_was_measured() -> None:
     assert result.seconds >= result.measured.clock[-1]
 
 
-def test_a_schedule_beyond_memory_is_refused_before_the_first_step() -> None:
-    made: list[nn.Module] = []
-    task = make_task(model=lambda: made.append(nn.Linear(6, 2)) or made[-1])
-    with pytest.raises(ValueError, match="at most max_batch=31, got 32: plan with batch_sizes up to 31"):
-        train(task, SCHEDULE, max_batch=31)
-    assert not made
-    assert train(task, SCHEDULE, max_batch=32).outcome == "finished"
+def test_large_batches_are_taken_in_parts() -> None:
+    """The same training, but for rounding, at every switch; and no part is larger than what fits."""
+    sizes: list[int] = []
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        if model.training:
+            sizes.append(len(batch[0]))
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    whole, parts = (train(make_task(loss=loss), SCHEDULE, micro_batch=most) for most in (None, 10))
+    assert max(sizes[: whole.steps]) == 32
+    assert max(sizes[whole.steps :]) == 10
+    assert parts.steps == whole.steps
+    assert parts.curve.losses == pytest.approx(whole.curve.losses, rel=1e-4)
+    with pytest.raises(ValueError, match="micro_batch must be at least 1, got 0"):
+        train(make_task(), SCHEDULE, micro_batch=0)
 
 
 def test_out_of_memory_says_which_batch() -> None:
@@ -201,7 +210,7 @@ def test_out_of_memory_says_which_batch() -> None:
         return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
     with pytest.raises(
-        TaskError, match=r"one of 16 examples does not \(after 200 examples\): plan with batch sizes below 16"
+        TaskError, match=r"one of 16 examples does not \(after 200 examples\): give micro_batch below 16"
     ):
         train(make_task(loss=loss), SCHEDULE)
 
