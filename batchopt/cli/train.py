@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchopt.cli.arguments import positive
+from batchopt.cli.arguments import count, positive
 from batchopt.cli.console import Console
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan` or of your own")
     parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
     parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
+    parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
     parser.add_argument("--seed", type=int, default=0)
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         learning_rate=args.learning_rate,
         checkpoint=args.checkpoint,
         seed=args.seed,
+        micro_batch=args.micro_batch,
     )
     if args.save is not None:
         _save_weights(result, args.save)
@@ -87,6 +89,7 @@ def train_by(
     learning_rate: float | None = None,
     checkpoint: Path | None = None,
     seed: int = 0,
+    micro_batch: int | None = None,
 ) -> TrainingResult:
     """Train by a schedule; for a plan's loss until it is reached, three times the predicted examples at most."""
     from batchopt.training.train import train
@@ -107,6 +110,7 @@ def train_by(
         until_loss=until,
         checkpoint=checkpoint,
         on_evaluation=show,
+        micro_batch=micro_batch,
     )
     console.end_progress()
     return result
