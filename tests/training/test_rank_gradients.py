@@ -76,3 +76,13 @@ def test_one_rank_that_fails_takes_no_training_down(answers: dict[int, list[dict
     plain = answers[1][0]["whole"]["weights"]
     assert first["weights"] == pytest.approx(plain, rel=1e-9)
     assert second["weights"] == pytest.approx(plain, rel=1e-9)
+
+
+def test_ranks_by_a_schedule_train_as_one_process(answers: dict[int, list[dict[str, Any]]]) -> None:
+    alone = answers[1][0]["scheduled"]
+    first, second = (answer["scheduled"] for answer in answers[2])
+    assert first == second
+    assert len(alone["losses"]) == 8 + 11  # 32 examples in fours, 85 in eights, of which the last has 5
+    # Weights are single precision.
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert first["weights"] == pytest.approx(alone["weights"], rel=1e-5)

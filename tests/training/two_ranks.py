@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import warnings
 from datetime import timedelta
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.training.loader import scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 
 torch.set_num_threads(1)
@@ -110,6 +113,27 @@ def accumulated(rank: int, count: int, of_rank: int) -> dict[str, Any]:
     return summary(monitor, model)
 
 
+def by_schedule(rank: int, count: int) -> dict[str, Any]:
+    """A training by a schedule whose last batch does not divide: the loss of every global batch, and the weights."""
+    schedule = Schedule((Segment(0, 4), Segment(30, 8)), examples=117)
+    data = draw(99, 0, 1)
+    data = (data[0].repeat(5, 1) + torch.arange(60, dtype=torch.float64)[:, None] / 60, data[1].repeat(5))
+    model = make(count)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for loaded in scheduled_loader(data, schedule, seed=3, rank=rank, ranks=count):
+        batch, weights = loaded if count > 1 else (loaded, torch.full((len(loaded[0]),), 1.0 / len(loaded[0])))
+        optimizer.zero_grad()
+        mean = (weights * loss(model, batch)).sum()
+        mean.backward()
+        optimizer.step()
+        whole = mean.detach() / count
+        if count > 1:
+            torch.distributed.all_reduce(whole)
+        losses.append(float(whole))
+    return {"losses": losses, "weights": [parameter.sum().item() for parameter in model.parameters()]}
+
+
 def main(folder: Path, rank: int, count: int) -> None:
     if count > 1:
         torch.distributed.init_process_group(
@@ -123,10 +147,14 @@ def main(folder: Path, rank: int, count: int) -> None:
             warnings.simplefilter("always")
             answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
         answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
+    answers["scheduled"] = by_schedule(rank, count)
     (folder / f"{rank}.json").write_text(json.dumps(answers))
     if count > 1:
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
+    os._exit(0)

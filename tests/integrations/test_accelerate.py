@@ -1,0 +1,35 @@
+"""A loop of one's own with Accelerate, by the real package."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.training.loader import scheduled_loader
+
+accelerate = pytest.importorskip("accelerate")
+
+SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32)), examples=620)
+
+
+def test_model_and_optimizer_are_prepared_and_the_loader_is_not() -> None:
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = torch.nn.Linear(1, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / SCHEDULE.steps)
+    model, optimizer, decay = accelerator.prepare(model, optimizer, decay)
+    loader = scheduled_loader(
+        (torch.ones(100, 1),), SCHEDULE, rank=accelerator.process_index, ranks=accelerator.num_processes
+    )
+    sizes, gradients = [], []
+    for (x,) in loader:
+        optimizer.zero_grad()
+        accelerator.backward(model(x).mean())
+        sizes.append(len(x))
+        gradients.append(float(next(model.parameters()).grad))
+        optimizer.step()
+        decay.step()
+    assert sizes == [size for _, size in SCHEDULE.batches()]
+    assert gradients == pytest.approx([1.0] * SCHEDULE.steps)
+    assert decay.get_last_lr() == pytest.approx([0.0])
