@@ -52,12 +52,14 @@ class Decision(Record):
     Attributes:
         decision: what.
         reason: why, in a sentence.
-        predicted: cost in the goal's unit; None where nothing was predicted, infinite where the law says never.
+        predicted: cost, or loss where that is the goal; None where nothing was predicted, infinite where the law says
+            never.
         optimistic: its optimistic end.
         limit: what it was compared with.
         incumbent: number of the trial to beat; None before one completed.
         excess: log(optimistic / limit), positive where it was pruned: how badly it missed.
         spent: cost that was spent when it was pruned.
+        unit: of these costs; "loss" where a loss was predicted.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.decision/1"
@@ -70,6 +72,7 @@ class Decision(Record):
     incumbent: int | None = None
     excess: float = 0.0
     spent: float = 0.0
+    unit: str = ""
 
     @property
     def rejected(self) -> bool:
@@ -220,6 +223,7 @@ def _against(target: Target, unit: str, predicted: float, optimistic: float) -> 
         limit=limit,
         incumbent=target.trial,
         excess=_excess(optimistic, limit),
+        unit=unit,
     )
 
 

@@ -17,6 +17,8 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
 
+GUESSED = "guessed units"
+"""Unit of costs while nothing tells what a step costs in the goal's own: they can only be compared with each other."""
 LEAST_TO_LEARN = 3
 """Completed trials, over two batch sizes at least, from which a price can be learned."""
 
@@ -82,11 +84,10 @@ def _learned(seen: Sequence[tuple[int, float]], unit: str) -> StepCost | None:
 def _guessed(
     goal: ReachLoss | LowestLoss, seen: Sequence[tuple[int, float]], knee: float, unit: str
 ) -> StepCost | None:
-    guess = StepCost(knee, 1.0, unit=unit)
     if seen:
-        return _scaled(guess, seen)
-    # Costs that nobody has paid yet are only compared with each other; a budget needs their size.
-    return guess if isinstance(goal, ReachLoss) else None
+        return _scaled(StepCost(knee, 1.0, unit=unit), seen)
+    # A budget needs the size of costs.
+    return StepCost(knee, 1.0, unit=GUESSED) if isinstance(goal, ReachLoss) else None
 
 
 def _scaled(measured: StepCost, seen: Sequence[tuple[int, float]]) -> StepCost:

@@ -184,6 +184,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         incumbent=None if surrogate.incumbent is None else surrogate.incumbent.number,
         excess=min(LARGEST_EXCESS, max(0.0, seen.behind)),
         spent=seen.spent,
+        unit="loss" if isinstance(goal, LowestLoss) else surrogate.price.unit,
     )
 
 

@@ -11,12 +11,15 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import BatchoptError
 from batchopt.search.judgement import DECISION_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
+from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate, build_surrogate
 
 if TYPE_CHECKING:
     import optuna
 
+MOST_SPARED = 10.0
+"""Nobody would have gone on for longer than this many times what another setting takes."""
 REASONS_SHOWN = 5
 
 
@@ -31,7 +34,8 @@ class StudySummary:
         completed: trials with a value.
         failed: trials that raised.
         running: trials that are not finished.
-        saved: cost, in the goal's unit, that pruned trials were predicted still to need, where that is finite.
+        saved: cost, in the goal's unit, that pruned trials were predicted still to need, where that is known; no more
+            than ten times what each was compared with.
     """
 
     proposed: int
@@ -58,7 +62,6 @@ def summarise(study: optuna.Study) -> StudySummary:
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     before = [trial for trial in pruned if trial.last_step is None and not _ran_out_of_memory(trial)]
     decisions = [decision for trial in pruned if (decision := decision_of(trial)) is not None and decision.rejected]
-    left = [decision.predicted - decision.spent for decision in decisions if decision.predicted is not None]
     return StudySummary(
         proposed=len(trials),
         pruned_before_compute=len(before),
@@ -66,8 +69,14 @@ def summarise(study: optuna.Study) -> StudySummary:
         completed=sum(trial.state == TrialState.COMPLETE for trial in trials),
         failed=sum(trial.state == TrialState.FAIL for trial in trials),
         running=sum(not trial.state.is_finished() for trial in trials),
-        saved=sum(cost for cost in left if math.isfinite(cost)),
+        saved=sum(map(_spared, decisions)),
     )
+
+
+def _spared(decision: Decision) -> float:
+    if decision.predicted is None or decision.limit is None or decision.unit in (GUESSED, "loss", ""):
+        return 0.0
+    return max(0.0, min(decision.predicted, MOST_SPARED * decision.limit) - decision.spent)
 
 
 def explain(study: optuna.Study) -> list[str]:

@@ -8,7 +8,7 @@ from landscape import LAW, LOSS, PRICE, forecast_of, observation, steps_needed
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
 from batchopt.search.observations import Observation
-from batchopt.search.price import price_of
+from batchopt.search.price import GUESSED, price_of
 from batchopt.step_cost import Knee, StepCost
 
 SECONDS = ReachLoss(LOSS)
@@ -39,7 +39,7 @@ def test_seconds_are_learned_from_completed_trials() -> None:
 
 
 def test_before_that_they_are_guessed_and_scaled_to_what_is_known() -> None:
-    assert price_of(SECONDS, None, [], KNEE) == StepCost(KNEE, 1.0, unit="seconds")
+    assert price_of(SECONDS, None, [], KNEE) == StepCost(KNEE, 1.0, unit=GUESSED)
     for sizes in ([64], [16, 64], [64, 64, 64]):
         guess = price_of(SECONDS, None, timed(sizes), KNEE)
         assert guess is not None
@@ -72,7 +72,7 @@ def test_balanced_is_priced_by_the_forecast() -> None:
     assert price_of(goal, forecast, [], KNEE) == forecast.plan(goal).price
     guess = price_of(ReachLoss(LOSS, least="balanced"), None, [], KNEE)
     assert guess is not None
-    assert (guess.per_step, guess.unit) == (KNEE, "S_min + E_min")
+    assert (guess.per_step, guess.unit) == (KNEE, GUESSED)
 
 
 def test_a_budget_in_seconds_is_priced_by_how_far_trials_came() -> None:

@@ -41,9 +41,23 @@ def test_counts(study: optuna.Study) -> None:
     assert (counts.proposed, counts.completed, counts.failed, counts.running) == (9, 3, 1, 1)
     assert counts.pruned_before_compute + counts.pruned_while_running == 4
     decisions = [decision_of(trial) for trial in study.trials[3:6]]
-    expected = [d.predicted - d.spent for d in decisions if d is not None and d.rejected and d.predicted is not None]
-    assert counts.saved == pytest.approx(sum(cost for cost in expected if math.isfinite(cost)))
+    expected = [
+        min(d.predicted, 10.0 * d.limit) - d.spent
+        for d in decisions
+        if d is not None and d.rejected and d.predicted is not None and d.limit is not None
+    ]
+    assert counts.saved == pytest.approx(sum(expected))
     assert counts.saved > 0
+
+
+@pytest.mark.parametrize("unit", ["guessed units", "loss"])
+def test_what_is_no_cost_in_the_goals_unit_is_not_saved(study: optuna.Study, unit: str) -> None:
+    before = summarise(study).saved
+    trial = study.ask()
+    decision = Decision("pruned while running", "", predicted=5e6, limit=1e6, spent=1.0, unit=unit)
+    trial.set_user_attr(DECISION_KEY, decision.to_json())
+    study.tell(trial, state=TrialState.PRUNED)
+    assert summarise(study).saved == before
 
 
 def test_a_trial_out_of_memory_was_not_spared_by_a_prediction(study: optuna.Study) -> None:

@@ -28,6 +28,7 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import SHAPE
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
+from batchopt.search.price import GUESSED
 from batchopt.search.settings import Known, StudySettings
 from batchopt.search.surrogate import DOUBTED, UNTESTED_DOUBT, Surrogate, Target, Thin, build_surrogate
 
@@ -227,7 +228,7 @@ def test_a_goal_that_needs_no_training() -> None:
 
 def test_seconds_that_nobody_measured() -> None:
     seconds = replace(SETTINGS, goal=ReachLoss(LOSS))
-    assert built(optuna.create_study(), forecast_of(LAW, step_cost=None), seconds).price.unit == "seconds"
+    assert built(optuna.create_study(), forecast_of(LAW, step_cost=None), seconds).price.unit == GUESSED
     seconds = replace(SETTINGS, goal=LowestLoss(within=10.0))
     thin = build_surrogate(optuna.create_study(), Known(seconds, forecast_of(LAW, step_cost=None)))
     assert isinstance(thin, Thin)
