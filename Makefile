@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 
-.PHONY: demo test lint types contracts pytest compat slow gpu clean
+.PHONY: demo test lint types contracts pytest compat consumers slow gpu clean
 
 demo: $(VENV)/.run
 	$(BIN)/batchopt demo
@@ -35,6 +35,21 @@ pytest: $(VENV)/.dev
 compat: $(VENV)/.dev
 	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/optuna-4.8 optuna==4.8.0
 	PYTHONPATH=$(VENV)/optuna-4.8 $(BIN)/pytest -q -n 2 tests/search/test_good_citizen.py tests/search/test_pruner.py
+
+# Frameworks that cannot share an environment, each in front of ours, by as much of it as the tests touch.
+ALONE := $(PIP) install --quiet --upgrade --no-deps --target $(VENV)/consumers
+consumers: $(VENV)/.dev
+	$(ALONE)/megatron-0.16 megatron-core==0.16.1
+	$(ALONE)/megatron-0.19 --ignore-requires-python --python-version 3.12 --only-binary=:all: \
+		--platform manylinux_2_28_x86_64 megatron-core==0.19.2
+	$(ALONE)/olmo ai2-olmo-core==3.0.0 cached-path google-cloud-storage google-auth google-api-core google-cloud-core \
+		google-resumable-media google-crc32c googleapis-common-protos protobuf proto-plus requests urllib3 certifi \
+		cryptography cffi pycparser boto3 botocore s3transfer jmespath python-dateutil dataclass-extensions bettermap dill
+	$(ALONE)/levanter --pre marin-levanter==0.2.20.dev202606180959
+	$(ALONE)/deepspeed deepspeed==0.19.8 hjson einops msgpack
+	for folder in $(VENV)/consumers/*; do \
+		echo $$folder; PYTHONPATH=$$folder $(BIN)/pytest -q -rs -m "slow or not slow" \
+		tests/schedules/exporters/test_consumers.py tests/schedules/exporters/test_megatron.py || exit 1; done
 
 slow: $(VENV)/.dev
 	$(BIN)/pytest -q -m slow

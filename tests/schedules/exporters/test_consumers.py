@@ -1,13 +1,20 @@
-"""Exports run by the consumers' own code."""
+"""Exports run by the consumers' own code. Those that share no environment with others: `make consumers`."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader, TensorDataset
 
 from batchopt.schedules.exporters.registry import export_schedule
@@ -122,3 +129,118 @@ def test_megatron_core_ramp() -> None:
     notes = export_schedule(REFERENCE, "megatron-ramp", micro_batch=8, data_parallel=2).notes
     [note] = [note for note in notes if "not the schedule" in note]
     assert f"in {len(sizes):,} steps" in note
+
+
+def test_olmo_core() -> None:
+    """Its own callback, on a loader that counts batches as OLMo's does."""
+    scheduler = pytest.importorskip("olmo_core.train.callbacks.batch_size_scheduler")
+    common = pytest.importorskip("olmo_core.train.common")
+    modules = pytest.importorskip("olmo_core.train.train_module")
+    tokens = 16
+    export = export_schedule(REFERENCE, "olmo-core", tokens_per_example=tokens, micro_batch=8, data_parallel=2)
+    space: dict[str, Any] = {
+        "BatchSizeSchedulerCallback": scheduler.BatchSizeSchedulerCallback,
+        "Duration": common.Duration,
+    }
+    exec(export.text.replace("BatchSizeSchedulerCallback(", "callback = BatchSizeSchedulerCallback("), space)
+
+    class Loader:
+        global_batch_size, seen = space["global_batch_size"], 0
+
+        @property
+        def batches_processed(self) -> int:
+            return self.seen // self.global_batch_size
+
+    class Trainer:
+        data_loader, global_step, epoch = Loader(), 0, 1
+        callbacks: dict[str, Any] = {}  # noqa: RUF012
+        max_duration = space["max_duration"]
+        train_module = object.__new__(modules.TransformerTrainModule)
+
+        @property
+        def global_train_tokens_seen(self) -> int:
+            return self.data_loader.seen
+
+    trainer = Trainer()
+    trainer.train_module.optim = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.001)
+    trainer.train_module.scheduler = None
+    callback = space["callback"]
+    callback.trainer = trainer
+    callback.post_attach()
+    sizes = []
+    while trainer.data_loader.seen < space["max_duration"].value:
+        callback.pre_load_batch()
+        sizes.append(trainer.data_loader.global_batch_size // tokens)
+        trainer.data_loader.seen += trainer.data_loader.global_batch_size
+        trainer.global_step += 1
+    # An increase waits until the number of batches is a multiple of the factor, as the notes say.
+    assert switches(sizes) == {0: (0, 64), 158: (10_112, 128), 471: (50_176, 256)}
+    assert any("may come late by up to r - 1 batches" in note for note in export.notes)
+    assert trainer.train_module.optim.param_groups[0]["lr"] == pytest.approx(0.002)
+    assert any("by 1, 1.41, 2 where the schedule has 1, 1, 1" in note for note in export.notes)
+
+
+def test_levanter() -> None:
+    """Its own schedule, alone: importing levanter would need jax."""
+    try:
+        files = importlib.metadata.files("marin-levanter") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("marin-levanter is not installed")
+    [file] = [file for file in files if str(file) == "levanter/schedule.py"]
+    spec = importlib.util.spec_from_file_location("levanter_schedule", str(file.locate()))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    config = yaml.safe_load(export_schedule(REFERENCE, "levanter", data_parallel=2).text)["trainer"]
+    schedule = module.BatchSchedule([module.ScheduleStep(**stage) for stage in config["train_batch_size"]])
+    sizes = [schedule.batch_size_at_step(step) for step in range(config["num_train_steps"])]
+    assert switches(sizes) == SWITCHES
+    assert schedule.global_data_offset_by_step(470) == 50_112
+
+
+DEEPSPEED = """
+import json, sys
+import deepspeed, torch
+text = sys.stdin.read()
+config, end = json.JSONDecoder().raw_decode(text)
+del config["scheduler"]
+space = {}
+exec(text[end:], space)
+model = torch.nn.Linear(1, 1, bias=False)
+torch.nn.init.zeros_(model.weight)
+engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), config=config)
+seen, gathered, weight, sizes, moves = 0, 0, 0.0, [], []
+while seen < 60_000:
+    engine.backward(engine(torch.ones(32, 1)).mean())
+    gathered += 32
+    engine.step()
+    now = float(model.weight.detach())
+    if now != weight:
+        moves.append(weight - now)
+        sizes.append(gathered)
+        seen, gathered, weight = seen + gathered, 0, now
+        space["follow_schedule"](engine, seen)
+print("RESULT" + json.dumps([sizes, moves]))
+"""
+
+
+@pytest.mark.slow
+def test_deepspeed() -> None:
+    """Its own engine, which compiles a C++ extension when it begins."""
+    pytest.importorskip("deepspeed")
+    text = export_schedule(REFERENCE, "deepspeed", micro_batch=32, data_parallel=1).text
+    alone = {"DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577"}
+    alone |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", DEEPSPEED],
+        input=text,
+        env=os.environ | alone,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes, moves = json.loads(done.stdout.partition("RESULT")[2])
+    assert switches(sizes) == {0: (0, 64), 158: (10_112, 128), 471: (50_176, 256)}
+    assert moves == pytest.approx([1.0] * len(moves), abs=1e-4)  # every gradient is whole; weights are single precision
