@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 
-from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, rate_notes, stages_of
+from batchopt.schedules.exporters.stages import first_rate, rate_notes, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
 _CODE = """\
@@ -35,10 +34,7 @@ def to_deepspeed(schedule: Schedule, *, micro_batch: int, data_parallel: int) ->
     Raises:
         ValueError: a batch size is not divisible by micro_batch x data_parallel.
     """
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    share = micro_batch * data_parallel
-    check_divisible(schedule, share, "micro_batch x data_parallel")
+    share = share_of(schedule, micro_batch, data_parallel)
     stages = stages_of(schedule, sizes_only=True)
     first = stages[0].batch_size
     config = {

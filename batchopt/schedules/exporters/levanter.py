@@ -9,9 +9,8 @@ from itertools import pairwise
 
 import yaml
 
-from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, listed, rate_notes, stages_of
+from batchopt.schedules.exporters.stages import first_rate, listed, rate_notes, share_of, stages_of
 from batchopt.schedules.schedule import Schedule, Segment
 
 
@@ -26,9 +25,7 @@ def to_levanter(schedule: Schedule, *, data_parallel: int, micro_batch: int = 1)
     Raises:
         ValueError: a batch size is not divisible by micro_batch x data_parallel.
     """
-    check_count("data_parallel", data_parallel)
-    check_count("micro_batch", micro_batch)
-    check_divisible(schedule, micro_batch * data_parallel, "per_device_parallelism x data axis")
+    share_of(schedule, micro_batch, data_parallel, what="per_device_parallelism x data axis")
     stages = stages_of(schedule, sizes_only=True)
     sizes = listed([f"{{start: {stage.step}, value: {stage.batch_size}}}" for stage in stages])
     lines = ["trainer:", f"  train_batch_size: [{sizes}]", f"  num_train_steps: {schedule.steps}"]

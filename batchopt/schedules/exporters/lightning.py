@@ -9,7 +9,7 @@ import math
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, rate_notes, stages_of
+from batchopt.schedules.exporters.stages import first_rate, rate_notes, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
 
@@ -26,10 +26,7 @@ def to_lightning(schedule: Schedule, *, examples_per_epoch: int, micro_batch: in
         ValueError: a batch size is not divisible by micro_batch x data_parallel.
     """
     check_count("examples_per_epoch", examples_per_epoch)
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    share = micro_batch * data_parallel
-    check_divisible(schedule, share, "micro_batch x data_parallel")
+    share = share_of(schedule, micro_batch, data_parallel)
     factors = {
         round(stage.start_examples / examples_per_epoch): stage.batch_size // share
         for stage in stages_of(schedule, sizes_only=True)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, rate_notes
+from batchopt.schedules.exporters.stages import first_rate, rate_notes, share_of
 from batchopt.schedules.schedule import Schedule, Segment
 
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -34,9 +34,7 @@ def to_megatron(schedule: Schedule, *, tokens_per_example: int, micro_batch: int
         ValueError: a batch size is not divisible by micro_batch x data_parallel.
     """
     check_count("tokens_per_example", tokens_per_example)
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
+    share_of(schedule, micro_batch, data_parallel)
     stages = " ".join(
         f"{_count(segment.start_examples * tokens_per_example)}:{segment.batch_size}" for segment in schedule.segments
     )

@@ -6,9 +6,8 @@ Megatron-core 0.18 and later accept the argument and ignore it.
 
 from __future__ import annotations
 
-from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, ramp_notes, ramp_of, rate_notes
+from batchopt.schedules.exporters.stages import first_rate, ramp_notes, ramp_of, rate_notes, share_of
 from batchopt.schedules.schedule import Schedule
 
 
@@ -23,9 +22,7 @@ def to_megatron_ramp(schedule: Schedule, *, micro_batch: int, data_parallel: int
     Raises:
         ValueError: a batch size falls, or is not divisible by micro_batch x data_parallel.
     """
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
+    share_of(schedule, micro_batch, data_parallel)
     ramp = ramp_of(schedule, "a Megatron ramp")
     text = f"--micro-batch-size {micro_batch} --global-batch-size {(schedule(0) if ramp is None else ramp.end)}"
     if ramp is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, rate_notes, stages_of
+from batchopt.schedules.exporters.stages import rate_notes, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
 
@@ -24,10 +24,7 @@ def to_nanogns(schedule: Schedule, *, tokens_per_example: int, micro_batch: int,
         ValueError: a batch size is not divisible by micro_batch x data_parallel.
     """
     check_count("tokens_per_example", tokens_per_example)
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    share = micro_batch * data_parallel
-    check_divisible(schedule, share, "micro_batch x data_parallel")
+    share = share_of(schedule, micro_batch, data_parallel)
     lines, before = [], None
     for stage in stages_of(schedule, sizes_only=True):
         tokens, accumulation = stage.start_examples * tokens_per_example, stage.batch_size // share

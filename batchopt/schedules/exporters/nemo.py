@@ -5,9 +5,8 @@ Written from their documentation; there is no package on PyPI whose code could c
 
 from __future__ import annotations
 
-from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import check_divisible, first_rate, ramp_notes, ramp_of, rate_notes
+from batchopt.schedules.exporters.stages import first_rate, ramp_notes, ramp_of, rate_notes, share_of
 from batchopt.schedules.schedule import Schedule
 
 
@@ -22,9 +21,7 @@ def to_nemo(schedule: Schedule, *, micro_batch: int, data_parallel: int) -> Expo
     Raises:
         ValueError: a batch size falls, or is not divisible by micro_batch x data_parallel.
     """
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
+    share_of(schedule, micro_batch, data_parallel)
     ramp = ramp_of(schedule, "a NeMo ramp")
     lines = [f"micro_batch_size: {micro_batch}", f"global_batch_size: {(schedule(0) if ramp is None else ramp.end)}"]
     if ramp is not None:

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
-from batchopt.schedules.exporters.stages import Stage, check_divisible, first_rate, listed, stages_of
+from batchopt.schedules.exporters.stages import Stage, first_rate, listed, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
 NEAR = 0.01
@@ -33,9 +33,7 @@ def to_olmo_core(schedule: Schedule, *, tokens_per_example: int, micro_batch: in
             data_parallel.
     """
     check_count("tokens_per_example", tokens_per_example)
-    check_count("micro_batch", micro_batch)
-    check_count("data_parallel", data_parallel)
-    check_divisible(schedule, micro_batch * data_parallel, "micro_batch x data_parallel")
+    share_of(schedule, micro_batch, data_parallel)
     stages = stages_of(schedule, sizes_only=True)
     for before, after in pairwise(stage.batch_size for stage in stages):
         if max(before, after) % min(before, after):

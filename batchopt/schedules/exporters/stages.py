@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from batchopt._checks import check_count
 from batchopt.schedules.schedule import Schedule
 
 
@@ -56,6 +57,16 @@ def check_divisible(schedule: Schedule, share: int, what: str) -> None:
                 f"every batch size must be a multiple of {what} = {share}, "
                 f"got {segment.batch_size}: plan with multiple_of={share}"
             )
+
+
+def share_of(
+    schedule: Schedule, micro_batch: int, data_parallel: int, *, what: str = "micro_batch x data_parallel"
+) -> int:
+    """Examples of one pass over all ranks; ValueError where a batch size is no multiple of it."""
+    check_count("micro_batch", micro_batch)
+    check_count("data_parallel", data_parallel)
+    check_divisible(schedule, micro_batch * data_parallel, what)
+    return micro_batch * data_parallel
 
 
 def first_rate(schedule: Schedule) -> float | None:
