@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from pathlib import Path
 
@@ -62,6 +63,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     options = ("tokens_per_example", "micro_batch", "data_parallel", "devices", "examples_per_epoch")
     given = {name: getattr(args, name) for name in options}
+    takes = inspect.signature(EXPORTERS[args.to]).parameters
+    missing = [name for name in options if name in takes and takes[name].default is inspect.Parameter.empty]
+    missing = [f"--{name.replace('_', '-')}" for name in missing if given[name] is None]
+    if missing:
+        raise UsageError(f"--to {args.to} needs {' and '.join(missing)}")
     export = export_schedule(schedule, args.to, **{name: value for name, value in given.items() if value is not None})
     console.say(export.text)
     for note in export.notes:
