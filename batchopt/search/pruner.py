@@ -62,10 +62,10 @@ class TradeoffPruner(BasePruner):
 
     Before the first report it decides as `check` does. Later a trial ends when its chance to be among the best, for the
     cost that is left, falls below what a new trial at another setting promises; the more trials have ended so without
-    any better coming of it, the less that counts. So short runs come first, before any trial has completed. Where
-    another sampler than `TradeoffSampler` proposes, a trial ends when it has next to no chance to beat the best
-    completed one. A loss that is not finite ends it at once. Reports may be at any number of examples; no trial ends
-    within its first three reports or 16 steps.
+    any better coming of it, the less that counts. So short runs come first, before any trial has completed, and no
+    trial spends more than what would be a gain on the best that has. Where another sampler than `TradeoffSampler`
+    proposes, a trial ends when it has next to no chance to beat the best completed one. A loss that is not finite ends
+    it at once. Reports may be at any number of examples; no trial ends within its first three reports or 16 steps.
 
     Args:
         forecast: read from the study where it is left out; without one the law is learned from the trials alone.
