@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
+    parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Train and compare."""
     from batchopt.cli.task_file import load_task
 
-    for path in (args.checkpoint, args.save):
+    for path in (args.checkpoint, args.metrics, args.save):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder for {path}: make it first")
     schedule = Schedule.load(args.schedule)
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         checkpoint=args.checkpoint,
         seed=args.seed,
         micro_batch=args.micro_batch,
+        metrics=args.metrics,
     )
     if args.save is not None:
         _save_weights(result, args.save)
@@ -90,6 +92,7 @@ def train_by(
     checkpoint: Path | None = None,
     seed: int = 0,
     micro_batch: int | None = None,
+    metrics: Path | None = None,
 ) -> TrainingResult:
     """Train by a schedule; for a plan's loss until it is reached, three times the predicted examples at most."""
     from batchopt.training.train import train
@@ -111,6 +114,7 @@ def train_by(
         checkpoint=checkpoint,
         on_evaluation=show,
         micro_batch=micro_batch,
+        metrics=metrics,
     )
     console.end_progress()
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -12,6 +13,7 @@ from typing import Literal
 import torch
 
 from batchopt._checks import check_count, check_positive
+from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
@@ -35,6 +37,7 @@ def train(
     hyperparameters: Mapping[str, float] | None = None,
     until_loss: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    metrics: str | os.PathLike[str] | None = None,
     on_evaluation: Callable[[int, float], None] | None = None,
     micro_batch: int | None = None,
 ) -> TrainingResult:
@@ -54,6 +57,8 @@ def train(
             evaluation after the crossing).
         checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
             state in a second file beside it. What was evaluated before is in the result but not evaluated again.
+        metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
+            the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
         micro_batch: largest batch that fits in memory, if known: larger ones are taken in parts. The gradient is the
             whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
@@ -92,6 +97,8 @@ def train(
             raise TrainingDivergedError(str(error), loop.result("diverged")) from error
         if path is not None:
             save_checkpoint(path, run, settings, loop.measured)
+        if metrics is not None:
+            write_text(metrics, loop.lines())
         if on_evaluation is not None:
             on_evaluation(run.examples_seen, loss)
     return loop.result(loop.outcome or "finished")
@@ -148,6 +155,25 @@ class _Loop:
             reached=self.reached,
             outcome=outcome,
         )
+
+    def lines(self) -> str:
+        """A JSON object in a line for every evaluation."""
+        told = []
+        evaluations = zip(
+            self.measured.curve.examples, self.measured.curve.losses, self.measured.clock, strict=True
+        )  # fmt: skip
+        for examples, loss, seconds in evaluations:
+            told.append(
+                {
+                    "examples": examples,
+                    "steps": round(self.schedule.steps_to(examples)),
+                    "batch_size": self.schedule(examples),
+                    "learning_rate": self.run.learning_rate * self._multiplier(examples),
+                    "loss": loss,
+                    "seconds": seconds,
+                }
+            )
+        return "".join(f"{json.dumps(line)}\n" for line in told)
 
     def _train_to(self, examples: int) -> None:
         began = time.perf_counter()

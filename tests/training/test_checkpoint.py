@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,23 @@ def test_goes_on_bit_for_bit(tmp_path: Path, examples: int) -> None:
     assert tuple(later) == whole.curve.examples[-len(later) :]
     assert later[0] > examples
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["run", "run.1500.state"]
+
+
+def test_metrics_are_whole_after_an_interruption(tmp_path: Path) -> None:
+    checkpoint, metrics = tmp_path / "run.json", tmp_path / "metrics.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        train(make_task(), SCHEDULE, checkpoint=checkpoint, metrics=metrics, on_evaluation=stop_after(700))
+    before = metrics.read_text().splitlines()
+    result = train(make_task(), SCHEDULE, checkpoint=checkpoint, metrics=metrics)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert metrics.read_text().splitlines()[: len(before)] == before
+    assert [line["examples"] for line in lines] == list(result.curve.examples)
+    assert [line["loss"] for line in lines] == list(result.curve.losses)
+    assert (lines[0]["batch_size"], lines[-1]["batch_size"]) == (8, 32)
+    assert lines[-1]["steps"] == result.steps == SCHEDULE.steps
+    # The schedule's multiplier times the task's own decay.
+    assert lines[0]["learning_rate"] == pytest.approx(0.01)
+    assert lines[-1]["learning_rate"] == pytest.approx(0.01 * 2.0 * 0.1)
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
