@@ -95,6 +95,8 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (all are strings)
 
 
 def __getattr__(name: str) -> object:
+    if name == "search":  # batchopt.search.explain, without an import of its own
+        return import_module("batchopt.search")
     if name not in _HOMES:
         raise AttributeError(f"module 'batchopt' has no attribute {name!r}")
     value = getattr(import_module(f"batchopt.{_HOMES[name]}"), name)

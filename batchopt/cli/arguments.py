@@ -7,6 +7,9 @@ import argparse
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
 
+STUDY_NAME = "batchopt"
+"""Name of a study that is given none."""
+
 
 class UsageError(Exception):
     """Arguments that do not go together; the command ends with exit code 2."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from batchopt.cli.arguments import STUDY_NAME
 from batchopt.cli.console import Console
 
 SUMMARY = "Say why each trial of a study was proposed or pruned."
@@ -15,7 +16,7 @@ DETAILS = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("study", help="SQLite file or storage URL of `batchopt tune`")
-    parser.add_argument("--name", default="batchopt", help="name of the study in it")
+    parser.add_argument("--name", default=STUDY_NAME, help="name of the study in it")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

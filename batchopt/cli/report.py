@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from batchopt.cli.arguments import UsageError
+from batchopt.cli.arguments import STUDY_NAME, UsageError
 from batchopt.cli.console import Console
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, help="file of `batchopt plan`")
     parser.add_argument("--schedule", type=Path, help="schedule file, if it is not the plan's")
     parser.add_argument("--study", help="SQLite file or storage URL of `batchopt tune`")
-    parser.add_argument("--name", default="batchopt", help="name of the study in it")
+    parser.add_argument("--name", default=STUDY_NAME, help="name of the study in it")
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="page to write (report.html)")
 
 

@@ -7,7 +7,7 @@ import inspect
 import json
 from pathlib import Path
 
-from batchopt._codec import json_schema
+from batchopt._codec import json_schema, write_text
 from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
 from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="source", choices=sorted(IMPORTERS), help="the file is a configuration of this framework"
     )
-    parser.add_argument("-o", "--out", type=Path, help="write the schedule as JSON")
+    parser.add_argument("-o", "--out", type=Path, help="write the schedule as JSON, or the export")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of schedule files and exit")
     parser.add_argument("--to", choices=sorted(EXPORTERS), help="framework to export for")
     parser.add_argument("--tokens-per-example", type=count, help="sequence length")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         schedule = Schedule.load(args.schedule)
     else:
         schedule = import_schedule(args.schedule.read_text(encoding="utf-8"), args.source)
-    if args.out is not None:
+    if args.out is not None and args.to is None:
         schedule.save(args.out)
         console.say(f"wrote {args.out}")
     if args.to is None:
@@ -68,7 +68,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
     missing = [f"--{name.replace('_', '-')}" for name in missing if given[name] is None]
     if missing:
         raise UsageError(f"--to {args.to} needs {' and '.join(missing)}")
+    spare = [f"--{name.replace('_', '-')}" for name in options if given[name] is not None and name not in takes]
+    if spare:
+        raise UsageError(f"--to {args.to} does not take {' or '.join(spare)}")
     export = export_schedule(schedule, args.to, **{name: value for name, value in given.items() if value is not None})
+    if args.out is not None:
+        write_text(args.out, "\n".join([export.text.rstrip(), *(f"# {note}" for note in export.notes)]) + "\n")
+        console.say(f"wrote {args.out}")
     console.say(export.text)
     for note in export.notes:
         console.say(f"# {note}")

@@ -12,6 +12,7 @@ import optuna
 import torch
 from optuna.trial import TrialState
 
+from batchopt.cli.arguments import STUDY_NAME
 from batchopt.errors import EvidenceError, NonFiniteLossError, TaskError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.schedules.schedule import Schedule
@@ -86,7 +87,7 @@ class Search:
 
 
 def run_study(
-    task: TrainingTask, forecast: Forecast, search: Search, console: Console, *, study: str, name: str = "batchopt"
+    task: TrainingTask, forecast: Forecast, search: Search, console: Console, *, study: str, name: str = STUDY_NAME
 ) -> optuna.Study:
     """Begin or go on with a study, until it has its trials."""
     goal = search.plan.goal
@@ -194,7 +195,11 @@ def load_study(study: str, name: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=_storage(study))
     except KeyError:
-        raise EvidenceError(f"{study} holds no study named {name!r}: give its name with --name") from None
+        names = optuna.get_all_study_names(_storage(study))
+        if name == STUDY_NAME and len(names) == 1:
+            return optuna.load_study(study_name=names[0], storage=_storage(study))
+        held = f"it holds {', '.join(map(repr, names))}" if names else "it holds none"
+        raise EvidenceError(f"{study} holds no study named {name!r}: {held}; give a name with --name") from None
 
 
 def _storage(study: str) -> optuna.storages.RDBStorage:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchopt.cli.arguments import add_batch_sizes, count, setting
+from batchopt.cli.arguments import STUDY_NAME, add_batch_sizes, count, setting
 from batchopt.cli.console import Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.plan import Plan
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", type=Path, required=True, help="file of `batchopt plan`: goal and middle of the search"
     )
     parser.add_argument("--study", default="study.db", help="SQLite file, or the URL of a data base (study.db)")
-    parser.add_argument("--name", default="batchopt", help="name of the study in it")
+    parser.add_argument("--name", default=STUDY_NAME, help="name of the study in it")
     parser.add_argument("--trials", type=count, default=20, help="trials in the end (20)")
     parser.add_argument(
         "--max-examples", type=count, help="a trial towards a loss gives up after so many (3 x the plan's)"

@@ -61,7 +61,8 @@ def _models(surrogate: Surrogate) -> list[Params]:
     if len(done) < MODELS:
         fitted = [o for o in surrogate.observations if o.number in surrogate.fitted and o.values is None]
         done += sorted(fitted, key=lambda o: (float(np.median(surrogate.log_scores_of_run(o))), o.number))
-    return [o.params for o in done[:MODELS]]
+    whole = [o for o in done if all(name in o.params for name, _ in surrogate.places.others)]
+    return [o.params for o in whole[:MODELS]]
 
 
 def _drawn(

@@ -89,7 +89,10 @@ def decide(study: optuna.Study, known: Known, trial: Trial | FrozenTrial) -> Dec
     setting = known.settings.read(trial.params)
     if setting is None:
         names = f"{known.settings.batch_size!r} and {known.settings.learning_rate!r}"
-        return Decision("accepted", f"Not judged: the trial has not suggested both {names}.")
+        has = ", ".join(map(repr, trial.params)) or "none"
+        return Decision(
+            "accepted", f"Not judged: the study's parameters are {names}, and the trial has suggested {has}."
+        )
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Thin):
         largest = memory_limit(known, seen_in(study, known.settings))

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
@@ -35,26 +36,30 @@ class Ledger:
 
     Attributes:
         settings: that say which parameters those are.
-        read: numbers of all finished trials so far, and their identity in the storage.
+        read: numbers of all finished trials so far, and their identity in the storage, which may give a deleted study's
+            numbers to another.
         trials: those that completed or were pruned, by number.
         numbers: of those, rising.
         ranked: (value, number), the best first.
         longest: (minus the last step, number), the longest first.
         diverged: numbers, rising.
-        shared: names of the parameters that all have; None before there is one.
+        shared: names of the parameters that all have which began to train; None before there is one. A trial that was
+            pruned before compute may not have suggested them all.
+        latest: the one of those with the highest number; None before there is one.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
         least_value: (lowest value of a completed trial, number); None before there is one.
         observations: of trials that were asked for, by number.
     """
 
     settings: StudySettings
-    read: dict[int, int] = field(default_factory=dict)
+    read: dict[int, tuple[int, datetime | None]] = field(default_factory=dict)
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
     ranked: list[tuple[float, int]] = field(default_factory=list)
     longest: list[tuple[int, int]] = field(default_factory=list)
     diverged: list[int] = field(default_factory=list)
     shared: frozenset[str] | None = None
+    latest: FrozenTrial | None = None
     largest_batch_size: int | None = None
     least_value: tuple[float, int] | None = None
     observations: dict[int, Observation] = field(default_factory=dict)
@@ -62,7 +67,7 @@ class Ledger:
     def add(self, trial: FrozenTrial) -> None:
         """Read a finished trial."""
         setting = self.settings.read(trial.params) if trial.state in _KNOWN else None
-        self.read[trial.number] = trial._trial_id
+        self.read[trial.number] = _identity(trial)
         if setting is None:
             return
         self.trials[trial.number] = trial
@@ -71,8 +76,10 @@ class Ledger:
         bisect.insort(self.longest, (-(trial.last_step or 0), trial.number))
         if diverged(trial):
             bisect.insort(self.diverged, trial.number)
-        names = frozenset(trial.params)
-        self.shared = names if self.shared is None else self.shared & names
+        if _has_begun(trial):
+            names = frozenset(trial.params)
+            self.shared = names if self.shared is None else self.shared & names
+            self.latest = trial if self.latest is None else max(self.latest, trial, key=lambda one: one.number)
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
         if trial.state == TrialState.COMPLETE:
             value = (min(trial.values), trial.number)
@@ -122,8 +129,8 @@ class Seen:
         told: the finished ones that say most, and those that are running, rising in number.
         fitted: those of them that the law is fitted to, and more of their age: a long study is not fitted anew for
             every trial.
-        latest: the trial with the highest number; None where there is none.
-        shared: names of the parameters that all have.
+        latest: the trial that began to train with the highest number; None where there is none.
+        shared: names of the parameters that all of those have.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
         least_value: (lowest value of a completed trial, its number); None before there is one.
     """
@@ -175,8 +182,9 @@ def _seen(ledger: Ledger, running: Sequence[FrozenTrial]) -> Seen:
     now = [seen for trial in running if (seen := observe_one(trial, settings)) is not None]
     told = ledger.most_telling()
     fitted = told if until == math.inf else ledger.most_telling(until)
-    latest = [ledger.trials[number] for number in ledger.numbers[-1:]] + list(running[-1:])
-    shared = [frozenset(trial.params) for trial in running] + ([] if ledger.shared is None else [ledger.shared])
+    begun = [trial for trial in running if _has_begun(trial)]
+    latest = [*begun, *([] if ledger.latest is None else [ledger.latest])]
+    shared = [frozenset(trial.params) for trial in begun] + ([] if ledger.shared is None else [ledger.shared])
     bounds = [memory_bound(trial, seen.batch_size) for trial, seen in zip(running, now, strict=True)]
     return Seen(
         count=len(ledger.numbers) + len(running),
@@ -194,10 +202,19 @@ def _together(*several: Iterable[Observation]) -> tuple[Observation, ...]:
     return tuple(seen for _, seen in sorted(unique.items()))
 
 
+def _has_begun(trial: FrozenTrial) -> bool:
+    """Whether a trial began to train, so that all its parameters are there."""
+    return trial.state == TrialState.COMPLETE or trial.last_step is not None
+
+
 def _is_of(ledger: Ledger, every: Sequence[FrozenTrial]) -> bool:
     """Whether a ledger was read from these trials: a study that was deleted may have left its number to another."""
     last = next(reversed(ledger.read), None)
-    return last is None or (last < len(every) and every[last]._trial_id == ledger.read[last])
+    return last is None or (last < len(every) and _identity(every[last]) == ledger.read[last])
+
+
+def _identity(trial: FrozenTrial) -> tuple[int, datetime | None]:
+    return trial._trial_id, trial.datetime_complete
 
 
 def _below(order: Iterable[tuple[float, int]], until: float) -> Iterator[int]:

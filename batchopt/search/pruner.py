@@ -117,9 +117,11 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
         return None
     if run.diverged:
         return Decision("pruned while running", "The loss is no longer finite.")
+    if not run.curve.examples:  # a loss of zero, of which the law can say nothing
+        return None
     latest = next(reversed(trial.intermediate_values))
     if latest < run.curve.examples[-1]:
-        _warn_of_going_back(study._study_id, trial.number, latest, run.curve.examples[-1])
+        _warn_of_going_back(study.study_name, trial.number, latest, run.curve.examples[-1])
     if len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size:
         return None
     surrogate = build_surrogate(study, known)
@@ -129,7 +131,7 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
 
 
 @lru_cache(maxsize=256)
-def _warn_of_going_back(study_id: int, number: int, latest: int, furthest: int) -> None:
+def _warn_of_going_back(study_name: str, number: int, latest: int, furthest: int) -> None:
     _logger.warning(
         "Trial %d reported a loss at %d examples after one at %d: report at the examples seen since the beginning, "
         "which only grow. Reports are read in the order of examples.",
@@ -168,7 +170,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         return None
     needed = f"{seen.whole:.3g} {surrogate.price.unit}" if math.isfinite(seen.whole) else "no finite cost"
     if isinstance(goal, LowestLoss):
-        needed = f"a loss of {seen.whole:.4g}"
+        needed = f"the budget for a loss of {seen.whole:.4g}"
     against = (
         f"against {seen.elsewhere:.0%} for {seen.elsewhere_cost:.3g} at another setting"
         if chosen_by_us or surrogate.incumbent is None

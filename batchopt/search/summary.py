@@ -18,6 +18,8 @@ from batchopt.search.surrogate import Surrogate, build_surrogate
 if TYPE_CHECKING:
     import optuna
 
+LARGE_MISS = 5.0
+"""A law that misses by more has been told of something else."""
 MOST_SPARED = 10.0
 """Nobody would have gone on for longer than this many times what another setting takes."""
 REASONS_SHOWN = 5
@@ -126,14 +128,19 @@ def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
     if best is not None:
         lines.append(_misfit_line(surrogate.misfit))
     if counts.saved > 0:
-        lines.append(f"Pruning saved {counts.saved:.3g} {unit}, as predicted.")
+        lines.append(f"Pruning saved {counts.saved:.3g} {unit} by the law's predictions.")
     return lines
 
 
 def _misfit_line(misfit: float) -> str:
     if math.isinf(misfit):
         return "The law does not explain the trials that completed, so nothing is pruned on it."
-    return f"The law misses completed trials by a factor of {math.exp(misfit):.2f}."
+    line = f"The law misses completed trials by a factor of {math.exp(misfit):.2f}."
+    if misfit > math.log(LARGE_MISS):
+        line += (
+            " Look whether the objective returns what the first line says, and reports at examples seen, not at epochs."
+        )
+    return line
 
 
 def _reasons(study: optuna.Study) -> list[str]:

@@ -130,8 +130,10 @@ def test_folders_that_are_missing_are_told_before_the_work(
 def test_a_study_of_another_name_and_a_file_that_is_none(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name="other")
-    assert "no study named 'batchopt'" in fails(capsys, "explain", str(tmp_path / "study.db"))
+    for name in ("one", "other"):  # the only one would be taken
+        optuna.create_study(storage=f"sqlite:///{tmp_path / 'study.db'}", study_name=name)
+    told = fails(capsys, "explain", str(tmp_path / "study.db"))
+    assert "no study named 'batchopt': it holds 'one', 'other'" in told
     (tmp_path / "text.db").write_text("this is no data base, " * 100)
     assert "cannot be opened as an Optuna storage" in fails(capsys, "explain", str(tmp_path / "text.db"))
 

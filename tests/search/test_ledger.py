@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,10 @@ def test_running_trials_are_read_every_time() -> None:
 
 def test_what_all_trials_share() -> None:
     study = optuna.create_study()
-    study.add_trial(trial(others={"decay": 0.5, "momentum": 0.9}))
-    study.add_trial(trial(others={"momentum": 0.8}))
+    study.add_trial(trial(others={"decay": 0.5, "momentum": 0.9}, value=3.0))
+    study.add_trial(trial(others={"momentum": 0.8}, reports={64: 1.0}))
+    study.add_trial(trial())  # pruned before compute, and before it suggested the others
+    study.ask(fixed_distributions=RANGES)
     seen = seen_in(study, SETTINGS)
     assert seen.shared == {"batch_size", "lr", "momentum"}
     assert seen.latest is not None
@@ -126,14 +129,14 @@ def test_memory_is_learned_from_trials_that_ran_out() -> None:
 
 
 @pytest.mark.parametrize("shorter", [True, False])
-def test_a_study_under_the_number_of_a_deleted_one_is_not_taken_for_it(shorter: bool) -> None:
-    storage = optuna.storages.RDBStorage("sqlite://")
+def test_a_study_under_the_number_of_a_deleted_one_is_not_taken_for_it(tmp_path: Path, shorter: bool) -> None:
+    storage = optuna.storages.get_storage(f"sqlite:///{tmp_path}/study.db")
     study = optuna.create_study(study_name="first", storage=storage)
     study.add_trials([trial(value=1.0), trial(value=2.0)])
     assert seen_in(study, SETTINGS).least_value == (1.0, 0)
     optuna.delete_study(study_name="first", storage=storage)
     again = optuna.create_study(study_name="second", storage=storage)
     again.add_trials([trial(value=7.0)] if shorter else [trial(value=7.0), trial(value=9.0)])
-    if again._study_id == study._study_id:
-        assert seen_in(again, SETTINGS).least_value == (7.0, 0)
+    assert again._study_id == study._study_id
+    assert seen_in(again, SETTINGS).least_value == (7.0, 0)
     assert seen_in(again, SETTINGS).count == (1 if shorter else 2)

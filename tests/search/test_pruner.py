@@ -227,6 +227,13 @@ def test_it_pickles() -> None:
     assert started(study, 8, 1e-5).should_prune()
 
 
+def test_a_loss_of_zero_is_no_error() -> None:
+    study = study_of()
+    trial = started(study, 64, 0.1)
+    trial.report(0.0, 6_400)
+    assert not trial.should_prune()
+
+
 def test_reports_that_go_back_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     study = study_of()
     trial = started(study, 64, 0.1)

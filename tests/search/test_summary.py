@@ -13,7 +13,7 @@ from batchopt.errors import EvidenceError
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise
 from batchopt.search.judgement import DECISION_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT
-from batchopt.search.summary import decision_of
+from batchopt.search.summary import _misfit_line, decision_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -101,3 +101,8 @@ def test_a_decision_that_is_damaged_is_none() -> None:
     study.tell(trial, 1.0)
     assert decision_of(study.trials[0]) is None
     assert Decision.from_json(Decision("accepted", "x", predicted=math.inf).to_json()).predicted == math.inf
+
+
+def test_a_large_miss_says_what_to_look_at() -> None:
+    assert _misfit_line(math.log(4.0)).endswith("factor of 4.00.")
+    assert "reports at examples seen, not at epochs" in _misfit_line(math.log(8.0))

@@ -56,7 +56,7 @@ def from_megatron(text: str) -> Schedule:
     Raises:
         ValueError: an argument is missing, or the schedule is none that Megatron would follow.
     """
-    words = shlex.split(text)
+    words = shlex.split("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
     given = {name: value for name, value in pairwise(words) if name.startswith("--")}
     missing = [name for name in ("--step-batch-size-schedule", "--train-samples") if name not in given]
     if missing:
@@ -72,9 +72,14 @@ def from_megatron(text: str) -> Schedule:
     stages.sort()
     if not stages or stages[0][0] != 0:
         raise ValueError(f"the first threshold must be 0, got {stages[0][0] if stages else 'none'}")
-    rate = given.get("--lr")
+    numbers = {}
+    for name in ("--train-samples", "--lr"):
+        try:
+            numbers[name] = float(given[name]) if name in given else None
+        except ValueError:
+            raise ValueError(f"{name} must be a number, got {given[name]!r}") from None
     segments = tuple(Segment(start, size) for start, size in stages)
-    return Schedule(segments, int(given["--train-samples"]), None if rate is None else float(rate))
+    return Schedule(segments, int(numbers["--train-samples"] or 0), numbers["--lr"])
 
 
 def _whole_steps(schedule: Schedule) -> int:

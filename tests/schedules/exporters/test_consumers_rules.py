@@ -198,6 +198,17 @@ def test_what_cannot_be_read(name: str, text: str, what: str) -> None:
         import_schedule(text, name)
 
 
+def test_an_export_with_its_notes_is_read() -> None:
+    """As the command line prints it."""
+    changing = Schedule((Segment(0, 64), Segment(10_000, 128, 1.2)), examples=20_000)
+    export = exported("megatron", changing)
+    text = "\n".join([export.text, *(f"# {note}" for note in export.notes)])
+    assert any("--lr and" in note for note in export.notes)
+    assert import_schedule(text, "megatron").steps == changing.steps
+    with pytest.raises(ValueError, match="--lr must be a number, got 'fast'"):
+        import_schedule(f"{export.text} --lr fast", "megatron")
+
+
 def test_megatrons_other_spellings_are_read() -> None:
     text = '--step-batch-size-schedule "0:64, 1e4:128 0.05M:256" --train-samples 120000'
     assert import_schedule(text, "megatron") == REFERENCE
