@@ -8,6 +8,7 @@ probe's price is paid first. Each study is kept as it ends, and the same call go
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import warnings
@@ -137,7 +138,7 @@ class Kept:
         self.rows: dict[Job, dict[str, Any]] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):  # an interrupted write leaves part of a line
+                with contextlib.suppress(json.JSONDecodeError):  # an interrupted write leaves part of a line
                     row = json.loads(line)
                     self.rows[Job(*(row[field] for field in Job._fields))] = row
 
@@ -145,7 +146,7 @@ class Kept:
         """Keep a row."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write("\n" + json.dumps(row) + "\n")
         self.rows[Job(*(row[field] for field in Job._fields))] = row
 
 
@@ -202,9 +203,11 @@ def _problem(cell: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for name in (OURS, PROBED):
         if name in cell:
             mine, theirs = np.median(spent(cell[name])), np.median(spent(cell[best]))
+            seeds = {row["seed"] for row in cell[name]} & {row["seed"] for row in cell[best]}
+            pair = [spent([row for row in cell[who] if row["seed"] in seeds]) for who in (name, best)]
             compared[name] = {
                 "ratio": _finite(theirs / mine) if math.isfinite(mine) else 0.0,
-                "loses": loses(spent(cell[name]), spent(cell[best])),
+                "loses": loses(*pair),
             }
     return {"contestants": told, "best rival": best, "compared": compared}
 

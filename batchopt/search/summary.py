@@ -100,11 +100,12 @@ def explain(study: optuna.Study) -> list[str]:
         lines += _beliefs(surrogate, counts)
     else:
         lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
-    lines.append(
-        "The forecast of a probe was the starting point."
-        if known.forecast
-        else "No probe: trials alone taught the law."
-    )
+    if known.forecast is None:
+        lines.append("No probe: trials alone taught the law.")
+    elif isinstance(surrogate, Surrogate) and not surrogate.informed:
+        lines.append("The forecast of a probe does not say how the goal is reached: trials alone taught the law.")
+    else:
+        lines.append("The forecast of a probe was the starting point.")
     return lines + _reasons(study)
 
 
