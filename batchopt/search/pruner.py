@@ -156,9 +156,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         chosen_by_us: whether the next trial will be where the surrogate has it.
     """
     goal = surrogate.goal
-    if run.number not in surrogate.fitted or (
-        isinstance(goal, ReachLoss) and run.curve.examples_to(goal.loss) is not None
-    ):
+    if run.number not in surrogate.fitted or _has_arrived(run, goal):
         return None
     elsewhere, _, _ = candidates_of(surrogate, {}, np.random.default_rng(run.number))
     seen = prospects_of_running(surrogate, run, elsewhere)
@@ -190,11 +188,21 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
     )
 
 
+def _has_arrived(run: Observation, goal: ReachLoss | LowestLoss) -> bool:
+    """Whether a run is at the goal, though it may take the objective another evaluation to be sure of it."""
+    return isinstance(goal, ReachLoss) and (
+        run.curve.losses[-1] <= goal.loss or run.curve.examples_to(goal.loss) is not None
+    )
+
+
 def _is_beaten(seen: Running) -> bool:
     """Whether a new trial elsewhere is the better use of what this one still costs."""
-    if seen.blind and seen.spent > MOST_BLIND * seen.others_spent and seen.left > NEAR_END * seen.spent:
-        return True
     if seen.first and seen.spent > MOST_EXPECTED * seen.expected + seen.others_spent:
+        return True
+    near_end = seen.left <= NEAR_END * seen.spent
+    if (seen.first or seen.blind) and near_end:
+        return False
+    if seen.blind and seen.spent > MOST_BLIND * seen.others_spent:
         return True
     # What was pruned for the sake of something better, and nothing better came of it, was hoped for too much.
     hoped = 1.0 + (seen.pruned_early / MANY) ** 2

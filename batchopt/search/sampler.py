@@ -15,12 +15,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY
 from batchopt.search.ledger import seen_in
 from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
 from batchopt.search.proposal import PRIMES, first_value, propose, within
+from batchopt.search.search_space import last_distributions, others_of
 from batchopt.search.settings import Given, Known, find, remember
-from batchopt.search.surrogate import Surrogate, Thin, build_surrogate, last_distributions, memory_limit, others_of
+from batchopt.search.surrogate import Surrogate, build_surrogate, memory_limit
 
 if TYPE_CHECKING:
     from optuna import Study

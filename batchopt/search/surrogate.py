@@ -8,34 +8,31 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
 
-from batchopt.errors import EvidenceError
-from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
-from batchopt.forecasting.law import SHAPE, LawPosterior
-from batchopt.forecasting.paced_fit import GRID_POINTS, PacedLaw, Ranges, fit_paced
+from batchopt.forecasting.law import LawPosterior
+from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.fit import Thin, least_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
 from batchopt.search.ledger import Seen, seen_in
 from batchopt.search.observations import (
     Observation,
-    as_branch,
     check_objective,
     reading_of,
-    unstable_settings,
 )
-from batchopt.search.parameters import Axis, Space, batch_size_axis, learning_rate_axis
-from batchopt.search.places import Places, numeric_or_choice
+from batchopt.search.parameters import Axis, Space
+from batchopt.search.places import Places
 from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
-from batchopt.search.settings import Known, StudySettings
+from batchopt.search.search_space import middle_of, others_of, space_of
+from batchopt.search.settings import Known
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -46,29 +43,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-DOUBTED = ("log_b", "log_lr")
-"""Parameters of a forecast's law whose draws are widened: they differ most where a probe misleads."""
-UNTESTED_DOUBT = 0.5
-"""Standard deviation that is added before there are trials: more would cost the first ones their aim."""
-TESTED_DOUBT = 1.5
-"""Standard deviation that is added where trials can decide: a rate that is 30 times off is then soon given up."""
-DEFAULT_OCTAVES = 6
-"""Half width of the learning rates considered while the parameter's own range is unknown."""
-NEIGHBOURHOOD = 8.0
-"""Batch sizes considered while the parameter's range is unknown: this factor beyond those observed."""
-PACE_SPREAD, PACE_SPREAD_OF_OTHERS = 0.3, 0.5
-"""Standard deviation of log paces over batch size and learning rate alone, and where trials differ in more."""
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
 LEAST_STEEPNESS = 0.01
 """How much log loss falls over log cost at least, where differences of the one are turned into those of the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Thin:
-    """There is no surrogate yet, and why."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +262,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         check_objective(study, settings.goal, seen.least_value)
         _announce(study.study_name, settings.goal)
     observations = seen.told
-    space = _space(study, settings, forecast)
+    space = space_of(study, settings, forecast)
     if space is None:
         return Thin("no trial has suggested both parameters yet")
     price = price_of(settings.goal, forecast, observations, middle_of(space.batch_sizes))
@@ -292,12 +270,12 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
     if price is None and not two:
         return Thin("no step cost was measured, and no completed trial shows one")
     places = Places(others_of(seen, settings))
-    paced, fitted = _paced(known, seen.fitted, price, space, places)
+    paced, fitted = paced_by(known, seen.fitted, price, space, places)
     if isinstance(paced, Thin):
         return paced
     if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
         return Thin(f"the goal's loss is not below the initial loss, {paced.law.initial_loss:.4g}")
-    paced = replace(paced, law=replace(paced.law, unstable=_unstable(paced.law, observations)))
+    paced = replace(paced, law=replace(paced.law, unstable=unstable_in(paced.law, observations)))
     largest = memory_limit(known, seen)
     surrogate = Surrogate(
         paced=paced,
@@ -310,7 +288,7 @@ def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = 
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
-        informed=_usable_law(known) is not None,
+        informed=usable_law(known) is not None,
         expected=_expected(forecast, settings.goal, price, space.batch_sizes),
     )
     surrogate = with_latest_paces(surrogate)
@@ -328,19 +306,8 @@ def _steps_to(
 def _expected(forecast: Forecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
     if forecast is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
-    steps_min, examples_min = _hyperbola(forecast.law, goal.loss)
+    steps_min, examples_min = least_of(forecast.law, goal.loss)
     return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
-
-
-@lru_cache(maxsize=4)
-def _hyperbola(law: LawPosterior, loss: float) -> tuple[float, float]:
-    steps_min, examples_min = law.hyperbola(loss)
-    return float(steps_min[0]), float(examples_min[0])
-
-
-def middle_of(axis: Axis) -> float:
-    """The geometric middle of an axis."""
-    return math.sqrt(axis.sizes[0] * axis.sizes[-1])
 
 
 def memory_limit(known: Known, seen: Seen) -> int | None:
@@ -357,116 +324,6 @@ def memory_limit(known: Known, seen: Seen) -> int | None:
 @lru_cache(maxsize=64)
 def _announce(study_name: str, goal: ReachLoss | LowestLoss) -> None:
     _logger.info("Study %s: %s.", study_name, reading_of(goal))
-
-
-def _paced(
-    known: Known, observations: Sequence[Observation], price: StepCost | None, space: Space, places: Places
-) -> tuple[PacedLaw | Thin, tuple[int, ...]]:
-    """The fit, and the numbers of the trials in it."""
-    told = [(o, branch) for o in observations if (branch := as_branch(o, known.settings.goal, price)) is not None]
-    law = _usable_law(known)
-    if law is None and not told:
-        return Thin("no forecast says how the goal is reached, and no trial has reported three losses yet"), ()
-    at = tuple(tuple(map(float, places.of(o.batch_size, o.learning_rate, o.params))) for o, _ in told)
-    ranges = Ranges(_ends(space.batch_sizes), _ends(space.learning_rates))
-    paced = _fit(law, tuple(branch for _, branch in told), at, ranges, places.n_dimensions)
-    fitted = () if isinstance(paced, Thin) else tuple(told[i][0].number for i in paced.fitted)
-    return paced, fitted
-
-
-def _usable_law(known: Known) -> LawPosterior | None:
-    """The forecast's law; None where there is none, or where it cannot say how the goal is reached at all.
-
-    Such a law would hold every trial against a curve that ends too early: what the trials show is better than that.
-    """
-    forecast, goal = known.forecast, known.settings.goal
-    if forecast is None:
-        return None
-    if isinstance(goal, ReachLoss) and not math.isfinite(sum(_hyperbola(forecast.law, goal.loss))):
-        return forecast.law if goal.loss >= forecast.law.initial_loss else None
-    return forecast.law
-
-
-def _ends(axis: Axis) -> tuple[float, float]:
-    return axis.sizes[0], axis.sizes[-1]
-
-
-@lru_cache(maxsize=8)
-def _fit(
-    prior: LawPosterior | None,
-    branches: tuple[Branch, ...],
-    places: tuple[tuple[float, ...], ...],
-    ranges: Ranges,
-    n_dimensions: int,
-) -> PacedLaw | Thin:
-    """The law after the trials. Remembered by its content, which every worker and every part of a process shares."""
-    spread = PACE_SPREAD if n_dimensions == 2 else PACE_SPREAD_OF_OTHERS
-    believed = None if prior is None else _doubted(prior, TESTED_DOUBT if branches else UNTESTED_DOUBT)
-    unfitted = None if believed is None else PacedLaw.without_runs(believed, n_dimensions, spread)
-    if not branches and unfitted is not None:
-        return unfitted
-    try:
-        return fit_paced(branches, np.array(places), ranges, spread=spread, prior=believed)
-    except (EvidenceError, ValueError, np.linalg.LinAlgError) as error:
-        # A study must outlive a fit that fails: what is left is the forecast, or the base sampler. Trials that are too
-        # short to be fitted are nothing to warn of.
-        level = logging.DEBUG if isinstance(error, EvidenceError) else logging.WARNING
-        _logger.log(level, "The law could not be fitted to the trials: %s", error)
-        return unfitted or Thin(f"the law could not be fitted to the trials ({error})")
-
-
-def _doubted(law: LawPosterior, sd: float) -> LawPosterior:
-    rows = np.array(law.draws)
-    if not rows.size:
-        return law
-    rng = np.random.default_rng(0)
-    for name in DOUBTED:
-        rows[:, SHAPE.index(name)] += sd * rng.standard_normal(len(rows))
-    return replace(law, draws=tuple(tuple(map(float, row)) for row in rows), grid_points=GRID_POINTS)
-
-
-def _unstable(law: LawPosterior, observations: Sequence[Observation]) -> tuple[tuple[int, float], ...]:
-    fine = [(o.batch_size, o.learning_rate) for o in observations if o.usable]
-    before = {
-        (size, rate) for size, rate in law.unstable if not any(size / 4 <= b <= size and r >= rate for b, r in fine)
-    }
-    return tuple(sorted(before | unstable_settings(observations)))
-
-
-def _space(study: optuna.Study, settings: StudySettings, forecast: Forecast | None) -> Space | None:
-    known = last_distributions(study, settings)
-    if known is not None:
-        return Space(batch_size_axis(known[0], exponent=settings.exponent), learning_rate_axis(known[1]))
-    if forecast is None:
-        return None
-    smallest, largest = forecast.law.batch_sizes
-    rates = np.exp2(np.arange(-DEFAULT_OCTAVES, DEFAULT_OCTAVES + 0.1, 0.25))
-    middle = math.exp(forecast.law.best[SHAPE.index("log_lr")])
-    sizes = [2**k for k in range(20) if smallest / NEIGHBOURHOOD <= 2**k <= largest * NEIGHBOURHOOD] or [largest]
-    return Space(
-        Axis(tuple(sizes), tuple(map(float, sizes))),
-        Axis(tuple(map(float, middle * rates)), tuple(map(float, middle * rates)), 0.25 * math.log(2.0)),
-    )
-
-
-def others_of(seen: Seen, settings: StudySettings) -> tuple[tuple[str, BaseDistribution], ...]:
-    """Parameters beside the two that every trial has, by their latest ranges; none that have a single value."""
-    if seen.latest is None:
-        return ()
-    latest, names = seen.latest.distributions, seen.shared - {settings.batch_size, settings.learning_rate}
-    usable = {name: latest[name] for name in names if numeric_or_choice(latest[name]) and not latest[name].single()}
-    return tuple(sorted(usable.items()))
-
-
-def last_distributions(
-    study: optuna.Study, settings: StudySettings
-) -> tuple[BaseDistribution, BaseDistribution] | None:
-    """Ranges of batch size and learning rate in the latest trial that had both; None before there was one."""
-    names = (settings.batch_size, settings.learning_rate)
-    for trial in reversed(study._storage.get_all_trials(study._study_id, deepcopy=False)):
-        if all(name in trial.distributions for name in names):
-            return trial.distributions[names[0]], trial.distributions[names[1]]
-    return None
 
 
 def _misfit(surrogate: Surrogate) -> float:
