@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import optuna
 
 from batchopt.forecasting.forecast import Forecast
@@ -11,9 +9,8 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, Decision, decide
 from batchopt.search.observations import CONSTRAINT
 from batchopt.search.parameters import Log2
+from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
-
-_logger = logging.getLogger(__name__)
 
 
 def check(
@@ -49,8 +46,11 @@ def check(
     remember(trial.study, given)
     known = find(trial.study, given)
     decision = decide(trial.study, known, trial)
-    if known.settings.read(trial.params) is None:
-        _logger.warning("Trial %d: %s Call check after both were suggested.", trial.number, decision.reason)
+    if not all(name in trial.params for name in known.settings.names):
+        warn_once(
+            f"Study {trial.study.study_name}: trial {trial.number}: {decision.reason} Call check after both were "
+            "suggested."
+        )
     _keep(trial, decision)
     if decision.rejected:
         raise optuna.TrialPruned(decision.reason)

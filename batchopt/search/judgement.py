@@ -10,6 +10,7 @@ import numpy as np
 from scipy import special
 
 from batchopt._codec import Record
+from batchopt.errors import EvidenceError
 from batchopt.search.fit import Thin
 from batchopt.search.ledger import seen_in
 from batchopt.search.prospects import Candidates, prospects_of
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-DECISION_KEY = "batchopt:decision"
+DECISION_KEY, ENDED_KEY = "batchopt:decision", "batchopt:ended"
+"""User attributes of a trial: what was decided before it began, and why it was ended later. Each is written once."""
 PROPOSAL_KEY = "batchopt:proposal"
 """User attribute of a trial: why it was proposed, in a sentence."""
 FILLS_SPACE = "Fills the space, in case the law is misled."
@@ -48,17 +50,17 @@ Kind = Literal["accepted", "pruned before compute", "pruned while running"]
 
 @dataclass(frozen=True, slots=True)
 class Decision(Record):
-    """What was decided about a trial, kept with it under `batchopt:decision`.
+    """What was decided about a trial, kept with it under `batchopt:decision`, or `batchopt:ended` where it ran.
 
     Attributes:
         decision: what.
         reason: why, in a sentence.
         predicted: cost, or loss where that is the goal; None where nothing was predicted, infinite where the law says
             never.
-        optimistic: its optimistic end.
-        limit: what it was compared with.
+        optimistic: its optimistic end; None while running, where its own curve stands for it.
+        limit: what the optimistic end may not exceed; while running, what a trial at another setting costs.
         incumbent: number of the trial to beat; None before one completed.
-        excess: log(optimistic / limit), positive where it was pruned: how badly it missed.
+        excess: before compute log(optimistic / limit), at most 10: how badly it missed; 0 while running.
         spent: cost that was spent when it was pruned.
         unit: of these costs; "loss" where a loss was predicted.
     """
@@ -87,7 +89,10 @@ def decide(study: optuna.Study, known: Known, trial: Trial | FrozenTrial) -> Dec
     Raises:
         EvidenceError: the study contradicts its goal.
     """
-    setting = known.settings.read(trial.params)
+    try:
+        setting = known.settings.read(trial.params)
+    except EvidenceError as error:
+        return Decision("accepted", f"Not judged: {error}.")
     if setting is None:
         names = f"{known.settings.batch_size!r} and {known.settings.learning_rate!r}"
         has = ", ".join(map(repr, trial.params)) or "none"

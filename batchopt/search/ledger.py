@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
-from batchopt.search.observations import MOST_CURVES, Observation, diverged, memory_bound, observe_one, rank
+from batchopt.search.observations import (
+    MOST_CURVES,
+    Observation,
+    diverged,
+    memory_bound,
+    observe_one,
+    rank,
+    reading_of,
+    setting_of,
+)
+from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
     import optuna
@@ -35,6 +45,7 @@ class Ledger:
     """The finished trials of a study that have both parameters.
 
     Attributes:
+        study_name: of the study.
         settings: that say which parameters those are.
         read: numbers of all finished trials so far, and their identity in the storage, which may give a deleted study's
             numbers to another.
@@ -47,10 +58,10 @@ class Ledger:
             pruned before compute may not have suggested them all.
         latest: the one of those with the highest number; None before there is one.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
-        least_value: (lowest value of a completed trial, number); None before there is one.
         observations: of trials that were asked for, by number.
     """
 
+    study_name: str
     settings: StudySettings
     read: dict[int, tuple[int, datetime | None]] = field(default_factory=dict)
     trials: dict[int, FrozenTrial] = field(default_factory=dict)
@@ -61,12 +72,11 @@ class Ledger:
     shared: frozenset[str] | None = None
     latest: FrozenTrial | None = None
     largest_batch_size: int | None = None
-    least_value: tuple[float, int] | None = None
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
         """Read a finished trial."""
-        setting = self.settings.read(trial.params) if trial.state in _KNOWN else None
+        setting = setting_of(trial, self.settings, self.study_name) if trial.state in _KNOWN else None
         self.read[trial.number] = _identity(trial)
         if setting is None:
             return
@@ -81,9 +91,11 @@ class Ledger:
             self.shared = names if self.shared is None else self.shared & names
             self.latest = trial if self.latest is None else max(self.latest, trial, key=lambda one: one.number)
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
-        if trial.state == TrialState.COMPLETE:
-            value = (min(trial.values), trial.number)
-            self.least_value = value if self.least_value is None else min(self.least_value, value)
+        if trial.state == TrialState.COMPLETE and min(trial.values) <= 0:
+            warn_once(
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "
+                f"{min(trial.values)!r}. {reading_of(self.settings.goal)}, not its logarithm."
+            )
 
     def most_telling(self, until: float = math.inf) -> list[Observation]:
         """The trials that say most, below a number, rising.
@@ -114,8 +126,8 @@ class Ledger:
 
     def _observation(self, number: int) -> Observation:
         if number not in self.observations:
-            seen = observe_one(self.trials[number], self.settings)
-            assert seen is not None  # it has both parameters
+            seen = observe_one(self.trials[number], self.settings, self.study_name)
+            assert seen is not None  # it was read
             self.observations[number] = seen
         return self.observations[number]
 
@@ -128,11 +140,10 @@ class Seen:
         count: how many there are.
         told: the finished ones that say most, and those that are running, rising in number.
         fitted: those of them that the law is fitted to, and more of their age: a long study is not fitted anew for
-            every trial.
+            every trial. Of many that are running the longest are.
         latest: the trial that began to train with the highest number; None where there is none.
         shared: names of the parameters that all of those have.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
-        least_value: (lowest value of a completed trial, its number); None before there is one.
     """
 
     count: int
@@ -141,23 +152,22 @@ class Seen:
     latest: FrozenTrial | None
     shared: frozenset[str]
     largest_batch_size: int | None
-    least_value: tuple[float, int] | None
 
 
 _LEDGERS: weakref.WeakKeyDictionary[BaseStorage, dict[tuple[int, StudySettings], Ledger]] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def seen_in(study: optuna.Study, settings: StudySettings, *, without: int | None = None) -> Seen:
+def seen_in(
+    study: optuna.Study, settings: StudySettings, *, without: int | None = None, asking: int | None = None
+) -> Seen:
     """What the whole study's trials say, whatever bracket of a pruner the caller sees.
 
     Args:
         study: or whatever stand-in of it a pruner's bracket shows.
         settings: of the study.
         without: number of a running trial to leave out.
-
-    Raises:
-        EvidenceError: a trial's batch size, learning rate or report is none.
+        asking: number of a running trial that is fitted, however many others are.
     """
     every = study._storage.get_all_trials(study._study_id, deepcopy=False)
     with _LOCK:
@@ -165,21 +175,26 @@ def seen_in(study: optuna.Study, settings: StudySettings, *, without: int | None
         key = (study._study_id, settings)
         ledger = ledgers.get(key)
         if ledger is None or not _is_of(ledger, every):
-            ledger = ledgers[key] = Ledger(settings)
+            ledger = ledgers[key] = Ledger(study.study_name, settings)
         running = []
         for trial in every:
             if trial.number in ledger.read:
                 continue
             if trial.state.is_finished():
                 ledger.add(trial)
-            elif trial.state == TrialState.RUNNING and trial.number != without and settings.read(trial.params):
+            elif (
+                trial.state == TrialState.RUNNING
+                and trial.number != without
+                and setting_of(trial, settings, study.study_name) is not None
+            ):
                 running.append(trial)
-        return _seen(ledger, running)
+        return _seen(ledger, running, asking)
 
 
-def _seen(ledger: Ledger, running: Sequence[FrozenTrial]) -> Seen:
-    settings, until = ledger.settings, ledger.fitted_until()
-    now = [seen for trial in running if (seen := observe_one(trial, settings)) is not None]
+def _seen(ledger: Ledger, running: Sequence[FrozenTrial], asking: int | None) -> Seen:
+    until = ledger.fitted_until()
+    now = [seen for trial in running if (seen := observe_one(trial, ledger.settings, ledger.study_name)) is not None]
+    furthest = sorted(now, key=lambda seen: (seen.number != asking, -max(seen.curve.examples, default=0), seen.number))
     told = ledger.most_telling()
     fitted = told if until == math.inf else ledger.most_telling(until)
     begun = [trial for trial in running if _has_begun(trial)]
@@ -189,11 +204,10 @@ def _seen(ledger: Ledger, running: Sequence[FrozenTrial]) -> Seen:
     return Seen(
         count=len(ledger.numbers) + len(running),
         told=_together(told, fitted, now),
-        fitted=_together(fitted, now),
+        fitted=_together(fitted, furthest[:MOST_CURVES]),
         latest=max(latest, key=lambda trial: trial.number, default=None),
         shared=frozenset.intersection(*shared) if shared else frozenset(),
         largest_batch_size=_least(ledger.largest_batch_size, *bounds),
-        least_value=ledger.least_value,
     )
 
 

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
     import optuna
@@ -24,7 +25,7 @@ MEMORY_CONSTRAINT = "batchopt:memory"
 """A trial that ran out of memory says so by `trial.set_constraint("batchopt:memory", 1.0)`."""
 CONSTRAINT = "batchopt"
 MOST_CURVES = 24
-"""Curves that a fit uses: the best trials, then the longest runs."""
+"""Curves of finished trials that a fit uses, and of running ones: the best and the longest."""
 LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
@@ -35,14 +36,14 @@ STOPPED_AT = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One finished trial.
+    """One trial.
 
     Attributes:
         number: of the trial.
         batch_size: examples per step.
         learning_rate: the rate it was given.
         curve: its finite reports.
-        values: objective values of a completed trial, finite; None for a pruned one.
+        values: objective values of a completed trial, finite and positive; None for others.
         feasible: whether no constraint of the study is violated.
         diverged: whether a report was not finite.
         params: all parameters of the trial.
@@ -77,16 +78,27 @@ class Observation:
         return reached
 
 
-def observe_one(trial: FrozenTrial, settings: StudySettings) -> Observation | None:
-    """A trial with its reports so far; None where it does not have both parameters.
+def setting_of(trial: FrozenTrial, settings: StudySettings, study_name: str) -> tuple[int, float] | None:
+    """Batch size and learning rate of a trial; None where it does not have both, or is odd.
 
-    Raises:
-        EvidenceError: a reported loss is negative.
+    An odd trial (a rate of zero, a negative loss) is left out, which is said once: a study outlives it.
     """
-    setting = settings.read(trial.params)
+    try:
+        setting = settings.read(trial.params)
+        if setting is not None:
+            _check_losses(trial)
+    except EvidenceError as error:
+        warn_once(f"Study {study_name}: trial {trial.number} is left out: {error}.")
+        return None
+    return setting
+
+
+def observe_one(trial: FrozenTrial, settings: StudySettings, study_name: str) -> Observation | None:
+    """A trial with its reports so far; None where it does not have both parameters, or is odd."""
+    setting = setting_of(trial, settings, study_name)
     if setting is None:
         return None
-    complete = trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values))
+    complete = trial.state == TrialState.COMPLETE and all(0 < value < math.inf for value in trial.values)
     return Observation(
         number=trial.number,
         batch_size=setting[0],
@@ -149,16 +161,8 @@ def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: Ste
     )
 
 
-def check_objective(
-    study: optuna.Study, goal: ReachLoss | LowestLoss, least_value: tuple[float, int] | None = None
-) -> None:
-    """Raise EvidenceError where the study cannot be what the goal says.
-
-    Args:
-        study: with its directions.
-        goal: what its values mean.
-        least_value: (lowest value of a completed trial, its number).
-    """
+def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss) -> None:
+    """Raise EvidenceError where the study's directions are not those of the goal."""
     wanted = 2 if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple) else 1
     if len(study.directions) != wanted:
         raise EvidenceError(
@@ -166,11 +170,6 @@ def check_objective(
         )
     if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
         raise EvidenceError(f"the study must minimise, got direction maximize: {reading_of(goal)}")
-    if least_value is not None and least_value[0] <= 0:
-        raise EvidenceError(
-            f"the objective's value must be positive, got {least_value[0]!r} from trial {least_value[1]}: "
-            f"{reading_of(goal)}, not its logarithm"
-        )
 
 
 def reading_of(goal: ReachLoss | LowestLoss) -> str:
@@ -185,14 +184,15 @@ def reading_of(goal: ReachLoss | LowestLoss) -> str:
     return f"batchopt reads the objective as the cost ({unit}) to reach loss {goal.loss:g}, minimised"
 
 
+def _check_losses(trial: FrozenTrial) -> None:
+    negative = next((loss for loss in trial.intermediate_values.values() if loss < 0), None)
+    if negative is not None:
+        raise EvidenceError(f"a reported loss must be positive, got {negative!r}: report the mean per-example loss")
+
+
 def _curve(trial: FrozenTrial) -> LossCurve:
     examples, losses = [], []
     for step, loss in sorted(trial.intermediate_values.items()):
-        if loss < 0:
-            raise EvidenceError(
-                f"a reported loss must be positive, got {loss!r} from trial {trial.number}: "
-                "report the mean per-example loss"
-            )
         # A loss of zero has no logarithm; the run is over for all that the law can say.
         if loss == 0 or not math.isfinite(loss):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,13 +82,25 @@ def to_batch_size(value: Any, *, exponent: bool) -> int:
     Raises:
         EvidenceError: it stands for none.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    # What was enqueued is not converted before the objective sees it: 64.0 and NumPy's 64 are as good as 64.
+    whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and float(value).is_integer()
     if exponent and whole and 0 <= value <= LARGEST_EXPONENT:
-        return int(2**value)
+        return int(2 ** int(value))
     if not exponent and whole and value >= 1:
         return int(value)
     rule = f"a whole exponent from 0 to {LARGEST_EXPONENT}" if exponent else "a whole number of examples, 1 or more"
     raise EvidenceError(f"the batch-size parameter must hold {rule}, got {value!r}")
+
+
+def to_learning_rate(value: Any) -> float:
+    """The learning rate that a parameter's value is.
+
+    Raises:
+        EvidenceError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < float(value) < math.inf:
+        raise EvidenceError(f"the learning-rate parameter must hold a positive number, got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +183,7 @@ def learning_rate_axis(distribution: BaseDistribution) -> Axis:
         EvidenceError: the distribution is not one of positive numbers.
     """
     if isinstance(distribution, CategoricalDistribution):
-        return _rising([(value, _positive(value)) for value in distribution.choices])
+        return _rising([(value, to_learning_rate(value)) for value in distribution.choices])
     if not isinstance(distribution, FloatDistribution) or distribution.low < 0 or distribution.high <= 0:
         raise EvidenceError(f"the learning-rate parameter must be a positive float, got {distribution}")
     low = max(distribution.low, SMALLEST_SHARE * distribution.high)
@@ -195,12 +208,6 @@ def _counts(distribution: IntDistribution) -> list[int]:
     wanted = [low, high, *powers, *(3 * power // 2 for power in powers[1:])]
     on_grid = {low + round((size - low) / step) * step for size in wanted if low <= size <= high}
     return sorted(size for size in on_grid if low <= size <= high)
-
-
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise EvidenceError(f"the learning-rate parameter must hold a positive number, got {value!r}")
-    return float(value)
 
 
 def _rising(pairs: Sequence[tuple[Any, float]]) -> Axis:

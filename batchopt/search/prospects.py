@@ -51,7 +51,8 @@ STALE = 0.5
 than the incumbent: what was expected of them was wrong."""
 LEAST_LEFT = 0.03
 """A trial has at least this share of its cost before it, as far as decisions go."""
-LARGEST_EXCESS = 50.0
+FARTHEST = 50.0
+"""An infinite cost is this far above the least, in logarithms."""
 FIRST_SHARE = 0.25
 """A trial of a new setting that fails is pruned after this share of its cost, more or less."""
 TILT, FIRST_SHARE_ENDS = 1.0, (0.08, 0.8)
@@ -139,7 +140,6 @@ class Running:
         others_spent: cost of all other trials so far.
         pruned_early: number of trials since the last one that completed that were pruned before half of what a trial
             elsewhere costs.
-        behind: log ratio of its typical cost to the best of all settings.
         blind: whether there is neither a forecast nor a completed trial.
         first: whether there is a forecast and no completed trial.
         expected: the least cost by the forecast alone.
@@ -155,7 +155,6 @@ class Running:
     elsewhere_index: float
     others_spent: float
     pruned_early: int
-    behind: float
     blind: bool
     first: bool
     expected: float
@@ -201,7 +200,6 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
         bar = np.minimum(NEAR_BEST, prospects.incumbent - IMPROVEMENT * max(0.0, 1.0 - spent / total))
     return Running(
         success=below(bar),
-        behind=float(np.median(own_excess)),
         blind=prospects.incumbent is None and not surrogate.informed,
         first=prospects.incumbent is None and surrogate.informed,
         expected=surrogate.expected,
@@ -278,10 +276,10 @@ def _prospects(
     least = np.min(log_scores, axis=1)
 
     def excess(logs: Floats) -> Floats:
-        return np.asarray(np.minimum((logs - least[:, None]) / steepness[:, None], LARGEST_EXCESS))
+        return np.asarray(np.minimum((logs - least[:, None]) / steepness[:, None], FARTHEST))
 
     def log_costs(logs: Floats) -> Floats:
-        return np.asarray(np.minimum(surrogate.log_costs_of(logs), least.max() + LARGEST_EXCESS))
+        return np.asarray(np.minimum(surrogate.log_costs_of(logs), least.max() + FARTHEST))
 
     bar, of_incumbent = np.full(len(least), NEAR_BEST), None
     incumbent = surrogate.incumbent

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +13,12 @@ from optuna.trial import FrozenTrial
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.candidates import candidates_of
-from batchopt.search.judgement import DECISION_KEY, LARGEST_EXCESS, Decision, decide
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide
 from batchopt.search.observations import Observation, observe_one
 from batchopt.search.parameters import Log2
 from batchopt.search.prospects import Running, prospects_of_running
 from batchopt.search.sampler import TradeoffSampler
+from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
 from batchopt.search.surrogate import Surrogate, build_surrogate
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from batchopt.search.settings import Known
-
-_logger = logging.getLogger(__name__)
 
 _REFUSED = {
     HyperbandPruner: "which finds its brackets only as the study's own pruner: give it to the study, without this one",
@@ -106,13 +103,14 @@ class TradeoffPruner(BasePruner):
         known = find(study, self._given)
         decision = decide(study, known, trial) if trial.last_step is None else _decide_running(study, known, trial)
         if decision is not None and decision.rejected:
-            study._storage.set_trial_user_attr(trial._trial_id, DECISION_KEY, decision.to_json())
+            key = DECISION_KEY if trial.last_step is None else ENDED_KEY
+            study._storage.set_trial_user_attr(trial._trial_id, key, decision.to_json())
             return True
         return bool(self._inner is not None and self._inner.prune(study, trial))
 
 
 def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision | None:
-    run = observe_one(trial, known.settings)
+    run = observe_one(trial, known.settings, study.study_name)
     if run is None:
         return None
     if run.diverged:
@@ -121,24 +119,17 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
         return None
     latest = next(reversed(trial.intermediate_values))
     if latest < run.curve.examples[-1]:
-        _warn_of_going_back(study.study_name, trial.number, latest, run.curve.examples[-1])
+        warn_once(
+            f"Study {study.study_name}: trial {trial.number} reported a loss at {latest} examples after one at "
+            f"{run.curve.examples[-1]}: report at the examples seen since the beginning, which only grow. Reports are "
+            "read in the order of examples."
+        )
     if len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size:
         return None
-    surrogate = build_surrogate(study, known)
+    surrogate = build_surrogate(study, known, asking=trial.number)
     if not isinstance(surrogate, Surrogate):
         return None
     return decide_running(surrogate, run, chosen_by_us=_chosen_by_us(study.sampler))
-
-
-@lru_cache(maxsize=256)
-def _warn_of_going_back(study_name: str, number: int, latest: int, furthest: int) -> None:
-    _logger.warning(
-        "Trial %d reported a loss at %d examples after one at %d: report at the examples seen since the beginning, "
-        "which only grow. Reports are read in the order of examples.",
-        number,
-        latest,
-        furthest,
-    )
 
 
 def _chosen_by_us(sampler: BaseSampler) -> bool:
@@ -179,10 +170,8 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         f"After {seen.spent:.3g} predicted to take {needed} in all: a chance of {seen.success:.0%} to be worth it, "
         f"{against}.",
         predicted=seen.whole,
-        optimistic=seen.whole,
         limit=seen.elsewhere_cost,
         incumbent=None if surrogate.incumbent is None else surrogate.incumbent.number,
-        excess=min(LARGEST_EXCESS, max(0.0, seen.behind)),
         spent=seen.spent,
         unit="loss" if isinstance(goal, LowestLoss) else surrogate.price.unit,
     )

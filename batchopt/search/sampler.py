@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, TPESampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, PartialFixedSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY
 from batchopt.search.ledger import seen_in
-from batchopt.search.parameters import Axis, Log2, batch_size_axis, learning_rate_axis, to_batch_size
+from batchopt.search.observations import check_objective
+from batchopt.search.parameters import (
+    Axis,
+    Log2,
+    batch_size_axis,
+    learning_rate_axis,
+    to_batch_size,
+    to_learning_rate,
+)
 from batchopt.search.proposal import PRIMES, first_value, propose, within
+from batchopt.search.saying import warn_once
 from batchopt.search.search_space import last_distributions, others_of
-from batchopt.search.settings import Given, Known, find, remember
+from batchopt.search.settings import Given, Known, StudySettings, find, remember
 from batchopt.search.surrogate import Surrogate, build_surrogate, memory_limit
 
 if TYPE_CHECKING:
     from optuna import Study
+
+T = TypeVar("T")
 
 
 class TradeoffSampler(BaseSampler):
@@ -85,72 +97,109 @@ class TradeoffSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Write goal, names and forecast to the study, where it does not hold them yet."""
-        # Nothing here may raise over what the user did: the trial would be left running for ever.
         remember(study, self._given)
         self._base.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Pass on to the base sampler."""
-        self._base.after_trial(study, trial, state, values)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What every trial so far has had, by the latest ranges; the base sampler's space where that lacks the two.
+        """Pass on to the base sampler, and look whether the study is what it is taken for.
 
         Raises:
-            EvidenceError: the study contradicts the goal or the names.
+            EvidenceError: the study contradicts the goal or the names that it was begun with. The trial is kept.
         """
-        space = self._base.infer_relative_search_space(study, trial)
+        self._base.after_trial(study, trial, state, values)
+        if state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            return
         known = find(study, self._given)
-        ours = last_distributions(study, known.settings)
-        if ours is None:
+        missing = [name for name in known.settings.names if name not in trial.params]
+        if not missing:
+            check_objective(study, known.settings.goal)
+        elif trial.last_step is not None or state == TrialState.COMPLETE:
+            suggested = ", ".join(map(repr, trial.params)) or "nothing"
+            warn_once(
+                f"Study {study.study_name}: trials did not suggest {' or '.join(map(repr, missing))} but {suggested}, "
+                "so the base sampler chose: batch_size and learning_rate must be the names under which the objective "
+                "suggests them."
+            )
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What every trial so far has had, by the latest ranges; the base sampler's space where that lacks the two."""
+        remember(study, self._given)  # a PartialFixedSampler around this one does not pass `before_trial` on
+        space = self._base.infer_relative_search_space(study, trial)
+        joint = self._ours(study, lambda known: self._joint_space(study, trial, known))
+        if joint is None:
             return space
-        names = (known.settings.batch_size, known.settings.learning_rate)
-        rest = {name: distribution for name, distribution in space.items() if name not in names}
-        others = others_of(seen_in(study, known.settings, without=trial.number), known.settings)
-        return {**rest, **dict(others), names[0]: ours[0], names[1]: ours[1]}
+        return {**{name: kind for name, kind in space.items() if name not in joint}, **joint}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Everything that the surrogate knows together; what it does not know by the base sampler."""
-        known = find(study, self._given)
-        names = (known.settings.batch_size, known.settings.learning_rate)
-        if not any(name in search_space for name in names):
-            return self._base.sample_relative(study, trial, search_space)
-        surrogate = build_surrogate(study, known, without=trial.number)
-        if isinstance(surrogate, Thin):
-            rest = {name: kind for name, kind in search_space.items() if name not in names}
-            return self._base.sample_relative(study, trial, rest)
-        fixed = trial.system_attrs.get("fixed_params", {})
-        joint = {name for name, _ in surrogate.places.others if name in search_space}
-        rest = {name: kind for name, kind in search_space.items() if name not in joint and name not in names}
-        params = self._base.sample_relative(study, trial, rest)
-        if not all(name in search_space for name in names):
-            # One of the two is fixed by a wrapper: the other is proposed beside it, once it is known.
-            return params
-        own = {name: kind for name, kind in search_space.items() if name in joint or name in names}
-        return {**params, **self._proposed(study, trial, known, surrogate, own, {**params, **fixed})}
+        params = self._ours(study, lambda known: self._sample_jointly(study, trial, known, search_space))
+        return self._base.sample_relative(study, trial, search_space) if params is None else params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Batch size or learning rate beside what the trial already has; other parameters by the base sampler."""
-        known = find(study, self._given)
-        names = (known.settings.batch_size, known.settings.learning_rate)
-        if param_name not in names:
+        value = self._ours(study, lambda known: self._sample_one(study, trial, known, param_name, param_distribution))
+        if value is None:
             return self._base.sample_independent(study, trial, param_name, param_distribution)
-        axis = self._axis(known, param_name, param_distribution)
+        return value
+
+    def _ours(self, study: Study, ask: Callable[[Known], T | None]) -> T | None:
+        """What `ask` makes of what the study is about; None where it is left to the base sampler.
+
+        Nothing here raises over what the user did: Optuna asks before the objective begins, and the trial would be left
+        running for ever. What contradicts the goal is refused after the trial, and by `check`.
+        """
+        try:
+            return ask(find(study, self._given))
+        except EvidenceError as error:
+            warn_once(f"Study {study.study_name}: the base sampler chooses, because {error}.")
+            return None
+
+    def _joint_space(self, study: Study, trial: FrozenTrial, known: Known) -> dict[str, BaseDistribution] | None:
+        ranges = last_distributions(study, known.settings)
+        if ranges is None:
+            return None
+        others = others_of(seen_in(study, known.settings, without=trial.number), known.settings)
+        return {**dict(others), **dict(zip(known.settings.names, ranges, strict=True))}
+
+    def _sample_jointly(
+        self, study: Study, trial: FrozenTrial, known: Known, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any] | None:
+        names = known.settings.names
+        if not any(name in search_space for name in names):
+            return None
+        surrogate = build_surrogate(study, known, without=trial.number)
+        joint = {name for name, _ in surrogate.places.others} if isinstance(surrogate, Surrogate) else set()
+        own = {name: kind for name, kind in search_space.items() if name in joint or name in names}
+        rest = {name: kind for name, kind in search_space.items() if name not in own}
+        params = self._base.sample_relative(study, trial, rest)
+        chosen = {**params, **_held(study, trial)}
+        if isinstance(surrogate, Thin) or not all(name in own or name in chosen for name in names):
+            # What is left is chosen one by one, each beside what is known by then.
+            return params
+        return {**params, **self._proposed(study, trial, known, surrogate, own, chosen)}
+
+    def _sample_one(
+        self, study: Study, trial: FrozenTrial, known: Known, name: str, distribution: BaseDistribution
+    ) -> Any:
+        settings = known.settings
+        if name not in settings.names or _lacks_one(study, settings):
+            return None
         surrogate = build_surrogate(study, known, without=trial.number)
         if isinstance(surrogate, Surrogate):
-            chosen = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            proposed = self._proposed(study, trial, known, surrogate, {param_name: param_distribution}, chosen)
-            if param_name in proposed:
-                return proposed[param_name]
-        if param_name == names[0]:
-            axis = axis.up_to(memory_limit(known, seen_in(study, known.settings)))
-        if param_name == names[1]:
+            chosen = {**_held(study, trial), **trial.params}
+            proposed = self._proposed(study, trial, known, surrogate, {name: distribution}, chosen)
+            if name in proposed:
+                return proposed[name]
+        axis = self._axis(known, name, distribution)
+        if name == settings.batch_size:
+            axis = axis.up_to(memory_limit(known, seen_in(study, settings)))
+        if name == settings.learning_rate:
             self._tell(study, trial, "Fills the space: nothing is known yet.")
-        return first_value(axis, trial.number, PRIMES[names.index(param_name)], self._rng(trial))
+        return first_value(axis, trial.number, PRIMES[settings.names.index(name)], self._rng(trial))
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
         """The trial's own generator: no state is shared by threads, and a seed gives the same trials again."""
@@ -186,12 +235,14 @@ class TradeoffSampler(BaseSampler):
             value = chosen[settings.batch_size]
             sizes = Axis.only(value, to_batch_size(value, exponent=settings.exponent))
         if settings.learning_rate in chosen:
-            rates = Axis.only(chosen[settings.learning_rate], chosen[settings.learning_rate])
+            value = chosen[settings.learning_rate]
+            rates = Axis.only(value, to_learning_rate(value))
         searched = within(surrogate, batch_sizes=sizes, learning_rates=rates)
         proposal = propose(searched, chosen, trial.number, self._rng(trial))
         if proposal is None:
             return {}
-        if PROPOSAL_KEY not in trial.user_attrs and own.keys() >= {settings.batch_size, settings.learning_rate}:
+        ours = [name for name in settings.names if name in own and name not in chosen]
+        if ours and all(name in own or name in chosen for name in settings.names):  # the last of the two is settled
             self._tell(study, trial, proposal.reason)
         values = {
             **proposal.others,
@@ -199,6 +250,23 @@ class TradeoffSampler(BaseSampler):
             settings.learning_rate: proposal.rate_value,
         }
         return {name: value for name, value in values.items() if name in own}
+
+
+def _held(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """Values that are settled before the sampler is asked: enqueued ones, and those of a PartialFixedSampler."""
+    held: dict[str, Any] = {}
+    sampler = study.sampler
+    while isinstance(sampler, PartialFixedSampler):
+        held = {**sampler._fixed_params, **held}
+        sampler = sampler._base_sampler
+    return {**held, **trial.system_attrs.get("fixed_params", {})}
+
+
+def _lacks_one(study: Study, settings: StudySettings) -> bool:
+    """Whether the objective does not suggest both parameters, as its trials show."""
+    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    trained = (trial for trial in trials if trial.state == TrialState.COMPLETE or trial.last_step is not None)
+    return last_distributions(study, settings) is None and any(trained)
 
 
 def _fresh_entropy() -> int:

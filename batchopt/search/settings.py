@@ -1,28 +1,28 @@
 """What a study is about, kept in the study's own attributes so that every worker and every part finds it there.
 
-Attributes are written in pieces of less than 2,045 characters, the most that every storage takes.
+A text of more than 2,000 characters is written in pieces: every storage takes 2,045.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from batchopt._codec import Record
-from batchopt.errors import EvidenceError
+from batchopt.errors import EvidenceError, RecordError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size
+from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
+from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import optuna
 
-_logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SETTINGS_KEY = "batchopt:settings"
 FORECAST_KEY = "batchopt:forecast"
@@ -47,6 +47,11 @@ class StudySettings(Record):
     exponent: bool
     learning_rate: str
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of batch size and learning rate."""
+        return self.batch_size, self.learning_rate
+
     def read(self, params: Mapping[str, Any]) -> tuple[int, float] | None:
         """Batch size and learning rate of a trial's parameters; None where it does not have both.
 
@@ -56,9 +61,10 @@ class StudySettings(Record):
         if self.batch_size not in params or self.learning_rate not in params:
             return None
         rate = params[self.learning_rate]
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-            raise EvidenceError(f"the learning rate {self.learning_rate!r} must be a positive number, got {rate!r}")
-        return to_batch_size(params[self.batch_size], exponent=self.exponent), float(rate)
+        try:
+            return to_batch_size(params[self.batch_size], exponent=self.exponent), to_learning_rate(rate)
+        except EvidenceError as error:
+            raise EvidenceError(f"{error} (parameters {self.batch_size!r} and {self.learning_rate!r})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +139,12 @@ def find(study: optuna.Study, given: Given) -> Known:
     if given.forecast is None:
         return Known(settings, _stored_forecast(attributes))
     if FORECAST_KEY in attributes:
-        before, now = str(attributes[FORECAST_KEY]).partition(":")[0], fingerprint(given.forecast)
+        before, now = _fingerprint_of(str(attributes[FORECAST_KEY])), fingerprint(given.forecast.to_json())
         if before != now:
-            _warn_of_another_forecast(study.study_name, before, now)
+            warn_once(
+                f"Study {study.study_name} was begun with another forecast ({before}, now {now}): the one given now is "
+                "used. Leave it out to go on with the study's, or start another study."
+            )
     return Known(settings, given.forecast)
 
 
@@ -143,9 +152,9 @@ def remember(study: optuna.Study, given: Given) -> None:
     """Write to the study what was given, where the study does not hold it yet and the settings are whole."""
     attributes = _attributes(study)
     if given.settings is not None and SETTINGS_KEY not in attributes:
-        study._storage.set_study_user_attr(study._study_id, SETTINGS_KEY, given.settings.to_json())
+        _write(study, SETTINGS_KEY, given.settings.to_json())
     if given.forecast is not None and FORECAST_KEY not in attributes:
-        _write_forecast(study, given.forecast)
+        _write(study, FORECAST_KEY, given.forecast.to_json())
 
 
 def _attributes(study: optuna.Study) -> dict[str, Any]:
@@ -169,47 +178,54 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
 
 
 @lru_cache(maxsize=8)
-def fingerprint(forecast: Forecast) -> str:
-    """Of a forecast's contents."""
-    return hashlib.sha256(forecast.to_json().encode()).hexdigest()[:12]
+def fingerprint(text: str) -> str:
+    """Of what a study holds."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@lru_cache(maxsize=64)
-def _warn_of_another_forecast(study_name: str, before: str, now: str) -> None:
-    _logger.warning(
-        "Study %s was begun with another forecast (%s, now %s): the one given now is used. Leave it out to go on with "
-        "the study's, or start another study.",
-        study_name,
-        before,
-        now,
-    )
+def _fingerprint_of(stored: str) -> str:
+    return fingerprint(stored) if stored.startswith("{") else stored.partition(":")[0]
 
 
-def _write_forecast(study: optuna.Study, forecast: Forecast) -> None:
-    text, digest = forecast.to_json(), fingerprint(forecast)
+def _write(study: optuna.Study, key: str, text: str) -> None:
+    if len(text) <= PIECE:
+        study._storage.set_study_user_attr(study._study_id, key, text)
+        return
+    digest = fingerprint(text)
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     for i, piece in enumerate(pieces):
-        study._storage.set_study_user_attr(study._study_id, f"{FORECAST_KEY}:{digest}:{i}", piece)
-    # Last, so that no worker reads half a forecast; the digest keeps two workers' pieces apart.
-    study._storage.set_study_user_attr(study._study_id, FORECAST_KEY, f"{digest}:{len(pieces)}")
+        study._storage.set_study_user_attr(study._study_id, f"{key}:{digest}:{i}", piece)
+    # Last, so that no worker reads half a text; the digest keeps two workers' pieces apart.
+    study._storage.set_study_user_attr(study._study_id, key, f"{digest}:{len(pieces)}")
 
 
 def _stored_forecast(attributes: dict[str, Any]) -> Forecast | None:
-    pointer = attributes.get(FORECAST_KEY)
-    if pointer is None:
-        return None
-    digest, _, count = str(pointer).partition(":")
-    try:
-        return _read_forecast("".join(attributes[f"{FORECAST_KEY}:{digest}:{i}"] for i in range(int(count))))
-    except (KeyError, ValueError):
-        raise EvidenceError(
-            f"the study's attribute {FORECAST_KEY} is damaged ({pointer!r}): pass the forecast again"
-        ) from None
+    return _stored(attributes, FORECAST_KEY, _read_forecast, "pass the forecast again")
 
 
 def _stored_settings(attributes: dict[str, Any]) -> StudySettings | None:
-    text = attributes.get(SETTINGS_KEY)
-    return None if text is None else _read_settings(text)
+    return _stored(attributes, SETTINGS_KEY, _read_settings, "start another study")
+
+
+def _stored(attributes: dict[str, Any], key: str, read: Callable[[str], T], remedy: str) -> T | None:
+    """What an attribute and its pieces hold.
+
+    Raises:
+        EvidenceError: they are damaged, or written by a newer version.
+    """
+    pointer = attributes.get(key)
+    if pointer is None:
+        return None
+    try:
+        if pointer.startswith("{"):
+            return read(pointer)
+        digest, _, count = pointer.partition(":")
+        text = "".join(attributes[f"{key}:{digest}:{i}"] for i in range(int(count)))
+        if fingerprint(text) != digest:
+            raise ValueError("its pieces are not what was written")
+        return read(text)
+    except (AttributeError, KeyError, ValueError, TypeError, RecordError) as error:
+        raise EvidenceError(f"the study's attribute {key} cannot be read ({error}): {remedy}") from None
 
 
 @lru_cache(maxsize=8)

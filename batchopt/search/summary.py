@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import BatchoptError
-from batchopt.search.judgement import DECISION_KEY, PROPOSAL_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
@@ -35,7 +35,7 @@ class StudySummary:
         pruned_while_running: trials that ended later.
         completed: trials with a value.
         failed: trials that raised.
-        running: trials that are not finished.
+        running: trials that are not finished; those that wait in the queue have not begun.
         saved: cost, in the goal's unit, that pruned trials were predicted still to need, where that is known; no more
             than ten times what each was compared with.
     """
@@ -50,8 +50,8 @@ class StudySummary:
 
 
 def decision_of(trial: FrozenTrial) -> Decision | None:
-    """What was decided about a trial by `check` or `TradeoffPruner`; None where neither said anything."""
-    text = trial.user_attrs.get(DECISION_KEY)
+    """What was decided last about a trial by `check` or `TradeoffPruner`; None where neither said anything."""
+    text = trial.user_attrs.get(ENDED_KEY, trial.user_attrs.get(DECISION_KEY))
     try:
         return None if text is None else Decision.from_json(text)
     except BatchoptError:
@@ -65,12 +65,12 @@ def summarise(study: optuna.Study) -> StudySummary:
     before = [trial for trial in pruned if trial.last_step is None and not _ran_out_of_memory(trial)]
     decisions = [decision for trial in pruned if (decision := decision_of(trial)) is not None and decision.rejected]
     return StudySummary(
-        proposed=len(trials),
+        proposed=sum(trial.state != TrialState.WAITING for trial in trials),
         pruned_before_compute=len(before),
         pruned_while_running=len(pruned) - len(before),
         completed=sum(trial.state == TrialState.COMPLETE for trial in trials),
         failed=sum(trial.state == TrialState.FAIL for trial in trials),
-        running=sum(not trial.state.is_finished() for trial in trials),
+        running=sum(trial.state == TrialState.RUNNING for trial in trials),
         saved=sum(map(_spared, decisions)),
     )
 
@@ -96,6 +96,8 @@ def explain(study: optuna.Study) -> list[str]:
         f"{counts.running} not finished."
     )
     surrogate = build_surrogate(study, known)
+    if isinstance(surrogate, Surrogate) and surrogate.two_objectives:
+        lines += _front(study)
     if isinstance(surrogate, Surrogate):
         lines += _beliefs(surrogate, counts)
     else:
@@ -110,27 +112,45 @@ def explain(study: optuna.Study) -> list[str]:
 
 
 def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
-    lines, unit = [], surrogate.price.unit
-    best = surrogate.incumbent
-    if best is not None and best.values is not None:
-        value = ", ".join(f"{v:.4g}" for v in best.values)
-        lines.append(
-            f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: {value}."
-        )
-    predicted = surrogate.best_predicted()
-    if predicted is None:
-        lines.append("The law does not say which settings reach the goal.")
-    else:
-        lines.append(
-            f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: {predicted[2]:.4g}. "
-            f"A step is priced at {surrogate.price.per_step:.3g} plus {surrogate.price.per_example:.3g} an example "
-            f"({unit})."
-        )
-    if best is not None:
+    unit = surrogate.price.unit
+    lines = [] if surrogate.two_objectives else _best(surrogate)
+    if surrogate.incumbent is not None:
         lines.append(_misfit_line(surrogate.misfit))
     if counts.saved > 0:
         lines.append(f"Pruning saved {counts.saved:.3g} {unit} by the law's predictions.")
     return lines
+
+
+def _best(surrogate: Surrogate) -> list[str]:
+    lines, best, predicted = [], surrogate.incumbent, surrogate.best_predicted()
+    if best is not None and best.values is not None:
+        lines.append(
+            f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: "
+            f"{best.values[0]:.4g}."
+        )
+    if predicted is None:
+        return [*lines, "The law does not say which settings reach the goal."]
+    return [
+        *lines,
+        f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: {predicted[2]:.4g}. "
+        f"A step is priced at {surrogate.price.per_step:.3g} plus {surrogate.price.per_example:.3g} an example "
+        f"({surrogate.price.unit}).",
+    ]
+
+
+def _front(study: optuna.Study) -> list[str]:
+    """Of two objectives, the trials that no other beats in both."""
+    front = study.best_trials
+    if not front:
+        return []
+    by_steps, by_examples = (min(front, key=lambda trial: trial.values[i]) for i in (0, 1))
+    return [
+        f"{len(front)} trials are beaten by no other in both steps and examples.",
+        *(
+            f"The fewest {what}: trial {trial.number}: {trial.values[0]:.4g} steps, {trial.values[1]:.4g} examples."
+            for what, trial in (("steps", by_steps), ("examples", by_examples))
+        ),
+    ]
 
 
 def _misfit_line(misfit: float) -> str:

@@ -6,7 +6,6 @@ Trials keep a pace of their own beside the law, explained by a Gaussian process 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from batchopt.search.parameters import Axis, Space
 from batchopt.search.places import Places
 from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
+from batchopt.search.saying import tell_once
 from batchopt.search.search_space import middle_of, others_of, space_of
 from batchopt.search.settings import Known
 from batchopt.step_cost import StepCost
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-_logger = logging.getLogger(__name__)
 
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
@@ -245,22 +243,26 @@ class Surrogate:
         return np.array([self.price(size) for size in batch_sizes])
 
 
-def build_surrogate(study: optuna.Study, known: Known, *, without: int | None = None) -> Surrogate | Thin:
+def build_surrogate(
+    study: optuna.Study, known: Known, *, without: int | None = None, asking: int | None = None
+) -> Surrogate | Thin:
     """The surrogate from what the study holds now, running trials included.
 
     Args:
         study: whatever stand-in of it a pruner's bracket shows.
         known: what it is about.
         without: number of a trial to leave out.
+        asking: number of a running trial that is fitted, however many others are.
 
     Raises:
-        EvidenceError: the study contradicts the goal (direction, number of objectives, values that are not positive).
+        EvidenceError: the study contradicts the goal (direction, number of objectives), or its latest ranges are no
+            batch sizes or no learning rates.
     """
     settings, forecast = known.settings, known.forecast
-    seen = seen_in(study, settings, without=without)
+    seen = seen_in(study, settings, without=without, asking=asking)
     if seen.count:
-        check_objective(study, settings.goal, seen.least_value)
-        _announce(study.study_name, settings.goal)
+        check_objective(study, settings.goal)
+        tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
     observations = seen.told
     space = space_of(study, settings, forecast)
     if space is None:
@@ -319,11 +321,6 @@ def memory_limit(known: Known, seen: Seen) -> int | None:
     ]
     limits = [cost.largest_batch_size for cost in costs if isinstance(cost, StepCost)]
     return min((limit for limit in (seen.largest_batch_size, *limits) if limit is not None), default=None)
-
-
-@lru_cache(maxsize=64)
-def _announce(study_name: str, goal: ReachLoss | LowestLoss) -> None:
-    _logger.info("Study %s: %s.", study_name, reading_of(goal))
 
 
 def _misfit(surrogate: Surrogate) -> float:

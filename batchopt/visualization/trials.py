@@ -183,7 +183,7 @@ def _setting(trial: optuna.trial.FrozenTrial, name: str) -> float | None:
 
 def _reason(trial: optuna.trial.FrozenTrial) -> str:
     try:
-        decision = json.loads(trial.user_attrs.get("batchopt:decision", "{}"))
+        decision = json.loads(trial.user_attrs.get("batchopt:ended", trial.user_attrs.get("batchopt:decision", "{}")))
         return str(decision.get("reason", "")) if trial.state.name == "PRUNED" else ""
     except (TypeError, ValueError, AttributeError):
         return ""

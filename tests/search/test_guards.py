@@ -19,7 +19,7 @@ from batchopt.search.surrogate import Surrogate, build_surrogate
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SEEN = Running(
     success=0.2, total=100.0, whole=100.0, spent=40.0, elsewhere=0.4, elsewhere_cost=90.0, elsewhere_index=0.008,
-    others_spent=30.0, pruned_early=0, behind=0.3, blind=False, first=False, expected=math.inf, beats_incumbent=0.3,
+    others_spent=30.0, pruned_early=0, blind=False, first=False, expected=math.inf, beats_incumbent=0.3,
 )  # fmt: skip
 
 
@@ -37,8 +37,16 @@ def test_many_disappointments_spare_a_trial() -> None:
 def test_a_blind_trial_may_not_spend_much_more_than_all_others() -> None:
     assert _is_beaten(replace(SEEN, success=0.9, blind=True, others_spent=10.0))
     assert not _is_beaten(replace(SEEN, success=0.9, blind=True, others_spent=30.0))
-    # Its end is near.
-    assert not _is_beaten(replace(SEEN, success=0.9, blind=True, others_spent=10.0, spent=80.0))
+
+
+@pytest.mark.parametrize("known", ["blind", "first"])
+def test_before_any_trial_has_completed_one_near_its_end_is_let_go(known: str) -> None:
+    near = replace(SEEN, success=0.001, others_spent=10.0, spent=80.0, **{known: True})
+    assert not _is_beaten(near)
+    assert _is_beaten(replace(near, total=200.0))
+    assert _is_beaten(replace(near, **{known: False}))
+    # It is not, where the forecast is long exceeded.
+    assert _is_beaten(replace(near, blind=False, first=True, expected=20.0))
 
 
 def test_a_first_trial_ends_where_the_forecast_is_long_exceeded() -> None:

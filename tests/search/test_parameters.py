@@ -19,6 +19,7 @@ from batchopt.search.parameters import (
     learning_rate_axis,
     milestones,
     to_batch_size,
+    to_learning_rate,
 )
 
 
@@ -52,11 +53,20 @@ def test_values_that_are_no_batch_size(value: object) -> None:
         to_batch_size(value, exponent=False)
 
 
-@pytest.mark.parametrize("value", [-1, 61, 2.0, True])
+@pytest.mark.parametrize("value", [-1, 61, 2.5, True, "2", math.nan, math.inf])
 def test_values_that_are_no_exponent(value: object) -> None:
     with pytest.raises(EvidenceError, match="must hold a whole exponent"):
         to_batch_size(value, exponent=True)
     assert to_batch_size(5, exponent=True) == 32
+
+
+@pytest.mark.parametrize("value", [64.0, np.int64(64), np.float32(64), np.int8(64)])
+def test_what_was_enqueued_may_be_any_whole_number(value: object) -> None:
+    size = to_batch_size(value, exponent=False)
+    assert size == 64
+    assert type(size) is int
+    assert type(to_learning_rate(value)) is float
+    assert to_batch_size(np.int8(10), exponent=True) == 1024
 
 
 @settings(max_examples=60)

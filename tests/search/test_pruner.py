@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss
 from batchopt.search import TradeoffPruner, TradeoffSampler, milestones
-from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision
 from batchopt.search.pruner import LEAST_STEPS
 
 FORECAST = forecast_of(LAW)
@@ -71,7 +71,7 @@ def test_a_loser_ends_early_and_a_winner_never() -> None:
     at = pruned_at(study, 64, 0.008)
     assert at is not None
     assert at < 0.4
-    decision = Decision.from_json(study.trials[-1].user_attrs[DECISION_KEY])
+    decision = Decision.from_json(study.trials[-1].user_attrs[ENDED_KEY])
     assert decision.decision == "pruned while running"
     assert "next to none to beat trial 0" in decision.reason
     assert 0 < decision.spent < decision.limit
@@ -168,7 +168,7 @@ def test_beside_our_sampler_short_runs_come_first() -> None:
     at = pruned_at(study, 64, 0.01)
     assert at is not None
     assert at < 0.2
-    decision = Decision.from_json(study.trials[0].user_attrs[DECISION_KEY])
+    decision = Decision.from_json(study.trials[0].user_attrs[ENDED_KEY])
     assert "at another setting" in decision.reason
 
 
@@ -240,6 +240,6 @@ def test_reports_that_go_back_are_warned_of_once(caplog: pytest.LogCaptureFixtur
     for examples in (6_400, 12_800, 3_200, 1_600):
         trial.report(2.0, examples)
         trial.should_prune()
-    warnings = [record.message for record in caplog.records if record.name == "batchopt.search.pruner"]
+    warnings = [record.message for record in caplog.records if record.name == "batchopt.search"]
     assert len(warnings) == 2  # each time it goes back
-    assert "Trial 0 reported a loss at 3200 examples after one at 12800" in warnings[0]
+    assert "trial 0 reported a loss at 3200 examples after one at 12800" in warnings[0]

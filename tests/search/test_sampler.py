@@ -21,7 +21,6 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState
 
-from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.search import Log2, TradeoffPruner, TradeoffSampler
@@ -278,18 +277,6 @@ def test_the_objective_is_told_once_in_one_line(caplog: pytest.LogCaptureFixture
     assert lines == [
         "Study told: batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised."
     ]
-
-
-def test_contradictions_are_refused() -> None:
-    study = optuna.create_study(direction="maximize", sampler=sampler_of())
-    with pytest.raises(EvidenceError, match="must minimise"):
-        suggested(study, 2)
-    assert all(trial.state.is_finished() for trial in study.trials)
-    study = optuna.create_study(sampler=sampler_of())
-    space = {"batch_size": IntDistribution(8, 64), "lr": FloatDistribution(0.01, 1.0)}
-    study.tell(study.ask(space), -2.0)
-    with pytest.raises(EvidenceError, match="must be positive, got -2"):
-        study.ask(space)
 
 
 def test_wrong_arguments() -> None:

@@ -82,8 +82,26 @@ def test_a_damaged_forecast_is_said_so() -> None:
     study = optuna.create_study()
     remember(study, WHOLE)
     study.set_user_attr(FORECAST_KEY, "deadbeef:3")
-    with pytest.raises(EvidenceError, match=r"attribute batchopt:forecast is damaged \('deadbeef:3'\)"):
+    with pytest.raises(EvidenceError, match=r"attribute batchopt:forecast cannot be read .*: pass the forecast again"):
         find(study, Given())
+
+
+def test_a_damaged_piece_of_a_forecast_is_said_so() -> None:
+    study = optuna.create_study()
+    remember(study, WHOLE)
+    first = next(key for key in study.user_attrs if key.startswith(f"{FORECAST_KEY}:") and key.endswith(":0"))
+    study.set_user_attr(first, study.user_attrs[first][:-3])
+    with pytest.raises(EvidenceError, match=r"attribute batchopt:forecast cannot be read .*: pass the forecast again"):
+        find(study, Given())
+    assert find(study, WHOLE).forecast == WHOLE.forecast
+
+
+def test_a_goal_of_any_length_is_held_in_pieces() -> None:
+    goal = ReachLoss(0.25, least=StepCost(1.0, 2.0, unit="u" * 3_000))
+    study = optuna.create_study()
+    remember(study, Given(None, goal, "batch_size", "lr"))
+    assert find(study, Given()).settings.goal == goal
+    assert all(len(str(value)) < 2_045 for value in study.user_attrs.values())
 
 
 def test_two_workers_that_write_at_once_leave_one_whole_forecast() -> None:
@@ -111,7 +129,7 @@ def test_wrong_arguments() -> None:
 def test_parameters_that_are_no_setting() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
     assert settings.read({"batch_size": 8}) is None
-    with pytest.raises(EvidenceError, match="learning rate 'lr' must be a positive number, got -1"):
+    with pytest.raises(EvidenceError, match=r"a positive number, got -1\.0 \(parameters 'batch_size' and 'lr'\)"):
         settings.read({"batch_size": 8, "lr": -1.0})
     assert SETTINGS_KEY.startswith("batchopt:")
 
@@ -126,4 +144,5 @@ def test_another_forecast_than_the_study_was_begun_with_is_warned_of_once(caplog
         assert find(study, other).forecast == other.forecast
     (record,) = [record for record in caplog.records if record.name.startswith("batchopt")]
     assert "was begun with another forecast" in record.message
-    assert fingerprint(other.forecast) in record.message  # type: ignore[arg-type]
+    assert other.forecast is not None
+    assert fingerprint(other.forecast.to_json()) in record.message

@@ -28,9 +28,10 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import SHAPE
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
+from batchopt.search.fit import DOUBTED, UNTESTED_DOUBT, Thin
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import DOUBTED, UNTESTED_DOUBT, Surrogate, Target, Thin, build_surrogate
+from batchopt.search.surrogate import Surrogate, Target, build_surrogate
 
 RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribution(1e-4, 10.0, log=True)}
 
@@ -259,7 +260,7 @@ def test_a_contradiction_is_refused_once_the_parameters_are_there() -> None:
 
 
 def test_the_same_evidence_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchopt.search import surrogate as module
+    from batchopt.search import fit as module
 
     study = optuna.create_study()
     add_run(study, 64, 0.17)
@@ -279,7 +280,7 @@ def test_the_same_evidence_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_fit_that_fails_leaves_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
-    from batchopt.search import surrogate as module
+    from batchopt.search import fit as module
 
     def failing(*args: object, **kwargs: object) -> object:
         raise np.linalg.LinAlgError("singular")

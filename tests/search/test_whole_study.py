@@ -31,7 +31,7 @@ from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.paced_fit import PacedLaw, fit_paced
 from batchopt.planning.goal import ReachLoss
-from batchopt.search import TradeoffPruner, TradeoffSampler, milestones, summarise, surrogate
+from batchopt.search import TradeoffPruner, TradeoffSampler, fit, milestones, summarise
 from batchopt.search.observations import MOST_CURVES
 from batchopt.step_cost import StepCost
 
@@ -123,7 +123,7 @@ def test_many_trials_stay_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
         fitted.append(len(runs))
         return fit_paced(runs, *args, **options)
 
-    monkeypatch.setattr(surrogate, "fit_paced", counted)
+    monkeypatch.setattr(fit, "fit_paced", counted)
     study.optimize(Objective(report=False), n_trials=2)
     # One fit for each state of the study that was asked about: as each trial begins.
     assert 1 <= len(fitted) <= 4
