@@ -79,6 +79,7 @@ def study_result(study: optuna.Study, counts: StudySummary) -> dict[str, object]
         "completed": counts.completed,
         "pruned_before_compute": counts.pruned_before_compute,
         "pruned_while_running": counts.pruned_while_running,
+        "pruned_otherwise": counts.pruned_otherwise,
         "failed": counts.failed,
         "saved": counts.saved,
         "best": None if best is None else {"number": best.number, "params": best.params, "cost": best.value},
@@ -111,7 +112,8 @@ def show_study(study: optuna.Study, search: Search, console: Console) -> None:
     counts, unit = summarise(study), search.plan.price.unit
     console.say(
         f"\n{counts.proposed} proposed: {counts.completed} completed, {counts.pruned_before_compute} pruned before "
-        f"compute, {counts.pruned_while_running} pruned while running, {counts.failed + counts.running} cut off"
+        f"compute, {counts.pruned_while_running} while running, {counts.pruned_otherwise} at the cap, "
+        f"{counts.failed + counts.running} cut off"
     )
     paid = spent(study, search)
     if counts.saved > 0:

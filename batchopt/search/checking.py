@@ -9,6 +9,7 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, Decision, decide
 from batchopt.search.observations import CONSTRAINT
 from batchopt.search.parameters import Log2
+from batchopt.search.pruner import TradeoffPruner
 from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
 
@@ -43,6 +44,8 @@ def check(
     given = Given(forecast, goal, batch_size, learning_rate)
     if not isinstance(trial, optuna.trial.Trial):
         return
+    if isinstance(trial.study.pruner, TradeoffPruner):
+        trial.study.pruner.remember(trial.study)
     remember(trial.study, given)
     known = find(trial.study, given)
     decision = decide(trial.study, known, trial)

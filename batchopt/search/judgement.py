@@ -267,5 +267,10 @@ def _excess(optimistic: float, limit: float) -> float:
     return float(np.clip(math.log(optimistic / limit), -LARGEST_EXCESS, LARGEST_EXCESS))
 
 
+def percent(chance: float) -> str:
+    """A chance in words: none is zero."""
+    return "under 1%" if chance < 0.005 else f"{chance:.0%}"
+
+
 def _number(value: float) -> str:
     return "infinitely many" if math.isinf(value) else f"{value:.3g}"

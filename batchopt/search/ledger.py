@@ -26,6 +26,7 @@ from batchopt.search.observations import (
     rank,
     reading_of,
     setting_of,
+    warn_of_other_examples,
 )
 from batchopt.search.saying import warn_once
 
@@ -91,6 +92,10 @@ class Ledger:
             self.shared = names if self.shared is None else self.shared & names
             self.latest = trial if self.latest is None else max(self.latest, trial, key=lambda one: one.number)
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
+        if trial.state == TrialState.COMPLETE:
+            seen = observe_one(trial, self.settings, self.study_name)
+            assert seen is not None  # it was read
+            warn_of_other_examples(seen, self.settings.goal, self.study_name)
         if trial.state == TrialState.COMPLETE and min(trial.values) <= 0:
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "

@@ -30,6 +30,8 @@ LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
 """A run of which only the crossing is known is given as four evaluations this close around it."""
+OTHER_EXAMPLES = 10.0
+"""A value and a last report that are further apart are not of the same unit."""
 STOPPED_AT = 1.05
 """A completed trial whose last loss is within this factor of the goal stopped at its crossing."""
 
@@ -110,6 +112,27 @@ def observe_one(trial: FrozenTrial, settings: StudySettings, study_name: str) ->
         params=trial.params,
         running=trial.state == TrialState.RUNNING,
     )
+
+
+def warn_of_other_examples(observation: Observation, goal: ReachLoss | LowestLoss, study_name: str) -> None:
+    """Say once where the value of a completed trial and its last report cannot be of the same run.
+
+    Seconds are left out: what a step takes is learned from the trials themselves.
+    """
+    unit = goal.least if isinstance(goal, ReachLoss) else goal.of
+    if unit in ("seconds", "balanced"):
+        return
+    end = _end(observation, goal, None if isinstance(unit, tuple) else goal.price())
+    if end is None or not observation.curve.examples:
+        return
+    reported = max(observation.curve.examples)
+    if reported and not 1.0 / OTHER_EXAMPLES < end[0] / reported < OTHER_EXAMPLES:
+        warn_once(
+            f"Study {study_name}: trial {observation.number} reported up to {reported:,} examples, and its value "
+            f"{', '.join(f'{value:.4g}' for value in observation.values or ())} stands for {end[0]:,.0f}: report at "
+            f"the examples seen (steps times batch size), not at steps or epochs. {reading_of(goal)}.",
+            about=f"{study_name} examples",
+        )
 
 
 def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, float]]:

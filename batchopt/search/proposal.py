@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchopt.search.candidates import candidates_of, draw
-from batchopt.search.judgement import FILLS_SPACE, acceptable
+from batchopt.search.judgement import FILLS_SPACE, acceptable, percent
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.prospects import Candidates, Prospects, nearness, prospects_of, spent_by
 from batchopt.search.surrogate import Surrogate
@@ -75,7 +75,7 @@ def propose(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: n
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
     at = sizes.nearest(candidates.batch_sizes[best]), rates.nearest(candidates.learning_rates[best])
     p, cost = float(prospects.success()[best]), math.exp(float(np.median(prospects.log_costs[:, best])))
-    reason = f"A chance of {p:.0%} to be worth {cost:.3g} {believed.price.unit}, the best for its cost."
+    reason = f"A chance of {percent(p)} to be worth {cost:.3g} {believed.price.unit}, the best for its cost."
     return _at(surrogate.space, *at, rng, drawn[int(which[best])], reason)
 
 

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.candidates import candidates_of
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent
 from batchopt.search.observations import Observation, observe_one
 from batchopt.search.parameters import Log2
-from batchopt.search.prospects import Running, prospects_of_running
+from batchopt.search.prospects import Running, prospects_of_running, spent_by
 from batchopt.search.sampler import TradeoffSampler
 from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
@@ -33,7 +33,8 @@ _REFUSED = {
 }
 LEAST_REPORTS = 3
 LEAST_STEPS = 16
-"""No trial ends before so many steps and reports: until then every setting looks like any other."""
+"""No trial ends before so many steps and reports, unless it has cost what the best one did: until then every setting
+looks like any other."""
 LEAST_SHARE, LEAST_SHARE_OF_OTHERS = 0.2, 0.25
 """Nor before it has spent this share of what the best trial elsewhere costs; the latter where another sampler proposes,
 which does not come back to a setting that was given up too early."""
@@ -93,13 +94,17 @@ class TradeoffPruner(BasePruner):
                 raise ValueError(f"inner must not be a {refused.__name__}, {reason}")
         self._inner = inner
 
+    def remember(self, study: Study) -> None:
+        """Write what was given to the study, where it does not hold it yet."""
+        remember(study, self._given)
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial should end here.
 
         Raises:
             EvidenceError: goal or names are found nowhere, or the study contradicts the goal.
         """
-        remember(study, self._given)
+        self.remember(study)
         known = find(study, self._given)
         decision = decide(study, known, trial) if trial.last_step is None else _decide_running(study, known, trial)
         if decision is not None and decision.rejected:
@@ -124,8 +129,6 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
             f"{run.curve.examples[-1]}: report at the examples seen since the beginning, which only grow. Reports are "
             "read in the order of examples."
         )
-    if len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size:
-        return None
     surrogate = build_surrogate(study, known, asking=trial.number)
     if not isinstance(surrogate, Surrogate):
         return None
@@ -143,11 +146,16 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
 
     Args:
         surrogate: after the run's reports.
-        run: with at least three of them.
+        run: with reports.
         chosen_by_us: whether the next trial will be where the surrogate has it.
     """
     goal = surrogate.goal
-    if run.number not in surrogate.fitted or _has_arrived(run, goal):
+    if _has_arrived(run, goal):
+        return None
+    if _costs_more_than_the_incumbent(surrogate, run):
+        return _ended_by_the_incumbent(surrogate, run)
+    young = len(run.curve.losses) < LEAST_REPORTS or run.curve.examples[-1] < LEAST_STEPS * run.batch_size
+    if young or run.number not in surrogate.fitted:
         return None
     elsewhere, _, _ = candidates_of(surrogate, {}, np.random.default_rng(run.number))
     seen = prospects_of_running(surrogate, run, elsewhere)
@@ -161,19 +169,40 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
     if isinstance(goal, LowestLoss):
         needed = f"the budget for a loss of {seen.whole:.4g}"
     against = (
-        f"against {seen.elsewhere:.0%} for {seen.elsewhere_cost:.3g} at another setting"
+        f"against {percent(seen.elsewhere)} for {seen.elsewhere_cost:.3g} at another setting"
         if chosen_by_us or surrogate.incumbent is None
         else f"with next to none to beat trial {surrogate.incumbent.number}"
     )
     return Decision(
         "pruned while running",
-        f"After {seen.spent:.3g} predicted to take {needed} in all: a chance of {seen.success:.0%} to be worth it, "
-        f"{against}.",
+        f"After {seen.spent:.3g} predicted to take {needed} in all: a chance of {percent(seen.success)} to be worth "
+        f"it, {against}.",
         predicted=seen.whole,
         limit=seen.elsewhere_cost,
         incumbent=None if surrogate.incumbent is None else surrogate.incumbent.number,
         spent=seen.spent,
         unit="loss" if isinstance(goal, LowestLoss) else surrogate.price.unit,
+    )
+
+
+def _costs_more_than_the_incumbent(surrogate: Surrogate, run: Observation) -> bool:
+    incumbent = surrogate.incumbent
+    if incumbent is None or surrogate.two_objectives or isinstance(surrogate.goal, LowestLoss):
+        return False
+    return spent_by(surrogate, run) >= surrogate.value_of(incumbent)
+
+
+def _ended_by_the_incumbent(surrogate: Surrogate, run: Observation) -> Decision:
+    incumbent, spent = surrogate.incumbent, spent_by(surrogate, run)
+    assert incumbent is not None
+    return Decision(
+        "pruned while running",
+        f"After {spent:.3g} not at the goal, which trial {incumbent.number} reached for "
+        f"{surrogate.value_of(incumbent):.3g} {surrogate.price.unit}.",
+        limit=surrogate.value_of(incumbent),
+        incumbent=incumbent.number,
+        spent=spent,
+        unit=surrogate.price.unit,
     )
 
 

@@ -118,7 +118,8 @@ class TradeoffSampler(BaseSampler):
             warn_once(
                 f"Study {study.study_name}: trials did not suggest {' or '.join(map(repr, missing))} but {suggested}, "
                 "so the base sampler chose: batch_size and learning_rate must be the names under which the objective "
-                "suggests them."
+                "suggests them.",
+                about=f"{study.study_name} names",
             )
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 
 _logger = logging.getLogger("batchopt.search")
+_said: dict[str, None] = {}
+MOST_SAID = 4096
 
 
-def warn_once(message: str) -> None:
-    """Log a warning that was not logged before in this process."""
-    _say_once(logging.WARNING, message)
+def warn_once(message: str, *, about: str | None = None) -> None:
+    """Log a warning, unless one about the same was logged before in this process.
+
+    Args:
+        message: the warning.
+        about: what is said once, however the words differ; None for the message itself.
+    """
+    _say_once(logging.WARNING, message, about or message)
 
 
 def tell_once(message: str) -> None:
     """Log what is worth knowing, likewise."""
-    _say_once(logging.INFO, message)
+    _say_once(logging.INFO, message, message)
 
 
-@lru_cache(maxsize=4096)
-def _say_once(level: int, message: str) -> None:
-    _logger.log(level, message)
+def _say_once(level: int, message: str, about: str) -> None:
+    if about not in _said:
+        _said[about] = None
+        if len(_said) > MOST_SAID:
+            _said.pop(next(iter(_said)), None)
+        _logger.log(level, "%s", message)

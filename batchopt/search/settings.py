@@ -173,7 +173,7 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
         if now is not None and now != before:
             raise EvidenceError(
                 f"{what} must be the one that the study was started with, got {now!r}, the study holds {before!r}: "
-                "leave it out, or start another study"
+                "pass the study's, or start another study"
             )
 
 

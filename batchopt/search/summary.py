@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import BatchoptError
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
-from batchopt.search.observations import MEMORY_CONSTRAINT, reading_of
+from batchopt.search.observations import reading_of
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate, build_surrogate
@@ -31,8 +32,9 @@ class StudySummary:
 
     Attributes:
         proposed: trials that were begun.
-        pruned_before_compute: trials that ended before their first report.
-        pruned_while_running: trials that ended later.
+        pruned_before_compute: trials that `check`, or the pruner, ended before their first report.
+        pruned_while_running: trials that `TradeoffPruner` ended later.
+        pruned_otherwise: trials that the objective itself or another pruner ended, or that did not fit in memory.
         completed: trials with a value.
         failed: trials that raised.
         running: trials that are not finished; those that wait in the queue have not begun.
@@ -43,6 +45,7 @@ class StudySummary:
     proposed: int
     pruned_before_compute: int
     pruned_while_running: int
+    pruned_otherwise: int
     completed: int
     failed: int
     running: int
@@ -62,12 +65,12 @@ def summarise(study: optuna.Study) -> StudySummary:
     """Count a study's trials by what became of them."""
     trials = study.get_trials(deepcopy=False)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    before = [trial for trial in pruned if trial.last_step is None and not _ran_out_of_memory(trial)]
     decisions = [decision for trial in pruned if (decision := decision_of(trial)) is not None and decision.rejected]
     return StudySummary(
         proposed=sum(trial.state != TrialState.WAITING for trial in trials),
-        pruned_before_compute=len(before),
-        pruned_while_running=len(pruned) - len(before),
+        pruned_before_compute=sum(decision.decision == "pruned before compute" for decision in decisions),
+        pruned_while_running=sum(decision.decision == "pruned while running" for decision in decisions),
+        pruned_otherwise=len(pruned) - len(decisions),
         completed=sum(trial.state == TrialState.COMPLETE for trial in trials),
         failed=sum(trial.state == TrialState.FAIL for trial in trials),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
@@ -92,9 +95,11 @@ def explain(study: optuna.Study) -> list[str]:
     counts = summarise(study)
     lines.append(
         f"{counts.proposed} trials: {counts.completed} completed, {counts.pruned_before_compute} pruned before "
-        f"compute, {counts.pruned_while_running} pruned while running, {counts.failed} failed, "
-        f"{counts.running} not finished."
+        f"compute, {counts.pruned_while_running} pruned while running, {counts.pruned_otherwise} ended by the "
+        f"objective or another pruner, {counts.failed} failed, {counts.running} not finished."
     )
+    if not counts.completed:
+        lines += _furthest(study, known.settings.goal)
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Surrogate) and surrogate.two_objectives:
         lines += _front(study)
@@ -109,6 +114,20 @@ def explain(study: optuna.Study) -> list[str]:
     else:
         lines.append("The forecast of a probe was the starting point.")
     return lines + _reasons(study)
+
+
+def _furthest(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:
+    """How near the trials of a study came that has none completed."""
+    losses = [
+        (loss, trial.number)
+        for trial in study.get_trials(deepcopy=False)
+        for loss in trial.intermediate_values.values()
+        if math.isfinite(loss)
+    ]
+    if not losses or isinstance(goal, LowestLoss):
+        return []
+    lowest, number = min(losses)
+    return [f"The lowest loss that was reported is {lowest:.4g}, by trial {number}; the goal is {goal.loss:.4g}."]
 
 
 def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
@@ -177,7 +196,3 @@ def _reasons(study: optuna.Study) -> list[str]:
         *lines,
         *(f"Trial {t.number}, proposed: {t.user_attrs[PROPOSAL_KEY]}" for t in proposed[-REASONS_SHOWN:]),
     ]
-
-
-def _ran_out_of_memory(trial: FrozenTrial) -> bool:
-    return bool(getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0)

@@ -243,3 +243,41 @@ def test_of_many_running_trials_the_longest_are_fitted_and_the_one_that_asks() -
     assert [run.number for run in seen.fitted] == [3, *range(40 - MOST_CURVES + 1, 40)]
     assert len(seen.told) == 40
     assert completed_values(study) == []
+
+
+@pytest.mark.parametrize("at_epochs", [True, False])
+def test_reports_at_epochs_are_told_from_reports_at_examples(at_epochs: bool, caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of(f"epochs {at_epochs}")
+    for _ in range(3):
+        trial = study.ask(SPACE)
+        size = trial.params["batch_size"]
+        steps = steps_needed(size, trial.params["lr"])
+        for share in (0.25, 0.5, 1.0):
+            trial.report(LOSS / share, round(4 * share if at_epochs else share * steps * size))
+        study.tell(trial, steps * PRICE(size))
+    study.ask(SPACE)
+    messages = [line for line in warned_of(caplog) if "reported up to" in line]
+    assert len(messages) == at_epochs
+    assert all("reported up to 4 examples, and its value" in line for line in messages)
+
+
+def test_a_check_finds_what_the_pruner_was_given() -> None:
+    pruner = TradeoffPruner(FORECAST, goal=GOAL, **NAMES)  # type: ignore[arg-type]
+    study = optuna.create_study(sampler=TPESampler(seed=0), pruner=pruner)
+    study.enqueue_trial({"batch_size": 8, "lr": 1e-5})
+    trial = study.ask(SPACE)
+    with pytest.raises(optuna.TrialPruned):
+        check(trial)
+
+
+def test_a_trial_that_has_cost_what_the_best_did_ends_at_its_first_report() -> None:
+    study = study_of("at once")
+    study.tell(study.ask(SPACE), BEST)
+    trial = study.ask(SPACE)
+    size = trial.params["batch_size"]
+    trial.report(1.5 * LOSS, round(0.9 * BEST / PRICE(size) * size))
+    assert not trial.should_prune()
+    trial.report(1.4 * LOSS, round(1.1 * BEST / PRICE(size) * size))
+    assert trial.should_prune()
+    study.tell(trial, state=TrialState.PRUNED)
+    assert "not at the goal, which trial 0 reached for" in study.trials[1].user_attrs[ENDED_KEY]

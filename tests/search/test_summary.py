@@ -39,7 +39,7 @@ def study() -> optuna.Study:
 def test_counts(study: optuna.Study) -> None:
     counts = summarise(study)
     assert (counts.proposed, counts.completed, counts.failed, counts.running) == (9, 3, 1, 1)
-    assert counts.pruned_before_compute + counts.pruned_while_running == 4
+    assert (counts.pruned_before_compute, counts.pruned_while_running, counts.pruned_otherwise) == (2, 1, 1)
     decisions = [decision_of(trial) for trial in study.trials[3:6]]
     expected = [
         min(d.predicted, 10.0 * d.limit) - d.spent
@@ -61,11 +61,13 @@ def test_what_is_no_cost_in_the_goals_unit_is_not_saved(study: optuna.Study, uni
 
 
 def test_a_trial_out_of_memory_was_not_spared_by_a_prediction(study: optuna.Study) -> None:
-    before = summarise(study).pruned_before_compute
+    before = summarise(study)
     trial = study.ask()
     trial.set_constraint(MEMORY_CONSTRAINT, 1.0)
     study.tell(trial, state=TrialState.PRUNED)
-    assert summarise(study).pruned_before_compute == before
+    after = summarise(study)
+    assert after.pruned_before_compute == before.pruned_before_compute
+    assert after.pruned_otherwise == before.pruned_otherwise + 1
 
 
 def test_explained(study: optuna.Study) -> None:
@@ -106,3 +108,15 @@ def test_a_decision_that_is_damaged_is_none() -> None:
 def test_a_large_miss_says_what_to_look_at() -> None:
     assert _misfit_line(math.log(4.0)).endswith("factor of 4.00.")
     assert "reports at examples seen, not at epochs" in _misfit_line(math.log(8.0))
+
+
+def test_where_none_has_completed_the_lowest_loss_stands_beside_the_goal() -> None:
+    study = optuna.create_study(sampler=TradeoffSampler(goal=GOAL, seed=0, **NAMES))  # type: ignore[arg-type]
+    for losses in ((3.0, 2.5), (2.75, math.inf)):
+        trial = study.ask()
+        trial.suggest_int("batch_size", 8, 64)
+        trial.suggest_float("lr", 0.1, 1.0)
+        for step, loss in enumerate(losses, 1):
+            trial.report(loss, 640 * step)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert "The lowest loss that was reported is 2.5, by trial 0; the goal is 0.9." in explain(study)
