@@ -34,7 +34,8 @@ pytest: $(VENV)/.dev
 # The oldest Optuna that is supported, in front of the newest.
 compat: $(VENV)/.dev
 	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/optuna-4.8 optuna==4.8.0
-	PYTHONPATH=$(VENV)/optuna-4.8 $(BIN)/pytest -q -n 2 tests/search/test_good_citizen.py tests/search/test_pruner.py
+	PYTHONPATH=$(VENV)/optuna-4.8 $(BIN)/pytest -q -n 2 tests/search/test_good_citizen.py tests/search/test_pruner.py \
+		tests/search/test_odd_studies.py tests/search/test_settings.py tests/search/test_whole_study.py
 
 # Frameworks that cannot share an environment, each in front of ours, by as much of it as the tests touch.
 ALONE := $(PIP) install --quiet --upgrade --no-deps --target $(VENV)/consumers

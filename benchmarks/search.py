@@ -269,7 +269,7 @@ def main() -> None:
     ]
     parser.add_argument("--parts", nargs="+", choices=every, default=every)
     parser.add_argument("--problems", nargs="+", choices=swept, default=swept)
-    parser.add_argument("--contestants", nargs="+", default=[OURS, PROBED, *RIVALS])
+    parser.add_argument("--contestants", nargs="+", choices=[OURS, PROBED, *RIVALS], default=[OURS, PROBED, *RIVALS])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
     parser.add_argument("--kept", type=Path, default=HERE / "out" / "search.jsonl", help="where studies are kept")

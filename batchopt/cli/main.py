@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,7 +32,11 @@ Every step reads the file of the step before. Begin with `batchopt demo`, or wit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0 on success, 1 on failure, 2 on bad usage, 130 after Ctrl-C."""
+    """Run one command.
+
+    The exit code is 0 on success, 1 on failure, 2 on bad usage, 130 after Ctrl-C, 141 where the
+    reader of a pipe has gone.
+    """
     args = _parser().parse_args(arguments)
     console = Console(as_json=args.json)
     try:
@@ -40,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.end_progress()
         print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Who reads has seen enough. Python would complain once more as it flushes on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         console.end_progress()
         if args.debug:

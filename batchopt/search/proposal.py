@@ -15,7 +15,7 @@ import numpy as np
 from batchopt.search.candidates import candidates_of, draw
 from batchopt.search.judgement import FILLS_SPACE, acceptable, percent
 from batchopt.search.parameters import Axis, Space
-from batchopt.search.prospects import Candidates, Prospects, nearness, prospects_of, spent_by
+from batchopt.search.prospects import away_from_others, prospects_of
 from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
 FIRST_SPREAD, SPREAD_EVERY = 3, 8
 """The first trials (without a forecast), and every so many later, fill the space."""
-SAME = 0.3
-"""Distance of places within which a trial is not repeated."""
-TOLD_AT, TOLD_AT_OF_OTHERS = 1.0, 0.25
-"""A pruned one counts as tried when it has spent this share of what the setting costs; the latter where trials differ
-in more than batch size and learning rate, of which the law knows nothing."""
 PRIMES = (2, 3)
 """Bases of the sequences of batch size and learning rate."""
 WIDEST_EXCHANGE = 2.5
@@ -69,7 +64,7 @@ def propose(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: n
     if prospects is None:
         return None
     weights = rng.exponential(size=len(prospects.bar))
-    index = prospects.log_index(weights) + np.log(_away_from_others(surrogate, candidates, prospects))
+    index = prospects.log_index(weights) + np.log(away_from_others(surrogate, candidates, prospects))
     index[~acceptable(believed, candidates, prospects.success())] = -np.inf
     best = int(np.argmax(index))
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
@@ -113,21 +108,6 @@ def _van_der_corput(index: int, base: int) -> float:
         value += digit * part
         part /= base
     return (value + 0.5) % 1.0
-
-
-def _away_from_others(surrogate: Surrogate, candidates: Candidates, prospects: Prospects) -> Floats:
-    """A factor for every candidate, near zero beside a trial that runs and where one has spent what it costs, (k,)."""
-    costs = np.exp(np.median(prospects.log_costs, axis=0))
-    told_at = TOLD_AT if surrogate.places.n_dimensions == 2 else TOLD_AT_OF_OTHERS
-    factor = np.ones(len(costs))
-    for other in surrogate.observations:
-        if other.running:
-            factor *= 1.0 - 0.999 * nearness(surrogate, candidates, other)
-        else:
-            known = np.ones_like(costs) if other.values is not None else spent_by(surrogate, other) / (told_at * costs)
-            same = nearness(surrogate, candidates, other, within=SAME)
-            factor *= 1.0 - 0.999 * same * np.minimum(known, 1.0)
-    return factor
 
 
 def _at(

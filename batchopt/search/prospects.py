@@ -63,6 +63,13 @@ APART = 0.5
 """Distance of places within which one trial tells what another would."""
 
 
+SAME = 0.3
+"""Distance of places within which a trial is not repeated."""
+TOLD_AT, TOLD_AT_OF_OTHERS = 1.0, 0.25
+"""A pruned one counts as tried when it has spent this share of what the setting costs; the latter where trials differ
+in more than batch size and learning rate, of which the law knows nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """Settings that may be tried.
@@ -177,7 +184,7 @@ def prospects_of_running(surrogate: Surrogate, run: Observation, candidates: Can
     if prospects is None or own is None:
         return None
     own_excess, own_costs, excess_so_far = own
-    index = prospects.log_index() + np.log(1.0 - 0.999 * nearness(surrogate, candidates, run))
+    index = prospects.log_index() + np.log(away_from_others(surrogate, candidates, prospects))
     best = int(np.argmax(index))
     elsewhere_cost = math.exp(float(np.median(prospects.log_costs[:, best])))
     others = [o for o in surrogate.observations if o.number != run.number]
@@ -245,6 +252,21 @@ def nearness(surrogate: Surrogate, candidates: Candidates, trial: Observation, *
     places = np.concatenate([settings, candidates.others], axis=1)
     apart = places - surrogate.places.of(trial.batch_size, trial.learning_rate, trial.params)
     return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=1) / within**2))
+
+
+def away_from_others(surrogate: Surrogate, candidates: Candidates, prospects: Prospects) -> Floats:
+    """A factor for every candidate, near zero beside a trial that runs and where one has spent what it costs, (k,)."""
+    costs = np.exp(np.median(prospects.log_costs, axis=0))
+    told_at = TOLD_AT if surrogate.places.n_dimensions == 2 else TOLD_AT_OF_OTHERS
+    factor = np.ones(len(costs))
+    for other in surrogate.observations:
+        if other.running:
+            factor *= 1.0 - 0.999 * nearness(surrogate, candidates, other)
+        else:
+            known = np.ones_like(costs) if other.values is not None else spent_by(surrogate, other) / (told_at * costs)
+            same = nearness(surrogate, candidates, other, within=SAME)
+            factor *= 1.0 - 0.999 * same * np.minimum(known, 1.0)
+    return factor
 
 
 def spent_by(surrogate: Surrogate, trial: Observation) -> float:

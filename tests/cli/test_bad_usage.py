@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
+from batchopt import Schedule
 from batchopt.cli.main import main
 
 
@@ -171,6 +172,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 CLI = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from batchopt import Schedule
 from batchopt.cli.main import main
 sys.exit(main())
 """
@@ -246,3 +248,14 @@ def _running(study: Path) -> list[int]:
             return [number for (number,) in connection.execute(query)]
     except sqlite3.OperationalError:  # the tables are not there yet, or being written
         return []
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) -> None:
+    Schedule.constant(64, examples=6_400, learning_rate=0.1).save(tmp_path / "schedule.json")
+    command = [sys.executable, "-m", "batchopt", "schedule", str(tmp_path / "schedule.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait() == 141

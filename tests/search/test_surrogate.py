@@ -30,6 +30,7 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
 from batchopt.search.fit import DOUBTED, UNTESTED_DOUBT, Thin
 from batchopt.search.price import GUESSED
+from batchopt.search.prospects import Candidates, away_from_others, prospects_of, prospects_of_running
 from batchopt.search.settings import Known, StudySettings
 from batchopt.search.surrogate import Surrogate, Target, build_surrogate
 
@@ -293,3 +294,30 @@ def test_a_fit_that_fails_leaves_the_forecast(monkeypatch: pytest.MonkeyPatch) -
     assert built(study, forecast_of(LAW)).law.best == LAW.best
     assert build_surrogate(study, Known(SETTINGS, None)) == Thin("the law could not be fitted to the trials (singular)")
     module._fit.cache_clear()
+
+
+def test_elsewhere_is_no_setting_that_was_tried_already() -> None:
+    """A running trial is held against what the sampler would propose in its place."""
+    study = optuna.create_study()
+    add_run(study, 128, 0.12)
+    add_run(study, 64, 0.02, pruned_at=20_000)
+    surrogate = built(study, forecast_of(LAW))
+    running = next(o for o in surrogate.observations if o.values is None)
+    tried = surrogate.one(128.0, 0.12, {})
+    untried = surrogate.one(2048.0, 0.002, {})
+    both = Candidates(
+        np.append(tried.batch_sizes, untried.batch_sizes),
+        np.append(tried.learning_rates, untried.learning_rates),
+        np.concatenate([tried.others, untried.others]),
+    )
+    seen = prospects_of_running(surrogate, running, both)
+    prospects = prospects_of(surrogate, both)
+    assert seen is not None
+    assert prospects is not None
+    costs = np.exp(np.median(prospects.log_costs, axis=0))
+    away = away_from_others(surrogate, both, prospects)
+    assert away[0] < 0.01
+    assert away[1] > 0.9
+    index = np.exp(prospects.log_index()) * away
+    assert seen.elsewhere_cost == pytest.approx(costs[np.argmax(index)])
+    assert seen.elsewhere_index == pytest.approx(index.max())
