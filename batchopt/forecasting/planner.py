@@ -10,11 +10,12 @@ import numpy as np
 
 from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.law import LawPosterior
+from batchopt.forecasting.run_path import path_of
 from batchopt.planning.choice import Prediction, candidate_batch_sizes, choose_lowest, choose_reaching
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.planning.reasons import reasons_for
-from batchopt.planning.staging import Path, Staging, stage
+from batchopt.planning.staging import Staging, stage
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
 
@@ -52,7 +53,7 @@ def make_plan(
         predictions = [_within_budget(law, goal, price, size, learning_rates) for size in sizes]
         best, points = choose_lowest(predictions, price=price, measured=measured)
     critical = critical_batch_size(min(best.loss.value, 0.99 * law.initial_loss))
-    staging = _staging(law, best, price, [size for size in sizes if _is_doubling(size, best.batch_size)])
+    staging = _staging(law, best, price, [size for size in sizes if is_doubling(size, best.batch_size)])
     reasons = reasons_for(
         goal,
         best,
@@ -121,18 +122,13 @@ def _within_budget(
     return Prediction(size, rates, np.full(losses.shape, float(steps)), losses)
 
 
-def _is_doubling(size: int, other: int) -> bool:
+def is_doubling(size: int, other: int) -> bool:
     """Whether one size is a power of two (at most eight) times the other: a schedule's switches stay whole factors."""
     return max(size, other) in (min(size, other) * factor for factor in (1, 2, 4, 8))
 
 
 def _staging(law: LawPosterior, best: Alternative, price: StepCost, sizes: list[int]) -> Staging:
-    table = law.table(best_guess_only=True)
-    cumulative = table.cumulative_steps(np.array([float(best.batch_size)]), np.array([best.learning_rate]))[0, 0]
-    edges = np.linspace(0.0, best.steps.value, 41)
-    v = np.interp(edges, cumulative, table.grid)
-    middle = 0.5 * (v[1:] + v[:-1])[None]
-    path = Path(steps=np.diff(edges), noise=np.exp(table.log_b(middle))[0], batch_size=best.batch_size)
-    log_rates = np.array([table.log_learning_rate(middle, np.array([[float(size)]]))[0] for size in sizes])
-    multipliers = np.exp(log_rates - log_rates[sizes.index(best.batch_size)])
+    path, multipliers = path_of(
+        law, best.batch_size, best.learning_rate, first=0.0, last=best.steps.value, batch_sizes=sizes
+    )
     return stage(path, price=price, batch_sizes=sizes, learning_rate=best.learning_rate, multipliers=multipliers)

@@ -42,6 +42,20 @@ class Path:
         """Steps in each piece if it were trained at these batch sizes, (m,): steps go as 1 + B_n / B."""
         return self.steps * (1.0 + self.noise / batch_sizes) / (1.0 + self.noise / self.batch_size)
 
+    def cost(self, batch_sizes: Floats, price: StepCost) -> float:
+        """What the run costs with a size for every piece, (m,)."""
+        return float(np.sum(self.steps_at(batch_sizes) * [price(size) for size in batch_sizes]))
+
+    def costs_at(self, batch_sizes: Floats, price: StepCost) -> Floats:
+        """What every piece costs at every size, (n_sizes, m)."""
+        return np.array([self.steps_at(np.full(len(self.steps), size)) * price(size) for size in batch_sizes])
+
+    def corrected(self, factor: float) -> Path:
+        """The same progress where the critical batch size is `factor` times what was believed."""
+        noise = factor * self.noise
+        steps = self.steps * (1.0 + noise / self.batch_size) / (1.0 + self.noise / self.batch_size)
+        return Path(steps, noise, self.batch_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Staging:
@@ -70,25 +84,37 @@ def stage(
             (n_sizes, m).
     """
     sizes = np.array(batch_sizes, float)
-    prices = np.array([price(size) for size in sizes])
-    costs = np.array(
-        [path.steps_at(np.full(len(path.steps), size)) * cost for size, cost in zip(sizes, prices, strict=True)]
-    )
-    chosen = _cheapest_rising(costs)
-    constant = float(np.sum(path.steps) * price(path.batch_size))
-    varying = float(np.sum(np.take_along_axis(costs, chosen[None], 0)))
+    chosen = cheapest_rising(path.costs_at(sizes, price))
+    constant, varying = path.cost(np.full(len(chosen), float(path.batch_size)), price), path.cost(sizes[chosen], price)
     if varying > (1.0 - LEAST_GAIN) * constant or chosen[0] == chosen[-1]:
         total = max(1, round(float(np.sum(path.steps)) * path.batch_size))
         return Staging(Schedule.constant(path.batch_size, examples=total, learning_rate=learning_rate), 1.0)
-    examples = np.concatenate([[0.0], np.cumsum(path.steps_at(sizes[chosen]) * sizes[chosen])])
+    segments, end = segments_of(path, batch_sizes, chosen, multipliers)
+    return Staging(Schedule(segments, end, learning_rate), varying / constant)
+
+
+def segments_of(
+    path: Path, batch_sizes: Sequence[int], chosen: NDArray[np.int_], multipliers: Floats, *, start: int = 0
+) -> tuple[tuple[Segment, ...], int]:
+    """The segments of a run by pieces, and the examples at its end.
+
+    Args:
+        path: of the run.
+        batch_sizes: sizes that may be used.
+        chosen: which of them each piece takes, (m,).
+        multipliers: as for `stage`.
+        start: examples that were seen before.
+    """
+    sizes = np.array(batch_sizes, float)[chosen]
+    examples = start + np.concatenate([[0.0], np.cumsum(path.steps_at(sizes) * sizes)])
     first = np.flatnonzero(np.diff(chosen, prepend=-1))
     segments = tuple(
         Segment(round(examples[i]), batch_sizes[chosen[i]], float(multipliers[chosen[i], i])) for i in first
     )
-    return Staging(Schedule(segments, max(1, round(examples[-1])), learning_rate), varying / constant)
+    return segments, max(start + 1, round(examples[-1]))
 
 
-def _cheapest_rising(costs: Floats) -> NDArray[np.int_]:
+def cheapest_rising(costs: Floats) -> NDArray[np.int_]:
     """Index of the size for every piece, never falling, with the least total of costs (n_sizes, m).
 
     Dynamic programming over pieces: the best cost of ending in size i is the best of ending in a size up to i before.

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from batchopt.planning.staging import Path, _cheapest_rising, stage
+from batchopt.planning.staging import Path, cheapest_rising, stage
 from batchopt.step_cost import StepCost
 
 SIZES = [16, 32, 64, 128, 256, 512]
@@ -23,7 +23,7 @@ def test_dynamic_programme_against_all_rising_sequences() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         costs = rng.exponential(size=(3, 5))
-        chosen = _cheapest_rising(costs)
+        chosen = cheapest_rising(costs)
         total = costs[chosen, np.arange(5)].sum()
         rising = itertools.combinations_with_replacement(range(3), 5)
         assert total == pytest.approx(min(costs[list(path), np.arange(5)].sum() for path in rising))
