@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from batchopt.step_cost import StepCost as StepCost
     from batchopt.tradeoff import TradeoffLaw as TradeoffLaw
     from batchopt.tradeoff import fit_tradeoff as fit_tradeoff
+    from batchopt.training.adaptive import AdaptiveSchedule as AdaptiveSchedule
+    from batchopt.training.learning_rates import learning_rate_by_progress as learning_rate_by_progress
     from batchopt.training.loader import ScheduledBatchSampler as ScheduledBatchSampler
     from batchopt.training.loader import scheduled_loader as scheduled_loader
     from batchopt.training.monitor import NoiseScaleMonitor as NoiseScaleMonitor
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptiveSchedule": "training.adaptive",
     "BatchoptError": "errors",
     "Branch": "evidence",
     "BudgetError": "errors",
@@ -83,6 +86,7 @@ _HOMES = {
     "check": "search",
     "fit_tradeoff": "tradeoff",
     "gradient_coverage": "probing.gradients",
+    "learning_rate_by_progress": "training.learning_rates",
     "measure_noise_scale": "probing.measure",
     "milestones": "search",
     "per_example_squared_norms": "probing.gradients",

@@ -7,6 +7,7 @@ import pytest
 import batchopt
 
 NAMES = [
+    "AdaptiveSchedule",
     "BatchoptError",
     "Branch",
     "BudgetError",
@@ -38,6 +39,7 @@ NAMES = [
     "check",
     "fit_tradeoff",
     "gradient_coverage",
+    "learning_rate_by_progress",
     "measure_noise_scale",
     "milestones",
     "per_example_squared_norms",

@@ -7,21 +7,40 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.state import OwnRandomness, evaluating
-from batchopt.probing.task import TrainingTask, batch_loss
+from batchopt.probing.task import Batch, TrainingTask, batch_loss
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+class GradientReader(Protocol):
+    """What looks at gradients on their way: a `NoiseScaleMonitor`."""
+
+    def backward(self, batch: Batch) -> Tensor:
+        """Add the gradient of a whole batch's loss to `.grad`, and give the loss."""
+
+    def micro_batch(self, examples: int) -> None:
+        """A part of a batch, of so many examples, has added its gradient."""
+
+    def step(self) -> None:
+        """All parts of a batch have."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers and text."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from them."""
 
 
 class TrainingRun:
@@ -44,6 +63,8 @@ class TrainingRun:
         learning_rate: base learning rate; may be changed between steps.
         examples_seen: examples that got a gradient: the position in the data order.
         steps: optimizer steps taken.
+        scaler: of gradients, under float16.
+        reader: looks at the gradients of every step; None for nothing.
 
     Raises:
         TaskError: the data are a stream, or the model has no trainable parameter.
@@ -70,6 +91,7 @@ class TrainingRun:
         self.learning_rate = learning_rate
         self.examples_seen = 0
         self.steps = 0
+        self.reader: GradientReader | None = None
         self._population = population
         host = not isinstance(task.data, tuple) or task.collate_fn is not None
         self._randomness = OwnRandomness(seed, device=task.torch_device, host=host)
@@ -81,7 +103,7 @@ class TrainingRun:
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
         scaled = task.autocast == torch.float16
-        self._scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
     def step(
         self,
@@ -133,6 +155,21 @@ class TrainingRun:
 
     def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
+        if self.reader is not None and micro_batch >= len(indices):
+            value = float(self.reader.backward(fetch(self.task, indices)).item())
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
+        else:
+            value = self._accumulate(indices, micro_batch)
+        if self.task.before_step is not None:
+            self.scaler.unscale_(self.optimizer)
+            self.task.before_step(self.model)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value
+
+    def _accumulate(self, indices: NDArray[np.int64], micro_batch: int) -> float:
+        """The batch's loss, its gradient added to `.grad` in parts."""
         value, weight = 0.0, 0.0
         for begin in range(0, len(indices), micro_batch):
             part = indices[begin : begin + micro_batch]
@@ -150,15 +187,14 @@ class TrainingRun:
             value, weight = value + loss.item(), weight + own
             if not math.isfinite(value):
                 raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-            torch.autograd.backward(self._scaler.scale(loss))
+            torch.autograd.backward(self.scaler.scale(loss))
+            if self.reader is not None:
+                self.reader.micro_batch(max(1, round(own)))
+        if self.reader is not None:
+            self.reader.step()
         if weight != len(indices):
             value *= len(indices) / weight
             self._scale_gradients(len(indices) / weight)
-        if self.task.before_step is not None:
-            self._scaler.unscale_(self.optimizer)
-            self.task.before_step(self.model)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
         return value
 
     def _scale_gradients(self, factor: float) -> None:
@@ -199,10 +235,11 @@ class TrainingRun:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "randomness": self._randomness.state_dict(),
             "examples_seen": self.examples_seen,
             "steps": self.steps,
+            **({} if self.reader is None else {"reader": self.reader.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -212,10 +249,12 @@ class TrainingRun:
         """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"])
         self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
+        if self.reader is not None and "reader" in state:
+            self.reader.load_state_dict(state["reader"])
 
 
 def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:

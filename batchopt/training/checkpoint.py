@@ -17,6 +17,7 @@ from batchopt._codec import Record
 from batchopt.errors import RecordError
 from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.adaptive import Adapted, AdaptiveSchedule
 from batchopt.training.result import NOTHING_YET, Measured
 
 
@@ -40,6 +41,7 @@ class Checkpoint(Record):
         settings: of the training.
         measured: the curve and the times so far.
         state: name of the file that holds the run's state, in the same folder.
+        adapted: where an adaptive schedule is; None of a fixed one.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.training_checkpoint/1"
@@ -47,20 +49,23 @@ class Checkpoint(Record):
     settings: Settings
     measured: Measured
     state: str
+    adapted: Adapted | None = None
 
 
-def save_checkpoint(path: Path, run: TrainingRun, settings: Settings, measured: Measured) -> None:
+def save_checkpoint(
+    path: Path, run: TrainingRun, settings: Settings, measured: Measured, adaptive: AdaptiveSchedule | None = None
+) -> None:
     """Keep a training at `path`, and drop the states that an earlier checkpoint of the same path left."""
     state = path.with_name(f"{path.name}.{run.examples_seen}.state")
     save_snapshot(run, state)
-    Checkpoint(settings, measured, state.name).save(path)
+    Checkpoint(settings, measured, state.name, None if adaptive is None else adaptive.state()).save(path)
     ours = re.compile(re.escape(path.name) + r"\.\d+\.state")
     for file in path.parent.iterdir():
         if ours.fullmatch(file.name) and file.name != state.name:
             file.unlink(missing_ok=True)
 
 
-def resume(path: Path, run: TrainingRun, settings: Settings) -> Measured:
+def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveSchedule | None = None) -> Measured:
     """Put a new run where the checkpoint at `path` is; nothing is measured yet where there is no such file.
 
     Raises:
@@ -72,6 +77,9 @@ def resume(path: Path, run: TrainingRun, settings: Settings) -> Measured:
     for name in ("schedule", "learning_rate", "seed", "hyperparameters"):
         if getattr(checkpoint.settings, name) != getattr(settings, name):
             raise RecordError(f"{path} is the checkpoint of a training with another {name}: delete it to begin anew")
+    if (checkpoint.adapted is None) != (adaptive is None):
+        held, got = ("a fixed", "an adaptive") if checkpoint.adapted is None else ("an adaptive", "a fixed")
+        raise RecordError(f"{path} is the checkpoint of {held} schedule, not of {got} one: delete it to begin anew")
     state = path.with_name(checkpoint.state)
     try:
         load_snapshot(run, state)
@@ -80,4 +88,6 @@ def resume(path: Path, run: TrainingRun, settings: Settings) -> Measured:
             f"{state} does not hold the state of a run of this task ({type(error).__name__}: {error}): "
             f"delete {path} to begin anew"
         ) from error
+    if adaptive is not None and checkpoint.adapted is not None:
+        adaptive.load_state(checkpoint.adapted)
     return checkpoint.measured

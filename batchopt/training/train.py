@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,18 +20,22 @@ from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.adaptive import AdaptiveSchedule
+from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
+from batchopt.training.monitor import NoiseScaleMonitor
 from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedError, TrainingResult
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "train"]
 
+READ_EVERY = 16
 FIRST_EVALUATION_STEPS = 10
 """After the initial loss, the first evaluation is this many steps of the first batch size into the run."""
 
 
 def train(
     task: TrainingTask,
-    schedule: Schedule,
+    schedule: Schedule | AdaptiveSchedule,
     *,
     learning_rate: float | None = None,
     seed: int = 0,
@@ -38,6 +43,7 @@ def train(
     until_loss: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     metrics: str | os.PathLike[str] | None = None,
+    tensorboard: str | os.PathLike[str] | None = None,
     on_evaluation: Callable[[int, float], None] | None = None,
     micro_batch: int | None = None,
 ) -> TrainingResult:
@@ -49,7 +55,9 @@ def train(
 
     Args:
         task: what to train; not a stream.
-        schedule: batch sizes and learning-rate multipliers over examples seen; also where the run ends.
+        schedule: batch sizes and learning-rate multipliers over examples seen; also where the run ends. An
+            `AdaptiveSchedule` is corrected at every evaluation, by the loss and by the noise scale of every
+            sixteenth step; what was done is the result's `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
         hyperparameters: keywords for the task's optimizer factory.
@@ -59,6 +67,7 @@ def train(
             state in a second file beside it. What was evaluated before is in the result but not evaluated again.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
             the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
+        tensorboard: folder for the same as TensorBoard scalars, by examples seen; needs the package of that name.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
         micro_batch: largest batch that fits in memory, if known: larger ones are taken in parts. The gradient is the
             whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
@@ -82,26 +91,47 @@ def train(
         >>> result.outcome, result.steps < 1_000
         ('reached', True)
     """
-    rate = _check_arguments(schedule, learning_rate, until_loss, micro_batch)
+    adaptive = schedule if isinstance(schedule, AdaptiveSchedule) else None
+    start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
+    rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
     path = None if checkpoint is None else _checked_path(checkpoint)
-    settings = Settings(schedule, rate, seed, dict(hyperparameters or {}))
+    settings = Settings(start, rate, seed, dict(hyperparameters or {}))
     run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters)
-    measured = NOTHING_YET if path is None else resume(path, run, settings)
-    loop = _Loop(run, schedule, measured, until_loss, micro_batch)
-    for point in evaluation_points(schedule.examples, first=FIRST_EVALUATION_STEPS * schedule(0)):
-        if loop.outcome is not None or point <= loop.measured.examples:
-            continue
+    if adaptive is not None:
+        run.reader = _monitor_of(run)
+    measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
+    loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
+    board = None if tensorboard is None else Board(tensorboard, first_examples=measured.examples + 1)
+    while loop.outcome is None:
+        point = loop.next_evaluation()
         try:
             loss = loop.advance(point)
         except NonFiniteLossError as error:
             raise TrainingDivergedError(str(error), loop.result("diverged")) from error
         if path is not None:
-            save_checkpoint(path, run, settings, loop.measured)
+            save_checkpoint(path, run, settings, loop.measured, adaptive)
         if metrics is not None:
             write_text(metrics, loop.lines())
+        if board is not None:
+            board.add(loop.line(len(loop.measured.clock) - 1))
         if on_evaluation is not None:
             on_evaluation(run.examples_seen, loss)
-    return loop.result(loop.outcome or "finished")
+    if board is not None:
+        board.close()
+    return loop.result(loop.outcome)
+
+
+def _monitor_of(run: TrainingRun) -> NoiseScaleMonitor:
+    # At fixed steps and in halves: what is timed would not be the same again.
+    return NoiseScaleMonitor(
+        run.model,
+        run.task.loss,
+        every=READ_EVERY,
+        units="halves",
+        population=run.task.population,
+        autocast=run.task.autocast,
+        scaler=run.scaler,
+    )
 
 
 class _Loop:
@@ -114,10 +144,16 @@ class _Loop:
         measured: Measured,
         until_loss: float | None,
         micro_batch: int | None,
+        adaptive: AdaptiveSchedule | None,
     ) -> None:
-        self.run, self.schedule, self.measured, self.until_loss = run, schedule, measured, until_loss
-        self.micro_batch = micro_batch
+        self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
+        self.micro_batch, self.adaptive = micro_batch, adaptive
         self.seconds = measured.clock[-1] if measured.clock else 0.0
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule as it is."""
+        return self.start if self.adaptive is None else self.adaptive.schedule
 
     @property
     def reached(self) -> float | None:
@@ -127,7 +163,12 @@ class _Loop:
     def outcome(self) -> Literal["reached", "finished"] | None:
         if self.reached is not None:
             return "reached"
-        return "finished" if self.measured.examples == self.schedule.examples else None
+        return "finished" if self.measured.examples >= self.schedule.examples else None
+
+    def next_evaluation(self) -> int:
+        """Examples at which to evaluate next."""
+        points = evaluation_points(self.schedule.examples, first=FIRST_EVALUATION_STEPS * self.start(0))
+        return next(point for point in points if point > self.measured.examples)
 
     def advance(self, examples: int) -> float:
         """Train until `examples` are seen, and evaluate."""
@@ -142,7 +183,22 @@ class _Loop:
             seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - began,
         )
+        if self.adaptive is not None:
+            self._correct(self.adaptive, loss)
         return loss
+
+    def _correct(self, adaptive: AdaptiveSchedule, loss: float) -> None:
+        """Correct the schedule; where that fails, it goes on as it is."""
+        assert isinstance(self.run.reader, NoiseScaleMonitor)
+        try:
+            adaptive.update(self.run.examples_seen, loss, self.run.reader.reading)
+        except Exception as error:
+            warnings.warn(
+                f"the schedule is not corrected at {self.run.examples_seen} examples; the training is not affected "
+                f"({type(error).__name__}: {error})",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
         return TrainingResult(
@@ -158,22 +214,19 @@ class _Loop:
 
     def lines(self) -> str:
         """A JSON object in a line for every evaluation."""
-        told = []
-        evaluations = zip(
-            self.measured.curve.examples, self.measured.curve.losses, self.measured.clock, strict=True
-        )  # fmt: skip
-        for examples, loss, seconds in evaluations:
-            told.append(
-                {
-                    "examples": examples,
-                    "steps": round(self.schedule.steps_to(examples)),
-                    "batch_size": self.schedule(examples),
-                    "learning_rate": self.run.learning_rate * self._multiplier(examples),
-                    "loss": loss,
-                    "seconds": seconds,
-                }
-            )
-        return "".join(f"{json.dumps(line)}\n" for line in told)
+        return "".join(f"{json.dumps(self.line(i))}\n" for i in range(len(self.measured.clock)))
+
+    def line(self, i: int) -> dict[str, float]:
+        """What there is to tell of an evaluation."""
+        examples = self.measured.curve.examples[i]
+        return {
+            "examples": examples,
+            "steps": round(self.schedule.steps_to(examples)),
+            "batch_size": self.schedule(examples),
+            "learning_rate": self.run.learning_rate * self._multiplier(examples),
+            "loss": self.measured.curve.losses[i],
+            "seconds": self.measured.clock[i],
+        }
 
     def _train_to(self, examples: int) -> None:
         began = time.perf_counter()
@@ -201,7 +254,7 @@ class _Loop:
         schedule = self.run.task.learning_rate_schedule
         if schedule is None:
             return multiplier
-        progress = seen / self.schedule.examples
+        progress = seen / self.start.examples if self.adaptive is None else self.adaptive.progress(seen)
         factor = schedule(progress)
         if not (math.isfinite(factor) and factor >= 0):
             raise TaskError(f"learning_rate_schedule must return zero or more, got {factor!r} at progress {progress:g}")

@@ -227,3 +227,27 @@ def test_bad_arguments(tmp_path: Path) -> None:
             train(make_task(), SCHEDULE, checkpoint=wrong)
     with pytest.raises(TaskError, match="a stream of batches cannot"):
         train(make_task(data=iter([])), SCHEDULE)
+
+
+def test_tensorboard_holds_every_evaluation_once_also_after_a_kill(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class KilledError(Exception):
+        pass
+
+    def killed(seen: int, loss: float) -> None:
+        if seen > 700:
+            raise KilledError
+
+    task, where = make_task(), {"checkpoint": tmp_path / "run", "tensorboard": tmp_path / "board"}
+    with pytest.raises(KilledError):
+        train(task, SCHEDULE, on_evaluation=killed, **where)  # type: ignore[arg-type]
+    result = train(task, SCHEDULE, **where)  # type: ignore[arg-type]
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert set(board.Tags()["scalars"]) == {"steps", "batch_size", "learning_rate", "loss", "seconds"}
+    losses = board.Scalars("loss")
+    assert [event.step for event in losses] == list(result.curve.examples)
+    assert [event.value for event in losses] == pytest.approx(list(result.curve.losses))
+    sizes = {event.step: event.value for event in board.Scalars("batch_size")}
+    assert all(size == SCHEDULE(step) for step, size in sizes.items())

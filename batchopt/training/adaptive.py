@@ -1,0 +1,270 @@
+"""A schedule that is corrected while training.
+
+The forecast's critical batch size comes from a probe, which ended early. While the training goes on, two things show
+how right it is: the loss, which says how far the run has come, and the noise scale, which moves with the critical batch
+size. The rest of the run is planned again with what they say.
+
+Notation
+    c    what the critical batch size is, over what was forecast
+    K    how much of what the measured noise scale says is believed: 1 where the forecast's is unknown, 0 where the
+         measured one is
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from batchopt._checks import check_count, check_positive
+from batchopt._codec import Record
+from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.noise_trend import READING_SD, log_standard_error
+from batchopt.forecasting.planner import is_doubling
+from batchopt.forecasting.run_path import path_of, steps_to_loss
+from batchopt.noise_scale import NoiseScale
+from batchopt.planning.choice import candidate_batch_sizes
+from batchopt.planning.goal import LowestLoss
+from batchopt.planning.plan import Plan
+from batchopt.planning.staging import Path, cheapest_rising, segments_of
+from batchopt.schedules.schedule import Schedule, Segment
+
+WIDEST = math.log(30.0)
+"""A noise scale that is further from its forecast is not of the same quantity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move(Record):
+    """A correction that was made.
+
+    Attributes:
+        examples: seen when it was made.
+        loss: that was evaluated there.
+        before: batch size until then.
+        after: batch size from then on.
+        gain: share of the predicted cost of the rest that it saves.
+        correction: c.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.move/1"
+
+    examples: int
+    loss: float
+    before: int
+    after: int
+    gain: float
+    correction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted(Record):
+    """Where an adaptive schedule is.
+
+    Attributes:
+        schedule: what was done so far, and what is planned from there.
+        log_correction: log c.
+        anchors: (examples, progress) where the schedule was changed, rising.
+        moves: what was changed.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.adapted/1"
+
+    schedule: Schedule
+    log_correction: float = 0.0
+    anchors: tuple[tuple[int, float], ...] = ((0, 0.0),)
+    moves: tuple[Move, ...] = ()
+
+
+class AdaptiveSchedule:
+    """The schedule of a plan, corrected while training.
+
+    Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and ask it for the
+    batch size and the learning-rate multiplier of every step. The batch size moves only where that is predicted to
+    save a share `threshold` of the cost of what is left, by doublings of the plan's batch size, within bounds. What was
+    done is `schedule`, which can be saved and followed again.
+
+    Do not trust it further than the noise scale: where that does not move with the critical batch size, neither should
+    the batch.
+
+    Args:
+        plan: whose schedule it starts with, and whose goal it serves.
+        forecast: that the plan was made from.
+        threshold: least share of the predicted cost of the rest that a move must save.
+        batch_sizes: smallest and largest batch size; up to the forecast's `batch_size_limit` if None.
+        multiple_of: batch sizes are multiples of this.
+
+    Raises:
+        UnreachableGoalError: no multiple lies within the bounds.
+
+    Example:
+        >>> adaptive = AdaptiveSchedule(plan, forecast)                                   # doctest: +SKIP
+        >>> result = train(task, adaptive)                                                # doctest: +SKIP
+        >>> result.schedule.save("realised.json")                                         # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        forecast: Forecast,
+        *,
+        threshold: float = 0.05,
+        batch_sizes: tuple[int, int] | None = None,
+        multiple_of: int = 1,
+    ) -> None:
+        if not isinstance(plan, Plan) or not isinstance(forecast, Forecast):
+            raise TypeError(
+                f"plan and forecast must be a batchopt.Plan and the batchopt.Forecast that it was made from, got "
+                f"{type(plan).__name__} and {type(forecast).__name__}"
+            )
+        check_positive("threshold", threshold)
+        self._plan, self._forecast, self._threshold = plan, forecast, threshold
+        low, high = batch_sizes or (1, forecast.batch_size_limit)
+        candidates = candidate_batch_sizes(low, high, multiple_of=multiple_of)
+        doublings = {size for size in candidates if is_doubling(size, plan.batch_size)}
+        limit = plan.price.largest_batch_size
+        self._sizes = sorted(size for size in doublings if limit is None or size <= limit)
+        self._state, self._handed_out = Adapted(plan.schedule), 0
+
+    @property
+    def schedule(self) -> Schedule:
+        """What was done so far, and what is planned from there."""
+        return self._state.schedule
+
+    @property
+    def examples(self) -> int:
+        """Examples of the whole run, as things are."""
+        return self.schedule.examples
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The corrections so far."""
+        return self._state.moves
+
+    @property
+    def correction(self) -> float:
+        """The critical batch size over what was forecast, as things are."""
+        return math.exp(self._state.log_correction)
+
+    def __call__(self, examples_seen: int) -> int:
+        """Batch size of the step that begins at `examples_seen`."""
+        return self.schedule(examples_seen)
+
+    def batches(self, start_examples: int = 0) -> Iterator[tuple[int, int]]:
+        """(examples seen, batch size) of every step from `start_examples` on, by the schedule as it is then."""
+        seen = start_examples
+        while seen < self.schedule.examples:
+            size = min(self.schedule(seen), self.schedule.examples - seen)
+            self._handed_out = seen + size
+            yield seen, size
+            seen += size
+
+    def progress(self, examples_seen: int) -> float:
+        """Share of the run that is done, from 0 to 1: it does not jump where the run is found to be longer."""
+        seen, done = zip(*self._state.anchors, (self.examples, 1.0), strict=True)
+        return float(np.interp(examples_seen, seen, done))
+
+    def update(self, examples_seen: int, loss: float, noise: NoiseScale | None = None) -> bool:
+        """Correct the rest of the schedule by what the training shows, and say whether it moved.
+
+        Args:
+            examples_seen: so far.
+            loss: evaluated at that point.
+            noise: the noise scale of a `NoiseScaleMonitor`; None, or unresolved, leaves the last correction.
+
+        Raises:
+            ValueError: the loss is not positive.
+        """
+        check_count("examples_seen", examples_seen, least=0)
+        check_positive("loss", loss)
+        if noise is not None and noise.resolved:
+            self._state = replace(self._state, log_correction=self._log_correction(loss, noise))
+        now = max(examples_seen, self._handed_out)
+        rest = self._rest(loss)
+        if rest is None or now >= self.examples:
+            return False
+        path, multipliers, sizes = rest
+        chosen = cheapest_rising(path.costs_at(np.array(sizes, float), self._plan.price))
+        as_planned = path.cost(self._planned(path, now), self._plan.price)
+        gain = 1.0 - path.cost(np.array(sizes, float)[chosen], self._plan.price) / as_planned
+        if gain < self._threshold:
+            return False
+        before = self.schedule(now)
+        segments, end = segments_of(path, sizes, chosen, multipliers, start=now)
+        self._adopt(now, segments, end)
+        move = Move(now, loss, before, self.schedule(now), gain, self.correction)
+        self._state = replace(self._state, moves=(*self._state.moves, move))
+        return True
+
+    def begin(self) -> Schedule:
+        """Forget what was done, and begin a training: by the plan's schedule, which is given."""
+        self._state, self._handed_out = Adapted(self._plan.schedule), 0
+        return self._plan.schedule
+
+    def state(self) -> Adapted:
+        """Where it is: a record to go on from with `load_state`."""
+        return self._state
+
+    def load_state(self, state: Adapted) -> None:
+        """Go on from where another was."""
+        self._state = state
+
+    def _log_correction(self, loss: float, noise: NoiseScale) -> float:
+        """log c, by the measured noise scale and the forecast's, each as far as it is known."""
+        trend = self._forecast.noise_trend
+        if trend is None:
+            return self._state.log_correction
+        try:
+            expected, sd = trend.log_moments(loss)
+        except ValueError:  # further from the probe than its trend goes
+            return self._state.log_correction
+        measured = math.log(noise.batch_size.value)
+        believed = sd**2 / (sd**2 + log_standard_error(noise.batch_size) ** 2 + READING_SD**2)
+        return believed * float(np.clip(measured - expected, -WIDEST, WIDEST))
+
+    def _rest(self, loss: float) -> tuple[Path, np.ndarray, list[int]] | None:
+        """What is left at a loss, corrected; learning-rate multipliers; sizes. None where nothing is left."""
+        plan, law = self._plan, self._forecast.law
+        first = steps_to_loss(law, plan.batch_size, plan.learning_rate, min(loss, law.initial_loss))
+        last = steps_to_loss(law, plan.batch_size, plan.learning_rate, plan.best.loss.value)
+        if not last > first:
+            return None
+        sizes = sorted({*self._sizes, plan.batch_size})
+        path, multipliers = path_of(
+            law, plan.batch_size, plan.learning_rate, first=first, last=last, batch_sizes=sizes
+        )  # fmt: skip
+        own = [sizes.index(size) for size in self._sizes] or [sizes.index(plan.batch_size)]
+        return path.corrected(self.correction), multipliers[own], [sizes[i] for i in own]
+
+    def _planned(self, path: Path, now: int) -> np.ndarray:
+        """The batch size that each piece of the rest would have by the schedule as it is, (m,)."""
+        sizes, seen = np.empty(len(path.steps)), float(now)
+        for i in range(len(sizes)):
+            sizes[i] = self.schedule(round(seen))
+            seen += float(path.steps_at(sizes[i])[i] * sizes[i])
+        return sizes
+
+    def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
+        """Keep what was done until now, and go on with other segments."""
+        done = tuple(segment for segment in self.schedule.segments if segment.start_examples < now)
+        anchors = (*(a for a in self._state.anchors if a[0] < now), (now, self.progress(now)))
+        schedule = Schedule((*done, *segments), end, self.schedule.learning_rate)
+        if isinstance(self._plan.goal, LowestLoss):
+            end = max(now + 1, self._examples_within(schedule, self._plan.goal.within))
+            kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
+            schedule = Schedule(kept, end, schedule.learning_rate)
+        self._state = replace(self._state, schedule=schedule, anchors=anchors)
+
+    def _examples_within(self, schedule: Schedule, budget: float) -> int:
+        """Examples after which a schedule, its last batch size going on, has cost a budget."""
+        starts = [segment.start_examples for segment in schedule.segments[1:]]
+        seen, paid = 0, 0.0
+        for segment, until in zip(schedule.segments, [*starts, math.inf], strict=True):
+            price = self._plan.price(segment.batch_size)
+            affordable = max(0, math.floor((budget - paid) / price))
+            wanted = affordable if math.isinf(until) else max(0, math.ceil((until - seen) / segment.batch_size))
+            steps = min(affordable, wanted)
+            seen, paid = seen + steps * segment.batch_size, paid + steps * price
+        return max(seen, 1)

@@ -1,0 +1,253 @@
+"""The adaptive schedule against closed forms, and in the training loop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forecasting.synthetic import true_law
+from landscape import forecast_of
+from torch import nn
+
+from batchopt.errors import RecordError
+from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.noise_trend import NoiseTrend
+from batchopt.noise_scale import NoiseScale
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.plan import Plan
+from batchopt.probing.task import TrainingTask
+from batchopt.schedules.schedule import Schedule
+from batchopt.step_cost import StepCost
+from batchopt.training import train as train_module
+from batchopt.training.adaptive import AdaptiveSchedule
+from batchopt.training.monitor import NoiseScaleMonitor
+from batchopt.training.train import train
+from batchopt.uncertainty import Estimate
+
+PRICE = StepCost(64.0, 1.0, unit="example times")
+B_CRIT = 60.0
+LOSS = 0.9
+
+
+def forecast(*, trend_sd: float = 3.0, **law: Any) -> Forecast:
+    """A law whose local critical batch size is the same everywhere, and a noise scale of as much."""
+    trend = NoiseTrend("simple", (-5.0, 5.0), (math.log(B_CRIT),) * 2, (trend_sd,) * 2, (0.5, 2.0))
+    return replace(forecast_of(true_law(**{"b_mid": B_CRIT, "q": 0.0} | law)), noise_trend=trend)
+
+
+FORECAST = forecast()
+PLAN = FORECAST.plan(ReachLoss(LOSS, least=PRICE))
+
+
+def reading(value: float, *, width: float = 1.01, resolved: bool = True) -> NoiseScale:
+    high = value * width if resolved else math.inf
+    return NoiseScale("simple", 1.0, value, Estimate(value, value / width, high, resolved), 100, 1, None, "", "width")
+
+
+def seen_at(plan: Plan, share: float) -> tuple[int, float]:
+    """Examples and loss of the plan's run after a share of its steps."""
+    seen = round(share * plan.steps.value) * plan.batch_size
+    return seen, float(FORECAST.law.losses_at([float(plan.batch_size)], [plan.learning_rate], [float(seen)])[0, 0])
+
+
+def cost_per_progress(batch_size: float, critical: float) -> float:
+    return (1.0 + critical / batch_size) * PRICE(batch_size)
+
+
+def test_what_was_forecast_moves_nothing() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    for share in (0.1, 0.5, 0.9):
+        assert not adaptive.update(*seen_at(PLAN, share), reading(B_CRIT))
+    assert adaptive.schedule == PLAN.schedule
+    assert adaptive.correction == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("factor", [16.0, 1 / 16.0])
+def test_another_noise_scale_moves_to_the_size_that_is_cheapest_by_the_closed_form(factor: float) -> None:
+    """Where the critical batch size is the same everywhere, the cost of the rest goes as (1 + c b / B)(a + b B)."""
+    adaptive = AdaptiveSchedule(PLAN, FORECAST, batch_sizes=(1, 4096))
+    seen, loss = seen_at(PLAN, 0.5)
+    assert adaptive.update(seen, loss, reading(factor * B_CRIT))
+    (move,) = adaptive.moves
+    assert move.correction == pytest.approx(factor, rel=0.05)  # the trend is wide and the reading narrow
+    sizes = [PLAN.batch_size * 2.0**k for k in range(-3, 4)]
+    costs = {size: cost_per_progress(size, move.correction * B_CRIT) for size in sizes}
+    best = min(costs, key=costs.__getitem__)
+    assert (move.examples, move.before, move.after) == (seen, PLAN.batch_size, best)
+    assert move.gain == pytest.approx(1.0 - costs[best] / costs[PLAN.batch_size], rel=1e-6)
+    assert adaptive.schedule.segments[0] == PLAN.schedule.segments[0]
+    assert adaptive(seen) == best
+    # The rest takes as many steps as the corrected law says.
+    rest = 0.5 * PLAN.steps.value / (1.0 + B_CRIT / PLAN.batch_size) * (1.0 + move.correction * B_CRIT / best)
+    assert (adaptive.examples - seen) / best == pytest.approx(rest, rel=0.03)
+
+
+def test_a_gain_below_the_threshold_moves_nothing_and_bounds_hold() -> None:
+    at = seen_at(PLAN, 0.5)
+    moved = AdaptiveSchedule(PLAN, FORECAST)
+    assert moved.update(*at, reading(16 * B_CRIT))
+    gain = moved.moves[0].gain
+    assert not AdaptiveSchedule(PLAN, FORECAST, threshold=1.01 * gain).update(*at, reading(16 * B_CRIT))
+    assert AdaptiveSchedule(PLAN, FORECAST, threshold=0.99 * gain).update(*at, reading(16 * B_CRIT))
+    bounded = AdaptiveSchedule(PLAN, FORECAST, threshold=0.001, batch_sizes=(1, 2 * PLAN.batch_size), multiple_of=8)
+    assert bounded.update(*at, reading(300 * B_CRIT))
+    assert bounded(at[0]) == 2 * PLAN.batch_size
+
+
+@pytest.mark.parametrize(
+    ("noise", "trend_sd", "expected"),
+    [
+        (None, 3.0, 1.0),
+        (reading(16 * B_CRIT, resolved=False), 3.0, 1.0),
+        (reading(16 * B_CRIT), 0.01, 1.0),  # the forecast is sure
+        (reading(16 * B_CRIT, width=1.39), 0.2, 16.0**0.4),  # as sure as the reading, whose own scatter is 0.2 too
+    ],
+)
+def test_a_reading_is_believed_as_far_as_it_is_known(
+    noise: NoiseScale | None, trend_sd: float, expected: float
+) -> None:
+    adaptive = AdaptiveSchedule(PLAN, forecast(trend_sd=trend_sd))
+    adaptive.update(*seen_at(PLAN, 0.5), noise)
+    assert adaptive.correction == pytest.approx(expected, rel=0.2)
+
+
+def test_progress_goes_on_from_where_it_was_and_ends_with_the_run() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    seen, loss = seen_at(PLAN, 0.5)
+    before = adaptive.progress(seen)
+    assert adaptive.update(seen, loss, reading(16 * B_CRIT))
+    assert adaptive.examples > PLAN.schedule.examples
+    assert adaptive.progress(seen) == before
+    assert adaptive.progress(adaptive.examples) == 1.0
+    middle = (seen + adaptive.examples) // 2
+    assert adaptive.progress(middle) == pytest.approx((1.0 + before) / 2, abs=1e-3)
+
+
+def test_a_budget_is_spent_and_not_more() -> None:
+    plan = FORECAST.plan(LowestLoss(within=100_000.0, of=PRICE))
+    adaptive = AdaptiveSchedule(plan, FORECAST)
+    seen, loss = seen_at(plan, 0.5)
+    assert adaptive.update(seen, loss, reading(16 * B_CRIT))
+    spent = sum(PRICE(adaptive(at)) for at, _ in adaptive.schedule.batches())
+    assert 100_000.0 - PRICE(adaptive(adaptive.examples - 1)) < spent <= 100_000.0
+
+
+def test_a_loop_of_ones_own_sees_a_move_at_the_next_batch() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    sizes = []
+    for seen, size in adaptive.batches():
+        sizes.append(size)
+        if len(sizes) == 10:
+            assert adaptive.update(seen, seen_at(PLAN, 0.1)[1], reading(16 * B_CRIT))
+    assert set(sizes[:10]) == {PLAN.batch_size}
+    assert set(sizes[10:-1]) == {adaptive.moves[0].after}
+    assert sizes == [size for _, size in adaptive.schedule.batches()]
+
+
+def test_the_realised_schedule_and_the_state_round_trip(tmp_path: Path) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    adaptive.update(*seen_at(PLAN, 0.5), reading(16 * B_CRIT))
+    adaptive.schedule.save(tmp_path / "realised.json")
+    assert Schedule.load(tmp_path / "realised.json") == adaptive.schedule
+    again = AdaptiveSchedule(PLAN, FORECAST)
+    again.load_state(type(adaptive.state()).from_json(adaptive.state().to_json()))
+    assert again.state() == adaptive.state()
+    assert again.begin() == PLAN.schedule
+    assert again.moves == ()
+
+
+def task() -> TrainingTask:
+    """A regression with much more noise than was forecast."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2_000, 8, generator=generator)
+    y = x.sum(1) + 3.0 * torch.randn(2_000, generator=generator)
+    return TrainingTask(
+        model=lambda: nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.1), nn.Linear(16, 1)),
+        data=(x, y),
+        loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        device="cpu",
+    )
+
+
+def plan_for_training() -> tuple[Plan, Forecast]:
+    """The plan's own run, with a learning rate that the task bears."""
+    known = replace(FORECAST, noise_trend=NoiseTrend("simple", (-9.0, 9.0), (3.0, 3.0), (3.0, 3.0), (0.5, 2.0)))
+    plan = replace(PLAN, schedule=Schedule.constant(PLAN.batch_size, examples=20_000, learning_rate=0.003))
+    return replace(plan, best=replace(plan.best, loss=Estimate(LOSS, LOSS, LOSS, True))), known
+
+
+def loss_of_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task's losses are above the law's initial one: show the law's own."""
+    from batchopt.probing.run import TrainingRun
+
+    def falling(run: TrainingRun) -> float:
+        return 2.0 * math.exp(-run.examples_seen / 40_000)
+
+    monkeypatch.setattr(TrainingRun, "evaluate", falling)
+
+
+def test_training_follows_what_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    adaptive = AdaptiveSchedule(plan, known)
+    result = train(task(), adaptive, seed=3)
+    assert adaptive.moves
+    assert adaptive.moves[0].after > plan.batch_size
+    assert result.schedule == adaptive.schedule
+    assert result.outcome == "finished"
+    assert (result.steps, result.examples) == (adaptive.schedule.steps, adaptive.schedule.examples)
+
+
+def test_a_failing_monitor_leaves_the_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    plain = train(task(), plan.schedule, seed=3)
+
+    def broken(*_: object) -> NoiseScale:
+        raise RuntimeError("no reading")
+
+    monkeypatch.setattr(NoiseScaleMonitor, "reading", property(broken))
+    monkeypatch.setattr(train_module, "READ_EVERY", 10**9)
+    with pytest.warns(RuntimeWarning, match=r"not corrected at 0 examples; the training is not affected .*no reading"):
+        result = train(task(), AdaptiveSchedule(plan, known), seed=3)
+    assert result.schedule == plan.schedule
+    for ours, theirs in zip(result.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    whole = train(task(), AdaptiveSchedule(plan, known), seed=3, checkpoint=tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def killed(seen: int, loss: float) -> None:
+        if seen > 0.6 * whole.examples:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(task(), AdaptiveSchedule(plan, known), seed=3, checkpoint=tmp_path / "cut", on_evaluation=killed)
+    adaptive = AdaptiveSchedule(plan, known)
+    resumed = train(task(), adaptive, seed=3, checkpoint=tmp_path / "cut")
+    assert resumed.schedule == whole.schedule
+    assert len(adaptive.moves) >= 1
+    for ours, theirs in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(RecordError, match="is the checkpoint of an adaptive schedule, not of a fixed one"):
+        train(task(), plan.schedule, seed=3, checkpoint=tmp_path / "cut")
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match="plan and forecast must be"):
+        AdaptiveSchedule(PLAN.schedule, FORECAST)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="threshold"):
+        AdaptiveSchedule(PLAN, FORECAST, threshold=0.0)
+    with pytest.raises(ValueError, match="loss"):
+        AdaptiveSchedule(PLAN, FORECAST).update(10, 0.0)
