@@ -5,8 +5,10 @@ A process that fails says so before the sums are exchanged, so that none waits f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 import torch
@@ -21,6 +23,10 @@ from batchopt.probing.task import Batch
 
 Drawn = tuple[Batch, int]
 """A batch and its number of examples."""
+PATIENCE = timedelta(days=7)
+"""How long processes wait for one that works alone."""
+_alone: list[None] = []
+"""As many as there are blocks in which this process works alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +61,48 @@ class DefaultGroup:
         torch.distributed.all_gather_object(messages, message)
         return next(f"process {rank} failed: {text}" for rank, text in enumerate(messages) if text is not None)
 
+    def from_first(self, make: Callable[[], str]) -> str:
+        """What the first process makes, in all of them; the others wait, however long that takes.
+
+        Raises:
+            TaskError: in the others: the first failed.
+        """
+        patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        told: list[str | None] = [None, None]
+        failure: Exception | None = None
+        if self.rank == 0:
+            try:
+                with alone():
+                    told[0] = make()
+            except Exception as error:  # held back until the others know
+                failure, told[1] = error, f"{type(error).__name__}: {error}"
+        torch.distributed.broadcast_object_list(told, src=0, group=patient)
+        torch.distributed.destroy_process_group(patient)
+        if failure is not None:
+            raise failure
+        if told[0] is None:
+            raise TaskError(f"process 0 failed: {told[1]}")
+        return told[0]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Work inside the block as if there were no other processes, in all threads of this one."""
+    _alone.append(None)
+    try:
+        yield
+    finally:
+        _alone.pop()
+
 
 def process_group(device: torch.device) -> DefaultGroup | None:
-    """The default process group; None where it is not initialised, or has one member.
+    """The default process group; None where it is not initialised, has one member, or is left alone.
 
     Args:
         device: of the model; a backend that moves CUDA tensors only is given this one.
     """
     distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if _alone or not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return None
     exchange = device if distributed.get_backend() == "nccl" else torch.device("cpu")
     return DefaultGroup(distributed.get_rank(), distributed.get_world_size(), exchange)

@@ -27,6 +27,7 @@ from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES, BatchSizes, choose_batch_sizes, examples_within
+from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
 from batchopt.probing.long_runs import REFERENCE, long_runs
@@ -51,6 +52,9 @@ def probe(
 ) -> ProbeReport:
     """Measure what a forecast needs: noise scales, short runs, step cost.
 
+    Under torchrun the first process probes, on its device, and all of them get its report; what is to be written is
+    written by that process alone.
+
     Args:
         task: what to train; a data set, not a stream.
         examples: ceiling on all examples that get a gradient, evaluation forwards counted a third each.
@@ -71,6 +75,23 @@ def probe(
         RecordError: the journal belongs to another probe.
     """
     _check_arguments(task, examples, seconds, learning_rate, batch_sizes)
+    arguments = (task, examples, seconds, seed, learning_rate, batch_sizes, journal, progress or _silent)
+    group = process_group(task.torch_device)
+    if group is None:
+        return _probe(*arguments)
+    return ProbeReport.from_json(group.from_first(lambda: _probe(*arguments).to_json()))
+
+
+def _probe(
+    task: TrainingTask,
+    examples: int | None,
+    seconds: float | None,
+    seed: int,
+    learning_rate: float | None,
+    batch_sizes: tuple[int, int] | None,
+    journal: str | Path | None,
+    progress: Progress,
+) -> ProbeReport:
     run = TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed)
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     population = task.population
@@ -85,7 +106,7 @@ def probe(
             shared=SharedTask(task, Path(private)),
             journal=kept,
             seed=seed,
-            progress=progress or _silent,
+            progress=progress,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
         )
         provenance = _provenance(task, seed, population, parameters, run.optimizer)

@@ -6,22 +6,29 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
+from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import Batch, TrainingTask, batch_loss
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+
+RANK_STRIDE = 1_000_003
+"""Seeds of what is random in training are this far apart from one process to the next."""
 
 
 class GradientReader(Protocol):
@@ -56,6 +63,8 @@ class TrainingRun:
         learning_rate: base learning rate.
         seed: of initialisation, data order and everything random in training.
         hyperparameters: further keywords of the task's optimizer factory.
+        group: processes that share every batch, each with its part, by `DistributedDataParallel`; all make the same
+            run, and draw what is random in training apart.
 
     Attributes:
         model: on the task's device.
@@ -77,6 +86,7 @@ class TrainingRun:
         learning_rate: float,
         seed: int,
         hyperparameters: Mapping[str, float] | None = None,
+        group: DefaultGroup | None = None,
     ) -> None:
         check_positive("learning_rate", learning_rate)
         check_count("seed", seed, least=0)
@@ -102,6 +112,11 @@ class TrainingRun:
             )
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
+        self._group = group
+        self._trained: nn.Module = self.model
+        if group is not None:
+            self._trained = _together(self.model, task.torch_device)
+            self._randomness = OwnRandomness(seed + RANK_STRIDE * group.rank, device=task.torch_device, host=host)
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
@@ -159,8 +174,10 @@ class TrainingRun:
             value = float(self.reader.backward(fetch(self.task, indices)).item())
             if not math.isfinite(value):
                 raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-        else:
+        elif self._group is None:
             value = self._accumulate(indices, micro_batch)
+        else:
+            value = self._accumulate_together(indices, micro_batch, self._group)
         if self.task.before_step is not None:
             self.scaler.unscale_(self.optimizer)
             self.task.before_step(self.model)
@@ -197,6 +214,34 @@ class TrainingRun:
             self._scale_gradients(len(indices) / weight)
         return value
 
+    def _accumulate_together(self, indices: NDArray[np.int64], micro_batch: int, group: DefaultGroup) -> float:
+        """The global batch's loss, its gradient added to `.grad` of every process in parts.
+
+        The processes take as many examples each; where that does not divide, some take one of weight zero.
+        """
+        own = indices[group.rank :: group.count]
+        width = -(-len(indices) // group.count)
+        padded = np.concatenate([own, indices[: width - len(own)]])
+        counts = torch.arange(width) < len(own)
+        sums = torch.zeros(2, dtype=torch.float64)
+        starts = range(0, width, micro_batch)
+        for begin in starts:
+            part = slice(begin, begin + micro_batch)
+            with nullcontext() if begin == starts[-1] else self._trained.no_sync():  # type: ignore[operator]
+                losses, weights = self.task.losses(self._trained, fetch(self.task, padded[part]))
+                weights = torch.ones_like(losses) if weights is None else weights
+                weights = weights * counts[part].to(weights)
+                total = (weights * losses).sum()
+                sums += torch.stack([total.detach(), weights.sum()]).double().cpu()
+                # The processes' gradients are averaged: this one's share is worth `count` times itself.
+                torch.autograd.backward(self.scaler.scale(total * (group.count / len(indices))))
+        value, weight = group.add_up(sums).tolist()
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
+        if weight != len(indices):
+            self._scale_gradients(len(indices) / weight)
+        return float(value / weight)
+
     def _scale_gradients(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
@@ -219,7 +264,11 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        loss = evaluated_loss(self.task, self.model)
+        if self._group is None:
+            loss = evaluated_loss(self.task, self.model)
+        else:  # the first process's, whose running statistics (BatchNorm) are the model's
+            own = evaluated_loss(self.task, self.model) if self._group.rank == 0 else 0.0
+            loss = float(self._group.add_up(torch.tensor([own], dtype=torch.float64)).item())
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
         return loss
@@ -250,11 +299,17 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self._randomness.load_state_dict(state["randomness"])
+        if self._group is None or self._group.rank == 0:  # what the others drew is not kept: they draw anew
+            self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
         if self.reader is not None and "reader" in state:
             self.reader.load_state_dict(state["reader"])
+
+
+def _together(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model, whose gradients are averaged over all processes."""
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:

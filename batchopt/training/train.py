@@ -16,6 +16,7 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.probing.distributed import process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -53,6 +54,10 @@ def train(
     of a step is the base rate, times the schedule's multiplier, times the task's `learning_rate_schedule` of the share
     of the schedule's examples that were seen when the step begins, times the task's warm-up.
 
+    Under torchrun (a process group is there, and every process has its own CUDA device set) the processes share every
+    batch of the schedule, whose sizes are of all together; the first evaluates, and alone writes. Where weights or
+    counts do not divide, the gradient is still that of the whole batch.
+
     Args:
         task: what to train; not a stream.
         schedule: batch sizes and learning-rate multipliers over examples seen; also where the run ends. An
@@ -69,8 +74,8 @@ def train(
             the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
         tensorboard: folder for the same as TensorBoard scalars, by examples seen; needs the package of that name.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
-        micro_batch: largest batch that fits in memory, if known: larger ones are taken in parts. The gradient is the
-            whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
+        micro_batch: largest batch that fits in memory (of one process), if known: larger ones are taken in parts. The
+            gradient is the whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
 
     Raises:
         ValueError: neither the schedule nor the call gives a learning rate.
@@ -96,21 +101,27 @@ def train(
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
     path = None if checkpoint is None else _checked_path(checkpoint)
     settings = Settings(start, rate, seed, dict(hyperparameters or {}))
-    run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters)
+    group = process_group(task.torch_device)
+    if adaptive is not None and group is not None:
+        raise TaskError(
+            f"an AdaptiveSchedule is followed by one process, and there are {group.count}: train by a fixed schedule"
+        )
+    run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
+    writes = group is None or group.rank == 0
     if adaptive is not None:
         run.reader = _monitor_of(run)
     measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
     loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
-    board = None if tensorboard is None else Board(tensorboard, first_examples=measured.examples + 1)
+    board = None if tensorboard is None or not writes else Board(tensorboard, first_examples=measured.examples + 1)
     while loop.outcome is None:
         point = loop.next_evaluation()
         try:
             loss = loop.advance(point)
         except NonFiniteLossError as error:
             raise TrainingDivergedError(str(error), loop.result("diverged")) from error
-        if path is not None:
+        if path is not None and writes:
             save_checkpoint(path, run, settings, loop.measured, adaptive)
-        if metrics is not None:
+        if metrics is not None and writes:
             write_text(metrics, loop.lines())
         if board is not None:
             board.add(loop.line(len(loop.measured.clock) - 1))

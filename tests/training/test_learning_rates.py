@@ -74,11 +74,11 @@ def test_the_decay_ends_with_the_run_whatever_its_batch_sizes(monkeypatch: pytes
     )
     for segments in ((Segment(0, 8),), (Segment(0, 8), Segment(2_000, 32), Segment(3_000, 64))):
         rates.clear()
-        train(task, Schedule(segments, 4_096, 0.1))
-        last = segments[-1].batch_size
+        schedule = Schedule(segments, 4_096, 0.1)
+        train(task, schedule)
+        begins = [seen for seen, _ in schedule.batches()][-1]
         assert rates[0] == pytest.approx(0.1)
-        # By the examples at which the last step begins, the cosine is all but at its end.
-        assert rates[-1] == pytest.approx(0.05 * (1.0 + math.cos(math.pi * (1.0 - last / 4_096))), rel=1e-3)
+        assert rates[-1] == pytest.approx(0.05 * (1.0 + math.cos(math.pi * begins / 4_096)), rel=1e-3)
         assert rates[-1] < 1e-4
 
 

@@ -1,0 +1,73 @@
+"""`train`, `probe` and `scheduled_loader` under torchrun: two processes are as one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchopt import ProbeReport
+
+SCRIPT = Path(__file__).with_name("torchrun_script.py")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("torchrun")
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for launcher in (together, [sys.executable]):
+        done = subprocess.run(
+            [*launcher, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3_000:]
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("0", "1", "alone")} | {
+        "folder": folder,
+        "steps": 25 + 17 + 19,
+    }
+
+
+@pytest.mark.parametrize("kind", ["plain", "weighted", "parts"])
+def test_the_losses_and_weights_are_those_of_one_process(answers: dict[str, Any], kind: str) -> None:
+    alone = answers["alone"][kind]
+    assert alone["losses"][-1] < 0.5 * alone["losses"][0]
+    for rank in ("0", "1"):
+        assert answers[rank][kind]["steps"] == answers["steps"]
+        assert answers[rank][kind]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+        assert answers[rank][kind]["weights"] == pytest.approx(alone["weights"], rel=1e-4, abs=1e-5)
+
+
+def test_weights_differ_where_examples_count_differently(answers: dict[str, Any]) -> None:
+    """What the test above could not see, if weights were left out."""
+    assert answers["alone"]["plain"]["weights"] != pytest.approx(answers["alone"]["weighted"]["weights"], rel=1e-3)
+
+
+def test_all_processes_end_together(answers: dict[str, Any]) -> None:
+    assert answers["0"]["plain"] == answers["1"]["plain"]
+    assert "became nan" in answers["0"]["diverged"] or "became inf" in answers["0"]["diverged"]
+    assert answers["0"]["diverged"] == answers["1"]["diverged"]
+
+
+def test_a_checkpoint_of_several_is_gone_on_with(answers: dict[str, Any]) -> None:
+    for rank in ("0", "1"):
+        again = answers[rank]["again"]
+        assert again["evaluated"] == []
+        assert again["weights"] == answers[rank]["plain"]["weights"]
+    lines = (answers["folder"] / "plain2.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == answers["0"]["plain"]["losses"]
+
+
+def test_a_probe_gives_every_process_the_same_report(answers: dict[str, Any]) -> None:
+    report = ProbeReport.from_json(answers["0"]["report"])
+    assert answers["1"]["report"] == answers["0"]["report"]
+    assert report.stopped is None
+    assert report.noise_scales
+
+
+def test_fully_sharded_losses_are_those_of_one_process(answers: dict[str, Any]) -> None:
+    assert len(answers["alone"]["sharded"]["losses"]) == answers["steps"]
+    for rank in ("0", "1"):
+        assert answers[rank]["sharded"]["losses"] == pytest.approx(answers["alone"]["sharded"]["losses"], rel=1e-5)

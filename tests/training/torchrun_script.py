@@ -1,0 +1,124 @@
+"""Runs in each process of a test: `torchrun torchrun_script.py FOLDER` writes FOLDER/RANK.json (or alone.json)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from batchopt import NonFiniteLossError, Schedule, Segment, TrainingTask, probe, scheduled_loader, train
+
+torch.set_num_threads(1)
+SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
+"""The last batch is of 37."""
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 6, generator=generator)
+    return x, (x[:, 0] > 0).long(), torch.randint(1, 5, (300,), generator=generator).float()
+
+
+def plain_loss(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def weighted_loss(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    return plain_loss(model, batch), batch[2]
+
+
+def task_of(**changes: Any) -> TrainingTask:
+    settings: dict[str, Any] = {
+        "model": lambda: nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)),
+        "data": data(),
+        "loss": plain_loss,
+        "optimizer": lambda parameters, lr: torch.optim.AdamW(parameters, lr=0.1 * lr),
+        "before_step": lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.5),
+        "device": "cpu",
+    }
+    return TrainingTask(**(settings | changes))
+
+
+def trained(folder: Path, name: str, task: TrainingTask, **given: Any) -> dict[str, Any]:
+    seen: list[int] = []
+    result = train(
+        task,
+        SCHEDULE,
+        seed=3,
+        checkpoint=folder / f"{name}.run",
+        metrics=folder / f"{name}.jsonl",
+        on_evaluation=lambda examples, _: seen.append(examples),
+        **given,
+    )
+    return {
+        "losses": list(result.curve.losses),
+        "steps": result.steps,
+        "weights": torch.cat([p.detach().flatten() for p in result.model.parameters()]).tolist(),
+        "evaluated": seen,
+    }
+
+
+def diverged(task: TrainingTask) -> str:
+    try:
+        train(task, SCHEDULE, learning_rate=1e20)
+    except NonFiniteLossError as error:
+        return str(error)
+    return "it did not diverge"
+
+
+def sharded(rank: int, count: int) -> dict[str, Any]:
+    """A loop of one's own: FSDP2 over the shares of `scheduled_loader`."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2))
+    if count > 1:
+        fully_shard(model, mesh=init_device_mesh("cpu", (count,)))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = []
+    for loaded in scheduled_loader(data(), SCHEDULE, seed=3, rank=rank, ranks=count):
+        batch, weights = loaded if count > 1 else (loaded, torch.full((len(loaded[0]),), 1.0 / len(loaded[0])))
+        optimizer.zero_grad()
+        mean = (weights * plain_loss(model, batch)).sum()
+        mean.backward()
+        optimizer.step()
+        whole = mean.detach() / count
+        if count > 1:
+            torch.distributed.all_reduce(whole)
+        losses.append(float(whole))
+    return {"losses": losses}
+
+
+def main(folder: Path) -> None:
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if count > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
+    answers: dict[str, Any] = {
+        "plain": trained(folder, f"plain{count}", task_of()),
+        "weighted": trained(folder, f"weighted{count}", task_of(loss=weighted_loss)),
+        "parts": trained(folder, f"parts{count}", task_of(loss=weighted_loss), micro_batch=5),
+        "again": trained(folder, f"plain{count}", task_of()),
+        "diverged": diverged(task_of()),
+        "sharded": sharded(rank, count),
+    }
+    if count > 1:
+        report = probe(task_of(), examples=20_000, seed=0, journal=folder / "journal")
+        answers["report"] = report.to_json()
+    (folder / f"{rank if count > 1 else 'alone'}.json").write_text(json.dumps(answers))
+    if count > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
+    os._exit(0)
