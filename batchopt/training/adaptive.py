@@ -27,13 +27,16 @@ from batchopt.forecasting.planner import is_doubling
 from batchopt.forecasting.run_path import path_of, steps_to_loss
 from batchopt.noise_scale import NoiseScale
 from batchopt.planning.choice import candidate_batch_sizes
-from batchopt.planning.goal import LowestLoss
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.planning.staging import Path, cheapest_rising, segments_of
 from batchopt.schedules.schedule import Schedule, Segment
 
 WIDEST = math.log(30.0)
 """A noise scale that is further from its forecast is not of the same quantity."""
+LONGEST, LEAST_EXTENSION = 3.0, 0.05
+"""A run that is to reach a loss goes on for at most this many times the examples that were planned, and is made longer
+by this share of what was seen at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,9 @@ class AdaptiveSchedule:
 
     Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and ask it for the
     batch size and the learning-rate multiplier of every step. The batch size moves only where that is predicted to
-    save a share `threshold` of the cost of what is left, by doublings of the plan's batch size, within bounds. What was
-    done is `schedule`, which can be saved and followed again.
+    save a share `threshold` of the cost of what is left, by doublings of the plan's batch size, within bounds. Where
+    the goal is a loss and the run is behind, it is made longer, to three times its length at most. What was done is
+    `schedule`, which can be saved and followed again.
 
     Do not trust it further than the noise scale: where that does not move with the critical batch size, neither should
     the batch.
@@ -183,11 +187,16 @@ class AdaptiveSchedule:
             self._state = replace(self._state, log_correction=self._log_correction(loss, noise))
         now = max(examples_seen, self._handed_out)
         rest = self._rest(loss)
-        if rest is None or now >= self.examples:
+        if rest is None:
             return False
         path, multipliers, sizes = rest
+        planned = self._planned(path, now)
+        if isinstance(self._plan.goal, ReachLoss):
+            self._extend(now, float(np.sum(path.steps_at(planned) * planned)))
+        if now >= self.examples:
+            return False
         chosen = cheapest_rising(path.costs_at(np.array(sizes, float), self._plan.price))
-        as_planned = path.cost(self._planned(path, now), self._plan.price)
+        as_planned = path.cost(planned, self._plan.price)
         gain = 1.0 - path.cost(np.array(sizes, float)[chosen], self._plan.price) / as_planned
         if gain < self._threshold:
             return False
@@ -245,6 +254,13 @@ class AdaptiveSchedule:
             sizes[i] = self.schedule(round(seen))
             seen += float(path.steps_at(sizes[i])[i] * sizes[i])
         return sizes
+
+    def _extend(self, now: int, left: float) -> None:
+        """Let the run go on where it is to reach a loss, and will not by its end."""
+        end = min(round(LONGEST * self._plan.schedule.examples), math.ceil(now + max(left, LEAST_EXTENSION * now)))
+        if now + left > self.examples and end > self.examples:
+            anchors = (*(a for a in self._state.anchors if a[0] < now), (now, self.progress(now)))
+            self._state = replace(self._state, schedule=replace(self.schedule, examples=end), anchors=anchors)
 
     def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
         """Keep what was done until now, and go on with other segments."""

@@ -158,7 +158,7 @@ class _Loop:
         adaptive: AdaptiveSchedule | None,
     ) -> None:
         self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
-        self.micro_batch, self.adaptive = micro_batch, adaptive
+        self.micro_batch, self.adaptive, self.corrects = micro_batch, adaptive, True
         self.seconds = measured.clock[-1] if measured.clock else 0.0
 
     @property
@@ -194,18 +194,19 @@ class _Loop:
             seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - began,
         )
-        if self.adaptive is not None:
+        if self.adaptive is not None and self.corrects:
             self._correct(self.adaptive, loss)
         return loss
 
     def _correct(self, adaptive: AdaptiveSchedule, loss: float) -> None:
-        """Correct the schedule; where that fails, it goes on as it is."""
+        """Correct the schedule; where that fails, it goes on as it is, to the end."""
         assert isinstance(self.run.reader, NoiseScaleMonitor)
         try:
             adaptive.update(self.run.examples_seen, loss, self.run.reader.reading)
         except Exception as error:
+            self.corrects = False
             warnings.warn(
-                f"the schedule is not corrected at {self.run.examples_seen} examples; the training is not affected "
+                f"the schedule is no longer corrected, from {self.run.examples_seen} examples on; the training goes on "
                 f"({type(error).__name__}: {error})",
                 RuntimeWarning,
                 stacklevel=3,

@@ -213,7 +213,7 @@ def test_a_failing_monitor_leaves_the_training_alone(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(NoiseScaleMonitor, "reading", property(broken))
     monkeypatch.setattr(train_module, "READ_EVERY", 10**9)
-    with pytest.warns(RuntimeWarning, match=r"not corrected at 0 examples; the training is not affected .*no reading"):
+    with pytest.warns(RuntimeWarning, match=r"no longer corrected, from 0 examples on; .*no reading"):
         result = train(task(), AdaptiveSchedule(plan, known), seed=3)
     assert result.schedule == plan.schedule
     for ours, theirs in zip(result.model.parameters(), plain.model.parameters(), strict=True):
@@ -251,3 +251,22 @@ def test_wrong_arguments() -> None:
         AdaptiveSchedule(PLAN, FORECAST, threshold=0.0)
     with pytest.raises(ValueError, match="loss"):
         AdaptiveSchedule(PLAN, FORECAST).update(10, 0.0)
+
+
+def test_a_run_that_is_behind_goes_on_to_three_times_its_length_at_most() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    planned = PLAN.schedule.examples
+    seen, loss = planned, seen_at(PLAN, 0.5)[1]
+    assert not adaptive.update(seen, loss)
+    rest = 0.5 * PLAN.steps.value * PLAN.batch_size
+    assert adaptive.examples == pytest.approx(seen + rest, rel=0.02)
+    assert adaptive.schedule.segments == PLAN.schedule.segments
+    for _ in range(10):
+        adaptive.update(adaptive.examples, loss)
+    assert adaptive.examples == 3 * planned
+    assert adaptive.progress(adaptive.examples) == 1.0
+    # One that is there, or ahead, is not.
+    ahead = AdaptiveSchedule(PLAN, FORECAST)
+    ahead.update(planned // 2, 0.99 * LOSS)
+    ahead.update(planned // 3, seen_at(PLAN, 0.5)[1])
+    assert ahead.examples == planned
