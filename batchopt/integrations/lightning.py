@@ -5,15 +5,17 @@ Changing `accumulate_grad_batches` in mid-run mis-scales a gradient, silently; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from batchopt.probing.data import population
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.loader import scheduled_loader
+from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 
 
@@ -21,7 +23,7 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
     """Training data by a schedule; one epoch of it is the whole run.
 
     Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
-    `scheduled_loader` gives it.
+    `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example.
 
     Args:
         dataset: map-style, or a tuple of tensors.
@@ -29,8 +31,8 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         **loader_options: of `scheduled_loader` (seed, shuffle, collate_fn, num_workers, ...).
 
     Raises:
-        ValueError: when training begins: the trainer accumulates gradients, runs several epochs, or would put a sampler
-            of its own in place of the schedule's.
+        ValueError: when training begins: the trainer accumulates gradients, runs another length than the schedule's, or
+            would put a sampler of its own in place of the schedule's; a checkpoint of another data set or order.
     """
 
     def __init__(self, dataset: Dataset[Any] | tuple[Tensor, ...], schedule: Schedule, **loader_options: Any) -> None:
@@ -38,7 +40,23 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         self.schedule = schedule
         self._dataset, self._options = dataset, loader_options
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must be gone on with."""
+        return {"schedule": self.schedule.to_json(), "examples": population(self._dataset), "seed": self._seed()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another run."""
+        for name, now in self.state_dict().items():
+            if state.get(name) != now:
+                raise ValueError(
+                    f"the checkpoint must be of a run of the same {name}, got one of {state.get(name)}, now {now}: "
+                    "examples would be repeated and lost"
+                )
+
+    def _seed(self) -> int:
+        return int(self._options.get("seed", 0))
+
+    def train_dataloader(self) -> WholeRun:
         """The loader of the whole run."""
         trainer = self.trainer
         assert trainer is not None
@@ -46,7 +64,43 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         share: dict[str, Any] = (
             {"rank": trainer.global_rank, "ranks": trainer.world_size} if trainer.world_size > 1 else {}
         )
-        return scheduled_loader(self._dataset, self.schedule, **self._options, **share)
+        return WholeRun(
+            trainer, self.schedule, scheduled_loader(self._dataset, self.schedule, **self._options, **share)
+        )
+
+
+class WholeRun:
+    """A loader that begins where the trainer is: at its count of optimizer steps, when the first batch is asked for.
+
+    Its length is that of the whole run also where it goes on in the middle, as Lightning counts. What it would keep in
+    a checkpoint is in the trainer's already.
+    """
+
+    def __init__(self, trainer: Trainer, schedule: Schedule, loader: DataLoader[Any]) -> None:
+        self._trainer, self._schedule, self._loader = trainer, schedule, loader
+        self._steps = len(loader)
+
+    def __len__(self) -> int:
+        """Steps of the whole run."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches from where the run is."""
+        # Lightning asks for an iterator before it has read the checkpoint, and for a batch after that.
+        done = sum(size for _, size in islice(self._schedule.batches(), self._trainer.global_step))
+        if done:
+            sampler = self._loader.batch_sampler
+            if not isinstance(sampler, ScheduledBatchSampler):
+                raise ValueError("a run over an iterable data set cannot go on in the middle: train on a map-style one")
+            sampler.load_state_dict({**sampler.state_dict(), "examples_seen": done})
+        yield from self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: it says that the loader goes on in the middle."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing."""
 
 
 def _check(trainer: Trainer) -> None:
@@ -58,6 +112,11 @@ def _check(trainer: Trainer) -> None:
     if trainer.max_epochs != 1:
         raise ValueError(
             f"max_epochs must be 1 under a schedule, whose one pass is the whole run, got {trainer.max_epochs}"
+        )
+    if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0:
+        raise ValueError(
+            "max_steps and limit_train_batches must be left out under a schedule, which says where the run ends, got "
+            f"{trainer.max_steps} and {trainer.limit_train_batches}"
         )
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(

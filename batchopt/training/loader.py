@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.shares import Share, check_ranks, weights_of, width_of
+from batchopt.training.shares import Share, check_ranks, check_start, weights_of, width_of
 from batchopt.training.stream import ScheduledStream
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         check_count("seed", seed, least=0)
         self._population, self._schedule = population, schedule
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
-        self._check_start(start_examples)
+        check_start(schedule, start_examples)
         self._start = self._seen = start_examples
         check_ranks(schedule, rank, ranks)
         self._rank, self._ranks = rank, ranks
@@ -110,7 +110,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         """Let the next pass go on from a state. With workers, first set its "examples_seen" to the loop's own count.
 
         Raises:
-            ValueError: the state lacks a key, or belongs to another data set or a longer run.
+            ValueError: the state lacks a key, or belongs to another data set, another seed or a longer run.
         """
         missing = {"examples_seen", "seed", "population"} - state.keys()
         if missing:
@@ -119,21 +119,19 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             raise ValueError(
                 f"the state must belong to a data set of {self._population} examples, got one of {state['population']}"
             )
-        check_count("seed", state["seed"], least=0)
-        self._check_start(state["examples_seen"])
+        if state["seed"] != self._seed:
+            raise ValueError(
+                f"the state must be of the same order, got one of seed {state['seed']} for a sampler of seed "
+                f"{self._seed}: examples would be repeated and lost"
+            )
+        check_start(self._schedule, state["examples_seen"])
         self._start = self._seen = state["examples_seen"]
-        self._seed = state["seed"]
 
     def _batches(self) -> Iterator[tuple[int, int]]:
         for seen, size in self._schedule.batches(self._start):
             if self._drop_last and size < self._schedule(seen):
                 return
             yield seen, size
-
-    def _check_start(self, examples: int) -> None:
-        check_count("start_examples", examples, least=0)
-        if examples > self._schedule.examples:
-            raise ValueError(f"start_examples must be at most the schedule's {self._schedule.examples}, got {examples}")
 
 
 def scheduled_loader(

@@ -42,6 +42,13 @@ def check_ranks(schedule: Schedule, rank: int, ranks: int) -> None:
             )
 
 
+def check_start(schedule: Schedule, start_examples: int) -> None:
+    """Raise where a run cannot go on from a number of examples."""
+    check_count("start_examples", start_examples, least=0)
+    if start_examples > schedule.examples:
+        raise ValueError(f"start_examples must be at most the schedule's {schedule.examples}, got {start_examples}")
+
+
 def width_of(examples: int, ranks: int) -> int:
     """Length of every rank's share of a global batch, padding included."""
     return -(-examples // ranks)

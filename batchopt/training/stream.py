@@ -8,10 +8,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
-from batchopt._checks import check_count
 from batchopt.errors import TaskError
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.shares import check_ranks, weights_of, width_of
+from batchopt.training.shares import check_ranks, check_start, weights_of, width_of
 
 READ_AHEAD = 64
 """Examples that a worker hands over at a time."""
@@ -41,9 +40,7 @@ class ScheduledStream(IterableDataset[Any]):
         **loader_options: Any,
     ) -> None:
         check_ranks(schedule, rank, ranks)
-        check_count("start_examples", start_examples, least=0)
-        if start_examples > schedule.examples:
-            raise ValueError(f"start_examples must be at most the schedule's {schedule.examples}, got {start_examples}")
+        check_start(schedule, start_examples)
         self._dataset, self._schedule = dataset, schedule
         self._sizes = list(schedule.batches(start_examples))
         if drop_last and self._sizes and self._sizes[-1][1] < schedule(self._sizes[-1][0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,11 +69,62 @@ def test_it_follows_the_schedule_and_every_gradient_is_whole(workers: int) -> No
     [
         ({"accumulate_grad_batches": 2}, "accumulate_grad_batches must be 1 under a schedule, got 2"),
         ({"max_epochs": 3}, "max_epochs must be 1 under a schedule, .* got 3"),
+        ({"max_steps": 5}, "max_steps and limit_train_batches must be left out under a schedule, .* got 5 and 1.0"),
+        ({"limit_train_batches": 0.5}, "which says where the run ends, got -1 and 0.5"),
     ],
 )
 def test_what_would_break_the_schedule_is_refused(options: dict[str, int], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         trainer(**options).fit(Module(), datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE))
+
+
+class Recording(Module):
+    """Keeps which examples it saw, and learns from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = list[int]()
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        self.seen += batch[0].long().tolist()
+        return (self.weight - batch[0]).square().mean()
+
+    def on_before_optimizer_step(self, _: Any) -> None:
+        pass
+
+
+class StopAt(lightning.Callback):  # type: ignore[misc, name-defined]
+    """A run that is cut off: what was trained after the checkpoint is lost."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+        if trainer.global_step == self.step + 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path, workers: int) -> None:
+    def data(**options: Any) -> ScheduledDataModule:
+        return ScheduledDataModule((torch.arange(100.0),), SCHEDULE, **{"num_workers": workers, "seed": 5, **options})
+
+    whole = Recording()
+    trainer().fit(whole, datamodule=data())
+    for step in (7, 20):  # in the first segment, and after a switch
+        cut = tmp_path / f"{step}.ckpt"
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            trainer(callbacks=[StopAt(step, cut)]).fit(Recording(), datamodule=data())
+        again, made = Recording(), trainer()
+        made.fit(again, datamodule=data(), ckpt_path=str(cut))
+        before = sum(size for _, size in list(SCHEDULE.batches())[:step])
+        assert again.seen == whole.seen[before:]
+        assert made.global_step == SCHEDULE.steps
+        assert float(again.weight) == float(whole.weight)
+        with pytest.raises(ValueError, match="must be of a run of the same seed, got one of 5, now 6"):
+            trainer().fit(Recording(), datamodule=data(seed=6), ckpt_path=str(cut))
 
 
 class Regression(lightning.LightningModule):  # type: ignore[misc, name-defined]

@@ -97,7 +97,9 @@ def test_going_on_repeats_and_loses_nothing() -> None:
             break
     state = sampler.state_dict()
     assert state["examples_seen"] == sum(len(batch) for batch in whole[:300])
-    resumed = ScheduledBatchSampler(1_000, REFERENCE, seed=99)
+    with pytest.raises(ValueError, match="got one of seed 3 for a sampler of seed 99"):
+        ScheduledBatchSampler(1_000, REFERENCE, seed=99).load_state_dict(state)
+    resumed = ScheduledBatchSampler(1_000, REFERENCE, seed=3)
     resumed.load_state_dict(state)
     assert len(resumed) == 443
     assert list(resumed) == whole[300:]
