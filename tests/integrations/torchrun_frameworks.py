@@ -1,0 +1,91 @@
+"""Runs in each process of a test: `torchrun torchrun_frameworks.py FOLDER` writes FOLDER/RANK.json (or alone.json)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import transformers
+
+from batchopt import Schedule, Segment
+from batchopt.integrations.lightning import ScheduledDataModule
+from batchopt.integrations.transformers import ScheduledTrainer
+
+torch.set_num_threads(1)
+warnings.simplefilter("ignore")
+SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32)), examples=617)
+"""The last batch is of 17, which two processes cannot share."""
+COUNT = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def data() -> torch.Tensor:
+    return torch.randn(100, generator=torch.Generator().manual_seed(0))
+
+
+class Module(pl.LightningModule):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(2.0))
+        self.sizes = list[int]()
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        if COUNT == 1:
+            batch = batch, torch.full((len(batch[0]),), 1.0 / len(batch[0]))
+        (x,), weights = batch
+        self.sizes.append(int((weights > 0).sum()))
+        return (weights * (self.weight - x) ** 2).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([self.weight], lr=0.02)
+
+
+def by_lightning() -> dict[str, Any]:
+    module = Module()
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=COUNT, strategy="ddp" if COUNT > 1 else "auto", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=ScheduledDataModule((data(),), SCHEDULE, seed=1))
+    return {"sizes": module.sizes, "weight": float(module.weight), "steps": trainer.global_step}
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(2.0))
+        self.sizes = list[int]()
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.sizes.append(len(x))
+        return {"loss": ((self.weight - x) ** 2).mean()}
+
+
+def by_transformers(folder: Path) -> dict[str, Any]:
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", max_grad_norm=0.0,
+        learning_rate=0.02, lr_scheduler_type="linear", optim="sgd", seed=1,
+    )  # fmt: skip
+    trainer = ScheduledTrainer(
+        model=Model(), args=arguments, train_dataset=[{"x": x} for x in data()], schedule=SCHEDULE
+    )  # fmt: skip
+    trainer.train()
+    model = trainer.model
+    return {"sizes": model.sizes, "weight": float(model.weight), "steps": trainer.state.global_step}
+
+
+if __name__ == "__main__":
+    folder, rank = Path(sys.argv[1]), os.environ.get("RANK", "alone")
+    answers = {"lightning": by_lightning(), "transformers": by_transformers(folder)}
+    (folder / f"{rank}.json").write_text(json.dumps(answers))
+    if COUNT > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
+    os._exit(0)
