@@ -7,9 +7,10 @@ import inspect
 import json
 from pathlib import Path
 
-from batchopt._codec import json_schema, write_text
+from batchopt._codec import json_schema, read_text, write_text
 from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
+from batchopt.errors import RecordError
 from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule
 from batchopt.schedules.schedule import Schedule
 
@@ -45,10 +46,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     if args.schedule is None:
         raise UsageError("name a schedule file, or ask for the --schema")
-    if args.source is None:
-        schedule = Schedule.load(args.schedule)
-    else:
-        schedule = import_schedule(args.schedule.read_text(encoding="utf-8"), args.source)
+    schedule = Schedule.load(args.schedule) if args.source is None else _imported(args.schedule, args.source)
     if args.out is not None and args.to is None:
         schedule.save(args.out)
         console.say(f"wrote {args.out}")
@@ -61,6 +59,17 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.say(f"  {schedule.examples:,} examples in {schedule.steps:,} steps; base learning rate {rate}")
         console.result(json.loads(schedule.to_json()) | {"steps": schedule.steps})
         return
+    _export(schedule, args, console)
+
+
+def _imported(file: Path, source: str) -> Schedule:
+    try:
+        return import_schedule(read_text(file), source)
+    except (RecordError, ValueError) as error:
+        raise RecordError(f"{file}: {error}") from None
+
+
+def _export(schedule: Schedule, args: argparse.Namespace, console: Console) -> None:
     options = ("tokens_per_example", "micro_batch", "data_parallel", "devices", "examples_per_epoch")
     given = {name: getattr(args, name) for name in options}
     takes = inspect.signature(EXPORTERS[args.to]).parameters

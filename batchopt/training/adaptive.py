@@ -221,17 +221,33 @@ class AdaptiveSchedule:
         self._state = state
 
     def _log_correction(self, loss: float, noise: NoiseScale) -> float:
-        """log c, by the measured noise scale and the forecast's, each as far as it is known."""
-        trend = self._forecast.noise_trend
-        if trend is None:
+        """log c, by the measured noise scale and the expected one, each as far as it is known."""
+        expected = self._expected_noise(loss)
+        if expected is None:
             return self._state.log_correction
-        try:
-            expected, sd = trend.log_moments(loss)
-        except ValueError:  # further from the probe than its trend goes
-            return self._state.log_correction
+        mean, sd = expected
         measured = math.log(noise.batch_size.value)
         believed = sd**2 / (sd**2 + log_standard_error(noise.batch_size) ** 2 + READING_SD**2)
-        return believed * float(np.clip(measured - expected, -WIDEST, WIDEST))
+        return believed * float(np.clip(measured - mean, -WIDEST, WIDEST))
+
+    def _expected_noise(self, loss: float) -> tuple[float, float] | None:
+        """Mean and standard deviation of the log noise scale at a loss, as the forecast has it; None without readings.
+
+        Beyond the probe's readings it changes as the critical batch size does: what they differ by stays.
+        """
+        trend = self._forecast.noise_trend
+        if trend is None:
+            return None
+        nearest = min(max(loss, trend.measured[0]), trend.measured[1])
+        mean, sd = trend.log_moments(nearest)
+        changes = self._log_critical(loss) - self._log_critical(nearest)
+        return mean + float(changes[0]), math.hypot(sd, float(np.std(changes[1:])) if len(changes) > 1 else 0.0)
+
+    def _log_critical(self, loss: float) -> np.ndarray:
+        """log of the local critical batch size at a loss: the best guess, then the draws, (1 + n_draws,)."""
+        table = self._forecast.law.table()
+        v = np.minimum(table.v_of_loss(min(loss, self._forecast.initial_loss)), table.grid[-1])
+        return np.asarray(table.log_b(v[:, None])[:, 0])
 
     def _rest(self, loss: float) -> tuple[Path, np.ndarray, list[int]] | None:
         """What is left at a loss, corrected; learning-rate multipliers; sizes. None where nothing is left."""

@@ -259,3 +259,25 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) ->
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "message"),
+    [
+        ("levanter", "a: [1, 2", "must be YAML"),
+        ("levanter", "- 1", "must have a section `trainer`"),
+        ("levanter", "trainer:\n  x: 1", "lacks ['train_batch_size', 'num_train_steps']"),
+        ("levanter", "trainer:\n  train_batch_size: abc\n  num_train_steps: 9", "or a list of {start: step, value"),
+        ("megatron", "hello", "must have --step-batch-size-schedule"),
+        ("megatron", None, "cannot be read: No such file"),
+    ],
+)
+def test_configurations_that_hold_no_schedule(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str, text: str | None, message: str
+) -> None:
+    file = tmp_path / "configuration"
+    if text is not None:
+        file.write_text(text)
+    line = fails(capsys, "schedule", str(file), "--from", source)
+    assert message in line
+    assert str(file) in line

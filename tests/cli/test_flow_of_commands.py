@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule
+from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.main import main
 
 GOAL = 0.25
@@ -113,6 +113,34 @@ def test_schedule_shown_exported_and_its_schema(flow: Any, capsys: pytest.Captur
                         "128", "--micro-batch", "8", "--data-parallel", "2")  # fmt: skip
     assert '--step-batch-size-schedule "0:64"' in exported["text"]
     assert run_json(capsys, "schedule", "--schema")["properties"]["schema"]["const"] == Schedule.SCHEMA
+
+
+def test_an_export_is_written_and_read_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    schedule = Schedule((Segment(0, 64), Segment(6_400, 128)), examples=19_200)
+    schedule.save(tmp_path / "s.json")
+    for to, options in (
+        ("megatron", ["--tokens-per-example", "128", "--micro-batch", "8", "--data-parallel", "2"]),
+        ("levanter", []),
+    ):
+        exported = run_json(
+            capsys, "schedule", str(tmp_path / "s.json"), "--to", to, *options, "-o", str(tmp_path / "export")
+        )
+        text = (tmp_path / "export").read_text()
+        assert text.startswith(exported["text"].rstrip())
+        assert all(f"# {note}" in text for note in exported["notes"])
+        again = ["schedule", str(tmp_path / "export"), "--from", to, "-o", str(tmp_path / "again.json")]
+        assert run_json(capsys, *again)["steps"] == schedule.steps
+        assert Schedule.load(tmp_path / "again.json").segments == schedule.segments
+
+
+def test_training_in_parts_leaves_its_metrics(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    told = []
+    for parts in ([], ["--micro-batch", "3"]):
+        assert main(["train", flow.task, flow.schedule, "--metrics", str(metrics), "--json", *parts]) == 0
+        told.append([json.loads(line)["loss"] for line in metrics.read_text().splitlines()])
+    assert len(told[0]) > 1
+    assert told[1] == pytest.approx(told[0], rel=1e-4)
 
 
 def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,34 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"examples": 1.5}, "is not of type"),
     ({"segments": [{"start_examples": 0}]}, "'batch_size' is a required property"),
 ]
+
+
+GOLDEN = Path(__file__).with_name("golden")
+PUBLISHED = Path(__file__).parents[2] / "docs" / "schedule.schema.json"
+
+
+def test_files_of_earlier_versions_are_read_as_they_were_meant() -> None:
+    """These files do not change: they are what people have on their disks."""
+    whole = Schedule.load(GOLDEN / "whole.json")
+    assert whole == Schedule((Segment(0, 64), Segment(10_000, 128, 1.5), Segment(50_000, 256, 2.25)), 120_000, 0.1)
+    assert whole.steps == 743
+    assert (whole.to_json() + "\n") == (GOLDEN / "whole.json").read_text()
+    assert Schedule.load(GOLDEN / "by_hand.json") == Schedule((Segment(0, 64), Segment(10_000, 128)), 120_000)
+
+
+def test_a_file_of_a_later_version_says_what_to_do() -> None:
+    with pytest.raises(RecordError, match="newer") as raised:
+        Schedule.load(GOLDEN / "newer.json")
+    assert "batchopt.schedule/2" in str(raised.value)
+    assert "newer.json" in str(raised.value)
+
+
+def test_the_published_schema_is_this_one_and_takes_the_golden_files() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(PUBLISHED.read_text())
+    assert schema == json_schema(Schedule)
+    for name in ("whole", "by_hand"):
+        jsonschema.validate(json.loads((GOLDEN / f"{name}.json").read_text()), schema)
 
 
 def test_structure() -> None:

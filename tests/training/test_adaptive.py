@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from forecasting.synthetic import true_law
@@ -270,3 +271,24 @@ def test_a_run_that_is_behind_goes_on_to_three_times_its_length_at_most() -> Non
     ahead.update(planned // 2, 0.99 * LOSS)
     ahead.update(planned // 3, seen_at(PLAN, 0.5)[1])
     assert ahead.examples == planned
+
+
+def test_beyond_the_probes_readings_the_noise_is_expected_to_move_as_the_critical_batch_size_does() -> None:
+    base = forecast(q=0.8)
+    # A trend that falls outside of what was measured, where the law's critical batch size rises.
+    sloped = NoiseTrend("simple", (-5.0, 5.0), (-10.0, 15.0), (1.0, 1.0), (1.4, 2.0))
+    steep = replace(base, noise_trend=sloped)
+    plan = steep.plan(ReachLoss(LOSS, least=PRICE))
+
+    def critical(loss: float) -> float:
+        table = steep.law.table(best_guess_only=True)
+        return float(np.exp(table.log_b(table.v_of_loss(loss)[:, None])[0, 0]))
+
+    adaptive = AdaptiveSchedule(plan, steep)
+    for loss in (1.7, 1.4, 1.0):
+        nearest = max(loss, 1.4)
+        expected = math.exp(sloped.log_moments(nearest)[0]) * critical(loss) / critical(nearest)
+        adaptive.update(10, loss, reading(expected))
+        assert adaptive.correction == pytest.approx(1.0)
+        adaptive.update(10, loss, reading(4.0 * expected))
+        assert 2.0 < adaptive.correction < 4.0

@@ -52,14 +52,25 @@ def from_levanter(text: str) -> Schedule:
         ValueError: a key is missing, the list does not begin at 0 or does not rise, or a value is not positive.
     """
     try:
-        trainer = dict(yaml.safe_load(text)["trainer"])
-        sizes, steps = trainer["train_batch_size"], int(trainer["num_train_steps"])
-        optimizer = yaml.safe_load(text).get("optimizer") or {}
+        configuration = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"a Levanter configuration must be YAML: {' '.join(str(error).split())}") from None
+    trainer = configuration.get("trainer") if isinstance(configuration, dict) else None
+    if not isinstance(trainer, dict):
+        raise ValueError("a Levanter configuration must have a section `trainer`, and has none")
+    missing = [key for key in ("train_batch_size", "num_train_steps") if key not in trainer]
+    if missing:
+        raise ValueError(f"the section `trainer` must have train_batch_size and num_train_steps, lacks {missing}")
+    sizes = trainer["train_batch_size"]
+    try:
+        steps = int(trainer["num_train_steps"])
         stages = [(0, sizes)] if isinstance(sizes, int) else [(int(s["start"]), int(s["value"])) for s in sizes]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"a Levanter configuration must have trainer: train_batch_size and num_train_steps, got {error!r}"
+            "train_batch_size must be a number or a list of {start: step, value: size}, and num_train_steps a number, "
+            f"got {sizes!r} and {trainer['num_train_steps']!r}"
         ) from None
+    optimizer = configuration.get("optimizer") or {}
     starts = [step for step, _ in stages]
     if starts[:1] != [0] or any(after <= before for before, after in pairwise(starts)):
         raise ValueError(f"train_batch_size must begin at step 0 and rise, got starts {starts}")

@@ -184,8 +184,8 @@ SHORT = "trainer: {train_batch_size: [{start: 0, value: 8}, {start: 9, value: 9}
     ("name", "text", "what"),
     [
         ("levanter", "trainer: {train_batch_size: 64}", "train_batch_size and num_train_steps"),
-        ("levanter", "no: [", "train_batch_size and num_train_steps"),
-        ("levanter", "just text", "train_batch_size and num_train_steps"),
+        ("levanter", "no: [", "must be YAML"),
+        ("levanter", "just text", "must have a section `trainer`"),
         ("levanter", LATE, "begin at step 0 and rise"),
         ("levanter", SHORT, "more than the last start"),
         ("megatron", "--train-samples 10", "must have --step-batch-size-schedule"),
