@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchopt.cli.arguments import count, positive
+from batchopt.cli.arguments import UsageError, count, positive
 from batchopt.cli.console import Console
+from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.report.comparison import Comparison
@@ -15,6 +16,7 @@ from batchopt.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
     from batchopt.probing.task import TrainingTask
+    from batchopt.training.adaptive import AdaptiveSchedule
     from batchopt.training.train import TrainingResult
 
 SUMMARY = "Train a task by a schedule, and compare with what the plan predicted."
@@ -22,6 +24,7 @@ DETAILS = """\
 Without --plan it trains the schedule to its end. With it, until the plan's loss is reached.
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
+  batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
 """
 AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
@@ -38,6 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
     parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
+    parser.add_argument("--tensorboard", type=Path, help="folder for the evaluations as TensorBoard scalars")
+    parser.add_argument(
+        "--adapt", type=Path, metavar="FORECAST", help="correct the plan's schedule by what the training shows"
+    )
+    parser.add_argument("--realised", type=Path, help="file for the schedule that --adapt followed in the end")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -46,14 +54,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Train and compare."""
     from batchopt.cli.task_file import load_task
 
-    for path in (args.checkpoint, args.metrics, args.save):
+    for path in (args.checkpoint, args.metrics, args.realised, args.save):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder for {path}: make it first")
     schedule = Schedule.load(args.schedule)
     plan = Plan.load(args.plan) if args.plan else None
+    adaptive = _adaptive(args, schedule, plan)
     result = train_by(
         load_task(args.task),
-        schedule,
+        adaptive or schedule,
         console,
         plan=plan,
         learning_rate=args.learning_rate,
@@ -61,7 +70,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
         seed=args.seed,
         micro_batch=args.micro_batch,
         metrics=args.metrics,
+        tensorboard=args.tensorboard,
     )
+    if args.realised is not None:
+        result.schedule.save(args.realised)
+    if adaptive is not None:
+        show_moves(adaptive, console)
     if args.save is not None:
         _save_weights(result, args.save)
     console.say(
@@ -82,9 +96,35 @@ def run(args: argparse.Namespace, console: Console) -> None:
     )
 
 
+def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -> AdaptiveSchedule | None:
+    """The schedule that is corrected, if that was asked for."""
+    from batchopt.training.adaptive import AdaptiveSchedule
+
+    if args.adapt is None:
+        if args.realised is not None:
+            raise UsageError("--realised is for --adapt: any other schedule is followed as it is")
+        return None
+    if plan is None or schedule != plan.schedule:
+        raise UsageError(
+            "--adapt corrects the schedule of a plan: give --plan, and the schedule that was written with it"
+        )
+    return AdaptiveSchedule(plan, Forecast.load(args.adapt))
+
+
+def show_moves(adaptive: AdaptiveSchedule, console: Console) -> None:
+    """What an adaptive schedule changed."""
+    for move in adaptive.moves:
+        console.item(
+            f"After {move.examples:,} examples the batch size went from {move.before:,} to {move.after:,}: the critical "
+            f"batch size looked {move.correction:.2g} times the forecast's, which was to save {move.gain:.0%} of the rest."
+        )
+    if not adaptive.moves:
+        console.say("the batch size was left as planned: no change was predicted to save enough")
+
+
 def train_by(
     task: TrainingTask,
-    schedule: Schedule,
+    schedule: Schedule | AdaptiveSchedule,
     console: Console,
     *,
     plan: Plan | None = None,
@@ -93,13 +133,14 @@ def train_by(
     seed: int = 0,
     micro_batch: int | None = None,
     metrics: Path | None = None,
+    tensorboard: Path | None = None,
 ) -> TrainingResult:
     """Train by a schedule; for a plan's loss until it is reached, three times the predicted examples at most."""
     from batchopt.training.train import train
 
     goal = plan.goal if plan is not None else None
     until = goal.loss if isinstance(goal, ReachLoss) else None
-    if until is not None:
+    if until is not None and isinstance(schedule, Schedule):
         schedule = Schedule(schedule.segments, PATIENCE * schedule.examples, schedule.learning_rate)
 
     def show(examples: int, loss: float) -> None:
@@ -115,6 +156,7 @@ def train_by(
         on_evaluation=show,
         micro_batch=micro_batch,
         metrics=metrics,
+        tensorboard=tensorboard,
     )
     console.end_progress()
     return result

@@ -120,7 +120,7 @@ def test_an_export_is_written_and_read_back(capsys: pytest.CaptureFixture[str], 
     schedule.save(tmp_path / "s.json")
     for to, options in (
         ("megatron", ["--tokens-per-example", "128", "--micro-batch", "8", "--data-parallel", "2"]),
-        ("levanter", []),
+        ("levanter", ["--data-parallel", "2"]),
     ):
         exported = run_json(
             capsys, "schedule", str(tmp_path / "s.json"), "--to", to, *options, "-o", str(tmp_path / "export")
@@ -141,6 +141,23 @@ def test_training_in_parts_leaves_its_metrics(flow: Any, capsys: pytest.CaptureF
         told.append([json.loads(line)["loss"] for line in metrics.read_text().splitlines()])
     assert len(told[0]) > 1
     assert told[1] == pytest.approx(told[0], rel=1e-4)
+
+
+def test_a_schedule_is_corrected_and_what_was_done_is_kept(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    realised, board = tmp_path / "realised.json", tmp_path / "board"
+    command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
+    assert main([*command, "--realised", str(realised), "--tensorboard", str(board)]) == 0
+    assert "the batch size" in capsys.readouterr().out
+    assert Schedule.load(realised).segments[0] == Plan.load(flow.plan).schedule.segments[0]
+    assert list(board.iterdir())
+    for wrong in (
+        ["train", flow.task, flow.schedule, "--adapt", flow.forecast],
+        ["train", flow.task, flow.schedule, "--plan", flow.plan, "--realised", str(realised)],
+    ):
+        assert main(wrong) == 2
+        assert "--adapt" in capsys.readouterr().err
 
 
 def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
