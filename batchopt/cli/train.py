@@ -105,9 +105,7 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
             raise UsageError("--realised is for --adapt: any other schedule is followed as it is")
         return None
     if plan is None or schedule != plan.schedule:
-        raise UsageError(
-            "--adapt corrects the schedule of a plan: give --plan, and the schedule that was written with it"
-        )
+        raise UsageError("--adapt corrects the schedule of a plan: give --plan, and the schedule written with it")
     return AdaptiveSchedule(plan, Forecast.load(args.adapt))
 
 
@@ -115,8 +113,9 @@ def show_moves(adaptive: AdaptiveSchedule, console: Console) -> None:
     """What an adaptive schedule changed."""
     for move in adaptive.moves:
         console.item(
-            f"After {move.examples:,} examples the batch size went from {move.before:,} to {move.after:,}: the critical "
-            f"batch size looked {move.correction:.2g} times the forecast's, which was to save {move.gain:.0%} of the rest."
+            f"After {move.examples:,} examples the batch size went from {move.before:,} to {move.after:,}: the "
+            f"critical batch size looked {move.correction:.2g} times the forecast's, and the change was predicted to "
+            f"save {move.gain:.0%} of what was left."
         )
     if not adaptive.moves:
         console.say("the batch size was left as planned: no change was predicted to save enough")
