@@ -40,6 +40,7 @@ OURS, PROBED = "batchopt", "batchopt with a probe"
 PROBE_SHARE = 0.1
 PROBE_SEEDS = (10, 11, 12, 13, 14)
 """Not those of the sweep."""
+AGAINST_WRONG = "TPE + Median"
 LIVE = ("digits_mlp", "digits_softmax")
 """Problems that train in seconds."""
 WRONG_BY = 20.0
@@ -75,7 +76,7 @@ def jobs_of(parts: Sequence[str], problems: Sequence[str], contestants: Sequence
         own = [name for name in own if name in LIVE] if part == "live" else own
         who = [name for name in contestants if part in ("sweep", "live") or name != PROBED]
         if part.startswith("wrong"):
-            who = [name for name in contestants if name in (PROBED, "TPE + Median")]
+            who = [name for name in contestants if name in (PROBED, AGAINST_WRONG)]
         jobs += [Job(part, problem, name, seed) for problem in own for name in who for seed in range(seeds)]
     return jobs
 
@@ -182,7 +183,33 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for part, problems in cells.items():
         table = {problem: _problem(cell) for problem, cell in problems.items()}
         found[part] = {"problems": table, "overall": _overall(table)}
-    return found
+    wrongs = wrong_forecasts(rows)
+    return {**found, "wrong forecasts over TPE + Median": wrongs} if wrongs else found
+
+
+def wrong_forecasts(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """By case and problem: what we spend over what TPE + Median spends on the same seeds, a geometric mean.
+
+    A search that found nothing counts with all that it spent.
+    """
+    plain = {
+        (row["problem"], row["seed"]): _paid(row)
+        for row in rows
+        if row["part"] == "sweep" and row["contestant"] == AGAINST_WRONG
+    }
+    logs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        at = row["problem"], row["seed"]
+        if row["part"].startswith("wrong") and row["contestant"] == PROBED and at in plain:
+            logs[row["part"]][row["problem"]].append(math.log(_paid(row) / plain[at]))
+    return {
+        case: {problem: math.exp(float(np.mean(values))) for problem, values in problems.items()}
+        for case, problems in logs.items()
+    }
+
+
+def _paid(row: dict[str, Any]) -> float:
+    return float(row["total"] if row["spent"][0] is None else row["spent"][0])
 
 
 def _problem(cell: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -233,6 +260,9 @@ def _finite(value: float) -> float | None:
 def print_summary(found: dict[str, Any]) -> None:
     """Print what was found."""
     for part, told in found.items():
+        if "problems" not in told:
+            _print_wrong(part, told)
+            continue
         print(f"\n{part}: median (90th percentile) of what was spent, in units of the best configuration's cost")
         for problem, row in told["problems"].items():
             best = row.get("best rival")
@@ -249,6 +279,12 @@ def print_summary(found: dict[str, Any]) -> None:
                 )
         for what, values in told["overall"].items():
             print(f"  {what}: " + ", ".join(f"{name} {_shown(value)}" for name, value in values.items()))
+
+
+def _print_wrong(title: str, cases: dict[str, dict[str, float]]) -> None:
+    print(f"\n{title}, by case and problem")
+    for case, problems in cases.items():
+        print(f"  {case:18} " + ", ".join(f"{problem} {value:.2f}" for problem, value in problems.items()))
 
 
 def _shown(value: float | None) -> str:

@@ -15,7 +15,7 @@ from contest.clock import search
 from contest.contestants import RIVALS, Ours, Plain, our_study, rival_study
 from contest.replay import BATCH_SIZE, LEARNING_RATE, MOST_COSTS, Arena, Trace, milestones, sweep_arena, trace_of
 from optuna.trial import TrialState
-from search import best_rival, loses, spent, summary
+from search import PROBED, best_rival, loses, spent, summary, wrong_forecasts
 from truth.curves import Run
 from truth.design import PRICE
 
@@ -159,3 +159,14 @@ def test_losing_is_beyond_chance() -> None:
     theirs = np.exp(rng.normal(size=20))
     assert loses(2.0 * theirs, theirs)
     assert not loses(theirs * np.exp(rng.normal(size=20)), theirs)
+
+
+def test_wrong_forecasts_are_compared_on_their_own_seeds() -> None:
+    def row(part: str, contestant: str, seed: int, found: float | None, total: float = 50.0) -> dict[str, Any]:
+        return {
+            "part": part, "problem": "p", "contestant": contestant, "seed": seed, "spent": [found, None], "total": total
+        }  # fmt: skip
+
+    plain = [row("sweep", "TPE + Median", seed, 10.0) for seed in range(3)]
+    wrong = [row("wrong: rate x20", PROBED, 0, 20.0), row("wrong: rate x20", PROBED, 1, None)]
+    assert wrong_forecasts([*plain, *wrong]) == {"wrong: rate x20": {"p": pytest.approx(math.sqrt(2.0 * 5.0))}}
