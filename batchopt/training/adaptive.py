@@ -84,8 +84,9 @@ class Adapted(Record):
 class AdaptiveSchedule:
     """The schedule of a plan, corrected while training.
 
-    Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and ask it for the
-    batch size and the learning-rate multiplier of every step. The batch size moves only where that is predicted to
+    Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and take the batches
+    from `scheduled_loader(dataset, adaptive)` and the learning rate from `schedule.segment_at`. What workers have
+    fetched ahead keeps its size. The batch size moves only where that is predicted to
     save a share `threshold` of the cost of what is left, by doublings of the plan's batch size, within bounds. Where
     the goal is a loss and the run is behind, it is made longer, to three times its length at most. What was done is
     `schedule`, which can be saved and followed again.
@@ -141,6 +142,16 @@ class AdaptiveSchedule:
     def examples(self) -> int:
         """Examples of the whole run, as things are."""
         return self.schedule.examples
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Of the schedule, as things are."""
+        return self.schedule.segments
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run, as things are."""
+        return self.schedule.steps
 
     @property
     def moves(self) -> tuple[Move, ...]:

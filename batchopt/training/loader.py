@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.shares import Share, check_ranks, check_start, weights_of, width_of
 from batchopt.training.stream import ScheduledStream
 
@@ -40,7 +41,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
     Args:
         population: examples in the data set.
-        schedule: batch sizes over examples seen, of all ranks together.
+        schedule: batch sizes over examples seen, of all ranks together; one that is corrected on the way is followed as
+            it is when a batch is drawn.
         seed: of the order, the same on all ranks.
         shuffle: a fresh permutation every epoch; else the data set's own order.
         drop_last: leave out the last batch where the end of the run cuts it short.
@@ -62,7 +64,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
     def __init__(
         self,
         population: int,
-        schedule: Schedule,
+        schedule: Schedule | AdaptiveSchedule,
         *,
         seed: int = 0,
         shuffle: bool = True,
@@ -136,7 +138,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
 
 def scheduled_loader(
     dataset: Dataset[Any] | tuple[Tensor, ...],
-    schedule: Schedule,
+    schedule: Schedule | AdaptiveSchedule,
     *,
     seed: int = 0,
     shuffle: bool | None = None,
@@ -163,7 +165,7 @@ def scheduled_loader(
 
     Args:
         dataset: map-style or iterable data set, or a tuple of tensors of one length.
-        schedule: batch sizes over examples seen.
+        schedule: batch sizes over examples seen; an `AdaptiveSchedule` only for data that are not iterable.
         seed: of the order.
         shuffle: as for `ScheduledBatchSampler`, where True is what None stands for; not for an iterable data set.
         drop_last: as for `ScheduledBatchSampler`.
@@ -188,6 +190,8 @@ def scheduled_loader(
         if name in loader_options:
             raise TypeError(f"{name} must be left out: the schedule decides which examples make a batch")
     if isinstance(dataset, IterableDataset):
+        if isinstance(schedule, AdaptiveSchedule):
+            raise TypeError("an AdaptiveSchedule needs a map-style data set: an iterable one is batched beforehand")
         if shuffle:
             raise TypeError("shuffle must be left out for an iterable data set, which has an order of its own")
         stream = ScheduledStream(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from batchopt._checks import check_count
 from batchopt.schedules.schedule import Schedule
+from batchopt.training.adaptive import AdaptiveSchedule
 
 
 class Share(list[int]):
@@ -28,7 +29,7 @@ class Share(list[int]):
         return Share, (list(self), self.of, self.examples)
 
 
-def check_ranks(schedule: Schedule, rank: int, ranks: int) -> None:
+def check_ranks(schedule: Schedule | AdaptiveSchedule, rank: int, ranks: int) -> None:
     """Raise ValueError where there is no such rank, or where the schedule's batches do not divide."""
     check_count("ranks", ranks)
     check_count("rank", rank, least=0)
@@ -42,7 +43,7 @@ def check_ranks(schedule: Schedule, rank: int, ranks: int) -> None:
             )
 
 
-def check_start(schedule: Schedule, start_examples: int) -> None:
+def check_start(schedule: Schedule | AdaptiveSchedule, start_examples: int) -> None:
     """Raise where a run cannot go on from a number of examples."""
     check_count("start_examples", start_examples, least=0)
     if start_examples > schedule.examples:

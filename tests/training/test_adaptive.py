@@ -25,6 +25,7 @@ from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.training import train as train_module
 from batchopt.training.adaptive import AdaptiveSchedule
+from batchopt.training.loader import scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 from batchopt.training.train import train
 from batchopt.uncertainty import Estimate
@@ -147,6 +148,32 @@ def test_a_loop_of_ones_own_sees_a_move_at_the_next_batch() -> None:
     assert set(sizes[:10]) == {PLAN.batch_size}
     assert set(sizes[10:-1]) == {adaptive.moves[0].after}
     assert sizes == [size for _, size in adaptive.schedule.batches()]
+
+
+@pytest.mark.parametrize(("workers", "behind"), [(0, 0), (1, 2)])
+def test_a_loader_follows_it_from_the_next_batch_that_is_drawn(workers: int, behind: int) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    loader = scheduled_loader((torch.arange(1_000),), adaptive, num_workers=workers)
+    sizes, seen = [], 0
+    for (batch,) in loader:
+        sizes.append(len(batch))
+        seen += len(batch)
+        if len(sizes) == 10:
+            assert adaptive.update(seen, seen_at(PLAN, 0.1)[1], reading(16 * B_CRIT))
+    # Two batches for each worker are drawn ahead; what was done is known all the same.
+    assert sizes[: 10 + behind] == [PLAN.batch_size] * (10 + behind)
+    assert sizes[10 + behind] == adaptive.moves[0].after
+    assert sizes == [size for _, size in adaptive.schedule.batches()]
+    assert seen == adaptive.examples
+
+
+def test_an_iterable_data_set_cannot_follow_it() -> None:
+    class Numbers(torch.utils.data.IterableDataset[int]):
+        def __iter__(self) -> Any:
+            return iter(range(10))
+
+    with pytest.raises(TypeError, match="an AdaptiveSchedule needs a map-style data set"):
+        scheduled_loader(Numbers(), AdaptiveSchedule(PLAN, FORECAST))
 
 
 def test_the_realised_schedule_and_the_state_round_trip(tmp_path: Path) -> None:
