@@ -319,3 +319,50 @@ def test_beyond_the_probes_readings_the_noise_is_expected_to_move_as_the_critica
         assert adaptive.correction == pytest.approx(1.0)
         adaptive.update(10, loss, reading(4.0 * expected))
         assert 2.0 < adaptive.correction < 4.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_training_on_a_gpu_follows_what_it_measures(
+    dtype: torch.dtype | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    on_gpu = replace(task(), device="cuda", autocast=dtype, before_step=clip)
+    adaptive = AdaptiveSchedule(plan, known)
+    result = train(on_gpu, adaptive, seed=3, checkpoint=tmp_path / "run", micro_batch=64)
+    assert adaptive.moves
+    assert result.outcome == "finished"
+    assert (result.steps, result.examples) == (adaptive.schedule.steps, adaptive.schedule.examples)
+    assert all(parameter.isfinite().all() for parameter in result.model.parameters())
+    again = train(on_gpu, AdaptiveSchedule(plan, known), seed=3, checkpoint=tmp_path / "run", micro_batch=64)
+    assert again.schedule == result.schedule
+
+
+def clip(model: nn.Module) -> None:
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("micro_batch", [None, 64])
+def test_mixed_precision_is_measured_unscaled(
+    dtype: torch.dtype, micro_batch: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under float16 losses are scaled by 65,536: a noise scale of scaled parts and unscaled wholes would be far off."""
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    readings: list[float] = []
+    update = AdaptiveSchedule.update
+
+    def watched(self: AdaptiveSchedule, examples: int, loss: float, noise: NoiseScale | None = None) -> bool:
+        if noise is not None and noise.resolved:
+            readings.append(noise.batch_size.value)
+        return update(self, examples, loss, None)
+
+    monkeypatch.setattr(AdaptiveSchedule, "update", watched)
+    for precision in (None, dtype):
+        train(replace(task(), autocast=precision), AdaptiveSchedule(plan, known), seed=3, micro_batch=micro_batch)
+        readings.append(math.nan)
+    first, second = (part for part in np.split(readings, np.flatnonzero(np.isnan(readings)) + 1) if len(part))
+    assert second[-2] == pytest.approx(first[-2], rel=0.5)
