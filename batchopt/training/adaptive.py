@@ -86,10 +86,11 @@ class AdaptiveSchedule:
 
     Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and take the batches
     from `scheduled_loader(dataset, adaptive)` and the learning rate from `schedule.segment_at`. What workers have
-    fetched ahead keeps its size. The batch size moves only where that is predicted to
-    save a share `threshold` of the cost of what is left, by doublings of the plan's batch size, within bounds. Where
-    the goal is a loss and the run is behind, it is made longer, to three times its length at most. What was done is
-    `schedule`, which can be saved and followed again.
+    fetched ahead keeps its size.
+
+    The batch size moves only where that is predicted to save a share `threshold` of the cost of what is left, by
+    doublings of the plan's batch size, within bounds. Where the goal is a loss and the run is behind, it is made longer,
+    to three times its length at most. What was done is `schedule`, which can be saved and followed again.
 
     Do not trust it further than the noise scale: where that does not move with the critical batch size, neither should
     the batch.
