@@ -5,7 +5,7 @@ A process that fails says so before the sums are exchanged, so that none waits f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,6 +60,30 @@ class DefaultGroup:
         messages: list[str | None] = [None] * self.count
         torch.distributed.all_gather_object(messages, message)
         return next(f"process {rank} failed: {text}" for rank, text in enumerate(messages) if text is not None)
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the first one's values, in place."""
+        for tensor in tensors:
+            there = tensor.detach().to(self.device)
+            torch.distributed.broadcast(there, src=0)
+            tensor.data.copy_(there)
+
+    def agree(self, settings: Mapping[str, object]) -> None:
+        """Raise TaskError where the processes' settings differ, and say which.
+
+        Raises:
+            TaskError: a setting differs.
+        """
+        everyone: list[dict[str, object]] = [{} for _ in range(self.count)]
+        torch.distributed.all_gather_object(everyone, dict(settings))
+        for name in settings:
+            values = [each[name] for each in everyone]
+            for rank, value in enumerate(values):
+                if value != values[0]:
+                    raise TaskError(
+                        f"all processes must be in the same training, and process {rank} has another {name} than "
+                        f"process 0: {value!r}, not {values[0]!r}"
+                    )
 
     def from_first(self, make: Callable[[], str]) -> str:
         """What the first process makes, in all of them; the others wait, however long that takes.

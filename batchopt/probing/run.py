@@ -6,14 +6,12 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-RANK_STRIDE = 1_000_003
-"""Seeds of what is random in training are this far apart from one process to the next."""
+RANK_STRIDE, EXAMPLE_STRIDE = 1_000_003, 7_919
+"""Seeds of what is random in training are this far apart from one process to the next, and for every example before."""
 
 
 class GradientReader(Protocol):
@@ -63,8 +61,8 @@ class TrainingRun:
         learning_rate: base learning rate.
         seed: of initialisation, data order and everything random in training.
         hyperparameters: further keywords of the task's optimizer factory.
-        group: processes that share every batch, each with its part, by `DistributedDataParallel`; all make the same
-            run, and draw what is random in training apart.
+        group: processes that share every batch; their gradients are added up after the backward pass. All make the same
+            run, begin with the first one's weights, and draw what is random in training apart.
 
     Attributes:
         model: on the task's device.
@@ -112,11 +110,11 @@ class TrainingRun:
             )
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
-        self._group = group
-        self._trained: nn.Module = self.model
+        self._mean_weight = 1.0
+        self._group, self._host = group, host
         if group is not None:
-            self._trained = _together(self.model, task.torch_device)
-            self._randomness = OwnRandomness(seed + RANK_STRIDE * group.rank, device=task.torch_device, host=host)
+            group.share([*self.model.parameters(), *self.model.buffers()])
+            self._draw_apart(group)
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
@@ -170,14 +168,8 @@ class TrainingRun:
 
     def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        if self.reader is not None and micro_batch >= len(indices):
-            value = float(self.reader.backward(fetch(self.task, indices)).item())
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-        elif self._group is None:
-            value = self._accumulate(indices, micro_batch)
-        else:
-            value = self._accumulate_together(indices, micro_batch, self._group)
+        at_once = micro_batch >= len(indices) and self._group is None
+        value = self._at_once(indices) if at_once else self._in_parts(indices, micro_batch)
         if self.task.before_step is not None:
             self.scaler.unscale_(self.optimizer)
             self.task.before_step(self.model)
@@ -185,62 +177,76 @@ class TrainingRun:
         self.scaler.update()
         return value
 
-    def _accumulate(self, indices: NDArray[np.int64], micro_batch: int) -> float:
-        """The batch's loss, its gradient added to `.grad` in parts."""
-        value, weight = 0.0, 0.0
-        for begin in range(0, len(indices), micro_batch):
-            part = indices[begin : begin + micro_batch]
-            losses, weights = self.task.losses(self.model, fetch(self.task, part))
-            loss = batch_loss(losses, weights)
-            own = float(len(part))
-            if len(part) < len(indices):
-                # Its share of the whole batch's number of examples; what weights make of that is known at the end.
-                own = own if weights is None else float(weights.sum())
-                loss = loss * (own / len(indices))
-            if not loss.requires_grad:
-                raise TaskError(
-                    "the loss must depend on the model's trainable parameters, and it is detached from them"
-                )
-            value, weight = value + loss.item(), weight + own
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-            torch.autograd.backward(self.scaler.scale(loss))
-            if self.reader is not None:
-                self.reader.micro_batch(max(1, round(own)))
+    def _at_once(self, indices: NDArray[np.int64]) -> float:
+        """The batch's loss, its gradient added to `.grad`."""
+        batch = fetch(self.task, indices)
         if self.reader is not None:
-            self.reader.step()
-        if weight != len(indices):
-            value *= len(indices) / weight
-            self._scale_gradients(len(indices) / weight)
+            return self._finite(float(self.reader.backward(batch).item()), len(indices))
+        loss = batch_loss(*self.task.losses(self.model, batch))
+        _check_attached(loss)
+        value = self._finite(loss.item(), len(indices))
+        torch.autograd.backward(self.scaler.scale(loss))
         return value
 
-    def _accumulate_together(self, indices: NDArray[np.int64], micro_batch: int, group: DefaultGroup) -> float:
-        """The global batch's loss, its gradient added to `.grad` of every process in parts.
+    def _in_parts(self, indices: NDArray[np.int64], micro_batch: int) -> float:
+        """The loss of a batch that is taken in parts, by this process or by several, and its gradient added to `.grad`.
 
-        The processes take as many examples each; where that does not divide, some take one of weight zero.
+        Processes take as many examples each; where that does not divide, some take one of weight zero.
         """
-        own = indices[group.rank :: group.count]
-        width = -(-len(indices) // group.count)
+        rank, count = (0, 1) if self._group is None else (self._group.rank, self._group.count)
+        own, width = indices[rank::count], -(-len(indices) // count)
         padded = np.concatenate([own, indices[: width - len(own)]])
         counts = torch.arange(width) < len(own)
+        # What the batch's weights add up to is known at the end; the last batch's keep a scaled loss from overflowing.
+        guess = len(indices) * self._mean_weight
         sums = torch.zeros(2, dtype=torch.float64)
-        starts = range(0, width, micro_batch)
-        for begin in starts:
+        for begin in range(0, width, micro_batch):
             part = slice(begin, begin + micro_batch)
-            with nullcontext() if begin == starts[-1] else self._trained.no_sync():  # type: ignore[operator]
-                losses, weights = self.task.losses(self._trained, fetch(self.task, padded[part]))
-                weights = torch.ones_like(losses) if weights is None else weights
-                weights = weights * counts[part].to(weights)
-                total = (weights * losses).sum()
-                sums += torch.stack([total.detach(), weights.sum()]).double().cpu()
-                # The processes' gradients are averaged: this one's share is worth `count` times itself.
-                torch.autograd.backward(self.scaler.scale(total * (group.count / len(indices))))
-        value, weight = group.add_up(sums).tolist()
-        if not math.isfinite(value):
-            raise NonFiniteLossError(f"the loss of a batch of {len(indices)} became {value} {self._where()}")
-        if weight != len(indices):
-            self._scale_gradients(len(indices) / weight)
-        return float(value / weight)
+            losses, weights = self.task.losses(self.model, fetch(self.task, padded[part]))
+            weights = counts[part].to(losses) if weights is None else weights * counts[part].to(weights)
+            total = (weights * losses).sum()
+            _check_attached(total)
+            sums += torch.stack([total.detach(), weights.sum()]).double().cpu()
+            torch.autograd.backward(self.scaler.scale(total / guess))
+            if self.reader is not None:
+                self.reader.micro_batch(max(1, round(float(weights.sum()))))
+        if self.reader is not None:
+            self.reader.step()
+        if self._group is not None:
+            self._group.add_up(sums)
+            self._add_up_gradients(self._group)
+        total_loss, weight = sums.tolist()
+        self._finite(total_loss, len(indices))
+        if weight <= 0:
+            raise TaskError(f"the weights of a batch must add up to more than 0, got {weight} {self._where()}")
+        if guess != weight:
+            self._scale_gradients(guess / weight)
+        self._mean_weight = weight / len(indices)
+        return float(total_loss / weight)
+
+    def _draw_apart(self, group: DefaultGroup) -> None:
+        """Let what is random in training differ from one process to the next, and from where the run was before."""
+        seed = self.seed + RANK_STRIDE * group.rank + EXAMPLE_STRIDE * self.examples_seen
+        self._randomness = OwnRandomness(seed, device=self.task.torch_device, host=self._host)
+
+    def _finite(self, loss: float, batch_size: int) -> float:
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f"the loss of a batch of {batch_size} became {loss} {self._where()}")
+        return loss
+
+    def _add_up_gradients(self, group: DefaultGroup) -> None:
+        """Sum the gradients of all processes; a parameter that none of them used is left without one."""
+        parameters = [parameter for each in self.optimizer.param_groups for parameter in each["params"]]
+        used = group.add_up(torch.tensor([float(parameter.grad is not None) for parameter in parameters]))
+        gradients: dict[torch.dtype, list[Tensor]] = {}
+        for parameter, count in zip(parameters, used.tolist(), strict=True):
+            if count:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                gradients.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for alike in gradients.values():
+            flat = group.add_up(torch.cat([gradient.reshape(-1) for gradient in alike]))
+            for gradient, summed in zip(alike, torch.split(flat, [each.numel() for each in alike]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
 
     def _scale_gradients(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
@@ -249,11 +255,16 @@ class TrainingRun:
                     parameter.grad.mul_(factor)
 
     def _set_learning_rate(self, batch_size: int, multiplier: float) -> None:
+        rate = self.learning_rate_at(self.examples_seen, batch_size, multiplier)
+        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
+            group["lr"] = rate * ratio
+
+    def learning_rate_at(self, examples: int, batch_size: int, multiplier: float = 1.0) -> float:
+        """The rate of a step of `batch_size` that begins at `examples`, warm-up included."""
         warmup = self.task.warmup_examples
         # The ramp is read at the end of the step, so that the first step moves.
-        ramp = min(1.0, (self.examples_seen + batch_size) / warmup) if warmup else 1.0
-        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
-            group["lr"] = self.learning_rate * ratio * ramp * multiplier
+        ramp = min(1.0, (examples + batch_size) / warmup) if warmup else 1.0
+        return self.learning_rate * ramp * multiplier
 
     def evaluate(self) -> float:
         """The loss: the (weighted) mean per-example loss at frozen weights in evaluation mode.
@@ -267,6 +278,7 @@ class TrainingRun:
         if self._group is None:
             loss = evaluated_loss(self.task, self.model)
         else:  # the first process's, whose running statistics (BatchNorm) are the model's
+            self._group.share(list(self.model.buffers()))
             own = evaluated_loss(self.task, self.model) if self._group.rank == 0 else 0.0
             loss = float(self._group.add_up(torch.tensor([own], dtype=torch.float64)).item())
         if not math.isfinite(loss):
@@ -288,6 +300,7 @@ class TrainingRun:
             "randomness": self._randomness.state_dict(),
             "examples_seen": self.examples_seen,
             "steps": self.steps,
+            "mean_weight": self._mean_weight,
             **({} if self.reader is None else {"reader": self.reader.state_dict()}),
         }
 
@@ -299,17 +312,19 @@ class TrainingRun:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        if self._group is None or self._group.rank == 0:  # what the others drew is not kept: they draw anew
-            self._randomness.load_state_dict(state["randomness"])
+        self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
+        self._mean_weight = state.get("mean_weight", 1.0)
+        if self._group is not None:  # only what one process drew was kept
+            self._draw_apart(self._group)
         if self.reader is not None and "reader" in state:
             self.reader.load_state_dict(state["reader"])
 
 
-def _together(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model, whose gradients are averaged over all processes."""
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+def _check_attached(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
 
 
 def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:

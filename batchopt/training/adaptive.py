@@ -12,6 +12,7 @@ Notation
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ import numpy as np
 
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
+from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.noise_trend import READING_SD, log_standard_error
 from batchopt.forecasting.planner import is_doubling
@@ -69,7 +71,6 @@ class Adapted(Record):
     Attributes:
         schedule: what was done so far, and what is planned from there.
         log_correction: log c.
-        anchors: (examples, progress) where the schedule was changed, rising.
         moves: what was changed.
     """
 
@@ -77,7 +78,6 @@ class Adapted(Record):
 
     schedule: Schedule
     log_correction: float = 0.0
-    anchors: tuple[tuple[int, float], ...] = ((0, 0.0),)
     moves: tuple[Move, ...] = ()
 
 
@@ -89,8 +89,12 @@ class AdaptiveSchedule:
     fetched ahead keeps its size.
 
     The batch size moves only where that is predicted to save a share `threshold` of the cost of what is left, by
-    doublings of the plan's batch size, within bounds. Where the goal is a loss and the run is behind, it is made longer,
-    to three times its length at most. What was done is `schedule`, which can be saved and followed again.
+    doublings of the plan's batch size, within bounds. Where the goal is a loss and the run is behind, it is made
+    longer; it is never more than three times as long as planned. What was done is `schedule`, which can be saved and
+    followed again.
+
+    A learning rate that decays does so over the examples that the run is then to have: where it is made longer, the
+    rate goes up a little.
 
     Do not trust it further than the noise scale: where that does not move with the critical batch size, neither should
     the batch.
@@ -103,7 +107,8 @@ class AdaptiveSchedule:
         multiple_of: batch sizes are multiples of this.
 
     Raises:
-        UnreachableGoalError: no multiple lies within the bounds.
+        UnreachableGoalError: no doubling or halving of the plan's batch size lies within the bounds.
+        ValueError: the plan was made from another forecast.
 
     Example:
         >>> adaptive = AdaptiveSchedule(plan, forecast)                                   # doctest: +SKIP
@@ -129,9 +134,14 @@ class AdaptiveSchedule:
         self._plan, self._forecast, self._threshold = plan, forecast, threshold
         low, high = batch_sizes or (1, forecast.batch_size_limit)
         candidates = candidate_batch_sizes(low, high, multiple_of=multiple_of)
-        doublings = {size for size in candidates if is_doubling(size, plan.batch_size)}
-        limit = plan.price.largest_batch_size
-        self._sizes = sorted(size for size in doublings if limit is None or size <= limit)
+        limit = plan.price.largest_batch_size or math.inf
+        self._sizes = [size for size in candidates if is_doubling(size, plan.batch_size) and size <= limit]
+        if not self._sizes:
+            raise UnreachableGoalError(
+                f"a doubling or halving of the plan's batch size {plan.batch_size} must lie within {low} to {high} and "
+                f"be a multiple of {multiple_of}, and none does: plan with these bounds"
+            )
+        _check_forecast(plan, forecast)
         self._state, self._handed_out = Adapted(plan.schedule), 0
 
     @property
@@ -169,18 +179,16 @@ class AdaptiveSchedule:
         return self.schedule(examples_seen)
 
     def batches(self, start_examples: int = 0) -> Iterator[tuple[int, int]]:
-        """(examples seen, batch size) of every step from `start_examples` on, by the schedule as it is then."""
+        """(examples seen, batch size) of every step from `start_examples` on, each by the schedule as it is by then."""
         seen = start_examples
-        while seen < self.schedule.examples:
-            size = min(self.schedule(seen), self.schedule.examples - seen)
-            self._handed_out = seen + size
+        while seen < self.examples:
+            size = min(self(seen), self.examples - seen)
             yield seen, size
             seen += size
 
-    def progress(self, examples_seen: int) -> float:
-        """Share of the run that is done, from 0 to 1: it does not jump where the run is found to be longer."""
-        seen, done = zip(*self._state.anchors, (self.examples, 1.0), strict=True)
-        return float(np.interp(examples_seen, seen, done))
+    def hand_out(self, examples: int) -> None:
+        """Say that batches up to so many examples are drawn: they keep their sizes."""
+        self._handed_out = max(self._handed_out, examples)
 
     def update(self, examples_seen: int, loss: float, noise: NoiseScale | None = None) -> bool:
         """Correct the rest of the schedule by what the training shows, and say whether it moved.
@@ -224,13 +232,18 @@ class AdaptiveSchedule:
         self._state, self._handed_out = Adapted(self._plan.schedule), 0
         return self._plan.schedule
 
+    def fingerprint(self) -> str:
+        """Of what decides how it is corrected."""
+        decides = (self._plan.to_json(), self._forecast.to_json(), self._threshold, self._sizes)
+        return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
+
     def state(self) -> Adapted:
         """Where it is: a record to go on from with `load_state`."""
         return self._state
 
     def load_state(self, state: Adapted) -> None:
         """Go on from where another was."""
-        self._state = state
+        self._state, self._handed_out = state, 0
 
     def _log_correction(self, loss: float, noise: NoiseScale) -> float:
         """log c, by the measured noise scale and the expected one, each as far as it is known."""
@@ -272,8 +285,8 @@ class AdaptiveSchedule:
         path, multipliers = path_of(
             law, plan.batch_size, plan.learning_rate, first=first, last=last, batch_sizes=sizes
         )  # fmt: skip
-        own = [sizes.index(size) for size in self._sizes] or [sizes.index(plan.batch_size)]
-        return path.corrected(self.correction), multipliers[own], [sizes[i] for i in own]
+        own = [sizes.index(size) for size in self._sizes]
+        return path.corrected(self.correction), multipliers[own], self._sizes
 
     def _planned(self, path: Path, now: int) -> np.ndarray:
         """The batch size that each piece of the rest would have by the schedule as it is, (m,)."""
@@ -285,21 +298,33 @@ class AdaptiveSchedule:
 
     def _extend(self, now: int, left: float) -> None:
         """Let the run go on where it is to reach a loss, and will not by its end."""
-        end = min(round(LONGEST * self._plan.schedule.examples), math.ceil(now + max(left, LEAST_EXTENSION * now)))
-        if now + left > self.examples and end > self.examples:
-            anchors = (*(a for a in self._state.anchors if a[0] < now), (now, self.progress(now)))
-            self._state = replace(self._state, schedule=replace(self.schedule, examples=end), anchors=anchors)
+        end = min(self._longest, math.ceil(now + max(left, LEAST_EXTENSION * now)))
+        if now + left <= self.examples or end <= self.examples or self._handed_out >= self.examples:
+            return
+        segments = self.schedule.segments
+        if now == self.examples:  # the end may have cut the last batch, which is then a segment of its own
+            begins, size = list(self.schedule.batches())[-1]
+            last = self.schedule.segment_at(begins)
+            if size < last.batch_size:
+                cut = Segment(begins, size, last.learning_rate_multiplier)
+                before = tuple(segment for segment in segments if segment.start_examples < begins)
+                segments = (*before, cut, replace(last, start_examples=now))
+        self._state = replace(self._state, schedule=Schedule(segments, end, self.schedule.learning_rate))
 
     def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
         """Keep what was done until now, and go on with other segments."""
         done = tuple(segment for segment in self.schedule.segments if segment.start_examples < now)
-        anchors = (*(a for a in self._state.anchors if a[0] < now), (now, self.progress(now)))
         schedule = Schedule((*done, *segments), end, self.schedule.learning_rate)
         if isinstance(self._plan.goal, LowestLoss):
             end = max(now + 1, self._examples_within(schedule, self._plan.goal.within))
-            kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
-            schedule = Schedule(kept, end, schedule.learning_rate)
-        self._state = replace(self._state, schedule=schedule, anchors=anchors)
+        else:
+            end = max(now + 1, min(end, self._longest))
+        kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
+        self._state = replace(self._state, schedule=Schedule(kept, end, self.schedule.learning_rate))
+
+    @property
+    def _longest(self) -> int:
+        return round(LONGEST * self._plan.schedule.examples)
 
     def _examples_within(self, schedule: Schedule, budget: float) -> int:
         """Examples after which a schedule, its last batch size going on, has cost a budget."""
@@ -312,3 +337,16 @@ class AdaptiveSchedule:
             steps = min(affordable, wanted)
             seen, paid = seen + steps * segment.batch_size, paid + steps * price
         return max(seen, 1)
+
+
+def _check_forecast(plan: Plan, forecast: Forecast) -> None:
+    loss = min(plan.best.loss.value, 0.99 * forecast.initial_loss)
+    try:
+        critical = forecast.critical_batch_size(loss)
+    except (UnreachableGoalError, ValueError):
+        critical = None
+    if critical is None or critical.value != plan.critical_batch_size.value:
+        raise ValueError(
+            f"forecast must be the one that the plan was made from, and has another critical batch size at loss "
+            f"{loss:.4g}: {critical}, not {plan.critical_batch_size}"
+        )

@@ -23,7 +23,16 @@ from batchopt.training.result import NOTHING_YET, Measured
 
 @dataclass(frozen=True, slots=True)
 class Settings(Record):
-    """What makes a training the same training: a checkpoint is no use to another."""
+    """What makes a training the same training: a checkpoint is no use to another.
+
+    Attributes:
+        schedule: that it began with.
+        learning_rate: base rate.
+        seed: of initialisation and data order.
+        hyperparameters: of the optimizer.
+        population: examples in the data set.
+        correction: fingerprint of what corrects an adaptive schedule; None of a fixed one.
+    """
 
     SCHEMA: ClassVar[str] = "batchopt.training_settings/1"
 
@@ -31,6 +40,8 @@ class Settings(Record):
     learning_rate: float
     seed: int
     hyperparameters: dict[str, float]
+    population: int | None = None
+    correction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +85,12 @@ def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveS
     if not path.exists():
         return NOTHING_YET
     checkpoint = Checkpoint.load(path)
-    for name in ("schedule", "learning_rate", "seed", "hyperparameters"):
-        if getattr(checkpoint.settings, name) != getattr(settings, name):
-            raise RecordError(f"{path} is the checkpoint of a training with another {name}: delete it to begin anew")
     if (checkpoint.adapted is None) != (adaptive is None):
         held, got = ("a fixed", "an adaptive") if checkpoint.adapted is None else ("an adaptive", "a fixed")
         raise RecordError(f"{path} is the checkpoint of {held} schedule, not of {got} one: delete it to begin anew")
+    for name in ("schedule", "learning_rate", "seed", "hyperparameters", "population", "correction"):
+        if getattr(checkpoint.settings, name) != getattr(settings, name):
+            raise RecordError(f"{path} is the checkpoint of a training with another {name}: delete it to begin anew")
     state = path.with_name(checkpoint.state)
     try:
         load_snapshot(run, state)

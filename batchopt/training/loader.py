@@ -91,6 +91,8 @@ class ScheduledBatchSampler(Sampler[list[int]]):
                 indices = np.arange(seen, seen + size) % self._population
             # Before the batch is handed over: a state that is taken while the loop trains on it counts it.
             self._seen = seen + size
+            if isinstance(self._schedule, AdaptiveSchedule):
+                self._schedule.hand_out(self._seen)
             yield indices.tolist() if self._ranks == 1 else self._share(indices)
 
     def __len__(self) -> int:

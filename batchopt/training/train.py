@@ -8,6 +8,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,7 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.distributed import process_group
+from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -100,36 +102,79 @@ def train(
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
     path = None if checkpoint is None else _checked_path(checkpoint)
-    settings = Settings(start, rate, seed, dict(hyperparameters or {}))
+    group = _group_for(task, adaptive)
+    run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
+    if adaptive is not None:
+        run.reader = _monitor_of(run)
+    correction = None if adaptive is None else adaptive.fingerprint()
+    settings = Settings(start, rate, seed, dict(hyperparameters or {}), task.population, correction)
+    measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
+    if group is not None:
+        place = {"checkpoint (is its folder shared?)": run.examples_seen, "until_loss": until_loss}
+        group.agree({**asdict(settings), **place, "micro_batch": micro_batch})
+    loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
+    files = _Files(None, None, None)
+    if group is None or group.rank == 0:
+        save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
+        board = None if tensorboard is None else Board(tensorboard, first_examples=measured.examples)
+        files = _Files(save, metrics, board)
+    files.begin(loop)
+    while loop.outcome is None:
+        try:
+            loss = loop.advance(loop.next_evaluation())
+        except NonFiniteLossError as error:
+            raise TrainingDivergedError(str(error), loop.result("diverged")) from error
+        files.keep(loop)
+        if on_evaluation is not None:
+            on_evaluation(run.examples_seen, loss)
+    files.end()
+    return loop.result(loop.outcome)
+
+
+def _group_for(task: TrainingTask, adaptive: AdaptiveSchedule | None) -> DefaultGroup | None:
     group = process_group(task.torch_device)
     if adaptive is not None and group is not None:
         raise TaskError(
             f"an AdaptiveSchedule is followed by one process, and there are {group.count}: train by a fixed schedule"
         )
-    run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
-    writes = group is None or group.rank == 0
-    if adaptive is not None:
-        run.reader = _monitor_of(run)
-    measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
-    loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
-    board = None if tensorboard is None or not writes else Board(tensorboard, first_examples=measured.examples + 1)
-    while loop.outcome is None:
-        point = loop.next_evaluation()
-        try:
-            loss = loop.advance(point)
-        except NonFiniteLossError as error:
-            raise TrainingDivergedError(str(error), loop.result("diverged")) from error
-        if path is not None and writes:
-            save_checkpoint(path, run, settings, loop.measured, adaptive)
-        if metrics is not None and writes:
-            write_text(metrics, loop.lines())
-        if board is not None:
-            board.add(loop.line(len(loop.measured.clock) - 1))
-        if on_evaluation is not None:
-            on_evaluation(run.examples_seen, loss)
-    if board is not None:
-        board.close()
-    return loop.result(loop.outcome)
+    return group
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a training leaves on the disk; None of what it does not.
+
+    Attributes:
+        save: writes a checkpoint.
+        metrics: file of JSON lines.
+        board: TensorBoard.
+    """
+
+    save: Callable[[Measured], None] | None
+    metrics: str | os.PathLike[str] | None
+    board: Board | None
+
+    def begin(self, loop: _Loop) -> None:
+        """What a checkpoint holds is written again: it may not have been before an interruption."""
+        if loop.measured.clock:
+            self._tell(loop)
+
+    def keep(self, loop: _Loop) -> None:
+        """After an evaluation."""
+        if self.save is not None:
+            self.save(loop.measured)
+        self._tell(loop)
+
+    def end(self) -> None:
+        """Close what is open."""
+        if self.board is not None:
+            self.board.close()
+
+    def _tell(self, loop: _Loop) -> None:
+        if self.metrics is not None:
+            write_text(self.metrics, loop.lines())
+        if self.board is not None:
+            self.board.add(loop.line(len(loop.measured.clock) - 1))
 
 
 def _monitor_of(run: TrainingRun) -> NoiseScaleMonitor:
@@ -231,11 +276,12 @@ class _Loop:
     def line(self, i: int) -> dict[str, float]:
         """What there is to tell of an evaluation."""
         examples = self.measured.curve.examples[i]
+        size = self.schedule(examples)
         return {
             "examples": examples,
             "steps": round(self.schedule.steps_to(examples)),
-            "batch_size": self.schedule(examples),
-            "learning_rate": self.run.learning_rate * self._multiplier(examples),
+            "batch_size": size,
+            "learning_rate": self.run.learning_rate_at(examples, size, self._multiplier(examples)),
             "loss": self.measured.curve.losses[i],
             "seconds": self.measured.clock[i],
         }
@@ -266,7 +312,7 @@ class _Loop:
         schedule = self.run.task.learning_rate_schedule
         if schedule is None:
             return multiplier
-        progress = seen / self.start.examples if self.adaptive is None else self.adaptive.progress(seen)
+        progress = seen / self.schedule.examples
         factor = schedule(progress)
         if not (math.isfinite(factor) and factor >= 0):
             raise TaskError(f"learning_rate_schedule must return zero or more, got {factor!r} at progress {progress:g}")

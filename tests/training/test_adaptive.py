@@ -14,7 +14,7 @@ from forecasting.synthetic import true_law
 from landscape import forecast_of
 from torch import nn
 
-from batchopt.errors import RecordError
+from batchopt.errors import RecordError, UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.noise_scale import NoiseScale
@@ -83,9 +83,10 @@ def test_another_noise_scale_moves_to_the_size_that_is_cheapest_by_the_closed_fo
     assert move.gain == pytest.approx(1.0 - costs[best] / costs[PLAN.batch_size], rel=1e-6)
     assert adaptive.schedule.segments[0] == PLAN.schedule.segments[0]
     assert adaptive(seen) == best
-    # The rest takes as many steps as the corrected law says.
+    # The rest takes as many steps as the corrected law says, in three times the planned examples at most.
     rest = 0.5 * PLAN.steps.value / (1.0 + B_CRIT / PLAN.batch_size) * (1.0 + move.correction * B_CRIT / best)
-    assert (adaptive.examples - seen) / best == pytest.approx(rest, rel=0.03)
+    capped = min(seen + rest * best, 3 * PLAN.schedule.examples)
+    assert adaptive.examples == pytest.approx(capped, rel=0.03)
 
 
 def test_a_gain_below_the_threshold_moves_nothing_and_bounds_hold() -> None:
@@ -117,18 +118,6 @@ def test_a_reading_is_believed_as_far_as_it_is_known(
     assert adaptive.correction == pytest.approx(expected, rel=0.2)
 
 
-def test_progress_goes_on_from_where_it_was_and_ends_with_the_run() -> None:
-    adaptive = AdaptiveSchedule(PLAN, FORECAST)
-    seen, loss = seen_at(PLAN, 0.5)
-    before = adaptive.progress(seen)
-    assert adaptive.update(seen, loss, reading(16 * B_CRIT))
-    assert adaptive.examples > PLAN.schedule.examples
-    assert adaptive.progress(seen) == before
-    assert adaptive.progress(adaptive.examples) == 1.0
-    middle = (seen + adaptive.examples) // 2
-    assert adaptive.progress(middle) == pytest.approx((1.0 + before) / 2, abs=1e-3)
-
-
 def test_a_budget_is_spent_and_not_more() -> None:
     plan = FORECAST.plan(LowestLoss(within=100_000.0, of=PRICE))
     adaptive = AdaptiveSchedule(plan, FORECAST)
@@ -144,7 +133,7 @@ def test_a_loop_of_ones_own_sees_a_move_at_the_next_batch() -> None:
     for seen, size in adaptive.batches():
         sizes.append(size)
         if len(sizes) == 10:
-            assert adaptive.update(seen, seen_at(PLAN, 0.1)[1], reading(16 * B_CRIT))
+            assert adaptive.update(seen + size, seen_at(PLAN, 0.1)[1], reading(16 * B_CRIT))
     assert set(sizes[:10]) == {PLAN.batch_size}
     assert set(sizes[10:-1]) == {adaptive.moves[0].after}
     assert sizes == [size for _, size in adaptive.schedule.batches()]
@@ -272,6 +261,28 @@ def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pyte
         train(task(), plan.schedule, seed=3, checkpoint=tmp_path / "cut")
 
 
+def test_what_would_not_be_corrected_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreachableGoalError, match=r"must lie within 100 to 120 and be a multiple of 1, and none does"):
+        AdaptiveSchedule(PLAN, FORECAST, batch_sizes=(100, 120))
+    other = forecast_of(true_law(b_mid=90.0, q=0.0))
+    with pytest.raises(ValueError, match="forecast must be the one that the plan was made from"):
+        AdaptiveSchedule(PLAN, other)
+    loss_of_the_law(monkeypatch)
+    plan, known = plan_for_training()
+    train(task(), AdaptiveSchedule(plan, known), seed=3, checkpoint=tmp_path / "run")
+    with pytest.raises(RecordError, match="with another correction"):
+        train(task(), AdaptiveSchedule(plan, known, threshold=0.5), seed=3, checkpoint=tmp_path / "run")
+
+
+def test_looking_at_the_length_of_a_loader_draws_nothing() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    loader = scheduled_loader((torch.arange(1_000),), adaptive, start_examples=PLAN.batch_size, drop_last=True)
+    assert len(loader) == len(list(adaptive.batches())) - 2
+    seen, loss = seen_at(PLAN, 0.1)
+    assert adaptive.update(seen, loss, reading(16 * B_CRIT))
+    assert adaptive.moves[0].examples == seen
+
+
 def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="plan and forecast must be"):
         AdaptiveSchedule(PLAN.schedule, FORECAST)  # type: ignore[arg-type]
@@ -283,21 +294,52 @@ def test_wrong_arguments() -> None:
 
 def test_a_run_that_is_behind_goes_on_to_three_times_its_length_at_most() -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
-    planned = PLAN.schedule.examples
-    seen, loss = planned, seen_at(PLAN, 0.5)[1]
-    assert not adaptive.update(seen, loss)
-    rest = 0.5 * PLAN.steps.value * PLAN.batch_size
-    assert adaptive.examples == pytest.approx(seen + rest, rel=0.02)
-    assert adaptive.schedule.segments == PLAN.schedule.segments
+    planned, size = PLAN.schedule.examples, PLAN.batch_size
+    cut = planned % size
+    assert cut > 0
+    loss = seen_at(PLAN, 0.5)[1]
+    done = [*adaptive.batches()]  # looking ahead draws nothing
+    assert not adaptive.update(planned, loss)
+    rest = 0.5 * PLAN.steps.value * size
+    assert adaptive.examples == pytest.approx(planned + rest, rel=0.02)
+    # The last batch was cut by an end that then was none; what was done is still what the schedule says.
+    assert list(adaptive.schedule.batches())[: len(done)] == done
+    assert done[-1][1] == cut
+    assert adaptive(planned) == size
     for _ in range(10):
         adaptive.update(adaptive.examples, loss)
     assert adaptive.examples == 3 * planned
-    assert adaptive.progress(adaptive.examples) == 1.0
-    # One that is there, or ahead, is not.
+    # One that is there, or ahead, is not made longer; nor one whose last batch is drawn.
     ahead = AdaptiveSchedule(PLAN, FORECAST)
     ahead.update(planned // 2, 0.99 * LOSS)
     ahead.update(planned // 3, seen_at(PLAN, 0.5)[1])
     assert ahead.examples == planned
+    drawn = AdaptiveSchedule(PLAN, FORECAST)
+    drawn.hand_out(planned)
+    drawn.update(planned, loss)
+    assert drawn.examples == planned
+
+
+def test_a_decay_goes_on_over_a_run_that_is_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchopt.probing.run import TrainingRun
+
+    monkeypatch.setattr(TrainingRun, "evaluate", lambda run: max(1.02 * LOSS, 2.0 * math.exp(-run.examples_seen / 9e3)))
+    rates: list[float] = []
+    step = TrainingRun.step
+
+    def watched(run: TrainingRun, *args: Any, **given: Any) -> float:
+        value = step(run, *args, **given)
+        rates.append(run.optimizer.param_groups[0]["lr"] / run.learning_rate)
+        return value
+
+    monkeypatch.setattr(TrainingRun, "step", watched)
+    decays = replace(task(), learning_rate_schedule=lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)))
+    result = train(decays, AdaptiveSchedule(PLAN, FORECAST), learning_rate=0.001, seed=0)
+    assert result.examples > 1.2 * PLAN.schedule.examples
+    beyond = rates[round(PLAN.schedule.examples / PLAN.batch_size) :]
+    assert min(beyond) > 0.0
+    assert float(np.mean(beyond)) > 1e-4
+    assert result.steps == result.schedule.steps
 
 
 def test_beyond_the_probes_readings_the_noise_is_expected_to_move_as_the_critical_batch_size_does() -> None:
