@@ -60,7 +60,8 @@ def check(
 
 
 def _keep(trial: optuna.trial.Trial, decision: Decision) -> None:
-    trial.set_user_attr(DECISION_KEY, decision.to_json())
+    if DECISION_KEY not in trial.user_attrs:
+        trial.set_user_attr(DECISION_KEY, decision.to_json())
     # Optuna keeps the first value of a constraint. Before 5.0 there are none.
     if hasattr(trial, "set_constraint") and CONSTRAINT not in trial.constraints:
         trial.set_constraint(CONSTRAINT, decision.excess if decision.rejected else min(0.0, decision.excess))

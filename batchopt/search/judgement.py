@@ -115,6 +115,12 @@ def _fills_space(study: optuna.Study, trial: Trial | FrozenTrial) -> bool:
     return stored.user_attrs.get(PROPOSAL_KEY) == FILLS_SPACE
 
 
+def write_once(study: optuna.Study, trial_id: int, key: str, text: str) -> None:
+    """Keep a reason with a trial, unless one is kept there already."""
+    if key not in study._storage.get_trial(trial_id).user_attrs:
+        study._storage.set_trial_user_attr(trial_id, key, text)
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """What settings are held against.

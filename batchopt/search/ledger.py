@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
+from batchopt.search.misreading import misread
 from batchopt.search.observations import (
     MOST_CURVES,
     Observation,
@@ -26,7 +27,6 @@ from batchopt.search.observations import (
     rank,
     reading_of,
     setting_of,
-    warn_of_other_examples,
 )
 from batchopt.search.saying import warn_once
 
@@ -59,6 +59,7 @@ class Ledger:
             pruned before compute may not have suggested them all.
         latest: the one of those with the highest number; None before there is one.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
+        misread: how many completed trials report or return what cannot be.
         observations: of trials that were asked for, by number.
     """
 
@@ -73,12 +74,13 @@ class Ledger:
     shared: frozenset[str] | None = None
     latest: FrozenTrial | None = None
     largest_batch_size: int | None = None
+    misread: int = 0
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
         """Read a finished trial."""
-        setting = setting_of(trial, self.settings, self.study_name) if trial.state in _KNOWN else None
         self.read[trial.number] = _identity(trial)
+        setting = setting_of(trial, self.settings, self.study_name) if trial.state in _KNOWN else None
         if setting is None:
             return
         self.trials[trial.number] = trial
@@ -93,13 +95,24 @@ class Ledger:
             self.latest = trial if self.latest is None else max(self.latest, trial, key=lambda one: one.number)
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
         if trial.state == TrialState.COMPLETE:
-            seen = observe_one(trial, self.settings, self.study_name)
-            assert seen is not None  # it was read
-            warn_of_other_examples(seen, self.settings.goal, self.study_name)
-        if trial.state == TrialState.COMPLETE and min(trial.values) <= 0:
+            self._look_at(trial, setting[0])
+
+    def _look_at(self, trial: FrozenTrial, batch_size: int) -> None:
+        """Say what cannot be right in a completed trial; of its reports only when it is the second such trial."""
+        goal = self.settings.goal
+        if min(trial.values) <= 0:
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "
-                f"{min(trial.values)!r}. {reading_of(self.settings.goal)}, not its logarithm."
+                f"{min(trial.values)!r}. {reading_of(goal)}, not its logarithm.",
+                about=f"{self.study_name} value",
+            )
+        wrong = misread(trial, batch_size, goal)
+        self.misread += wrong is not None
+        if wrong is not None and self.misread > 1:
+            warn_once(
+                f"Study {self.study_name}: trial {trial.number}, as one before: {wrong}. Report at the examples seen "
+                f"(steps times batch size), not at steps or epochs, until the end. {reading_of(goal)}.",
+                about=f"{self.study_name} examples",
             )
 
     def most_telling(self, until: float = math.inf) -> list[Observation]:
@@ -181,31 +194,28 @@ def seen_in(
         ledger = ledgers.get(key)
         if ledger is None or not _is_of(ledger, every):
             ledger = ledgers[key] = Ledger(study.study_name, settings)
-        running = []
+        running: list[tuple[FrozenTrial, Observation]] = []
         for trial in every:
             if trial.number in ledger.read:
                 continue
             if trial.state.is_finished():
                 ledger.add(trial)
-            elif (
-                trial.state == TrialState.RUNNING
-                and trial.number != without
-                and setting_of(trial, settings, study.study_name) is not None
-            ):
-                running.append(trial)
+            elif trial.state == TrialState.RUNNING and trial.number != without:
+                seen = observe_one(trial, settings, study.study_name)
+                running += [] if seen is None else [(trial, seen)]
         return _seen(ledger, running, asking)
 
 
-def _seen(ledger: Ledger, running: Sequence[FrozenTrial], asking: int | None) -> Seen:
+def _seen(ledger: Ledger, running: Sequence[tuple[FrozenTrial, Observation]], asking: int | None) -> Seen:
     until = ledger.fitted_until()
-    now = [seen for trial in running if (seen := observe_one(trial, ledger.settings, ledger.study_name)) is not None]
+    now = [seen for _, seen in running]
     furthest = sorted(now, key=lambda seen: (seen.number != asking, -max(seen.curve.examples, default=0), seen.number))
     told = ledger.most_telling()
     fitted = told if until == math.inf else ledger.most_telling(until)
-    begun = [trial for trial in running if _has_begun(trial)]
+    begun = [trial for trial, _ in running if _has_begun(trial)]
     latest = [*begun, *([] if ledger.latest is None else [ledger.latest])]
     shared = [frozenset(trial.params) for trial in begun] + ([] if ledger.shared is None else [ledger.shared])
-    bounds = [memory_bound(trial, seen.batch_size) for trial, seen in zip(running, now, strict=True)]
+    bounds = [memory_bound(trial, seen.batch_size) for trial, seen in running]
     return Seen(
         count=len(ledger.numbers) + len(running),
         told=_together(told, fitted, now),

@@ -30,8 +30,6 @@ LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
 """A run of which only the crossing is known is given as four evaluations this close around it."""
-OTHER_EXAMPLES = 10.0
-"""A value and a last report that are further apart are not of the same unit."""
 STOPPED_AT = 1.05
 """A completed trial whose last loss is within this factor of the goal stopped at its crossing."""
 
@@ -83,14 +81,18 @@ class Observation:
 def setting_of(trial: FrozenTrial, settings: StudySettings, study_name: str) -> tuple[int, float] | None:
     """Batch size and learning rate of a trial; None where it does not have both, or is odd.
 
-    An odd trial (a rate of zero, a negative loss) is left out, which is said once: a study outlives it.
+    An odd trial (a rate of zero, a negative loss) is left out, which is said of the first: a study outlives it.
     """
     try:
         setting = settings.read(trial.params)
         if setting is not None:
             _check_losses(trial)
     except EvidenceError as error:
-        warn_once(f"Study {study_name}: trial {trial.number} is left out: {error}.")
+        rule = str(error).partition(", got")[0]
+        warn_once(
+            f"Study {study_name}: trial {trial.number} is left out: {error}. So are further ones like it.",
+            about=f"{study_name} left out: {rule}",
+        )
         return None
     return setting
 
@@ -112,27 +114,6 @@ def observe_one(trial: FrozenTrial, settings: StudySettings, study_name: str) ->
         params=trial.params,
         running=trial.state == TrialState.RUNNING,
     )
-
-
-def warn_of_other_examples(observation: Observation, goal: ReachLoss | LowestLoss, study_name: str) -> None:
-    """Say once where the value of a completed trial and its last report cannot be of the same run.
-
-    Seconds are left out: what a step takes is learned from the trials themselves.
-    """
-    unit = goal.least if isinstance(goal, ReachLoss) else goal.of
-    if unit in ("seconds", "balanced"):
-        return
-    end = _end(observation, goal, None if isinstance(unit, tuple) else goal.price())
-    if end is None or not observation.curve.examples:
-        return
-    reported = max(observation.curve.examples)
-    if reported and not 1.0 / OTHER_EXAMPLES < end[0] / reported < OTHER_EXAMPLES:
-        warn_once(
-            f"Study {study_name}: trial {observation.number} reported up to {reported:,} examples, and its value "
-            f"{', '.join(f'{value:.4g}' for value in observation.values or ())} stands for {end[0]:,.0f}: report at "
-            f"the examples seen (steps times batch size), not at steps or epochs. {reading_of(goal)}.",
-            about=f"{study_name} examples",
-        )
 
 
 def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, float]]:
@@ -164,10 +145,23 @@ def rank(trial: FrozenTrial) -> float:
     return sum(map(math.log, trial.values)) / len(trial.values)
 
 
+def end_of(
+    values: Sequence[float], batch_size: int, goal: ReachLoss | LowestLoss, price: StepCost | None
+) -> tuple[float, float] | None:
+    """Examples and loss at the end of a completed run, as its value says; None where no price tells."""
+    if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple):
+        return (values[1], goal.loss) if len(values) == 2 else None
+    if price is None:
+        return None
+    if isinstance(goal, ReachLoss):
+        return values[0] / price(batch_size) * batch_size, goal.loss
+    return max(1.0, math.floor(goal.within / price(batch_size))) * batch_size, values[0]
+
+
 def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> Branch | None:
     """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
     curve = observation.curve
-    end = _end(observation, goal, price)
+    end = None if observation.values is None else end_of(observation.values, observation.batch_size, goal, price)
     if end is not None and (not curve.examples or round(end[0]) > curve.examples[-1]):
         curve = LossCurve((*curve.examples, round(end[0])), (*curve.losses, end[1]))
     if end is not None and sum(n > 0 for n in curve.examples) < LEAST_POINTS:
@@ -189,7 +183,7 @@ def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss) -> None:
     wanted = 2 if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple) else 1
     if len(study.directions) != wanted:
         raise EvidenceError(
-            f"{goal} needs a study of {wanted} objective(s), got {len(study.directions)}: {reading_of(goal)}"
+            f"the goal needs a study of {wanted} objective(s), got {len(study.directions)}: {reading_of(goal)}"
         )
     if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
         raise EvidenceError(f"the study must minimise, got direction maximize: {reading_of(goal)}")
@@ -208,7 +202,7 @@ def reading_of(goal: ReachLoss | LowestLoss) -> str:
 
 
 def _check_losses(trial: FrozenTrial) -> None:
-    negative = next((loss for loss in trial.intermediate_values.values() if loss < 0), None)
+    negative = next((loss for loss in trial.intermediate_values.values() if -math.inf < loss < 0), None)
     if negative is not None:
         raise EvidenceError(f"a reported loss must be positive, got {negative!r}: report the mean per-example loss")
 
@@ -222,17 +216,3 @@ def _curve(trial: FrozenTrial) -> LossCurve:
         examples.append(int(step))
         losses.append(float(loss))
     return LossCurve(tuple(examples), tuple(losses))
-
-
-def _end(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> tuple[float, float] | None:
-    """Examples and loss at the end of a completed run, as its value says."""
-    if observation.values is None:
-        return None
-    size = observation.batch_size
-    if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple):
-        return observation.values[1], goal.loss
-    if price is None:
-        return None
-    if isinstance(goal, ReachLoss):
-        return observation.values[0] / price(size) * size, goal.loss
-    return max(1.0, math.floor(goal.within / price(size))) * size, observation.values[0]

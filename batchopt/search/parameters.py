@@ -86,7 +86,7 @@ def to_batch_size(value: Any, *, exponent: bool) -> int:
     whole = not isinstance(value, bool) and isinstance(value, numbers.Real) and float(value).is_integer()
     if exponent and whole and 0 <= value <= LARGEST_EXPONENT:
         return int(2 ** int(value))
-    if not exponent and whole and value >= 1:
+    if not exponent and whole and 1 <= value <= 2**LARGEST_EXPONENT:
         return int(value)
     rule = f"a whole exponent from 0 to {LARGEST_EXPONENT}" if exponent else "a whole number of examples, 1 or more"
     raise EvidenceError(f"the batch-size parameter must hold {rule}, got {value!r}")
@@ -207,7 +207,7 @@ def _counts(distribution: IntDistribution) -> list[int]:
     powers = [2**k for k in range(high.bit_length())] if high > 0 else []
     wanted = [low, high, *powers, *(3 * power // 2 for power in powers[1:])]
     on_grid = {low + round((size - low) / step) * step for size in wanted if low <= size <= high}
-    return sorted(size for size in on_grid if low <= size <= high)
+    return sorted(size for size in on_grid if max(low, 1) <= size <= high)
 
 
 def _rising(pairs: Sequence[tuple[Any, float]]) -> Axis:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.pruners import BasePruner, HyperbandPruner, WilcoxonPruner
-from optuna.samplers import BaseSampler, PartialFixedSampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.candidates import candidates_of
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
 from batchopt.search.observations import Observation, observe_one
 from batchopt.search.parameters import Log2
 from batchopt.search.prospects import Running, prospects_of_running, spent_by
-from batchopt.search.sampler import TradeoffSampler
+from batchopt.search.sampler import TradeoffSampler, unwrapped
 from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
 from batchopt.search.surrogate import Surrogate, build_surrogate
@@ -110,7 +110,7 @@ class TradeoffPruner(BasePruner):
         decision = decide(study, known, trial) if trial.last_step is None else _decide_running(study, known, trial)
         if decision is not None and decision.rejected:
             key = DECISION_KEY if trial.last_step is None else ENDED_KEY
-            study._storage.set_trial_user_attr(trial._trial_id, key, decision.to_json())
+            write_once(study, trial._trial_id, key, decision.to_json())
             return True
         return bool(self._inner is not None and self._inner.prune(study, trial))
 
@@ -128,7 +128,8 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
         warn_once(
             f"Study {study.study_name}: trial {trial.number} reported a loss at {latest} examples after one at "
             f"{run.curve.examples[-1]}: report at the examples seen since the beginning, which only grow. Reports are "
-            "read in the order of examples."
+            "read in the order of examples.",
+            about=f"{study.study_name} {study._study_id} backward",
         )
     surrogate = build_surrogate(study, known, asking=trial.number)
     if not isinstance(surrogate, Surrogate):
@@ -137,9 +138,7 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
 
 
 def _chosen_by_us(sampler: BaseSampler) -> bool:
-    while isinstance(sampler, PartialFixedSampler):
-        sampler = sampler._base_sampler
-    return isinstance(sampler, TradeoffSampler)
+    return isinstance(unwrapped(sampler)[0], TradeoffSampler)
 
 
 def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool) -> Decision | None:

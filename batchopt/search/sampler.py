@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.fit import Thin
-from batchopt.search.judgement import PROPOSAL_KEY
+from batchopt.search.judgement import PROPOSAL_KEY, write_once
 from batchopt.search.ledger import seen_in
 from batchopt.search.observations import check_objective
 from batchopt.search.parameters import (
@@ -113,7 +114,9 @@ class TradeoffSampler(BaseSampler):
         missing = [name for name in known.settings.names if name not in trial.params]
         if not missing:
             check_objective(study, known.settings.goal)
-        elif trial.last_step is not None or state == TrialState.COMPLETE:
+        elif last_distributions(study, known.settings) is None and (
+            trial.last_step is not None or state == TrialState.COMPLETE
+        ):
             suggested = ", ".join(map(repr, trial.params)) or "nothing"
             warn_once(
                 f"Study {study.study_name}: trials did not suggest {' or '.join(map(repr, missing))} but {suggested}, "
@@ -124,7 +127,6 @@ class TradeoffSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What every trial so far has had, by the latest ranges; the base sampler's space where that lacks the two."""
-        remember(study, self._given)  # a PartialFixedSampler around this one does not pass `before_trial` on
         space = self._base.infer_relative_search_space(study, trial)
         joint = self._ours(study, lambda known: self._joint_space(study, trial, known))
         if joint is None:
@@ -156,8 +158,16 @@ class TradeoffSampler(BaseSampler):
         try:
             return ask(find(study, self._given))
         except EvidenceError as error:
-            warn_once(f"Study {study.study_name}: the base sampler chooses, because {error}.")
-            return None
+            rule = str(error).partition(", got")[0]
+            message = f"Study {study.study_name}: the base sampler chooses, because {error}."
+            warn_once(message, about=f"{study.study_name} left to the base: {rule}")
+        except Exception as error:  # a fault of ours must not cost a study either
+            warn_once(
+                f"Study {study.study_name}: the base sampler chooses, because of a fault in batchopt, which please "
+                f"report: {traceback.format_exc()}",
+                about=f"{study.study_name} {type(error).__name__}",
+            )
+        return None
 
     def _joint_space(self, study: Study, trial: FrozenTrial, known: Known) -> dict[str, BaseDistribution] | None:
         ranges = last_distributions(study, known.settings)
@@ -170,18 +180,17 @@ class TradeoffSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, known: Known, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any] | None:
         names = known.settings.names
-        if not any(name in search_space for name in names):
+        held = _held(study, trial)
+        if not all(name in search_space or name in held for name in names):
             return None
         surrogate = build_surrogate(study, known, without=trial.number)
         joint = {name for name, _ in surrogate.places.others} if isinstance(surrogate, Surrogate) else set()
         own = {name: kind for name, kind in search_space.items() if name in joint or name in names}
         rest = {name: kind for name, kind in search_space.items() if name not in own}
         params = self._base.sample_relative(study, trial, rest)
-        chosen = {**params, **_held(study, trial)}
-        if isinstance(surrogate, Thin) or not all(name in own or name in chosen for name in names):
-            # What is left is chosen one by one, each beside what is known by then.
+        if isinstance(surrogate, Thin):  # batch size and learning rate are chosen one by one
             return params
-        return {**params, **self._proposed(study, trial, known, surrogate, own, chosen)}
+        return {**params, **self._proposed(study, trial, known, surrogate, own, {**params, **held})}
 
     def _sample_one(
         self, study: Study, trial: FrozenTrial, known: Known, name: str, distribution: BaseDistribution
@@ -190,16 +199,17 @@ class TradeoffSampler(BaseSampler):
         if name not in settings.names or _lacks_one(study, settings):
             return None
         surrogate = build_surrogate(study, known, without=trial.number)
+        chosen = {**_held(study, trial), **trial.params}
         if isinstance(surrogate, Surrogate):
-            chosen = {**_held(study, trial), **trial.params}
             proposed = self._proposed(study, trial, known, surrogate, {name: distribution}, chosen)
             if name in proposed:
                 return proposed[name]
         axis = self._axis(known, name, distribution)
         if name == settings.batch_size:
             axis = axis.up_to(memory_limit(known, seen_in(study, settings)))
-        if name == settings.learning_rate:
-            self._tell(study, trial, "Fills the space: nothing is known yet.")
+        if all(each == name or each in chosen for each in settings.names):
+            why = surrogate.reason if isinstance(surrogate, Thin) else "the law does not say what gets there"
+            self._tell(study, trial, f"Fills the space: {why}.")
         return first_value(axis, trial.number, PRIMES[settings.names.index(name)], self._rng(trial))
 
     def _rng(self, trial: FrozenTrial) -> np.random.Generator:
@@ -214,7 +224,7 @@ class TradeoffSampler(BaseSampler):
     def _tell(self, study: Study, trial: FrozenTrial, reason: str) -> None:
         # A trial of the caller's own making is not in the storage, and is not told.
         with contextlib.suppress(KeyError, UpdateFinishedTrialError):
-            study._storage.set_trial_user_attr(trial._trial_id, PROPOSAL_KEY, reason)
+            write_once(study, trial._trial_id, PROPOSAL_KEY, reason)
 
     def _proposed(
         self,
@@ -255,12 +265,16 @@ class TradeoffSampler(BaseSampler):
 
 def _held(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """Values that are settled before the sampler is asked: enqueued ones, and those of a PartialFixedSampler."""
+    return {**unwrapped(study.sampler)[1], **trial.system_attrs.get("fixed_params", {})}
+
+
+def unwrapped(sampler: BaseSampler) -> tuple[BaseSampler, dict[str, Any]]:
+    """The sampler inside of any PartialFixedSampler, and the values that those hold."""
     held: dict[str, Any] = {}
-    sampler = study.sampler
     while isinstance(sampler, PartialFixedSampler):
         held = {**sampler._fixed_params, **held}
         sampler = sampler._base_sampler
-    return {**held, **trial.system_attrs.get("fixed_params", {})}
+    return sampler, held
 
 
 def _lacks_one(study: Study, settings: StudySettings) -> bool:

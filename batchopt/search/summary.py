@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import BatchoptError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
-from batchopt.search.observations import reading_of
+from batchopt.search.observations import check_objective, reading_of
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate, build_surrogate
@@ -54,11 +55,12 @@ class StudySummary:
 
 def decision_of(trial: FrozenTrial) -> Decision | None:
     """What was decided last about a trial by `check` or `TradeoffPruner`; None where neither said anything."""
-    text = trial.user_attrs.get(ENDED_KEY, trial.user_attrs.get(DECISION_KEY))
-    try:
-        return None if text is None else Decision.from_json(text)
-    except BatchoptError:
-        return None
+    for key in (ENDED_KEY, DECISION_KEY):
+        text = trial.user_attrs.get(key)
+        with contextlib.suppress(BatchoptError):
+            if isinstance(text, str):
+                return Decision.from_json(text)
+    return None
 
 
 def summarise(study: optuna.Study) -> StudySummary:
@@ -100,6 +102,7 @@ def explain(study: optuna.Study) -> list[str]:
     )
     if not counts.completed:
         lines += _furthest(study, known.settings.goal)
+    check_objective(study, known.settings.goal)
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Surrogate) and surrogate.two_objectives:
         lines += _front(study)
@@ -157,14 +160,23 @@ def _best(surrogate: Surrogate) -> list[str]:
     ]
 
 
+def _beats(one: FrozenTrial, other: FrozenTrial) -> bool:
+    return one.values != other.values and all(a <= b for a, b in zip(one.values, other.values, strict=True))
+
+
 def _front(study: optuna.Study) -> list[str]:
     """Of two objectives, the trials that no other beats in both."""
-    front = study.best_trials
+    done = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if all(0 < value < math.inf for value in trial.values) and len(trial.values) == 2
+    ]
+    front = [trial for trial in done if not any(_beats(other, trial) for other in done)]
     if not front:
         return []
     by_steps, by_examples = (min(front, key=lambda trial: trial.values[i]) for i in (0, 1))
     return [
-        f"{len(front)} trials are beaten by no other in both steps and examples.",
+        f"Trials that no other beats in both steps and examples: {len(front)}.",
         *(
             f"The fewest {what}: trial {trial.number}: {trial.values[0]:.4g} steps, {trial.values[1]:.4g} examples."
             for what, trial in (("steps", by_steps), ("examples", by_examples))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
@@ -31,7 +32,7 @@ from batchopt.search.places import Places
 from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
 from batchopt.search.saying import tell_once
-from batchopt.search.search_space import middle_of, others_of, space_of
+from batchopt.search.search_space import last_distributions, middle_of, others_of, space_of
 from batchopt.search.settings import Known
 from batchopt.step_cost import StepCost
 
@@ -255,16 +256,18 @@ def build_surrogate(
         asking: number of a running trial that is fitted, however many others are.
 
     Raises:
-        EvidenceError: the study contradicts the goal (direction, number of objectives), or its latest ranges are no
-            batch sizes or no learning rates.
+        EvidenceError: the study contradicts the goal (direction, number of objectives).
     """
     settings, forecast = known.settings, known.forecast
-    seen = seen_in(study, settings, without=without, asking=asking)
-    if seen.count:
+    if last_distributions(study, settings) is not None:
         check_objective(study, settings.goal)
         tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
+    seen = seen_in(study, settings, without=without, asking=asking)
     observations = seen.told
-    space = space_of(study, settings, forecast)
+    try:
+        space = space_of(study, settings, forecast)
+    except EvidenceError as error:
+        return Thin(str(error))
     if space is None:
         return Thin("no trial has suggested both parameters yet")
     price = price_of(settings.goal, forecast, observations, middle_of(space.batch_sizes))

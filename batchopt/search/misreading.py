@@ -1,0 +1,32 @@
+"""Whether trials report at examples seen, and their values are what the goal says."""
+
+from __future__ import annotations
+
+import math
+
+from optuna.trial import FrozenTrial, TrialState
+
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.observations import diverged, end_of
+
+OTHER_EXAMPLES = 10.0
+"""A value and a last report that are further apart are not of the same run."""
+
+
+def misread(trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> str | None:
+    """What does not fit in a completed trial, in words; None where all does, or nothing tells.
+
+    Where steps are priced by seconds, or by what the trials show, only a last report within the first batch tells.
+    """
+    if trial.state != TrialState.COMPLETE or not trial.last_step or diverged(trial):
+        return None
+    if trial.last_step < batch_size:
+        return f"its last report is at {trial.last_step:,} examples, within its first batch of {batch_size:,}"
+    unit = goal.least if isinstance(goal, ReachLoss) else goal.of
+    if unit in ("seconds", "balanced") or isinstance(unit, tuple) or not all(0 < v < math.inf for v in trial.values):
+        return None
+    end = end_of(trial.values, batch_size, goal, goal.price())
+    if end is None or 1.0 / OTHER_EXAMPLES < end[0] / trial.last_step < OTHER_EXAMPLES:
+        return None
+    reported = f"the last report is at {trial.last_step:,}"
+    return f"its value {trial.values[0]:.4g} stands for {end[0]:.3g} examples, {reported}"
