@@ -294,9 +294,9 @@ def test_a_goal_of_other_objectives_is_refused_and_leaves_nothing_running(goal: 
     study = optuna.create_study(directions=directions, sampler=sampler_of(goal=goal))
     for _ in range(3):
         trial = study.ask(SPACE)
-        with pytest.raises(EvidenceError, match="must minimise|needs a study of"):
+        with pytest.raises(EvidenceError, match=r"must minimise|needs a study of"):
             study.tell(trial, [3.0] * len(directions))
-    with pytest.raises(EvidenceError, match="must minimise|needs a study of"):
+    with pytest.raises(EvidenceError, match=r"must minimise|needs a study of"):
         explain(study)
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
 
