@@ -23,6 +23,7 @@ from batchopt import Schedule, Segment, scheduled_loader
 RESULT = Path(__file__).parent / "results" / "loader_overhead.json"
 TARGET = 1.05
 EXAMPLES = 16_384
+"""Of one epoch, which a run is: torch's loader begins its epochs anew."""
 PIXELS = 28 * 28
 
 
@@ -30,7 +31,7 @@ class Images(Dataset[Any]):
     """Examples that take a little work each, as decoded and normalised images do."""
 
     def __init__(self) -> None:
-        self._pixels = torch.randint(0, 256, (4_096, PIXELS), dtype=torch.uint8)
+        self._pixels = torch.randint(0, 256, (EXAMPLES, PIXELS), dtype=torch.uint8)
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -41,7 +42,7 @@ class Images(Dataset[Any]):
 
 def tensors() -> TensorDataset:
     """Rows of tensors, one by one."""
-    return TensorDataset(torch.randn(4_096, 64), torch.arange(4_096))
+    return TensorDataset(torch.randn(EXAMPLES, 64), torch.arange(EXAMPLES))
 
 
 def passes(data: Dataset[Any], schedule: Schedule, workers: int, ours: bool) -> Callable[[], Iterable[Any]]:
@@ -50,14 +51,11 @@ def passes(data: Dataset[Any], schedule: Schedule, workers: int, ours: bool) -> 
     if ours:
         loader = scheduled_loader(data, schedule, seed=0, **options)
         return lambda: loader
-    order = torch.randperm(EXAMPLES).numpy() % len(data)  # type: ignore[arg-type]
+    order = torch.randperm(EXAMPLES).numpy()
     lists = [order[seen : seen + size].tolist() for seen, size in schedule.batches()]
     loader = DataLoader(data, batch_sampler=lists, **options)
     if len(schedule.segments) == 1:
-        size = schedule.segments[0].batch_size
-        epochs = EXAMPLES // len(data)  # type: ignore[arg-type]
-        plain = DataLoader(data, batch_size=size, shuffle=True, **options)
-        return lambda: (batch for _ in range(epochs) for batch in plain)
+        loader = DataLoader(data, batch_size=schedule.segments[0].batch_size, shuffle=True, **options)
     return lambda: loader
 
 
@@ -91,6 +89,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two pairs, to show that all works")
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
+    if args.quick:
+        args.output = Path(__file__).parent / "out" / "quick_loader_overhead.json"
     torch.set_num_threads(1)
     schedules = {
         "32": Schedule.constant(32, examples=EXAMPLES),

@@ -110,9 +110,11 @@ def trained(
     task, _ = make(problem)
     moves = 0
     if isinstance(schedule, AdaptiveSchedule):
-        adaptive, schedule = schedule, schedule.schedule
-        with contextlib.suppress(NonFiniteLossError):
+        adaptive = schedule
+        try:
             schedule = train(task, adaptive, seed=FIRST_SEED + seed, until_loss=loss).schedule
+        except NonFiniteLossError:
+            return {"reached": False, "cost": most, "moves": len(adaptive.moves)}
         moves = len(adaptive.moves)
     # What the adaptive one did is followed again, without looking, and beyond its end.
     last = schedule.segments[-1].batch_size
@@ -232,11 +234,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", nargs="+", choices=sorted(PROBLEMS), default=list(CHOSEN))
     parser.add_argument("--seeds", type=int, default=MOST_SEEDS, help="at most")
+    parser.add_argument("--quick", action="store_true", help="two seeds of one problem, to show that all works")
     parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
     parser.add_argument("--kept", type=Path, default=HERE / "out" / "schedule_training.jsonl")
     parser.add_argument("--probes", type=Path, default=HERE / "out" / "probes", help="where probes are kept")
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
+    if args.quick:
+        args.problems, args.seeds = args.problems[:1], 2
+        args.kept, args.output = (HERE / "out" / f"quick_schedule_training.{end}" for end in ("jsonl", "json"))
     kept = Kept(args.kept)
     for problem in args.problems:
         left = [seed for seed in range(args.seeds) if seed not in kept.seeds(problem)]

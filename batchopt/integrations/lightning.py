@@ -70,7 +70,7 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
 
 
 class WholeRun:
-    """A loader that begins where the trainer is: at its count of optimizer steps, when the first batch is asked for.
+    """A loader that begins where the trainer is: at its count of batches, when the first one is asked for.
 
     Its length is that of the whole run also where it goes on in the middle, as Lightning counts. What it would keep in
     a checkpoint is in the trainer's already.
@@ -87,7 +87,8 @@ class WholeRun:
     def __iter__(self) -> Iterator[Any]:
         """The batches from where the run is."""
         # Lightning asks for an iterator before it has read the checkpoint, and for a batch after that.
-        done = sum(size for _, size in islice(self._schedule.batches(), self._trainer.global_step))
+        batches = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        done = sum(size for _, size in islice(self._schedule.batches(), batches))
         if done:
             sampler = self._loader.batch_sampler
             if not isinstance(sampler, ScheduledBatchSampler):
@@ -125,11 +126,17 @@ def _check(trainer: Trainer) -> None:
 
 
 class NoiseScaleCallback(Callback):  # type: ignore[misc]
-    """Logs the running noise scale as `noise_scale`, of a training that accumulates gradients or has several processes.
+    """Logs the running noise scale as `noise_scale`, of a training that accumulates gradients, in one process or more.
+
+    It compares the micro-batches of a step, so a schedule's whole batches tell it nothing: with those, call
+    `NoiseScaleMonitor.backward` in a manual optimization.
 
     Args:
         examples: batch size of a micro-batch, if it is not the length of its first tensor.
         **monitor_options: of `NoiseScaleMonitor` (overhead, every, window, population).
+
+    Raises:
+        ValueError: when training begins: the trainer does not accumulate gradients.
     """
 
     def __init__(self, examples: int | None = None, **monitor_options: Any) -> None:
@@ -142,9 +149,15 @@ class NoiseScaleCallback(Callback):  # type: ignore[misc]
         """None before training begins."""
         return self._monitor
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to watch the model."""
-        self._monitor = NoiseScaleMonitor(pl_module, **self._options)
+        if trainer.accumulate_grad_batches < 2:
+            raise ValueError(
+                f"accumulate_grad_batches must be 2 or more for a noise scale, got {trainer.accumulate_grad_batches}: "
+                "the micro-batches of a step are what is compared"
+            )
+        wrapped = trainer.strategy.model  # in DistributedDataParallel, where there are several processes
+        self._monitor = NoiseScaleMonitor(pl_module if wrapped is None else wrapped, **self._options)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count the micro-batch."""

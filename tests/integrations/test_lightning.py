@@ -102,7 +102,7 @@ class StopAt(lightning.Callback):  # type: ignore[misc, name-defined]
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         if trainer.global_step == self.step:
             trainer.save_checkpoint(self.path)
-        if trainer.global_step == self.step + 3:
+        if trainer.global_step >= self.step + 3:
             raise KeyboardInterrupt
 
 
@@ -125,6 +125,34 @@ def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path, wo
         assert float(again.weight) == float(whole.weight)
         with pytest.raises(ValueError, match="must be of a run of the same seed, got one of 5, now 6"):
             trainer().fit(Recording(), datamodule=data(seed=6), ckpt_path=str(cut))
+
+
+class TwoOptimizers(Recording):
+    """Takes two optimizer steps for every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, _: int) -> None:
+        loss = super().training_step(batch, 0)
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD([self.weight], lr=0.1), torch.optim.SGD([self.weight], lr=0.01)]
+
+
+def test_a_batch_is_a_batch_however_many_optimizers_step(tmp_path: Path) -> None:
+    whole, cut = TwoOptimizers(), tmp_path / "cut.ckpt"
+    data = (torch.arange(100.0),)
+    trainer().fit(whole, datamodule=ScheduledDataModule(data, SCHEDULE))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(callbacks=[StopAt(12, cut)]).fit(TwoOptimizers(), datamodule=ScheduledDataModule(data, SCHEDULE))
+    again = TwoOptimizers()
+    trainer().fit(again, datamodule=ScheduledDataModule(data, SCHEDULE), ckpt_path=str(cut))
+    assert again.seen == whole.seen[6 * 8 :]
 
 
 class Regression(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -152,3 +180,10 @@ def test_the_noise_scale_of_an_accumulating_training_is_logged() -> None:
     assert reading is not None
     assert reading.resolved
     assert float(made.callback_metrics["noise_scale"]) == pytest.approx(float(reading.batch_size.value), rel=0.2)
+
+
+def test_whole_batches_tell_no_noise_scale() -> None:
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches must be 2 or more for a noise scale, got 1"):
+        trainer(callbacks=[NoiseScaleCallback()]).fit(
+            Module(), datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE)
+        )

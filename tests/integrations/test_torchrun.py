@@ -45,3 +45,10 @@ def test_transformers_leaves_out_a_last_batch_that_does_not_divide(answers: dict
     assert first["steps"] == len(SIZES) - 1
     # One step fewer, at the end of the decay, where the learning rate is all but zero.
     assert first["weight"] == second["weight"] == pytest.approx(alone["weight"], rel=2e-2)
+
+
+def test_the_noise_scale_of_two_processes_is_that_of_one(answers: dict[str, Any]) -> None:
+    alone, first, second = (answers[name]["noise"] for name in ("alone", "0", "1"))
+    assert first == second
+    assert first["value"] == pytest.approx(alone["value"], rel=0.35)
+    assert alone["high"] < 2.0 * alone["low"]

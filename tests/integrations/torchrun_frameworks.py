@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from batchopt import Schedule, Segment
-from batchopt.integrations.lightning import ScheduledDataModule
+from batchopt.integrations.lightning import NoiseScaleCallback, ScheduledDataModule
 from batchopt.integrations.transformers import ScheduledTrainer
 
 torch.set_num_threads(1)
@@ -56,6 +56,39 @@ def by_lightning() -> dict[str, Any]:
     return {"sizes": module.sizes, "weight": float(module.weight), "steps": trainer.global_step}
 
 
+class Noisy(pl.LightningModule):  # type: ignore[misc]
+    """A regression whose noise scale is far above its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return torch.nn.functional.mse_loss(self.model(batch[0])[:, 0], batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-4)
+
+
+def noise_scale() -> dict[str, float]:
+    """Of accumulating trainings, whose micro-batches are as large in one process as in two."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(8_192, 4, generator=generator)
+    made = torch.utils.data.TensorDataset(x, x.sum(1) + 2.0 * torch.randn(8_192, generator=generator))
+    watch = NoiseScaleCallback(every=1)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=COUNT, strategy="ddp" if COUNT > 1 else "auto", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accumulate_grad_batches=4,
+        callbacks=[watch],
+    )  # fmt: skip
+    trainer.fit(Noisy(), torch.utils.data.DataLoader(made, batch_size=16, shuffle=True))
+    assert watch.monitor is not None
+    reading = watch.monitor.reading
+    assert reading is not None
+    return {"value": reading.batch_size.value, "low": reading.batch_size.low, "high": reading.batch_size.high}
+
+
 class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +115,7 @@ def by_transformers(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     folder, rank = Path(sys.argv[1]), os.environ.get("RANK", "alone")
-    answers = {"lightning": by_lightning(), "transformers": by_transformers(folder)}
+    answers = {"lightning": by_lightning(), "noise": noise_scale(), "transformers": by_transformers(folder)}
     (folder / f"{rank}.json").write_text(json.dumps(answers))
     if COUNT > 1:
         torch.distributed.barrier()

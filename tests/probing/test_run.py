@@ -293,6 +293,34 @@ def test_bad_arguments_of_a_run(rate: float, seed: int, message: str) -> None:
         TrainingRun(make_task(), learning_rate=rate, seed=seed)
 
 
+@pytest.mark.parametrize("micro_batch", [None, 4])
+def test_large_weights_do_not_overflow_half_precision(micro_batch: int | None) -> None:
+    """Losses are scaled by the weights that are expected: a step or two are skipped at most, as of a whole batch."""
+    x, y = classification(200)
+
+    def weighted(model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return losses, torch.full_like(losses, 4_096.0)
+
+    run = TrainingRun(make_task(data=(x, y), loss=weighted, autocast=torch.float16), learning_rate=0.05, seed=0)
+    before = run.scaler.get_scale()
+    for _ in range(30):
+        run.step(16, micro_batch=micro_batch)
+    assert run.scaler.get_scale() >= before / 4
+
+
+def test_a_batch_without_weight_says_so() -> None:
+    x, y = classification(40)
+
+    def weightless(model: nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return losses, torch.zeros_like(losses)
+
+    run = TrainingRun(make_task(data=(x, y), loss=weightless), learning_rate=0.1, seed=0)
+    with pytest.raises(TaskError, match="the weights of a batch must add up to more than 0"):
+        run.step(16, micro_batch=4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

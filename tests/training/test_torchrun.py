@@ -30,7 +30,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", ["plain", "weighted", "parts"])
+@pytest.mark.parametrize("kind", ["plain", "weighted", "parts", "zero"])
 def test_the_losses_and_weights_are_those_of_one_process(answers: dict[str, Any], kind: str) -> None:
     alone = answers["alone"][kind]
     assert alone["losses"][-1] < 0.5 * alone["losses"][0]
@@ -71,3 +71,20 @@ def test_fully_sharded_losses_are_those_of_one_process(answers: dict[str, Any]) 
     assert len(answers["alone"]["sharded"]["losses"]) == answers["steps"]
     for rank in ("0", "1"):
         assert answers[rank]["sharded"]["losses"] == pytest.approx(answers["alone"]["sharded"]["losses"], rel=1e-5)
+
+
+def test_an_interrupted_training_goes_on_in_all_processes_alike(answers: dict[str, Any]) -> None:
+    first, second, alone = (answers[name]["cut off"] for name in ("0", "1", "alone"))
+    assert first == second
+    assert len(first["losses"]) == len(alone["losses"])
+    assert first["losses"][-1] < 0.6 * first["losses"][0]
+
+
+def test_what_nothing_depends_on_and_other_methods_of_the_model(answers: dict[str, Any]) -> None:
+    for rank in ("0", "1"):
+        assert answers[rank]["unused"] == pytest.approx(answers["alone"]["unused"], rel=1e-5)
+
+
+def test_processes_of_different_trainings_say_so(answers: dict[str, Any]) -> None:
+    for rank in ("0", "1"):
+        assert "process 1 has another seed than process 0: 1, not 0" in answers[rank]["disagree"]

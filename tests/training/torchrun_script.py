@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from batchopt import NonFiniteLossError, Schedule, Segment, TrainingTask, probe, scheduled_loader, train
+from batchopt import NonFiniteLossError, Schedule, Segment, TaskError, TrainingTask, probe, scheduled_loader, train
 
 torch.set_num_threads(1)
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
@@ -31,6 +32,10 @@ def plain_loss(model: nn.Module, batch: Any) -> Tensor:
 
 def weighted_loss(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     return plain_loss(model, batch), batch[2]
+
+
+def half_of_no_weight(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    return plain_loss(model, batch), (batch[2] > 2).float()
 
 
 def task_of(**changes: Any) -> TrainingTask:
@@ -72,6 +77,52 @@ def diverged(task: TrainingTask) -> str:
     return "it did not diverge"
 
 
+def cut_off(folder: Path) -> dict[str, Any]:
+    """A training with dropout and running statistics that is interrupted and goes on."""
+
+    class CutOffError(Exception):
+        pass
+
+    def stop(examples: int, _: float) -> None:
+        if examples > 700:
+            raise CutOffError
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 2))
+
+    where = folder / f"cut{os.environ.get('WORLD_SIZE', '1')}.run"
+    with contextlib.suppress(CutOffError):
+        train(task_of(model=make), SCHEDULE, seed=3, checkpoint=where, on_evaluation=stop)
+    result = train(task_of(model=make), SCHEDULE, seed=3, checkpoint=where)
+    return {
+        "losses": list(result.curve.losses),
+        "state": [value.double().sum().item() for value in result.model.state_dict().values()],
+    }
+
+
+def disagree(rank: int) -> str:
+    try:
+        train(task_of(), SCHEDULE, seed=rank)
+    except TaskError as error:
+        return str(error)
+    return "they went on"
+
+
+def unused_and_named() -> list[float]:
+    """A parameter that nothing depends on, and a loss that calls more than the model."""
+
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(6, 2), nn.Linear(3, 3)
+
+        def logits(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    loss = lambda model, batch: nn.functional.cross_entropy(model.logits(batch[0]), batch[1], reduction="none")  # noqa: E731
+    return list(train(task_of(model=Partly, loss=loss), SCHEDULE, seed=3).curve.losses)
+
+
 def sharded(rank: int, count: int) -> dict[str, Any]:
     """A loop of one's own: FSDP2 over the shares of `scheduled_loader`."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -107,10 +158,14 @@ def main(folder: Path) -> None:
         "again": trained(folder, f"plain{count}", task_of()),
         "diverged": diverged(task_of()),
         "sharded": sharded(rank, count),
+        "cut off": cut_off(folder),
+        "unused": unused_and_named(),
+        "zero": trained(folder, f"zero{count}", task_of(loss=half_of_no_weight), micro_batch=1),
     }
     if count > 1:
         report = probe(task_of(), examples=20_000, seed=0, journal=folder / "journal")
         answers["report"] = report.to_json()
+        answers["disagree"] = disagree(rank)
     (folder / f"{rank if count > 1 else 'alone'}.json").write_text(json.dumps(answers))
     if count > 1:
         torch.distributed.barrier()
