@@ -14,11 +14,18 @@ from batchopt import Schedule, Segment
 def rows(seed: int, costs: dict[str, float]) -> list[dict[str, Any]]:
     return [
         {
-            "problem": "p", "seed": seed, "contestant": name, "reached": name != "oracle",
-            "cost": costs.get(name, 100.0), "steps": 3.0, "examples": 5.0, "promised": 0.9 if name == "schedule" else None, "moves": seed,
+            "problem": "p",
+            "seed": seed,
+            "contestant": name,
+            "reached": name != "oracle",
+            "cost": costs.get(name, 100.0),
+            "steps": 3.0,
+            "examples": 5.0,
+            "promised": 0.9 if name == "schedule" else None,
+            "moves": seed,
         }
         for name in CONTESTANTS
-    ]  # fmt: skip
+    ]
 
 
 def test_ratios_are_paired_by_seed_and_say_whether_they_are_resolved() -> None:
