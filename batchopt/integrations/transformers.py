@@ -14,11 +14,31 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from batchopt.schedules.exporters.stages import stages_of
 from batchopt.schedules.schedule import Schedule
 from batchopt.training.loader import ScheduledBatchSampler
+
+
+class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
+    """Adds to every log the batch size of the step that comes next, and the examples seen so far.
+
+    A `ScheduledTrainer` has one; give it to any other Trainer that follows the schedule by a loader of its own.
+
+    Args:
+        schedule: that is followed.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._seen = [seen for seen, _ in schedule.batches()] + [schedule.examples]
+        self._schedule = schedule
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
+        """Add them."""
+        if logs is not None:
+            seen = self._seen[min(state.global_step, len(self._seen) - 1)]
+            logs |= {"batch_size": self._schedule(seen), "examples_seen": seen}
 
 
 class ScheduledTrainerMixin:
@@ -56,6 +76,8 @@ class ScheduledTrainerMixin:
                 f"the schedule's {schedule.examples} examples say where the run ends"
             )
         trainer.args.num_train_epochs = 1
+        # Before those that report, so that these see what it adds.
+        trainer.callback_handler.callbacks.insert(0, ScheduleCallback(schedule))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of the whole run."""

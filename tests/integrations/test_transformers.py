@@ -86,6 +86,20 @@ def test_the_learning_rate_ends_with_the_run_and_follows_the_multipliers(tmp_pat
     assert watch.rates[-1] == pytest.approx(0.1)
 
 
+def test_logs_tell_the_batch_size_and_the_examples(tmp_path: Path) -> None:
+    class Reporter(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+            told.append((state.global_step, logs["examples_seen"], logs["batch_size"]))
+
+    told: list[tuple[int, int, int]] = []
+    made, _ = trainer(tmp_path, logging_steps=10)
+    made.add_callback(Reporter())
+    made.train()
+    starts = [seen for seen, _ in SCHEDULE.batches()] + [620]
+    assert [step for step, _, _ in told][:3] == [10, 20, 30]
+    assert all((seen, size) == (starts[step], SCHEDULE(starts[step])) for step, seen, size in told)
+
+
 def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) -> None:
     whole, _ = trainer(tmp_path / "whole")
     whole.train()
