@@ -298,7 +298,9 @@ class AdaptiveSchedule:
 
     def _extend(self, now: int, left: float) -> None:
         """Let the run go on where it is to reach a loss, and will not by its end."""
-        end = min(self._longest, math.ceil(now + max(left, LEAST_EXTENSION * now)))
+        # By whole batches, so that the next end cuts none.
+        size = self(min(now, self.examples - 1))
+        end = min(self._longest, now + math.ceil(max(left, LEAST_EXTENSION * now) / size) * size)
         if now + left <= self.examples or end <= self.examples or self._handed_out >= self.examples:
             return
         segments = self.schedule.segments

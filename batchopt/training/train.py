@@ -32,6 +32,8 @@ from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedErro
 __all__ = ["TrainingDivergedError", "TrainingResult", "train"]
 
 READ_EVERY = 16
+NOT_SURE = 1.001
+"""A loss counts as this far above the wanted one until a second evaluation has confirmed that it is reached."""
 FIRST_EVALUATION_STEPS = 10
 """After the initial loss, the first evaluation is this many steps of the first batch size into the run."""
 
@@ -246,6 +248,8 @@ class _Loop:
     def _correct(self, adaptive: AdaptiveSchedule, loss: float) -> None:
         """Correct the schedule; where that fails, it goes on as it is, to the end."""
         assert isinstance(self.run.reader, NoiseScaleMonitor)
+        if self.until_loss is not None and self.outcome != "reached":
+            loss = max(loss, NOT_SURE * self.until_loss)
         try:
             adaptive.update(self.run.examples_seen, loss, self.run.reader.reading)
         except Exception as error:

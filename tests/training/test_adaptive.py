@@ -408,3 +408,18 @@ def test_mixed_precision_is_measured_unscaled(
         readings.append(math.nan)
     first, second = (part for part in np.split(readings, np.flatnonzero(np.isnan(readings)) + 1) if len(part))
     assert second[-2] == pytest.approx(first[-2], rel=0.5)
+
+
+def test_a_run_to_a_loss_goes_on_until_that_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    from batchopt.probing.run import TrainingRun
+
+    def falls_at_the_end(run: TrainingRun) -> float:
+        return 0.99 * LOSS if run.examples_seen >= PLAN.schedule.examples else 2.0 - run.examples_seen / 4e4
+
+    monkeypatch.setattr(TrainingRun, "evaluate", falls_at_the_end)
+    result = train(task(), AdaptiveSchedule(PLAN, FORECAST), learning_rate=0.001, until_loss=LOSS, seed=0)
+    assert result.outcome == "reached"
+    assert result.steps == round(result.schedule.steps_to(result.examples))
+    # The planned end cut a batch; no later one did.
+    doublings = {PLAN.batch_size * 2.0**k for k in range(-3, 4)}
+    assert sum(segment.batch_size not in doublings for segment in result.schedule.segments) <= 1
