@@ -22,6 +22,9 @@ def misread(trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -
         return None
     if trial.last_step < batch_size:
         return f"its last report is at {trial.last_step:,} examples, within its first batch of {batch_size:,}"
+    last = trial.intermediate_values[trial.last_step]
+    if isinstance(goal, ReachLoss) and math.isclose(trial.values[0], last, rel_tol=1e-6):
+        return f"its value {trial.values[0]:.4g} is the loss that it reported last, not a cost"
     unit = goal.least if isinstance(goal, ReachLoss) else goal.of
     if unit in ("seconds", "balanced") or isinstance(unit, tuple) or not all(0 < v < math.inf for v in trial.values):
         return None

@@ -142,7 +142,8 @@ class AdaptiveSchedule:
                 f"be a multiple of {multiple_of}, and none does: plan with these bounds"
             )
         _check_forecast(plan, forecast)
-        self._state, self._handed_out = Adapted(plan.schedule), 0
+        self._first = _by_whole_batches(plan.schedule) if isinstance(plan.goal, ReachLoss) else plan.schedule
+        self._state, self._handed_out = Adapted(self._first), 0
 
     @property
     def schedule(self) -> Schedule:
@@ -228,9 +229,12 @@ class AdaptiveSchedule:
         return True
 
     def begin(self) -> Schedule:
-        """Forget what was done, and begin a training: by the plan's schedule, which is given."""
-        self._state, self._handed_out = Adapted(self._plan.schedule), 0
-        return self._plan.schedule
+        """Forget what was done, and begin a training: by the plan's schedule, which is given.
+
+        Where the goal is a loss, the plan's end is moved to that of a whole batch.
+        """
+        self._state, self._handed_out = Adapted(self._first), 0
+        return self._first
 
     def fingerprint(self) -> str:
         """Of what decides how it is corrected."""
@@ -298,20 +302,14 @@ class AdaptiveSchedule:
 
     def _extend(self, now: int, left: float) -> None:
         """Let the run go on where it is to reach a loss, and will not by its end."""
-        # By whole batches, so that the next end cuts none.
-        size = self(min(now, self.examples - 1))
-        end = min(self._longest, now + math.ceil(max(left, LEAST_EXTENSION * now) / size) * size)
-        if now + left <= self.examples or end <= self.examples or self._handed_out >= self.examples:
-            return
-        segments = self.schedule.segments
-        if now == self.examples:  # the end may have cut the last batch, which is then a segment of its own
-            begins, size = list(self.schedule.batches())[-1]
-            last = self.schedule.segment_at(begins)
-            if size < last.batch_size:
-                cut = Segment(begins, size, last.learning_rate_multiplier)
-                before = tuple(segment for segment in segments if segment.start_examples < begins)
-                segments = (*before, cut, replace(last, start_examples=now))
-        self._state = replace(self._state, schedule=Schedule(segments, end, self.schedule.learning_rate))
+        end = math.ceil(now + max(left, LEAST_EXTENSION * now))
+        if now + left > self.examples and self._longest > self.examples > self._handed_out:
+            self._state = replace(self._state, schedule=self._ending_near(self.schedule.segments, end))
+
+    def _ending_near(self, segments: tuple[Segment, ...], end: int) -> Schedule:
+        """A schedule to a loss: by whole batches, and no longer than a run may be."""
+        schedule = Schedule(segments, min(end, self._longest), self.schedule.learning_rate)
+        return schedule if end >= self._longest else _by_whole_batches(schedule)
 
     def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
         """Keep what was done until now, and go on with other segments."""
@@ -322,7 +320,9 @@ class AdaptiveSchedule:
         else:
             end = max(now + 1, min(end, self._longest))
         kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
-        self._state = replace(self._state, schedule=Schedule(kept, end, self.schedule.learning_rate))
+        by_loss = isinstance(self._plan.goal, ReachLoss)
+        schedule = self._ending_near(kept, end) if by_loss else Schedule(kept, end, schedule.learning_rate)
+        self._state = replace(self._state, schedule=schedule)
 
     @property
     def _longest(self) -> int:
@@ -339,6 +339,12 @@ class AdaptiveSchedule:
             steps = min(affordable, wanted)
             seen, paid = seen + steps * segment.batch_size, paid + steps * price
         return max(seen, 1)
+
+
+def _by_whole_batches(schedule: Schedule) -> Schedule:
+    """A schedule that ends with a whole batch: a run that may go on must not take a tiny one at its full rate."""
+    begins = list(schedule.batches())[-1][0]
+    return Schedule(schedule.segments, begins + schedule(begins), schedule.learning_rate)
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:

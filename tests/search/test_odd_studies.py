@@ -401,3 +401,15 @@ def test_ranges_that_are_none_are_left_to_the_base_sampler() -> None:
         assert not trial.should_prune()
         study.tell(trial, 5.0)
     assert "The law makes no predictions yet: the learning-rate parameter must be a positive float" in explain(study)[2]
+
+
+def test_a_loss_that_is_returned_for_a_cost_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of("losses returned", goal=ReachLoss(LOSS))
+    for loss in (0.8, 0.85, 0.7):
+        trial = study.ask(SPACE)
+        trial.report(loss, 100 * trial.params["batch_size"])
+        study.tell(trial, loss)
+    study.ask(SPACE)
+    (message,) = [line for line in warned_of(caplog) if "as one before" in line]
+    assert "trial 1, as one before: its value 0.85 is the loss that it reported last, not a cost" in message
+    assert "batchopt reads the objective as the cost (seconds)" in message
