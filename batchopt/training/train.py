@@ -32,6 +32,7 @@ from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedErro
 __all__ = ["TrainingDivergedError", "TrainingResult", "train"]
 
 READ_EVERY = 16
+"""Under an adaptive schedule the noise scale is read off one step of so many."""
 NOT_SURE = 1.001
 """A loss counts as this far above the wanted one until a second evaluation has confirmed that it is reached."""
 FIRST_EVALUATION_STEPS = 10
