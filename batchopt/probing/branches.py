@@ -91,8 +91,9 @@ class SharedTask:
 def run_legs(shared: SharedTask, legs: Sequence[Leg], journal: Journal) -> list[Part]:
     """Run the legs that have not finished, in parallel, and return all their results in order."""
     missing = [leg for leg in legs if journal.finished(leg.name) is None]
-    if len(missing) == 1:
-        _run_and_keep(shared, missing[0], journal)
+    if len(missing) == 1 or journal.group is not None:
+        for leg in missing:
+            _run_and_keep(shared, leg, journal)
     else:
         Parallel()(delayed(_run_and_keep)(shared, leg, journal) for leg in missing)
     return [part for leg in legs if (part := journal.finished(leg.name)) is not None]
@@ -112,14 +113,14 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
     outcome, failure = "finished", None
     try:
         for until, evaluate in stops(leg, done=first_step, evaluation_cost=cost):
-            while first_step + len(losses) < until and not _too_late(leg):
+            while first_step + len(losses) < until and not _too_late(leg, run):
                 losses.append(run.step(leg.batch_size))
             if evaluate:
                 evaluations.append((run.examples_seen, run.evaluate()))
             if _has_diverged(losses, leg.initial_loss):
                 outcome = "diverged"
                 break
-            if _too_late(leg):
+            if _too_late(leg, run):
                 outcome = "stopped"
                 break
     except NonFiniteLossError as error:
@@ -200,5 +201,8 @@ def _branch(
     )
 
 
-def _too_late(leg: Leg) -> bool:
-    return leg.deadline is not None and time.time() > leg.deadline
+def _too_late(leg: Leg, run: TrainingRun) -> bool:
+    if leg.deadline is None:
+        return False
+    late = time.time() > leg.deadline
+    return late if run.group is None else run.group.any_says(late)

@@ -55,6 +55,14 @@ class DefaultGroup:
         torch.distributed.all_reduce(there, torch.distributed.ReduceOp.MAX)
         return int(there)
 
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.largest(0)
+
+    def any_says(self, said: bool) -> bool:
+        """Whether any process does: what clocks decide must be decided alike."""
+        return self.largest(int(said)) > 0
+
     def first_failure(self, message: str | None) -> str:
         """Number and message of the first process that failed."""
         messages: list[str | None] = [None] * self.count

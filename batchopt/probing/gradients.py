@@ -20,7 +20,7 @@ from batchopt.probing.moments import GradientSums, sum_gradients
 from batchopt.probing.per_example import FIRST_CHUNK, PerExampleGradients
 from batchopt.probing.reading import GradientReader, Reading, batch_size_of, rows
 from batchopt.probing.state import preserved
-from batchopt.probing.task import Batch, Loss, batch_loss, trainable_parameters, unwrapped
+from batchopt.probing.task import Batch, Loss, batch_loss, unwrapped, whole_parameters
 
 
 class GroupGradients:
@@ -131,7 +131,7 @@ def per_example_squared_norms(model: nn.Module, loss: Loss, batch: Batch) -> Ten
 def _as_called(model: nn.Module, loss: Loss) -> Reading:
     """What to read of a model in the caller's own mixed precision."""
     inner = unwrapped(model)
-    device = next(iter(trainable_parameters(inner).values())).device
+    device = next(iter(whole_parameters(inner).values())).device
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     return Reading(inner, loss, device, autocast)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from batchopt._codec import Record
+from batchopt._codec import Record, read_text
 from batchopt.errors import RecordError
 from batchopt.evidence import Branch, Spending
 from batchopt.noise_scale import NoiseScale
+from batchopt.probing.distributed import DefaultGroup
 from batchopt.step_cost import StepCost
 
 _IDENTITY = "identity.json"
@@ -54,49 +55,70 @@ class Part(Record):
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """A probe's folder."""
+    """A probe's folder.
+
+    Attributes:
+        folder: where.
+        group: processes that probe together, all of which make every call; the first one's word counts, and it alone
+            writes. None for one that probes alone.
+    """
 
     folder: Path
+    group: DefaultGroup | None = None
 
     @classmethod
-    def open(cls, folder: Path, identity: Identity) -> Journal:
+    def open(cls, folder: Path, identity: Identity, group: DefaultGroup | None = None) -> Journal:
         """Open or begin the journal of one probe.
 
         Raises:
             RecordError: the folder holds the journal of another probe.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        header = folder / _IDENTITY
-        journal = cls(folder)
+        journal = cls(folder, group)
+        journal._of_first(lambda: journal._begin(identity))
+        return journal
+
+    def _begin(self, identity: Identity) -> str:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        header = self.folder / _IDENTITY
         # Without a finished part there is nothing to lose: the probe before was refused, or just begun.
-        if journal._parts() and Identity.load(header) != identity:
+        if self._parts() and Identity.load(header) != identity:
             raise RecordError(
-                f"{folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
+                f"{self.folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
                 "delete the folder to begin anew, or repeat the call that began it"
             )
         identity.save(header)
-        return journal
+        return ""
+
+    def _of_first(self, make: Callable[[], str]) -> str:
+        return make() if self.group is None else self.group.from_first(make)
 
     def finished(self, name: str) -> Part | None:
         """The result of a part, or None if it has not finished."""
+        text = self._of_first(lambda: self._text(name))
+        return Part.from_json(text) if text else None
+
+    def _text(self, name: str) -> str:
         file = self.folder / f"{name}.json"
-        return Part.load(file) if file.exists() else None
+        return read_text(file) if file.exists() else ""
 
     def do(self, name: str, work: Callable[[], Part]) -> Part:
         """The result of a part: looked up, or worked out and kept."""
         part = self.finished(name)
         if part is None:
-            part = work()
-            self.keep(name, part)
+            part = self.keep(name, work())
         return part
 
-    def keep(self, name: str, part: Part) -> None:
-        """Write the result of a part."""
+    def keep(self, name: str, part: Part) -> Part:
+        """Write the result of a part, and give it as it was written."""
+        return Part.from_json(self._of_first(lambda: self._write(name, part)))
+
+    def _write(self, name: str, part: Part) -> str:
         part.save(self.folder / f"{name}.json")
+        return part.to_json()
 
     def seconds_spent(self) -> float:
         """Wall-clock time of all finished parts."""
-        return sum(Part.load(file).spending.seconds for file in self._parts())
+        return float(self._of_first(lambda: repr(sum(Part.load(file).spending.seconds for file in self._parts()))))
 
     def _parts(self) -> list[Path]:
         return [file for file in self.folder.glob("*.json") if file.name != _IDENTITY]

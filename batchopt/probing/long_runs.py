@@ -18,6 +18,7 @@ from batchopt.probing.kinds.kind import kind_of
 from batchopt.probing.measure import measure_run
 from batchopt.probing.run import TrainingRun, load_snapshot
 from batchopt.probing.session import Session, StopProbe
+from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
 from batchopt.probing.short_runs import last_loss
 from batchopt.probing.task import trainable_parameters
 
@@ -71,6 +72,8 @@ def _noise(session: Session, level: int, leg: Leg) -> None:
     for kind, part in KINDS.items():
         if kind == "preconditioned" and not _has_metric(session, leg):
             continue  # it would be the simple one again
+        if session.journal.group is not None and kind not in SHARDED_KINDS:
+            continue
         try:
             session.do(f"noise-{level}-{kind}", partial(_measure, session, leg, kind, int(part * share)))
         except NonFiniteLossError as error:

@@ -13,7 +13,7 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.probing.data import check_data, population
-from batchopt.probing.distributed import Reads, process_group, reads
+from batchopt.probing.distributed import DefaultGroup, Reads, ReadsAlone, process_group, reads
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.gradients import coupling_module, make_reader
 from batchopt.probing.kinds.kind import Kind, kind_of
@@ -22,6 +22,9 @@ from batchopt.probing.kinds.preconditioned import added_decay
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.reading import Reading
 from batchopt.probing.run import TrainingRun
+from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
+from batchopt.probing.sharded_gradients import ShardedGroupGradients, check_sharding
+from batchopt.probing.sharding import is_sharded, own_part, reshard
 from batchopt.probing.state import preserved, seed_generators
 from batchopt.probing.stopping import collect_until_narrow, squared_norms
 from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
@@ -60,7 +63,9 @@ def measure_noise_scale(
 
     Where torch.distributed is initialised with several processes, all of them must call this, with the same seed: they
     share every batch of a data set, or each reads its own stream, and all return the same reading. A model inside
-    `DistributedDataParallel` is measured without it: nothing is reduced, and the loss gets the inner model.
+    `DistributedDataParallel` is measured without it: nothing is reduced, and the loss gets the inner model. A model
+    that is sharded by FSDP2 (`fully_shard`) is measured by groups of examples, of which every process takes its share:
+    the kinds "simple" and "preconditioned", on a data set.
 
     Do not trust it as the critical batch size itself: it is a proxy that can be off by an order of magnitude.
 
@@ -110,26 +115,32 @@ def measure_noise_scale(
     _check(data, relative_width=relative_width, max_examples=max_examples, autocast=autocast)
     chosen = kind_of(kind)
     model = unwrapped(model)
-    parameters = list(trainable_parameters(model).values())
+    reshard(model)
+    named = trainable_parameters(model)
+    parameters = list(named.values())
     target = parameters[0].device if device is None else torch.device(device)
     group = process_group(target)
+    sharded = _sharded_over(named, group, chosen, data)
     with preserved(model, optimizer), torch.enable_grad():
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         metric = chosen.metric(parameters, optimizer)
-        reader = make_reader(
-            Reading(model, loss, target, autocast, factors=metric.factors),
-            group_size=group_size,
-            default_group=_default_group(population(data), halves=chosen.curved),
-            curved=chosen.curved,
-        )
+        reading = Reading(model, loss, target, autocast, factors=metric.factors)
+        default_group = _default_group(population(data), halves=chosen.curved)
         is_split = population(data) is not None
-        together = reads(reader, parameters, group, split=is_split)
+        together: Reads
+        if sharded is None:
+            reader = make_reader(reading, group_size=group_size, default_group=default_group, curved=chosen.curved)
+            together = reads(reader, parameters, group, split=is_split)
+        else:
+            together = ReadsAlone(ShardedGroupGradients(reading, sharded, group_size=group_size or default_group))
+        reader = together.reader
         budget = max_examples if group is None or is_split else max_examples // group.count
         source = source_of(data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
         moments = MomentAccumulator(
             quota=source.first_quota,
             group_size=reader.group_size,
             gradient_bytes=sum(parameter.numel() * parameter.element_size() for parameter in parameters),
+            add_up=None if sharded is None else sharded.add_up,
         )
         infinite = has_dropout(model) if infinite_population is None else infinite_population
         drawn_from = None if infinite else source.population
@@ -229,13 +240,34 @@ def _signal_with_decay(
     factors = [None] * len(parameters) if metric.factors is None else metric.factors
     pull = torch.cat(
         [
-            (rate * wide(parameter.detach()) * (1.0 if factor is None else factor)).flatten().double()
+            (rate * wide(own_part(parameter.detach())) * (1.0 if factor is None else factor)).flatten().double()
             for rate, parameter, factor in zip(decay, parameters, factors, strict=True)
         ]
     )
     total = sum((group.total.double() for group in moments.groups), start=torch.zeros_like(pull))
     mean = total / sum(group.weights for group in moments.groups)
-    return signal + float(2.0 * mean @ pull + pull @ pull)
+    return signal + float(moments.over_coordinates(2.0 * mean @ pull + pull @ pull))
+
+
+def _sharded_over(
+    parameters: dict[str, nn.Parameter], group: DefaultGroup | None, kind: Kind, data: Any
+) -> DefaultGroup | None:
+    """The processes that a model is sharded over; None where this one holds all of it.
+
+    Raises:
+        TaskError: it is sharded in a way, or of a kind, or the data are such, that it cannot be measured.
+    """
+    if not is_sharded(parameters.values()):
+        return None
+    check_sharding(parameters, group)
+    if kind.name not in SHARDED_KINDS:
+        raise TaskError(
+            f"of a sharded model the kind must be one of {', '.join(SHARDED_KINDS)}, got {kind.name!r}: single "
+            "coordinates and curvature are whole in no process"
+        )
+    if population(data) is None:
+        raise TaskError("a sharded model is measured on a data set that all processes see, not on a stream")
+    return group
 
 
 def _default_group(size: int | None, *, halves: bool) -> int:

@@ -84,13 +84,18 @@ class MomentAccumulator:
         quota: units of a group to begin with.
         group_size: examples per unit.
         gradient_bytes: memory of one gradient; decides how many groups are kept.
+        add_up: sums over the processes, where each holds some coordinates of the gradients; None where this one holds
+            all of them.
 
     Attributes:
         group_size: examples per unit.
     """
 
-    def __init__(self, *, quota: int, group_size: int, gradient_bytes: int) -> None:
+    def __init__(
+        self, *, quota: int, group_size: int, gradient_bytes: int, add_up: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         self.group_size = group_size
+        self._add_up = add_up
         self._quota = quota
         self._capacity = MANY_GROUPS if MANY_GROUPS * gradient_bytes <= GROUPS_BYTES else FEW_GROUPS
         self._groups: list[GradientSums] = []
@@ -135,12 +140,12 @@ class MomentAccumulator:
         groups = self.groups
         sums = [group.total for group in groups]
         others = [group.total if group.curved is None else group.curved for group in groups]
-        sum_gram = gram(sums, others)
+        sum_gram = self._gram(sums, others)
         sum_gram = (sum_gram + sum_gram.T) / 2.0
         cross_gram = sum_gram
         if any(group.total_squared is not None for group in groups):
             squared = [g.total if g.total_squared is None else g.total_squared for g in groups]
-            cross_gram = gram(squared, others)
+            cross_gram = self._gram(squared, others)
         return GradientMoments(
             units=np.array([group.units for group in groups], dtype=np.float64),
             weights=np.array([group.weights for group in groups]),
@@ -152,6 +157,13 @@ class MomentAccumulator:
             population=population,
             definite=groups[0].curved is None,
         )
+
+    def _gram(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArray[np.float64]:
+        return self.over_coordinates(torch.from_numpy(gram(first, second))).numpy()
+
+    def over_coordinates(self, sums: Tensor) -> Tensor:
+        """Sums over the coordinates that this process holds, made those over all."""
+        return sums if self._add_up is None else self._add_up(sums)
 
 
 def sum_gradients(gradients: Gradients, weights: Tensor | None) -> GradientSums:

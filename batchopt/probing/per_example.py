@@ -17,7 +17,7 @@ from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_exam
 from batchopt.probing.gradient_norms.uses import squares, wide
 from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, is_batched, rows
-from batchopt.probing.task import Batch, trainable_parameters
+from batchopt.probing.task import Batch, whole_parameters
 
 CHUNK_BYTES = 2**28
 """A pass over many examples takes at most about this much memory on a CPU."""
@@ -38,7 +38,7 @@ class PerExampleGradients:
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._parameters = trainable_parameters(reading.model)
+        self._parameters = whole_parameters(reading.model)
         self._failure: str | None = None
         self._ways: dict[str, str] = {}
         self._compared = False

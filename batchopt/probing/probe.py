@@ -53,7 +53,9 @@ def probe(
     """Measure what a forecast needs: noise scales, short runs, step cost.
 
     Under torchrun the first process probes, on its device, and all of them get its report; what is to be written is
-    written by that process alone.
+    written by that process alone. A model that the task makes sharded (FSDP2) is probed by all processes together: its
+    noise scales by groups of examples, not weighed with curvature, and without a search for the largest batch that
+    fits. The journal must then be in a folder that all of them see.
 
     Args:
         task: what to train; a data set, not a stream.
@@ -77,7 +79,7 @@ def probe(
     _check_arguments(task, examples, seconds, learning_rate, batch_sizes)
     arguments = (task, examples, seconds, seed, learning_rate, batch_sizes, journal, progress or _silent)
     group = process_group(task.torch_device)
-    if group is None:
+    if group is None or TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed).is_sharded:
         return _probe(*arguments)
     return ProbeReport.from_json(group.from_first(lambda: _probe(*arguments).to_json()))
 
@@ -99,14 +101,15 @@ def _probe(
         raise TaskError("a stream of batches cannot be run twice from one point: measure it with measure_noise_scale")
     identity = Identity(examples, seconds, seed, learning_rate, batch_sizes, population, parameters)
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
-        folder = Path(journal) if journal is not None else Path(private) / "journal"
-        kept = Journal.open(folder, identity)
+        place = str(Path(private) / "journal" if journal is None else Path(journal).absolute())
+        folder = Path(place if run.group is None else run.group.from_first(lambda: place))
+        kept = Journal.open(folder, identity, run.group)
         session = Session(
             task=task,
             shared=SharedTask(task, Path(private)),
             journal=kept,
             seed=seed,
-            progress=progress,
+            progress=progress if run.group is None or run.group.rank == 0 else _silent,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
         )
         provenance = _provenance(task, seed, population, parameters, run.optimizer)
@@ -181,7 +184,8 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
 def _report(session: Session, stopped: str | None, provenance: Provenance) -> ProbeReport:
     runs: dict[tuple[int, float], Branch] = {}
     for part in session.parts.values():
-        if part.branch is not None:  # a later leg of the same run holds the whole curve
+        # A later leg of the same run holds the whole curve; one that began when the time was up holds nothing.
+        if part.branch is not None and part.branch.examples > 0:
             runs[part.branch.batch_size, part.branch.learning_rate] = part.branch
     reference = session.parts[REFERENCE].branch if REFERENCE in session.parts else None
     spending: dict[str, Spending] = {}

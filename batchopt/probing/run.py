@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
-from batchopt.probing.distributed import DefaultGroup
+from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.rescaling import Rescaling
+from batchopt.probing.sharded_gradients import check_sharding
+from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole
 from batchopt.probing.state import OwnRandomness, evaluating
-from batchopt.probing.task import Batch, TrainingTask, batch_loss
+from batchopt.probing.task import Batch, TrainingTask, batch_loss, trainable_parameters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +64,8 @@ class TrainingRun:
         seed: of initialisation, data order and everything random in training.
         hyperparameters: further keywords of the task's optimizer factory.
         group: processes that share every batch; their gradients are added up after the backward pass. All make the same
-            run, begin with the first one's weights, and draw what is random in training apart.
+            run, begin with the first one's weights, and draw what is random in training apart. A model that is sharded
+            (FSDP2) is always trained by all processes of the default group, and must be made alike in each.
 
     Attributes:
         model: on the task's device.
@@ -72,6 +75,8 @@ class TrainingRun:
         steps: optimizer steps taken.
         scaler: of gradients, under float16.
         reader: looks at the gradients of every step; None for nothing.
+        group: as given.
+        is_sharded: whether every process holds a part of every parameter only.
 
     Raises:
         TaskError: the data are a stream, or the model has no trainable parameter.
@@ -111,9 +116,13 @@ class TrainingRun:
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
         self._mean_weight = 1.0
-        self._group, self._host = group, host
+        self.is_sharded = is_sharded(self.model.parameters())
+        if self.is_sharded:
+            group = group or process_group(task.torch_device)
+            check_sharding(trainable_parameters(self.model), group)
+        self.group, self._host = group, host
         if group is not None:
-            group.share([*self.model.parameters(), *self.model.buffers()])
+            group.share([t for t in (*self.model.parameters(), *self.model.buffers()) if not is_sharded([t])])
             self._draw_apart(group)
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
@@ -161,6 +170,7 @@ class TrainingRun:
         indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
         with self._randomness.active(), torch.no_grad():
             value = float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
+            reshard(self.model)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"the loss of a batch of {batch_size} is {value} {self._where()}")
         self.examples_seen += batch_size
@@ -168,7 +178,7 @@ class TrainingRun:
 
     def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        at_once = micro_batch >= len(indices) and self._group is None
+        at_once = micro_batch >= len(indices) and self.group is None
         value = self._at_once(indices) if at_once else self._in_parts(indices, micro_batch)
         if self.task.before_step is not None:
             self.scaler.unscale_(self.optimizer)
@@ -193,7 +203,7 @@ class TrainingRun:
 
         Processes take as many examples each; where that does not divide, some take one of weight zero.
         """
-        rank, count = (0, 1) if self._group is None else (self._group.rank, self._group.count)
+        rank, count = (0, 1) if self.group is None else (self.group.rank, self.group.count)
         own, width = indices[rank::count], -(-len(indices) // count)
         padded = np.concatenate([own, indices[: width - len(own)]])
         counts = torch.arange(width) < len(own)
@@ -212,9 +222,9 @@ class TrainingRun:
                 self.reader.micro_batch(max(1, round(float(weights.sum()))))
         if self.reader is not None:
             self.reader.step()
-        if self._group is not None:
-            self._group.add_up(sums)
-            self._add_up_gradients(self._group)
+        if self.group is not None:
+            self.group.add_up(sums)
+            self._add_up_gradients(self.group)
         total_loss, weight = sums.tolist()
         self._finite(total_loss, len(indices))
         if weight <= 0:
@@ -235,7 +245,13 @@ class TrainingRun:
         return loss
 
     def _add_up_gradients(self, group: DefaultGroup) -> None:
-        """Sum the gradients of all processes; a parameter that none of them used is left without one."""
+        """Sum the gradients of all processes; a parameter that none of them used is left without one.
+
+        Of a sharded model the backward pass has left the mean.
+        """
+        if self.is_sharded:
+            self._scale_gradients(group.count)
+            return
         parameters = [parameter for each in self.optimizer.param_groups for parameter in each["params"]]
         used = group.add_up(torch.tensor([float(parameter.grad is not None) for parameter in parameters]))
         gradients: dict[torch.dtype, list[Tensor]] = {}
@@ -275,12 +291,14 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        if self._group is None:
+        if self.group is None:
             loss = evaluated_loss(self.task, self.model)
         else:  # the first process's, whose running statistics (BatchNorm) are the model's
-            self._group.share(list(self.model.buffers()))
-            own = evaluated_loss(self.task, self.model) if self._group.rank == 0 else 0.0
-            loss = float(self._group.add_up(torch.tensor([own], dtype=torch.float64)).item())
+            self.group.share(list(self.model.buffers()))
+            is_first = self.group.rank == 0
+            own = evaluated_loss(self.task, self.model) if is_first or self.is_sharded else 0.0
+            own = own if is_first else 0.0
+            loss = float(self.group.add_up(torch.tensor([own], dtype=torch.float64)).item())
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
         return loss
@@ -292,10 +310,10 @@ class TrainingRun:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the run needs to go on: tensors and plain values only."""
+        """All that the run needs to go on: tensors and plain values only; of a sharded model whole, asked by all."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": whole(self.model.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
             "randomness": self._randomness.state_dict(),
             "examples_seen": self.examples_seen,
@@ -309,15 +327,19 @@ class TrainingRun:
 
         The optimizer's other settings become those of the state, as torch's optimizers have it.
         """
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        model, optimizer = state["model"], state["optimizer"]
+        if self.is_sharded:
+            model = shard_model_state(model, self.model)
+            optimizer = shard_optimizer_state(optimizer, self.optimizer)
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
         self._mean_weight = state.get("mean_weight", 1.0)
-        if self._group is not None:  # only what one process drew was kept
-            self._draw_apart(self._group)
+        if self.group is not None:  # only what one process drew was kept
+            self._draw_apart(self.group)
         if self.reader is not None and "reader" in state:
             self.reader.load_state_dict(state["reader"])
 
@@ -340,16 +362,23 @@ def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
             weights = torch.ones_like(losses) if weights is None else weights
             total += (weights * losses).sum(dtype=torch.float64).item()
             weight += weights.sum(dtype=torch.float64).item()
+    reshard(model)
     return total / weight if weight else math.nan
 
 
 def save_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
-    """Write a run's state to `path`, whole or not at all, readable by `torch.load(weights_only=True)`."""
+    """Write a run's state to `path`, whole or not at all, readable by `torch.load(weights_only=True)`.
+
+    Of several processes the first writes.
+    """
+    state = run.state_dict()
+    if run.group is not None and run.group.rank > 0:
+        return
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(run.state_dict(), file)
+            torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(target)

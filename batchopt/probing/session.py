@@ -13,6 +13,9 @@ from batchopt.probing.task import TrainingTask
 Progress = Callable[[str, float], None]
 
 
+TIME_WAS_UP = "the time was up"
+
+
 class StopProbe(Exception):  # noqa: N818  (it is not an error: the probe ends with what it has)
     """The probe cannot go on; its report says why."""
 
@@ -53,16 +56,25 @@ class Session:
         return part
 
     def run(self, legs: Sequence[Leg]) -> list[Part]:
-        """The results of legs: from the journal, or run in parallel."""
+        """The results of legs: from the journal, or run in parallel.
+
+        Raises:
+            StopProbe: the time was up before all of them had finished.
+        """
         results = run_legs(self.shared, [replace(leg, deadline=self.deadline) for leg in legs], self.journal)
         for leg, part in zip(legs, results, strict=True):
             self._add(leg.name, part)
+        if any(part.branch is not None and part.branch.outcome == "stopped" for part in results):
+            raise StopProbe(TIME_WAS_UP)
         return results
 
     def check_time(self) -> None:
         """End the probe if its time is up."""
-        if self.deadline is not None and time.time() > self.deadline:
-            raise StopProbe("the time was up")
+        if self.deadline is None:
+            return
+        late, group = time.time() > self.deadline, self.journal.group
+        if late if group is None else group.any_says(late):
+            raise StopProbe(TIME_WAS_UP)
 
     def _add(self, name: str, part: Part) -> None:
         self.parts[name] = part

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from batchopt.probing.sharding import own_part
+
 # torch's default generator is one per process, and joblib's threading backend runs several runs in one process: who
 # swaps its state must be alone until it is swapped back, or one run would draw another's numbers. Reentrant, because a
 # measurement on a run swaps within a swap.
@@ -190,7 +192,7 @@ class _Kept:
             return self.value
         # An untouched tensor is left alone: a write would invalidate a graph that the caller still wants to go back
         # through. The version alone does not see writes through `.data`.
-        if self.held._version != self.version or not torch.equal(self.held.detach(), self.value):
+        if self.held._version != self.version or not torch.equal(own_part(self.held.detach()), own_part(self.value)):
             with torch.no_grad():
                 self.held.copy_(self.value)
         return self.held

@@ -18,8 +18,9 @@ from batchopt.step_cost import StepCost, fit_step_cost
 
 REPEATS, MOST_REPEATS = 3, 15
 """Timed steps at every batch size: at least, and where time and examples are left over."""
-UNBOUNDED_ON_CPU = 4096
-"""Largest batch that is tried on a CPU without a bound of the user's: its memory limit is the whole machine's."""
+LARGEST_UNBOUNDED = 4096
+"""Largest batch that is tried without a bound of the user's where the memory's is not sought: a CPU's is the whole
+machine's."""
 PRECISION = 1.1
 """The largest batch that fits is known to this factor."""
 
@@ -70,8 +71,10 @@ def measure_step_cost(
         raise BudgetError(f"max_examples must be at least {least} to time two batch sizes, got {max_examples}")
     clock.step(smallest)  # the first step of a process loads what torch loads late: not on the clock
     clock.deadline = time.perf_counter() + seconds
-    too_large = _time_doubling(clock, smallest, _limit(task, max_batch_size))
-    if task.torch_device.type == "cuda" and too_large is None:
+    # A process that runs out of memory leaves the others waiting for its part of a sharded model.
+    is_limit_sought = task.torch_device.type == "cuda" and not run.is_sharded
+    too_large = _time_doubling(clock, smallest, _limit(task, max_batch_size, is_limit_sought))
+    if is_limit_sought and too_large is None:
         too_large = _find_too_large(clock, max_batch_size)
     largest = max_batch_size if too_large is None else _largest_that_fits(clock, too_large)
     clock.repeat_all()
@@ -125,6 +128,9 @@ class _Clock:
             taken = time.perf_counter() - began
             self.fits = max(self.fits, batch_size)
             self.summed_loss += batch_size * loss
+        group = self.run.group
+        if taken is not None and group is not None:  # the slowest process sets the pace
+            taken = group.largest(round(1e9 * taken)) / 1e9
         if taken is None:
             # Only here is the exception gone, and with its traceback the last references to what did fit.
             self.run.optimizer.zero_grad(set_to_none=True)
@@ -146,24 +152,28 @@ class _Clock:
         """Time all batch sizes again in turn while time and examples last."""
         for _ in range(MOST_REPEATS - REPEATS):
             for size, times in self.times.items():
-                too_late = time.perf_counter() + statistics.median(times) > self.deadline
-                if too_late or not self.affords(size, 1):
+                if self.is_late(statistics.median(times)) or not self.affords(size, 1):
                     return
                 taken = self.step(size)
                 if taken is not None:
                     times.append(taken)
+
+    def is_late(self, seconds: float) -> bool:
+        """Whether so many more would go beyond the deadline."""
+        late = time.perf_counter() + seconds > self.deadline
+        return late if self.run.group is None else self.run.group.any_says(late)
 
     def _synchronise(self) -> None:
         if self.run.task.torch_device.type == "cuda":
             torch.cuda.synchronize(self.run.task.torch_device)
 
 
-def _limit(task: TrainingTask, max_batch_size: int | None) -> int:
+def _limit(task: TrainingTask, max_batch_size: int | None, is_limit_sought: bool) -> int:
     """Largest batch size to time."""
     if max_batch_size is not None:
         return max_batch_size
     population = task.population or 0
-    return population if task.torch_device.type == "cuda" else min(population, UNBOUNDED_ON_CPU)
+    return population if is_limit_sought else min(population, LARGEST_UNBOUNDED)
 
 
 def _time_doubling(clock: _Clock, smallest: int, limit: int) -> int | None:
@@ -173,7 +183,7 @@ def _time_doubling(clock: _Clock, smallest: int, limit: int) -> int | None:
         # A batch twice as large takes at most twice as long, as a rule.
         if len(clock.times) >= 2:
             next_seconds = 2 * (REPEATS + 1) * statistics.median(clock.times[size // 2])
-            if time.perf_counter() + next_seconds > clock.deadline:
+            if clock.is_late(next_seconds):
                 return None
         if not clock.measure(size):
             return size

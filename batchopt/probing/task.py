@@ -16,6 +16,7 @@ from batchopt._checks import check_count, check_finite, check_one_of, check_posi
 from batchopt.errors import TaskError
 from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.rescaling import RESCALED
+from batchopt.probing.sharding import is_sharded
 
 Batch = Any
 """Tuple of tensors for data given as tensors, else whatever the collate function makes."""
@@ -124,8 +125,8 @@ class TrainingTask:
         model = self.model()
         if not isinstance(model, nn.Module):
             raise TaskError(f"model must make an nn.Module, got {type(model).__name__}: does the factory return it?")
-        trainable_parameters(model)
-        return model.to(self.torch_device)
+        is_placed = is_sharded(trainable_parameters(model).values())
+        return model if is_placed else model.to(self.torch_device)
 
     def make_optimizer(
         self, model: nn.Module, *, learning_rate: float, hyperparameters: Mapping[str, float] | None = None
@@ -191,7 +192,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of `model` that require a gradient, by name, each tensor once.
 
     Raises:
-        TaskError: there is none, or one is complex, sharded, without values yet, or on another device than the rest.
+        TaskError: there is none, or one is complex, without values yet, or on another device than the rest.
     """
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not parameters:
@@ -208,14 +209,27 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
                 f"parameter {name!r} is complex, which is not supported: hold its real and imaginary parts in a real "
                 "parameter (torch.view_as_complex in the forward pass)"
             )
-        if hasattr(parameter, "device_mesh"):
-            raise TaskError(
-                f"parameter {name!r} is sharded over processes (DTensor): measure the model before sharding"
-            )
         if parameter.device != device:
             raise TaskError(
                 f"all trainable parameters must be on one device, and {first!r} is on {device}, {name!r} on "
                 f"{parameter.device}: move the model to one device to measure"
+            )
+    return parameters
+
+
+def whole_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Trainable parameters of a model of which this process holds all.
+
+    Raises:
+        TaskError: one is sharded over processes, or as for `trainable_parameters`.
+    """
+    parameters = trainable_parameters(model)
+    for name, parameter in parameters.items():
+        if is_sharded([parameter]):
+            raise TaskError(
+                f"parameter {name!r} is sharded over processes (DTensor), where the gradients of single examples, "
+                "curvature and a running noise scale cannot be read: call measure_noise_scale, in all processes, with "
+                "kind 'simple' or 'preconditioned'"
             )
     return parameters
 

@@ -66,10 +66,20 @@ class Checkpoint(Record):
 def save_checkpoint(
     path: Path, run: TrainingRun, settings: Settings, measured: Measured, adaptive: AdaptiveSchedule | None = None
 ) -> None:
-    """Keep a training at `path`, and drop the states that an earlier checkpoint of the same path left."""
+    """Keep a training at `path`, and drop the states that an earlier checkpoint of the same path left.
+
+    Of several processes, all of which must call it, the first writes, and the others wait for that.
+    """
     state = path.with_name(f"{path.name}.{run.examples_seen}.state")
     save_snapshot(run, state)
-    Checkpoint(settings, measured, state.name, None if adaptive is None else adaptive.state()).save(path)
+    if run.group is None or run.group.rank == 0:
+        _point_to(state, path, settings, measured, None if adaptive is None else adaptive.state())
+    if run.group is not None:
+        run.group.wait()
+
+
+def _point_to(state: Path, path: Path, settings: Settings, measured: Measured, adapted: Adapted | None) -> None:
+    Checkpoint(settings, measured, state.name, adapted).save(path)
     ours = re.compile(re.escape(path.name) + r"\.\d+\.state")
     for file in path.parent.iterdir():
         if ours.fullmatch(file.name) and file.name != state.name:

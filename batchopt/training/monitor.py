@@ -17,7 +17,7 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.noise_scale import NoiseScale
 from batchopt.probing.distributed import process_group
 from batchopt.probing.reading import batch_size_of
-from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
+from batchopt.probing.task import Batch, Loss, check_autocast, unwrapped, whole_parameters
 from batchopt.training.micro_batches import MicroBatches
 from batchopt.training.pace import Pace, interval
 from batchopt.training.running_noise import RunningNoise
@@ -101,7 +101,7 @@ class NoiseScaleMonitor:
         _check(overhead=overhead, every=every, window=window, population=population, units=units)
         check_autocast(autocast)
         inner = unwrapped(model)
-        device = next(iter(trainable_parameters(inner).values())).device
+        device = next(iter(whole_parameters(inner).values())).device
         self._outer = model
         self._group = process_group(device) if isinstance(model, DistributedDataParallel) else None
         self._how = Step(inner, loss or _no_loss, device, autocast, scaler)

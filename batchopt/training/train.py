@@ -116,9 +116,9 @@ def train(
         place = {"checkpoint (is its folder shared?)": run.examples_seen, "until_loss": until_loss}
         group.agree({**asdict(settings), **place, "micro_batch": micro_batch})
     loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
-    files = _Files(None, None, None)
+    save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
+    files = _Files(save, None, None)
     if group is None or group.rank == 0:
-        save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
         board = None if tensorboard is None else Board(tensorboard, first_examples=measured.examples)
         files = _Files(save, metrics, board)
     files.begin(loop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -261,6 +262,17 @@ def test_seconds_are_a_ceiling_too() -> None:
     # One leg or measurement may be under way when the time is up.
     assert report.seconds_spent < 8.0
     assert report.budget_examples > 0
+
+
+def test_a_run_that_begins_when_the_time_is_up_is_left_out() -> None:
+    def sleep(part: str, done: float) -> None:
+        if part == "learning-rate search":
+            time.sleep(3.0)
+
+    report = probe(make_task(), seconds=3.0, progress=sleep)
+    assert report.stopped == "the time was up"
+    assert report.runs
+    assert all(math.isfinite(branch.last_loss) for branch in report.runs)
 
 
 def test_a_given_learning_rate_is_not_searched(report: ProbeReport) -> None:

@@ -25,7 +25,7 @@ from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.task import Batch, batch_loss, trainable_parameters
+from batchopt.probing.task import Batch, batch_loss, whole_parameters
 
 PRODUCT_COST = 2
 """Examples' worth of gradients that a Hessian-vector product of one example takes."""
@@ -41,7 +41,7 @@ class CurvatureReader:
 
     def __init__(self, reading: Reading, *, group_size: int) -> None:
         self._reading = reading
-        self._parameters = list(trainable_parameters(reading.model).values())
+        self._parameters = list(whole_parameters(reading.model).values())
         self.group_size = group_size
 
     @property

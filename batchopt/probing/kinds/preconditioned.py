@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from batchopt.probing.kinds.metric import Metric
+from batchopt.probing.sharding import own_part, shard_like, whole
 
 SHORTEST_ROW = 4
 """Elements of a row that tell by their mean whether it gets gradients."""
@@ -215,7 +216,7 @@ def _delay_of(group: Group) -> float:
 
 
 def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _Scaling) -> Metric:
-    groups, left_out, steps = _groups(optimizer), 0, 0.0
+    groups, left_out, steps, largest = _groups(optimizer), 0, 0.0, 0.0
     squares = []
     for parameter in parameters:
         state = optimizer.state.get(parameter, {})
@@ -224,8 +225,9 @@ def _scaled(parameters: Sequence[nn.Parameter], optimizer: Optimizer, scaling: _
             left_out += 1
             continue
         steps = max(steps, float(state["step"]))
-        squares.append(scaling.factor(groups[id(parameter)], state, parameter).to(parameter.device))
-    largest = max(float(square.max()) for square in squares)
+        square = scaling.factor(groups[id(parameter)], whole(dict(state)), parameter).to(parameter.device)
+        largest = max(largest, float(square.max()))
+        squares.append(own_part(shard_like(square, parameter)))
     if largest <= 0:  # every learning rate is zero
         return Metric(None, f"identity: the learning rate of {type(optimizer).__name__} is zero")
     words = f"{type(optimizer).__name__}'s {scaling.words} after {steps:.0f} steps{_rates_in_words(groups)}"

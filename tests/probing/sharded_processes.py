@@ -1,0 +1,159 @@
+"""Runs in each process of a test: `torchrun sharded_processes.py FOLDER` writes FOLDER/RANK.json (or alone.json).
+
+Alone, the model is whole; of several processes, each holds a part of it (FSDP2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from batchopt import NoiseScaleMonitor, Schedule, Segment, TrainingTask, measure_noise_scale, probe, train
+
+torch.set_num_threads(1)
+COUNT, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
+"""The last batch is of 37."""
+
+
+def data() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(300, 6, generator=generator, dtype=torch.float64)
+    return x, (x[:, 0] > 0).long(), torch.randint(1, 5, (300,), generator=generator).double()
+
+
+def sharded() -> nn.Module:
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)).double()
+    if COUNT > 1:
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(model[0])
+        fully_shard(model)
+    return model
+
+
+def half_sharded() -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)).double()
+    fully_shard(model[0])
+    return model
+
+
+def plain(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def weighted(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    return plain(model, batch), batch[2]
+
+
+def not_finite(model: nn.Module, batch: Any) -> Tensor:
+    # Only the first process has such an example in its share.
+    return plain(model, batch) * torch.where(batch[0][:, 0] == data()[0][:, 0].max(), torch.inf, 1.0)
+
+
+def task_of(**changes: Any) -> TrainingTask:
+    settings: dict[str, Any] = {
+        "model": sharded,
+        "data": data(),
+        "loss": weighted,
+        "optimizer": lambda parameters, lr: torch.optim.AdamW(parameters, lr=0.1 * lr),
+        "before_step": lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.5),
+        "device": "cpu",
+    }
+    return TrainingTask(**(settings | changes))
+
+
+def trained(folder: Path, micro_batch: int | None) -> list[list[float]]:
+    """Losses of a training that is cut off and goes on, and of the same when it is finished."""
+
+    class CutOffError(Exception):
+        pass
+
+    def stop(examples: int, _: float) -> None:
+        if examples > 700:
+            raise CutOffError
+
+    given: dict[str, Any] = {
+        "seed": 3,
+        "checkpoint": folder / f"run{COUNT}-{micro_batch}",
+        "micro_batch": micro_batch,
+    }
+    with contextlib.suppress(CutOffError):
+        train(task_of(), SCHEDULE, on_evaluation=stop, **given)
+    return [list(train(task_of(), SCHEDULE, **given).curve.losses) for _ in range(2)]
+
+
+def trained_a_little() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(5)
+    model = sharded()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        plain(model, tuple(part[:50] for part in data())).mean().backward()
+        optimizer.step()
+    with torch.no_grad():  # the outermost module is whole now
+        model(data()[0])
+    return model, optimizer
+
+
+def noise(loss: Any, kind: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    reading = measure_noise_scale(
+        model, loss, data(), optimizer=optimizer, kind=kind, group_size=6, relative_width=0.5, max_examples=240
+    )
+    return json.loads(reading.to_json())
+
+
+def refused(work: Any) -> str:
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "it was done"
+
+
+def main(folder: Path) -> None:
+    if COUNT > 1:
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
+    model, optimizer = trained_a_little()
+    answers: dict[str, Any] = {
+        "trained": trained(folder, None),
+        "in parts": trained(folder, 5),
+        **{
+            f"{kind} {loss.__name__}": noise(loss, kind, model, optimizer)
+            for kind in ("simple", "preconditioned")
+            for loss in (plain, weighted)
+        },
+        "not finite": refused(lambda: measure_noise_scale(model, not_finite, data(), group_size=6)),
+    }
+    answers["grads"] = [parameter.grad is None for parameter in model.parameters()]
+    if COUNT > 1:
+        for name in ("report", "report again"):
+            answers[name] = probe(task_of(), examples=12_000, seed=0, journal=folder / "journal").to_json()
+        with patch("batchopt.probing.probe.examples_within", lambda seconds, cost: 100_000):  # far more than there is
+            answers["late"] = probe(task_of(), seconds=2.0, seed=0).to_json()
+        answers["hessian"] = refused(lambda: measure_noise_scale(model, plain, data(), kind="hessian"))
+        answers["stream"] = refused(lambda: measure_noise_scale(model, plain, iter([data()])))
+        answers["half"] = refused(lambda: measure_noise_scale(half_sharded(), plain, data()))
+        answers["monitor"] = refused(lambda: NoiseScaleMonitor(model, plain))
+    (folder / f"{RANK if COUNT > 1 else 'alone'}.json").write_text(json.dumps(answers))
+    if COUNT > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
+    os._exit(0)
