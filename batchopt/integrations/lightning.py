@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from batchopt.probing.data import population
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 
@@ -31,11 +31,13 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         **loader_options: of `scheduled_loader` (seed, shuffle, collate_fn, num_workers, ...).
 
     Raises:
+        TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: when training begins: the trainer accumulates gradients, runs another length than the schedule's, or
             would put a sampler of its own in place of the schedule's; a checkpoint of another data set or order.
     """
 
     def __init__(self, dataset: Dataset[Any] | tuple[Tensor, ...], schedule: Schedule, **loader_options: Any) -> None:
+        check_schedule(schedule)
         super().__init__()
         self.schedule = schedule
         self._dataset, self._options = dataset, loader_options

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 
 from batchopt.schedules.exporters.stages import stages_of
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler
 
 
@@ -31,6 +31,7 @@ class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(self, schedule: Schedule) -> None:
+        check_schedule(schedule)
         self._seen = [seen for seen, _ in schedule.batches()] + [schedule.examples]
         self._schedule = schedule
 
@@ -53,6 +54,7 @@ class ScheduledTrainerMixin:
         schedule: batch sizes over examples, of all processes together.
 
     Raises:
+        TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: the arguments ask for gradient accumulation or max_steps, or a batch size does not divide into the
             processes.
 
@@ -62,6 +64,7 @@ class ScheduledTrainerMixin:
     """
 
     def __init__(self, *args: Any, schedule: Schedule, **kwargs: Any) -> None:
+        check_schedule(schedule)
         super().__init__(*args, **kwargs)
         self.schedule = schedule
         trainer: Any = self

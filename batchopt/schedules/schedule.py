@@ -6,6 +6,7 @@ at the first step that begins at or after the segment's start; the last step tak
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,3 +122,16 @@ class Schedule(Record):
                 steps = -(-(end - seen) // segment.batch_size)
                 yield segment, seen, steps
                 seen += steps * segment.batch_size
+
+
+def check_schedule(schedule: object, *others: type) -> None:
+    """Raise TypeError unless it is a `Schedule`, or one of `others` where these are followed as well."""
+    if isinstance(schedule, (Schedule, *others)):
+        return
+    remedy = ""
+    if isinstance(schedule, str | os.PathLike):
+        remedy = ": load it with batchopt.Schedule.load(path)"
+    elif isinstance(getattr(schedule, "schedule", None), Schedule):
+        remedy = ": give its .schedule"
+    kinds = " or a ".join(f"batchopt.{kind.__name__}" for kind in (Schedule, *others))
+    raise TypeError(f"schedule must be a {kinds}, got {type(schedule).__name__}{remedy}")

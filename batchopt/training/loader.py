@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Tens
 
 from batchopt._checks import check_count
 from batchopt.probing.data import check_data, population, shuffled_indices
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.shares import Share, check_ranks, check_start, weights_of, width_of
 from batchopt.training.stream import ScheduledStream
@@ -51,6 +51,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         ranks: number of data-parallel ranks.
 
     Raises:
+        TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: an empty data set, a start beyond the end of the run, or a batch size that does not divide into the
             ranks.
 
@@ -74,6 +75,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
         ranks: int = 1,
     ) -> None:
         check_count("population", population)
+        check_schedule(schedule, AdaptiveSchedule)
         check_count("seed", seed, least=0)
         self._population, self._schedule = population, schedule
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
@@ -179,7 +181,8 @@ def scheduled_loader(
         **loader_options: further arguments of `torch.utils.data.DataLoader` (pin_memory, ...).
 
     Raises:
-        TypeError: the data set has another form, or an option would override the schedule, or its order.
+        TypeError: the data set or the schedule has another form, or an option would override the schedule or its
+            order.
         TaskError: the data set is empty, or its tensors differ in length.
 
     Example:

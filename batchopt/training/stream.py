@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from batchopt.errors import TaskError
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.shares import check_ranks, check_start, weights_of, width_of
 
 READ_AHEAD = 64
@@ -22,6 +22,7 @@ class ScheduledStream(IterableDataset[Any]):
     Args: as for `scheduled_loader`.
 
     Raises:
+        TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: a start beyond the end of the run, or a batch size that does not divide into the ranks.
         TaskError: in iteration: the data set gives no example.
     """
@@ -39,6 +40,7 @@ class ScheduledStream(IterableDataset[Any]):
         num_workers: int = 0,
         **loader_options: Any,
     ) -> None:
+        check_schedule(schedule)
         check_ranks(schedule, rank, ranks)
         check_start(schedule, start_examples)
         self._dataset, self._schedule = dataset, schedule

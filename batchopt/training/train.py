@@ -22,7 +22,7 @@ from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
@@ -83,6 +83,7 @@ def train(
             gradient is the whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
 
     Raises:
+        TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: neither the schedule nor the call gives a learning rate.
         TrainingDivergedError: the loss became NaN or infinite (a `NonFiniteLossError`). Its `result` holds what was
             measured, and the checkpoint of the evaluation before stays.
@@ -101,6 +102,7 @@ def train(
         >>> result.outcome, result.steps < 1_000
         ('reached', True)
     """
+    check_schedule(schedule, AdaptiveSchedule)
     adaptive = schedule if isinstance(schedule, AdaptiveSchedule) else None
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)

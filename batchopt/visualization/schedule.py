@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.visualization.axes import log_axis, span_of
 from batchopt.visualization.canvas import BLUE, blank
 from batchopt.visualization.wording import count, number
@@ -29,6 +29,7 @@ class Piece(NamedTuple):
 
 def schedule_data(schedule: Schedule) -> tuple[Piece, ...]:
     """The pieces of a schedule with their ends and learning rates."""
+    check_schedule(schedule)
     ends = [segment.start_examples for segment in schedule.segments[1:]] + [schedule.examples]
     base = schedule.learning_rate
     return tuple(

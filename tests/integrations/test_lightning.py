@@ -187,3 +187,8 @@ def test_whole_batches_tell_no_noise_scale() -> None:
         trainer(callbacks=[NoiseScaleCallback()]).fit(
             Module(), datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE)
         )
+
+
+def test_a_name_of_a_file_is_no_schedule() -> None:
+    with pytest.raises(TypeError, match="got str: load it"):
+        ScheduledDataModule((torch.arange(100),), "schedule.json")  # type: ignore[arg-type]

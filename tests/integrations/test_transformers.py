@@ -14,7 +14,7 @@ from batchopt.schedules.schedule import Schedule, Segment
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from batchopt.integrations.transformers import ScheduledTrainer  # noqa: E402
+from batchopt.integrations.transformers import ScheduleCallback, ScheduledTrainer  # noqa: E402
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32, 0.5)), examples=620)
 
@@ -122,3 +122,10 @@ def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) ->
 def test_what_would_break_the_schedule_is_refused(tmp_path: Path, arguments: dict[str, Any], what: str) -> None:
     with pytest.raises(ValueError, match=what):
         trainer(tmp_path, **arguments)
+
+
+def test_a_name_of_a_file_is_no_schedule(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="got str: load it"):
+        trainer(tmp_path, "schedule.json")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="got str: load it"):
+        ScheduleCallback("schedule.json")  # type: ignore[arg-type]

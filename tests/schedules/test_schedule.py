@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.schedules.schedule import Schedule, Segment, check_schedule
 
 
 @st.composite
@@ -39,3 +42,20 @@ def test_steps_to_examples_outside_of_the_run() -> None:
         schedule.steps_to(101)
     with pytest.raises(ValueError, match="examples must be zero or more"):
         schedule.steps_to(-1)
+
+
+def test_what_is_no_schedule_is_told_with_what_to_give() -> None:
+    schedule = Schedule.constant(10, examples=100)
+    check_schedule(schedule)
+    check_schedule(3, int)
+    for path in ("schedule.json", Path("schedule.json")):
+        with pytest.raises(
+            TypeError, match=rf"got {type(path).__name__}: load it with batchopt\.Schedule\.load\(path\)"
+        ):
+            check_schedule(path)
+    with pytest.raises(
+        TypeError, match=r"schedule must be a batchopt\.Schedule, got SimpleNamespace: give its \.schedule$"
+    ):
+        check_schedule(SimpleNamespace(schedule=schedule))
+    with pytest.raises(TypeError, match=r"must be a batchopt\.Schedule or a batchopt\.int, got dict$"):
+        check_schedule({"schedule": schedule}, int)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from visualization.samples import rising_schedule
 
 from batchopt.schedules.schedule import Schedule, Segment
@@ -35,3 +36,8 @@ def test_labels_say_size_and_rate() -> None:
 def test_a_piece_too_short_for_its_label_has_none() -> None:
     schedule = Schedule((Segment(0, 8), Segment(10, 16), Segment(5_000, 32)), 10_000, 0.1)
     assert len(plot_schedule(schedule).layout.annotations) == 2
+
+
+def test_a_file_s_name_is_no_schedule() -> None:
+    with pytest.raises(TypeError, match="got str: load it"):
+        plot_schedule("schedule.json")  # type: ignore[arg-type]

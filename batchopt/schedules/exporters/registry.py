@@ -22,7 +22,7 @@ from batchopt.schedules.exporters.megatron_ramp import to_megatron_ramp
 from batchopt.schedules.exporters.nanogns import to_nanogns
 from batchopt.schedules.exporters.nemo import to_nemo
 from batchopt.schedules.exporters.olmo_core import to_olmo_core
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 
 __all__ = ["EXPORTERS", "IMPORTERS", "Export", "Exporter", "export_schedule", "import_schedule"]
 
@@ -62,7 +62,7 @@ def export_schedule(schedule: Schedule, to: str, **options: int) -> Export:
 
     Raises:
         ValueError: an unknown consumer, a missing option, or a schedule that the consumer cannot follow.
-        TypeError: an option that the exporter does not know.
+        TypeError: something else than a schedule, or an option that the exporter does not know.
 
     Example:
         >>> schedule = Schedule.constant(64, examples=6_400)
@@ -70,6 +70,7 @@ def export_schedule(schedule: Schedule, to: str, **options: int) -> Export:
         >>> export.text.partition("--step")[2]
         '-batch-size-schedule "0:64" --train-samples 6400 --lr-decay-samples 6400'
     """
+    check_schedule(schedule)
     check_one_of("to", to, tuple(EXPORTERS))
     exporter = EXPORTERS[to]
     takes = dict(list(inspect.signature(exporter).parameters.items())[1:])

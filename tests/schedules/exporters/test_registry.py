@@ -32,6 +32,8 @@ def test_options_are_checked() -> None:
         export_schedule(SCHEDULE, "megatron", tokens=1)
     with pytest.raises(TypeError, match=r"megatron takes the options .*, got args"):
         export_schedule(SCHEDULE, "megatron", args=1)
+    with pytest.raises(TypeError, match=r"schedule must be a batchopt\.Schedule, got str: load it"):
+        export_schedule("schedule.json", "ignite")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="megatron needs tokens_per_example, data_parallel"):
         export_schedule(SCHEDULE, "megatron", micro_batch=8)
 
