@@ -222,3 +222,20 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypa
         write_text(path, "new")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (ESTIMATE.to_json(), "batchopt.estimate"),
+        ('{"schema": "batchopt.plan/9"}', "batchopt.plan"),
+        ('{"schema": 3}', None),
+        ("[1]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_which_record_a_file_says_it_is(tmp_path: Path, text: str | None, name: str | None) -> None:
+    if text is not None:
+        (tmp_path / "record.json").write_text(text)
+    assert _codec.record_name(tmp_path / "record.json") == name

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from batchopt.cli.arguments import STUDY_NAME, UsageError
 from batchopt.cli.console import Console
+from batchopt.cli.schedule_file import load_schedule
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.plan import Plan
-from batchopt.schedules.schedule import Schedule
 
 SUMMARY = "Draw everything as one self-contained HTML page."
 DETAILS = """\
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         report=ProbeReport.load(args.probe) if args.probe else None,
         forecast=Forecast.load(args.forecast) if args.forecast else None,
         plan=Plan.load(args.plan) if args.plan else None,
-        schedule=Schedule.load(args.schedule) if args.schedule else None,
+        schedule=load_schedule(args.schedule) if args.schedule else None,
         study=load_study(args.study, args.name) if args.study else None,
     )
     console.say(f"wrote {args.out}: open it in a browser")

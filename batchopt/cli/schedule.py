@@ -10,6 +10,7 @@ from pathlib import Path
 from batchopt._codec import json_schema, read_text, write_text
 from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
+from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import RecordError
 from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule
 from batchopt.schedules.schedule import Schedule
@@ -25,7 +26,9 @@ DETAILS = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("schedule", type=Path, nargs="?", help="file of `batchopt plan` or of your own")
+    parser.add_argument(
+        "schedule", type=Path, nargs="?", help="file of `batchopt plan`, schedule or plan, or of your own"
+    )
     parser.add_argument(
         "--from", dest="source", choices=sorted(IMPORTERS), help="the file is a configuration of this framework"
     )
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         return
     if args.schedule is None:
         raise UsageError("name a schedule file, or ask for the --schema")
-    schedule = Schedule.load(args.schedule) if args.source is None else _imported(args.schedule, args.source)
+    schedule = load_schedule(args.schedule) if args.source is None else _imported(args.schedule, args.source)
     if args.out is not None and args.to is None:
         schedule.save(args.out)
         console.say(f"wrote {args.out}")

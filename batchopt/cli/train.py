@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import UsageError, count, positive
 from batchopt.cli.console import Console
+from batchopt.cli.schedule_file import load_schedule
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -35,7 +36,7 @@ PATIENCE = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
-    parser.add_argument("schedule", type=Path, help="file of `batchopt plan` or of your own")
+    parser.add_argument("schedule", type=Path, help="file of `batchopt plan`, schedule or plan, or of your own")
     parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
     parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     for path in (args.checkpoint, args.metrics, args.realised, args.save):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"there is no folder for {path}: make it first")
-    schedule = Schedule.load(args.schedule)
+    schedule = load_schedule(args.schedule)
     plan = Plan.load(args.plan) if args.plan else None
     adaptive = _adaptive(args, schedule, plan)
     result = train_by(

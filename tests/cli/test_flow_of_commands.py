@@ -115,6 +115,13 @@ def test_schedule_shown_exported_and_its_schema(flow: Any, capsys: pytest.Captur
     assert run_json(capsys, "schedule", "--schema")["properties"]["schema"]["const"] == Schedule.SCHEMA
 
 
+def test_a_plan_stands_for_its_schedule(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_json(capsys, "schedule", flow.plan) == run_json(capsys, "schedule", flow.schedule)
+    by_plan, by_schedule = (run_json(capsys, "train", flow.task, file) for file in (flow.plan, flow.schedule))
+    assert by_plan["loss"] == by_schedule["loss"]
+    assert main(["report", "--schedule", flow.plan, "-o", str(tmp_path / "report.html")]) == 0
+
+
 def test_an_export_is_written_and_read_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     schedule = Schedule((Segment(0, 64), Segment(6_400, 128)), examples=19_200)
     schedule.save(tmp_path / "s.json")
