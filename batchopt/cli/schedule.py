@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from batchopt._codec import json_schema, read_text, write_text
@@ -12,8 +12,19 @@ from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import RecordError
-from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule
+from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule, options_of
 from batchopt.schedules.schedule import Schedule
+
+
+def _flags(options: Iterable[str]) -> str:
+    return " ".join(f"--{name.replace('_', '-')}" for name in options)
+
+
+def _wants(to: str) -> str:
+    """The options of an export, in words."""
+    needed, more = options_of(to)
+    return f"needs {_flags(needed) or 'nothing'}{'; may take ' if more else ''}{_flags(more)}"
+
 
 SUMMARY = "Show a schedule, or export it for another training framework."
 DETAILS = """\
@@ -21,7 +32,16 @@ DETAILS = """\
   batchopt schedule schedule.json --to megatron --tokens-per-example 1024 --micro-batch 8 --data-parallel 2
   batchopt schedule config.yaml --from levanter -o schedule.json
   batchopt schedule --schema                                  the JSON Schema of schedule files
-"""
+
+""" + "".join(f"  --to {to:<13} {_wants(to)}\n" for to in sorted(EXPORTERS))
+OPTIONS = {
+    "tokens_per_example": "sequence length",
+    "micro_batch": "examples per device and pass",
+    "data_parallel": "data-parallel ranks",
+    "devices": "devices that share a batch",
+    "examples_per_epoch": "examples in the training data",
+}
+"""What exporters may ask for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, help="write the schedule as JSON, or the export")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of schedule files and exit")
     parser.add_argument("--to", choices=sorted(EXPORTERS), help="framework to export for")
-    parser.add_argument("--tokens-per-example", type=count, help="sequence length")
-    parser.add_argument("--micro-batch", type=count, help="examples per device and pass")
-    parser.add_argument("--data-parallel", type=count, help="data-parallel ranks")
-    parser.add_argument("--devices", type=count, help="devices that share a batch")
-    parser.add_argument("--examples-per-epoch", type=count, help="examples in the training data")
+    for name, meaning in OPTIONS.items():
+        parser.add_argument(_flags([name]), type=count, help=meaning)
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
@@ -73,17 +90,7 @@ def _imported(file: Path, source: str) -> Schedule:
 
 
 def _export(schedule: Schedule, args: argparse.Namespace, console: Console) -> None:
-    options = ("tokens_per_example", "micro_batch", "data_parallel", "devices", "examples_per_epoch")
-    given = {name: getattr(args, name) for name in options}
-    takes = inspect.signature(EXPORTERS[args.to]).parameters
-    missing = [name for name in options if name in takes and takes[name].default is inspect.Parameter.empty]
-    missing = [f"--{name.replace('_', '-')}" for name in missing if given[name] is None]
-    if missing:
-        raise UsageError(f"--to {args.to} needs {' and '.join(missing)}")
-    spare = [f"--{name.replace('_', '-')}" for name in options if given[name] is not None and name not in takes]
-    if spare:
-        raise UsageError(f"--to {args.to} does not take {' or '.join(spare)}")
-    export = export_schedule(schedule, args.to, **{name: value for name, value in given.items() if value is not None})
+    export = export_schedule(schedule, args.to, **_options(args))
     if args.out is not None:
         write_text(args.out, "\n".join([export.text.rstrip(), *(f"# {note}" for note in export.notes)]) + "\n")
         console.say(f"wrote {args.out}")
@@ -91,3 +98,15 @@ def _export(schedule: Schedule, args: argparse.Namespace, console: Console) -> N
     for note in export.notes:
         console.say(f"# {note}")
     console.result({"to": args.to, "text": export.text, "notes": export.notes})
+
+
+def _options(args: argparse.Namespace) -> dict[str, int]:
+    """What was given for the exporter, if that is what it takes."""
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    needed, more = options_of(args.to)
+    missing = [name for name in needed if name not in given]
+    spare = [name for name in given if name not in needed + more]
+    faults = [f"{fault}: {_flags(names)}" for fault, names in (("missing", missing), ("not taken", spare)) if names]
+    if faults:
+        raise UsageError("; ".join([f"--to {args.to} {_wants(args.to)}", *faults]))
+    return given

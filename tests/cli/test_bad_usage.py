@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +19,8 @@ import pytest
 
 from batchopt import Schedule
 from batchopt.cli.main import main
+from batchopt.cli.schedule import OPTIONS
+from batchopt.schedules.exporters.registry import EXPORTERS
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
@@ -66,6 +70,27 @@ def test_arguments_that_do_not_go_together(flow: Any, capsys: pytest.CaptureFixt
     assert "nothing to report" in fails(capsys, "report", code=2)
     assert "--least" in fails(capsys, "plan", flow.forecast, "--reach-loss", "0.5", "--of", "steps", code=2)
     assert "--of" in fails(capsys, "plan", flow.forecast, "--within", "5", "--least", "steps", code=2)
+
+
+def test_an_export_s_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    Schedule.constant(64, examples=6_400).save(tmp_path / "s.json")
+    export = ("schedule", str(tmp_path / "s.json"), "--to")
+    assert fails(capsys, *export, "nanogns", "--devices", "2", code=2).endswith(
+        "--to nanogns needs --tokens-per-example --micro-batch; may take --data-parallel; "
+        "missing: --tokens-per-example --micro-batch; not taken: --devices"
+    )
+    told = fails(capsys, *export, "ignite", "--devices", "2", "--micro-batch", "4", code=2)
+    assert told.endswith("--to ignite needs nothing; not taken: --micro-batch --devices")
+
+
+@pytest.mark.parametrize("to", EXPORTERS)
+def test_the_help_of_schedule_lists_what_every_export_needs(capsys: pytest.CaptureFixture[str], to: str) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["schedule", "--help"])
+    (line,) = re.findall(rf"^  --to {to} +(.+)$", capsys.readouterr().out, re.MULTILINE)
+    options = list(inspect.signature(EXPORTERS[to]).parameters)[1:]
+    assert [flag[2:].replace("-", "_") for flag in re.findall(r"--[a-z-]+", line)] == options
+    assert OPTIONS.keys() >= set(options), "each is an argument of the command"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from batchopt.schedules.exporters.nemo import to_nemo
 from batchopt.schedules.exporters.olmo_core import to_olmo_core
 from batchopt.schedules.schedule import Schedule, check_schedule
 
-__all__ = ["EXPORTERS", "IMPORTERS", "Export", "Exporter", "export_schedule", "import_schedule"]
+__all__ = ["EXPORTERS", "IMPORTERS", "Export", "Exporter", "export_schedule", "import_schedule", "options_of"]
 
 
 class Exporter(Protocol):
@@ -52,6 +52,13 @@ IMPORTERS: dict[str, Callable[[str], Schedule]] = {"megatron": from_megatron, "l
 """Formats that hold all of a schedule but its learning-rate multipliers."""
 
 
+def options_of(to: str) -> tuple[list[str], list[str]]:
+    """The options that the exporter of `to` needs, and those that it may take as well."""
+    options = list(inspect.signature(EXPORTERS[to]).parameters.values())[1:]
+    needed = [option.name for option in options if option.default is option.empty]
+    return needed, [option.name for option in options if option.name not in needed]
+
+
 def export_schedule(schedule: Schedule, to: str, **options: int) -> Export:
     """A schedule in the syntax of `to`, a key of `EXPORTERS`.
 
@@ -72,15 +79,14 @@ def export_schedule(schedule: Schedule, to: str, **options: int) -> Export:
     """
     check_schedule(schedule)
     check_one_of("to", to, tuple(EXPORTERS))
-    exporter = EXPORTERS[to]
-    takes = dict(list(inspect.signature(exporter).parameters.items())[1:])
+    needed, more = options_of(to)
     for name in options:
-        if name not in takes:
-            raise TypeError(f"{to} takes the options {', '.join(takes)}, got {name}")
-    missing = [name for name, option in takes.items() if option.default is option.empty and name not in options]
+        if name not in needed + more:
+            raise TypeError(f"{to} takes the options {', '.join(needed + more)}, got {name}")
+    missing = [name for name in needed if name not in options]
     if missing:
         raise ValueError(f"{to} needs {', '.join(missing)}")
-    return exporter(schedule, **options)
+    return EXPORTERS[to](schedule, **options)
 
 
 def import_schedule(text: str, source: str) -> Schedule:
