@@ -79,16 +79,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
         show_moves(adaptive, console)
     if args.save is not None:
         _save_weights(result, args.save)
-    console.say(
-        f"trained {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s "
-        f"(and {result.evaluation_seconds:.1f} s of evaluations); last loss {result.curve.losses[-1]:.4g}"
-    )
+    show_training(result, args.checkpoint, console)
     rows = compare(plan, schedule, result) if plan is not None else []
     show_comparison(plan, rows, console)
     console.result(
         {
             "steps": result.steps,
             "examples": result.examples,
+            "resumed_at_examples": result.resumed_at,
             "seconds": result.seconds,
             "loss": result.curve.losses[-1],
             "reached_at_examples": result.reached,
@@ -120,6 +118,21 @@ def show_moves(adaptive: AdaptiveSchedule, console: Console) -> None:
         )
     if not adaptive.moves:
         console.say("the batch size was left as planned: no change was predicted to save enough")
+
+
+def show_training(result: TrainingResult, checkpoint: Path | None, console: Console) -> None:
+    """What was trained, and which of it a checkpoint held already."""
+    trained = "trained"
+    if result.resumed_at is not None:
+        trained = "in all"
+        if result.resumed_at == result.examples:
+            console.say(f"the training in {checkpoint} was finished already; nothing was trained")
+        else:
+            console.say(f"went on from the {result.resumed_at:,} examples of {checkpoint}")
+    console.say(
+        f"{trained} {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s "
+        f"(and {result.evaluation_seconds:.1f} s of evaluations); last loss {result.curve.losses[-1]:.4g}"
+    )
 
 
 def train_by(

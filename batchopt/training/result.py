@@ -67,6 +67,7 @@ class TrainingResult:
         reached: examples at which the wanted loss was reached; None if it was not, or none was wanted.
         outcome: "reached" (the wanted loss; the run stopped there), "finished" (the schedule's end) or "diverged" (the
             curve holds what was finite).
+        resumed_at: examples at which a checkpoint was gone on from; None if the training began here.
     """
 
     model: nn.Module
@@ -77,6 +78,7 @@ class TrainingResult:
     seconds: float
     reached: float | None
     outcome: Literal["reached", "finished", "diverged"]
+    resumed_at: int | None = None
 
     @property
     def curve(self) -> LossCurve:

@@ -210,6 +210,7 @@ class _Loop:
         self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
         self.micro_batch, self.adaptive, self.corrects = micro_batch, adaptive, True
         self.seconds = measured.clock[-1] if measured.clock else 0.0
+        self.resumed_at = measured.examples if measured.clock else None
 
     @property
     def schedule(self) -> Schedule:
@@ -274,6 +275,7 @@ class _Loop:
             seconds=self.seconds,
             reached=self.reached,
             outcome=outcome,
+            resumed_at=self.resumed_at,
         )
 
     def lines(self) -> str:

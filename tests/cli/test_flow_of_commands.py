@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule, Segment
+from batchopt.cli.console import Console
 from batchopt.cli.main import main
 
 GOAL = 0.25
@@ -86,6 +87,31 @@ def test_training_without_a_plan_goes_to_the_schedules_end(
     Schedule.constant(50, examples=2_000).save(tmp_path / "s.json")
     found = run_json(capsys, "train", flow.task, str(tmp_path / "s.json"), "--learning-rate", "0.2")
     assert (found["steps"], found["examples"], found["compared"]) == (40, 2_000, [])
+
+
+def test_training_says_what_a_checkpoint_held_already(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", flow.task, flow.schedule, "--checkpoint", str(tmp_path / "run"), "--metrics"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "progress", stop_at(0.3))
+        assert main([*command, str(tmp_path / "before")]) == 130
+    seen = [json.loads(line)["examples"] for line in (tmp_path / "before").read_text().splitlines()][-1]
+    for said in (f"went on from the {seen:,} examples of", "was finished already; nothing was trained"):
+        capsys.readouterr()
+        assert main([*command, str(tmp_path / "after")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert said in lines[0]
+        assert lines[1].startswith("in all ")
+    assert run_json(capsys, *command, str(tmp_path / "after"))["resumed_at_examples"] > seen
+
+
+def stop_at(share: float) -> Any:
+    def progress(self: Console, part: str, done: float) -> None:
+        if done >= share:
+            raise KeyboardInterrupt
+
+    return progress
 
 
 def test_a_study_goes_on_to_its_number_of_trials(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_goes_on_bit_for_bit(tmp_path: Path, examples: int) -> None:
     resumed = run(tmp_path / "run", on_evaluation=lambda seen, loss: later.append(seen))
     assert_same(resumed, whole)
     assert resumed.seconds >= resumed.measured.clock[0]
+    assert (whole.resumed_at, resumed.resumed_at) == (None, whole.curve.examples[-len(later) - 1])
     assert tuple(later) == whole.curve.examples[-len(later) :]
     assert later[0] > examples
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["run", "run.1500.state"]
@@ -97,6 +98,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
     again = run(tmp_path / "run", until_loss=0.5, on_evaluation=stop_after(-1))
     assert_same(again, first)
     assert again.seconds == first.seconds
+    assert again.resumed_at == again.examples
     lower = run(tmp_path / "run", until_loss=0.4)
     assert lower.examples > first.examples
     finished = run(tmp_path / "run")
