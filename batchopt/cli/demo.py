@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.plan import show_plan
     from batchopt.cli.probe import probe_with_progress, show_probe
     from batchopt.cli.study import Search, run_study
-    from batchopt.cli.train import compare, show_comparison, train_by
+    from batchopt.cli.train import check_reached, compare, show_comparison, train_by
     from batchopt.cli.tune import show_study, study_result
     from batchopt.report import write_report
     from batchopt.search import summarise
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.heading("5. Train by the schedule: predicted beside measured")
     result = train_by(task, plan.schedule, console, plan=plan, seed=args.seed + 1)
     rows = compare(plan, plan.schedule, result)
-    show_comparison(plan, rows, console)
+    show_comparison(result, rows, console)
 
     write_report(out / "report.html", report=report, forecast=forecast, plan=plan, study=study, training=rows)
     seconds = time.perf_counter() - began
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
         }
     )
+    check_reached(plan, result)
 
 
 def save_plan(plan: Plan, out: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from batchopt.cli.arguments import UsageError, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
+from batchopt.errors import BatchoptError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -22,15 +23,21 @@ if TYPE_CHECKING:
 
 SUMMARY = "Train a task by a schedule, and compare with what the plan predicted."
 DETAILS = """\
-Without --plan it trains the schedule to its end. With it, until the plan's loss is reached.
+Without --plan it trains the schedule to its end. With it, until the plan's loss is reached; where that is not, the exit
+code is 1, and all files are written.
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
   batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
 """
 AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
+
 PATIENCE = 3
-"""Training towards a plan's loss gives up at this many times the predicted examples."""
+"""Training towards a plan's loss gives up at this many times the examples of the schedule."""
+
+
+class GoalMissedError(BatchoptError):
+    """A training towards a plan's loss ended before it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         _save_weights(result, args.save)
     show_training(result, args.checkpoint, console)
     rows = compare(plan, schedule, result) if plan is not None else []
-    show_comparison(plan, rows, console)
+    show_comparison(result, rows, console)
     console.result(
         {
             "steps": result.steps,
@@ -93,6 +100,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
         }
     )
+    if plan is not None:
+        check_reached(plan, result)
 
 
 def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -> AdaptiveSchedule | None:
@@ -148,7 +157,7 @@ def train_by(
     metrics: Path | None = None,
     tensorboard: Path | None = None,
 ) -> TrainingResult:
-    """Train by a schedule; for a plan's loss until it is reached, three times the predicted examples at most."""
+    """Train by a schedule; for a plan's loss until it is reached, three times the schedule's examples at most."""
     from batchopt.training.train import train
 
     goal = plan.goal if plan is not None else None
@@ -193,10 +202,27 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     return rows
 
 
-def show_comparison(plan: Plan | None, rows: list[Comparison], console: Console) -> None:
+def check_reached(plan: Plan, result: TrainingResult) -> None:
+    """Raise GoalMissedError where a plan's loss was not reached: a command's last act, when all else is written."""
+    if not isinstance(plan.goal, ReachLoss) or result.reached is not None:
+        return
+    # All that the median was taken of: the last alone may lie below the goal.
+    losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
+    longer = result.examples / plan.schedule.examples
+    raise GoalMissedError(
+        f"the plan's loss of {plan.goal.loss:.4g} must be reached by the running median of three evaluations, and the "
+        f"training ended at {losses} after {result.examples:,} examples, {longer:.2g} times the plan's: train at half "
+        "the learning rate, by a longer schedule, or plan for a loss nearer to those that the probe saw"
+    )
+
+
+def show_comparison(result: TrainingResult, rows: list[Comparison], console: Console) -> None:
     """Predicted beside measured."""
-    if plan is not None and not rows:
-        console.say(f"The goal's loss was not reached within {PATIENCE} times the predicted examples.")
+    if result.reached is not None:
+        console.item(
+            f"The loss was reached after {result.reached:,.0f} examples, which is what is compared; the run went on "
+            f"to {result.examples:,}, where the next evaluation confirmed it."
+        )
     if rows:
         console.table(
             ("", "predicted", "measured", "measured / predicted", "in the 90 % interval"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import os
 import re
 import signal
@@ -17,10 +18,12 @@ from typing import Any
 import optuna
 import pytest
 
-from batchopt import Schedule
+from batchopt import Plan, Schedule
 from batchopt.cli.main import main
 from batchopt.cli.schedule import OPTIONS
 from batchopt.schedules.exporters.registry import EXPORTERS
+
+GOAL = 0.25
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:
@@ -139,6 +142,24 @@ def test_goals_out_of_reach(flow: Any, capsys: pytest.CaptureFixture[str], tmp_p
     fails(capsys, "plan", flow.forecast, "--reach-loss", "1e-9", *out)
     assert "the initial loss" in fails(capsys, "plan", flow.forecast, "--reach-loss", "50", *out)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_a_training_that_misses_the_plan_s_loss_fails_when_all_is_written(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, adapt: bool
+) -> None:
+    kept = {f"--{name}": tmp_path / name for name in ("save", "metrics", "realised")[: 3 if adapt else 2]}
+    command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--learning-rate", "1e-4", "--json"]
+    command += [str(part) for pair in kept.items() for part in pair] + ["--adapt", flow.forecast] * adapt
+    assert main(command) == 1
+    out, err = capsys.readouterr()
+    found, plan = json.loads(out), Plan.load(flow.plan)
+    assert (found["reached_at_examples"], found["compared"]) == (None, [])
+    assert all(file.stat().st_size > 0 for file in kept.values())
+    line = err.splitlines()[-1]
+    assert line.startswith(f"batchopt: error: the plan's loss of {GOAL} must be reached")
+    assert f"{found['loss']:.4g} after {found['examples']:,} examples, 3 times the plan's: train at half" in line
+    assert found["examples"] == pytest.approx(3 * plan.schedule.examples, rel=0.01)
 
 
 def test_too_small_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -81,6 +81,15 @@ def test_training_is_compared_with_the_plan(flow: Any, capsys: pytest.CaptureFix
     assert set(torch.load(weights)) == {"weight", "bias"}
 
 
+def test_the_crossing_and_what_was_trained_are_told_apart(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "train", flow.task, flow.schedule, "--plan", flow.plan)
+    assert main(["train", flow.task, flow.schedule, "--plan", flow.plan]) == 0
+    reached, examples = round(found["reached_at_examples"]), found["examples"]
+    assert reached < examples
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"reached after {reached:,} examples, which is what is compared; the run went on to {examples:,}," in text
+
+
 def test_training_without_a_plan_goes_to_the_schedules_end(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
