@@ -86,7 +86,9 @@ def show(cell: object) -> str:
         if cell.high == float("inf"):
             return f"more than {show(cell.low)}"
         doubt = "" if cell.resolved else " ?"
-        return f"{show(cell.value)} ({show(cell.low)} to {show(cell.high)}){doubt}"
+        value, low, high = show(cell.value), show(cell.low), show(cell.high)
+        # An interval that is narrower than what is shown of it says nothing.
+        return f"{value}{doubt}" if low == value == high else f"{value} ({low} to {high}){doubt}"
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         return str(cell)
     if isinstance(cell, int) or abs(cell) >= 1000:

@@ -25,6 +25,9 @@ from batchopt.uncertainty import Estimate
         (Estimate(1200.0, 900.0, 1500.0, True), "1,200 (900 to 1,500)"),
         (Estimate(1.0, 0.5, 80.0, False), "1 (0.5 to 80) ?"),
         (Estimate(5.0, 4.0, float("inf"), False), "more than 4"),
+        (Estimate(529.0, 529.0, 529.0, True), "529"),
+        (Estimate(529.0, 528.9, 529.4, False), "529 ?"),
+        (Estimate(529.0, 529.0, 530.0, True), "529 (529 to 530)"),
     ],
 )
 def test_cells(cell: object, text: str) -> None:
