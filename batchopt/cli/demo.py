@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import count
 from batchopt.cli.console import Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
+
+if TYPE_CHECKING:
+    import optuna
+
+    from batchopt.probing.task import TrainingTask
+    from batchopt.training.result import TrainingResult
 
 SUMMARY = "The whole flow on handwritten digits, in two minutes; leaves its files in out/."
 DETAILS = """\
@@ -45,9 +52,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.forecast import show_forecast
     from batchopt.cli.plan import show_plan
     from batchopt.cli.probe import probe_with_progress, show_probe
-    from batchopt.cli.study import Search, run_study
     from batchopt.cli.train import check_reached, compare, show_comparison, train_by
-    from batchopt.cli.tune import show_study, study_result
+    from batchopt.cli.tune import study_result
     from batchopt.report import write_report
     from batchopt.search import summarise
 
@@ -73,18 +79,13 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_plan(plan, console)
 
     console.heading("4. Study: Optuna over batch size, learning rate and weight decay, around the plan")
-    (out / "study.db").unlink(missing_ok=True)
-    search = Search.around(
-        plan, largest_batch=forecast.batch_size_limit, trials=args.trials, seed=args.seed, first=HABITS
-    )
-    console.say(f"two settings of habit are tried first, batch:rate {' and '.join(f'{b}:{r}' for b, r in HABITS)}")
-    study = run_study(task, forecast, search, console, study=str(out / "study.db"))
-    show_study(study, search, console)
+    study = search_around(plan, forecast, task, args, console)
 
     console.heading("5. Train by the schedule: predicted beside measured")
     result = train_by(task, plan.schedule, console, plan=plan, seed=args.seed + 1)
     rows = compare(plan, plan.schedule, result)
     show_comparison(result, rows, console)
+    show_worse_study(study, plan, result, console)
 
     write_report(out / "report.html", report=report, forecast=forecast, plan=plan, study=study, training=rows)
     seconds = time.perf_counter() - began
@@ -101,6 +102,45 @@ def run(args: argparse.Namespace, console: Console) -> None:
         }
     )
     check_reached(plan, result)
+
+
+def search_around(
+    plan: Plan, forecast: Forecast, task: TrainingTask, args: argparse.Namespace, console: Console
+) -> optuna.Study:
+    """A new study around the plan, run and shown."""
+    from batchopt.cli.study import Search, run_study
+    from batchopt.cli.tune import show_study
+
+    file: Path = args.out / "study.db"
+    file.unlink(missing_ok=True)
+    search = Search.around(
+        plan, largest_batch=forecast.batch_size_limit, trials=args.trials, seed=args.seed, first=HABITS
+    )
+    console.say(f"two settings of habit are tried first, batch:rate {' and '.join(f'{b}:{r}' for b, r in HABITS)}")
+    study = run_study(task, forecast, search, console, study=str(file))
+    show_study(study, search, console)
+    return study
+
+
+def show_worse_study(study: optuna.Study, plan: Plan, result: TrainingResult, console: Console) -> None:
+    """Say so, and why that can be, where the plan's own run cost less than the study's best trial."""
+    own = cost_to_the_loss(plan, result)
+    completed = any(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False))
+    if own is None or not completed or study.best_value <= own:
+        return
+    console.item(
+        f"The study's best trial cost more than this run, {study.best_value:.3g} {plan.price.unit} against {own:.3g} "
+        f"at the same price of a step: a study of {len(study.trials)} trials does not try the plan's setting itself, "
+        "and a run of the same setting varies by tens of per cent with its seed."
+    )
+
+
+def cost_to_the_loss(plan: Plan, result: TrainingResult) -> float | None:
+    """What a run cost until it reached the plan's loss, at the plan's price, as a study prices its trials."""
+    if result.reached is None:
+        return None
+    steps = [(min(1.0, (result.reached - seen) / size), size) for seen, size in result.schedule.batches()]
+    return sum(plan.price.of_run(batch_size=size, steps=part) for part, size in steps if part > 0)
 
 
 def save_plan(plan: Plan, out: Path) -> None:

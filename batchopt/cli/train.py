@@ -89,19 +89,22 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_training(result, args.checkpoint, console)
     rows = compare(plan, schedule, result) if plan is not None else []
     show_comparison(result, rows, console)
-    console.result(
-        {
-            "steps": result.steps,
-            "examples": result.examples,
-            "resumed_at_examples": result.resumed_at,
-            "seconds": result.seconds,
-            "loss": result.curve.losses[-1],
-            "reached_at_examples": result.reached,
-            "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
-        }
-    )
+    console.result(training_result(result, rows))
     if plan is not None:
         check_reached(plan, result)
+
+
+def training_result(result: TrainingResult, rows: list[Comparison]) -> dict[str, object]:
+    """A training in one JSON object."""
+    return {
+        "steps": result.steps,
+        "examples": result.examples,
+        "resumed_at_examples": result.resumed_at,
+        "seconds": result.seconds,
+        "loss": result.curve.losses[-1],
+        "reached_at_examples": result.reached,
+        "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
+    }
 
 
 def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -> AdaptiveSchedule | None:
@@ -227,6 +230,12 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
         console.table(
             ("", "predicted", "measured", "measured / predicted", "in the 90 % interval"),
             [(r.name, r.predicted, r.measured, r.error_ratio, "yes" if r.inside else "no") for r in rows],
+        )
+    missed = [row.name for row in rows if not row.inside]
+    if missed:
+        console.item(
+            f"Outside of its 90 % interval: {', '.join(missed)}. One in ten is expected to be, and a single run more "
+            "often: the interval is of the mean over seeds."
         )
 
 
