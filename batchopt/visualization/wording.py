@@ -66,7 +66,7 @@ def interval(estimate: Estimate) -> str:
     low, high = estimate.low, estimate.high
     if not math.isfinite(high):
         return f"more than {number(low)} (unresolved)" if math.isfinite(low) and low > 0 else "unresolved"
-    if low == high:
+    if low == high or (estimate.resolved and number(low) == number(high)):
         return number(estimate.value)
     doubt = "" if estimate.resolved else ", unresolved"
     if not math.isfinite(low):

@@ -61,6 +61,8 @@ def test_counts_are_exact() -> None:
         (Estimate(100.0, -5.0, math.inf, False), "unresolved"),
         (Estimate(100.0, -math.inf, 125.0, False), "less than 125 (unresolved)"),
         (Estimate(0.6, 0.6, 0.6, True), "0.6"),
+        (Estimate(16.9, 16.88, 16.93, True), "16.9"),
+        (Estimate(16.9, 16.88, 16.93, False), "16.9 (16.9 to 16.9, unresolved)"),
     ],
 )
 def test_an_interval_says_what_is_known(estimate: Estimate, text: str) -> None:
