@@ -40,8 +40,8 @@ class GradientReader(Protocol):
     def micro_batch(self, examples: int) -> None:
         """A part of a batch, of so many examples, has added its gradient."""
 
-    def step(self) -> None:
-        """All parts of a batch have."""
+    def step(self, examples: int) -> None:
+        """All parts of a batch of so many have, those of other processes as well."""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
@@ -220,12 +220,12 @@ class TrainingRun:
             torch.autograd.backward(self.scaler.scale(total / guess))
             if self.reader is not None:
                 self.reader.micro_batch(max(1, round(float(weights.sum()))))
-        if self.reader is not None:
-            self.reader.step()
         if self.group is not None:
             self.group.add_up(sums)
             self._add_up_gradients(self.group)
         total_loss, weight = sums.tolist()
+        if self.reader is not None:
+            self.reader.step(max(1, round(weight)))
         self._finite(total_loss, len(indices))
         if weight <= 0:
             raise TaskError(f"the weights of a batch must add up to more than 0, got {weight} {self._where()}")

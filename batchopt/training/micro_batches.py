@@ -26,15 +26,26 @@ class MicroBatches:
         outer: the model as it is trained.
         group: the ranks of a data-parallel training; what was accumulated before they are reduced is read.
         watch: takes the times.
+        is_added_up: whether `.grad` is the sum over the ranks by the end of a step.
     """
 
     name = "micro-batches"
     method = "the micro-batches of a step"
 
-    def __init__(self, step: Step, outer: nn.Module, group: DefaultGroup | None, watch: Stopwatch) -> None:
+    def __init__(
+        self,
+        step: Step,
+        outer: nn.Module,
+        group: DefaultGroup | None,
+        watch: Stopwatch,
+        *,
+        is_added_up: bool = False,
+    ) -> None:
         self.pace = Pace()
         self.examples = 0
         self._step, self._outer, self._group, self._watch = step, outer, group, watch
+        self._is_added_up = is_added_up
+        self._is_reduced = group is not None and not is_added_up
         self._failure: Exception | None = None
         self._begun: Mark | None = None
         self.plain: Span | None = None
@@ -54,7 +65,7 @@ class MicroBatches:
         """Look at what a micro-batch has added. What goes wrong is kept for `finish`, where ranks wait."""
         begin = self._watch.mark()
         # Set by the wrapper's forward pass: whether the backward pass after it reduces, and was not under no_sync().
-        if self._group is not None and getattr(self._outer, "require_forward_param_sync", True):
+        if self._is_reduced and getattr(self._outer, "require_forward_param_sync", True):
             return
         try:
             self._look(examples)
@@ -70,7 +81,10 @@ class MicroBatches:
                 what they have added up.
         """
         begin = self._watch.mark()
-        pending = self._own() if self._group is None else self._together(self._group)
+        if self._group is None:
+            pending = self._own()
+        else:
+            pending = self._added_up(self._group) if self._is_added_up else self._together(self._group)
         self._spans.append((begin, self._watch.mark()))
         if self.plain is not None:
             self._watch.submit(self._tell, [*self._spans, self.plain])
@@ -105,8 +119,7 @@ class MicroBatches:
                 f"a step must have at least two micro-batches to be read, got {len(self._sizes)} (with "
                 "DistributedDataParallel, under no_sync()): call backward(batch) in place of loss.backward()"
             )
-        reduced = self._group is not None
-        last = self._accumulated if reduced else square(self.gradients())
+        last = self._accumulated if self._is_reduced else square(self.gradients())
         unit_squares = torch.stack(self._squares).sum()
         sizes = list(self._sizes)
 
@@ -147,6 +160,30 @@ class MicroBatches:
         product, pairs, scatter, freedom, squared, weight, share, examples = sums[1:]
         return Pending.known(
             StepMoments(product, pairs, scatter, freedom, squared, weight, share, round(examples), moments.group_size)
+        )
+
+    def _added_up(self, group: DefaultGroup) -> Pending:
+        """What the micro-batches of all ranks say, of whose gradients `.grad` is the sum."""
+        numbers = [1.0, 0.0, 0.0, 0.0]
+        if self._failure is None and self._sizes:
+            squares = float(torch.stack(self._squares).sum())
+            numbers = [0.0, squares, sum(self._sizes), sum(size**2 for size in self._sizes)]
+        failures, unit_squares, examples, coefficients_squared = group.add_up(
+            torch.tensor(numbers, dtype=torch.float64)
+        ).tolist()
+        if failures:
+            raise self._failure or TaskError("the micro-batches could not be read, since another rank failed")
+        factor = (examples / float(self._step.scale())) ** 2
+        return Pending.known(
+            StepMoments.of_units(
+                square=float(square(self.gradients())) * factor,
+                unit_squares=unit_squares * factor,
+                coefficients=examples,
+                coefficients_squared=coefficients_squared,
+                freedom=examples,
+                examples=round(examples),
+                group_size=round(coefficients_squared / examples),
+            )
         )
 
     def _tell(self, seconds: list[float]) -> None:

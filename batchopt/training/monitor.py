@@ -66,6 +66,9 @@ class NoiseScaleMonitor:
         units: how `backward` reads a step: "halves", "examples", or "auto" for whichever says more for its time.
         autocast: dtype of mixed precision in `backward`; None takes that around the call.
         scaler: of a training in float16; `backward` scales the loss with it.
+        across_processes: whether every step is shared by the processes of torch's default group, which add `.grad` up
+            themselves, before `step(examples)`: what each of them had is then read. `DistributedDataParallel` does not
+            need it.
 
     Raises:
         TaskError: the model has no trainable parameter, or complex or scattered ones.
@@ -97,19 +100,22 @@ class NoiseScaleMonitor:
         units: Units = "auto",
         autocast: torch.dtype | None = None,
         scaler: torch.amp.GradScaler | None = None,
+        across_processes: bool = False,
     ) -> None:
         _check(overhead=overhead, every=every, window=window, population=population, units=units)
         check_autocast(autocast)
         inner = unwrapped(model)
         device = next(iter(whole_parameters(inner).values())).device
         self._outer = model
-        self._group = process_group(device) if isinstance(model, DistributedDataParallel) else None
+        is_shared = across_processes or isinstance(model, DistributedDataParallel)
+        self._group = process_group(device) if is_shared else None
+        self._is_added_up = across_processes and self._group is not None
         self._how = Step(inner, loss or _no_loss, device, autocast, scaler)
         self._overhead, self._every, self._population = overhead, every, population
         self._noise = RunningNoise(window)
         self._watch = Stopwatch(device)
         self._ways = ways_of(units, self._group)
-        self._micro = MicroBatches(self._how, model, self._group, self._watch)
+        self._micro = MicroBatches(self._how, model, self._group, self._watch, is_added_up=self._is_added_up)
         self._norms = Pace()
         self._latest: Way | MicroBatches | None = None
         self._steps, self._next, self._next_norm = 0, 2, 1
@@ -195,14 +201,19 @@ class NoiseScaleMonitor:
         if self._failure is None and self._steps + 1 >= self._next:
             self._micro.add(examples)
 
-    def step(self) -> None:
-        """Say that all micro-batches of a step have been, before its gradient is unscaled, clipped or applied."""
+    def step(self, examples: int | None = None) -> None:
+        """Say that all micro-batches of a step have been, before its gradient is unscaled, clipped or applied.
+
+        Args:
+            examples: of all of them, where processes have added their gradients up by themselves; their sum if None.
+        """
         self._steps += 1
         is_due = self._failure is None and self._steps >= self._next
         if is_due:
             self._read_micro_batches()
         elif self._failure is None and self._is_norm_due() and self._micro.examples > 0:
-            self._read_norm(self._micro.examples, self._micro.examples)
+            count = self._micro.examples if examples is None else examples
+            self._read_norm(count, count)
         self._micro.end(was_read=is_due)
 
     def state_dict(self) -> dict[str, Any]:
@@ -280,8 +291,9 @@ class NoiseScaleMonitor:
         return value
 
     def _is_norm_due(self) -> bool:
-        # What a rank holds after the reduction does not say of how many examples it is.
-        return self._failure is None and self._group is None and self._steps >= self._next_norm
+        # What a rank holds after a wrapper's reduction does not say of how many examples it is.
+        is_known = self._group is None or self._is_added_up
+        return self._failure is None and is_known and self._steps >= self._next_norm
 
     def _read_norm(self, weight: Tensor | float, examples: int) -> None:
         begin = self._watch.mark()
@@ -298,7 +310,7 @@ class NoiseScaleMonitor:
                 lambda seconds: self._norms.took(extra=seconds[0], plain=seconds[1]),
                 [(begin, self._watch.mark()), plain],
             )
-        self._next_norm = self._steps + self.every_norm
+        self._next_norm = self._steps + self._agreed(self.every_norm)
 
     def _read_micro_batches(self) -> None:
         try:
@@ -316,8 +328,11 @@ class NoiseScaleMonitor:
         self._watch.arrive()
         is_trial = self._every is None and not way.pace.is_known
         steps = 2 if is_trial else self.every
-        self._next = self._steps + (steps if self._group is None else self._group.largest(steps))
+        self._next = self._steps + self._agreed(steps)
         self._arrive(wait=False)
+
+    def _agreed(self, steps: int) -> int:
+        return steps if self._group is None else self._group.largest(steps)
 
     def _arrive(self, *, wait: bool) -> None:
         """Take in the readings whose numbers are there."""

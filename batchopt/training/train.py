@@ -18,12 +18,12 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.distributed import DefaultGroup, process_group
+from batchopt.probing.distributed import process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, check_schedule
-from batchopt.training.adaptive import AdaptiveSchedule
+from batchopt.training.adaptive import Adapted, AdaptiveSchedule
 from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
 from batchopt.training.monitor import NoiseScaleMonitor
@@ -107,16 +107,16 @@ def train(
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
     path = None if checkpoint is None else _checked_path(checkpoint)
-    group = _group_for(task, adaptive)
+    group = process_group(task.torch_device)
     run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
     if adaptive is not None:
         run.reader = _monitor_of(run)
     correction = None if adaptive is None else adaptive.fingerprint()
     settings = Settings(start, rate, seed, dict(hyperparameters or {}), task.population, correction)
-    measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
     if group is not None:
-        place = {"checkpoint (is its folder shared?)": run.examples_seen, "until_loss": until_loss}
+        place = {"checkpoint (is its folder shared?)": path is not None and path.exists(), "until_loss": until_loss}
         group.agree({**asdict(settings), **place, "micro_batch": micro_batch})
+    measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
     loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
     save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
     files = _Files(save, None, None)
@@ -134,15 +134,6 @@ def train(
             on_evaluation(run.examples_seen, loss)
     files.end()
     return loop.result(loop.outcome)
-
-
-def _group_for(task: TrainingTask, adaptive: AdaptiveSchedule | None) -> DefaultGroup | None:
-    group = process_group(task.torch_device)
-    if adaptive is not None and group is not None:
-        raise TaskError(
-            f"an AdaptiveSchedule is followed by one process, and there are {group.count}: train by a fixed schedule"
-        )
-    return group
 
 
 @dataclass(frozen=True)
@@ -183,6 +174,11 @@ class _Files:
 
 
 def _monitor_of(run: TrainingRun) -> NoiseScaleMonitor:
+    if run.is_sharded:
+        raise TaskError(
+            "an AdaptiveSchedule follows the running noise scale, which a model that is sharded over processes does "
+            "not give: train by a fixed schedule"
+        )
     # At fixed steps and in halves: what is timed would not be the same again.
     return NoiseScaleMonitor(
         run.model,
@@ -192,6 +188,7 @@ def _monitor_of(run: TrainingRun) -> NoiseScaleMonitor:
         population=run.task.population,
         autocast=run.task.autocast,
         scaler=run.scaler,
+        across_processes=run.group is not None,
     )
 
 
@@ -255,7 +252,12 @@ class _Loop:
         if self.until_loss is not None and self.outcome != "reached":
             loss = max(loss, NOT_SURE * self.until_loss)
         try:
-            adaptive.update(self.run.examples_seen, loss, self.run.reader.reading)
+            noise, group = self.run.reader.reading, self.run.group
+            if group is None:
+                adaptive.update(self.run.examples_seen, loss, noise)
+            else:  # processes whose next batches differed by a rounding would wait for each other for good
+                told = group.from_first(lambda: adaptive.updated(self.run.examples_seen, loss, noise).to_json())
+                adaptive.load_state(Adapted.from_json(told))
         except Exception as error:
             self.corrects = False
             warnings.warn(

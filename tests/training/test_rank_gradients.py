@@ -63,6 +63,16 @@ def test_micro_batches_of_all_ranks_are_pooled(answers: dict[int, list[dict[str,
         assert first[name] == pytest.approx(mean, rel=1e-6)
 
 
+def test_a_loop_that_adds_up_by_itself_is_read_as_one_process_that_accumulates(
+    answers: dict[int, list[dict[str, Any]]],
+) -> None:
+    alone = answers[1][0]["by hand"]
+    for answer in answers[2]:
+        assert answer["by hand"]["failure"] is None
+        for name in ("signal", "noise", "weights"):
+            assert answer["by hand"][name] == pytest.approx(alone[name], rel=1e-9)
+
+
 def test_ranks_read_the_same_steps(answers: dict[int, list[dict[str, Any]]]) -> None:
     first, second = (answer["overhead"]["due"] for answer in answers[2])
     assert first == second

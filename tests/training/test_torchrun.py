@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training.test_adaptive import plan_for_training
 
 from batchopt import ProbeReport
 
@@ -18,6 +19,9 @@ SCRIPT = Path(__file__).with_name("torchrun_script.py")
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("torchrun")
+    plan, forecast = plan_for_training()
+    plan.save(folder / "plan.json")
+    forecast.save(folder / "forecast.json")
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for launcher in (together, [sys.executable]):
         done = subprocess.run(
@@ -83,6 +87,16 @@ def test_an_interrupted_training_goes_on_in_all_processes_alike(answers: dict[st
 def test_what_nothing_depends_on_and_other_methods_of_the_model(answers: dict[str, Any]) -> None:
     for rank in ("0", "1"):
         assert answers[rank]["unused"] == pytest.approx(answers["alone"]["unused"], rel=1e-5)
+
+
+def test_a_corrected_schedule_is_the_same_in_all_processes(answers: dict[str, Any]) -> None:
+    first, second, alone = (answers[name]["adapted"] for name in ("0", "1", "alone"))
+    assert first == second
+    assert first["moves"]
+    assert first["again"] == first["schedule"]
+    # Other examples make the halves, so the readings differ a little; the noise is far beyond the forecast's.
+    assert first["moves"][0] == alone["moves"][0]
+    assert first["correction"] == pytest.approx(alone["correction"], rel=0.5)
 
 
 def test_processes_of_different_trainings_say_so(answers: dict[str, Any]) -> None:

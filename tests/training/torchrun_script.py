@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from batchopt import NonFiniteLossError, Schedule, Segment, TaskError, TrainingTask, probe, scheduled_loader, train
+from batchopt import (
+    AdaptiveSchedule,
+    Forecast,
+    NonFiniteLossError,
+    Plan,
+    Schedule,
+    Segment,
+    TaskError,
+    TrainingTask,
+    probe,
+    scheduled_loader,
+    train,
+)
+from batchopt.probing.run import TrainingRun
 
 torch.set_num_threads(1)
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
@@ -123,6 +138,45 @@ def unused_and_named() -> list[float]:
     return list(train(task_of(model=Partly, loss=loss), SCHEDULE, seed=3).curve.losses)
 
 
+def adapted(folder: Path, count: int) -> dict[str, Any]:
+    """A training whose schedule is corrected, once cut off in the middle: there is more noise than was forecast."""
+    plan, forecast = Plan.load(folder / "plan.json"), Forecast.load(folder / "forecast.json")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2_000, 8, generator=generator)
+    task = TrainingTask(
+        model=lambda: nn.Linear(8, 1),
+        data=(x, x.sum(1) + 3.0 * torch.randn(2_000, generator=generator)),
+        loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        device="cpu",
+    )
+
+    class CutOffError(Exception):
+        pass
+
+    def stop(examples: int, _: float) -> None:
+        if examples > plan.schedule.examples / 3:
+            raise CutOffError
+
+    def follow(**given: Any) -> AdaptiveSchedule:
+        adaptive = AdaptiveSchedule(plan, forecast)
+        train(task, adaptive, seed=3, **given)
+        return adaptive
+
+    # The task's losses are above the law's initial one: show the law's own.
+    with patch.object(TrainingRun, "evaluate", lambda run: 2.0 * math.exp(-run.examples_seen / 40_000)):
+        whole = follow()
+        with contextlib.suppress(CutOffError):
+            follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
+        again = follow(checkpoint=folder / f"adapted{count}")
+    return {
+        "schedule": json.loads(whole.schedule.to_json()),
+        "again": json.loads(again.schedule.to_json()),
+        "correction": whole.correction,
+        "moves": [(move.before, move.after) for move in whole.moves],
+    }
+
+
 def sharded(rank: int, count: int) -> dict[str, Any]:
     """A loop of one's own: FSDP2 over the shares of `scheduled_loader`."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -159,6 +213,7 @@ def main(folder: Path) -> None:
         "diverged": diverged(task_of()),
         "sharded": sharded(rank, count),
         "cut off": cut_off(folder),
+        "adapted": adapted(folder, count),
         "unused": unused_and_named(),
         "zero": trained(folder, f"zero{count}", task_of(loss=half_of_no_weight), micro_batch=1),
     }

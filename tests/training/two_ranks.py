@@ -113,6 +113,26 @@ def accumulated(rank: int, count: int, of_rank: int) -> dict[str, Any]:
     return summary(monitor, model)
 
 
+def added_up_by_hand(rank: int, count: int) -> dict[str, Any]:
+    """The loop adds the gradients up itself; one that is alone reads the same parts as micro-batches."""
+    model = make(1)
+    monitor = NoiseScaleMonitor(model, every=3, across_processes=True)
+    for step in range(STEPS):
+        model.zero_grad()
+        for part in [rank] if count > 1 else [0, 1]:
+            (loss(model, draw(step, part, 2)).mean() / 2).backward()
+            monitor.micro_batch(SIZE)
+        for parameter in model.parameters():
+            if parameter.grad is not None and count > 1:
+                torch.distributed.all_reduce(parameter.grad)
+        monitor.step(2 * SIZE)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.05 * parameter.grad
+    return summary(monitor, model)
+
+
 def by_schedule(rank: int, count: int) -> dict[str, Any]:
     """A training by a schedule whose last batch does not divide: the loss of every global batch, and the weights."""
     schedule = Schedule((Segment(0, 4), Segment(30, 8)), examples=117)
@@ -147,6 +167,7 @@ def main(folder: Path, rank: int, count: int) -> None:
             warnings.simplefilter("always")
             answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
         answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
+    answers["by hand"] = added_up_by_hand(rank, count)
     answers["scheduled"] = by_schedule(rank, count)
     (folder / f"{rank}.json").write_text(json.dumps(answers))
     if count > 1:
