@@ -22,16 +22,19 @@ class Console:
 
     Args:
         as_json: whether the command was called with --json.
+        is_silent: whether another process says all this.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, *, as_json: bool, is_silent: bool = False) -> None:
+        self._as_json, self._is_silent = as_json, is_silent
         self._bar: Any = None
         self._shown = ("", -1.0)
 
     def say(self, text: str = "") -> None:
         """A line of text."""
         self.end_progress()
+        if self._is_silent:
+            return
         print(text, file=sys.stderr if self._as_json else sys.stdout, flush=True)
 
     def item(self, text: str) -> None:
@@ -51,6 +54,8 @@ class Console:
 
     def progress(self, part: str, done: float) -> None:
         """How far long work is: a bar on a terminal; elsewhere a plain line per part and per quarter of the work."""
+        if self._is_silent:
+            return
         if not sys.stderr.isatty():
             if part != self._shown[0] or done >= self._shown[1] + 0.25:
                 print(f"  {done:4.0%}  {part}", file=sys.stderr, flush=True)
@@ -74,7 +79,7 @@ class Console:
     def result(self, content: Mapping[str, object]) -> None:
         """The command's result, printed only with --json."""
         self.end_progress()
-        if self._as_json:
+        if self._as_json and not self._is_silent:
             print(json.dumps(content, default=_plain))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import batchopt
-from batchopt.cli import demo, explain, forecast, plan, probe, report, schedule, train, tune
+from batchopt.cli import demo, explain, forecast, plan, probe, processes, report, schedule, train, tune
 from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
@@ -38,9 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reader of a pipe has gone.
     """
     args = _parser().parse_args(arguments)
-    console = Console(as_json=args.json)
+    console = Console(as_json=args.json, is_silent=processes.rank() > 0)
     try:
+        if processes.count() > 1:
+            _check_together(args)
+            processes.choose_device()
         args.run(args, console)
+        processes.leave(0)
     except KeyboardInterrupt:
         console.end_progress()
         print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
@@ -53,9 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.end_progress()
         if args.debug:
             traceback.print_exc()
-        print(f"batchopt: error: {_one_line(error)}", file=sys.stderr)
+        who = f"process {processes.rank()}: " if processes.count() > 1 else ""
+        print(f"batchopt: {who}error: {_one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return 0
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    if not args.together:
+        raise UsageError(f"`batchopt {args.verb}` is the work of one process: run it without torchrun")
 
 
 def _one_line(error: Exception) -> str:
@@ -85,5 +95,5 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(verb)
         after = getattr(module, "AFTER_INTERRUPT", "nothing was written")
-        verb.set_defaults(run=module.run, after_interrupt=after)
+        verb.set_defaults(run=module.run, after_interrupt=after, together=getattr(module, "TOGETHER", False))
     return parser

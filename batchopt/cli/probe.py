@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
 from batchopt.evidence import ProbeReport
@@ -20,8 +21,12 @@ Trains the task for a short while, within the budget, and writes what it measure
 output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on where it stopped.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
+
+Under torchrun the first process probes; a model that the task shards (FSDP2) is probed by all of them.
 """
 
+TOGETHER = True
+"""Whether several processes may run it, under torchrun."""
 AFTER_INTERRUPT = "the same command goes on where it stopped"
 
 
@@ -45,8 +50,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
+    task = load_task(args.task)
+    processes.join(task.torch_device)
     report = probe_with_progress(
-        load_task(args.task),
+        task,
         args.out,
         console,
         examples=args.examples,
@@ -103,8 +110,9 @@ def probe_with_progress(
             progress=console.progress,
         )
     console.end_progress()
-    report.save(out)
-    shutil.rmtree(journal)
+    if processes.rank() == 0:
+        report.save(out)
+        shutil.rmtree(journal)
     return report
 
 

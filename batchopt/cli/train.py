@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
@@ -28,7 +29,10 @@ code is 1, and all files are written.
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
   batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
+  torchrun --nproc-per-node 2 -m batchopt train my_task.py:task schedule.json       (two processes share every batch)
 """
+TOGETHER = True
+"""Whether several processes may run it, under torchrun."""
 AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
 
@@ -68,8 +72,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     schedule = load_schedule(args.schedule)
     plan = Plan.load(args.plan) if args.plan else None
     adaptive = _adaptive(args, schedule, plan)
+    task = load_task(args.task)
+    processes.join(task.torch_device)
     result = train_by(
-        load_task(args.task),
+        task,
         adaptive or schedule,
         console,
         plan=plan,
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         metrics=args.metrics,
         tensorboard=args.tensorboard,
     )
-    if args.realised is not None:
+    if args.realised is not None and processes.rank() == 0:
         result.schedule.save(args.realised)
     if adaptive is not None:
         show_moves(adaptive, console)
@@ -243,6 +249,11 @@ def _save_weights(result: TrainingResult, path: Path) -> None:
     """Whole or not at all."""
     import torch
 
+    from batchopt.probing.sharding import whole
+
+    state = whole(result.model.state_dict())  # which takes all processes
+    if processes.rank() > 0:
+        return
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(result.model.state_dict(), temporary)
+    torch.save(state, temporary)
     temporary.replace(path)
