@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes.leave(0)
     except KeyboardInterrupt:
         console.end_progress()
-        print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
+        if processes.rank() == 0:
+            print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Who reads has seen enough. Python would complain once more as it flushes on its way out.

@@ -127,14 +127,17 @@ def alone() -> Iterator[None]:
         _alone.pop()
 
 
-def process_group(device: torch.device) -> DefaultGroup | None:
+def process_group(device: torch.device, *, of_one: bool = False) -> DefaultGroup | None:
     """The default process group; None where it is not initialised, has one member, or is left alone.
 
     Args:
         device: of the model; a backend that moves CUDA tensors only is given this one.
+        of_one: whether a group of one member is given too: a model may be sharded over that.
     """
     distributed = torch.distributed
-    if _alone or not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if _alone or not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    if distributed.get_world_size() == 1 and not of_one:
         return None
     exchange = device if distributed.get_backend() == "nccl" else torch.device("cpu")
     return DefaultGroup(distributed.get_rank(), distributed.get_world_size(), exchange)

@@ -120,7 +120,7 @@ def measure_noise_scale(
     parameters = list(named.values())
     target = parameters[0].device if device is None else torch.device(device)
     group = process_group(target)
-    sharded = _sharded_over(named, group, chosen, data)
+    sharded = _sharded_over(named, process_group(target, of_one=True), chosen, data)
     with preserved(model, optimizer), torch.enable_grad():
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         metric = chosen.metric(parameters, optimizer)

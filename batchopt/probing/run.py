@@ -118,7 +118,7 @@ class TrainingRun:
         self._mean_weight = 1.0
         self.is_sharded = is_sharded(self.model.parameters())
         if self.is_sharded:
-            group = group or process_group(task.torch_device)
+            group = process_group(task.torch_device, of_one=True)
             check_sharding(trainable_parameters(self.model), group)
         self.group, self._host = group, host
         if group is not None:

@@ -86,10 +86,10 @@ def check_sharding(parameters: Mapping[str, Tensor], group: DefaultGroup | None)
     Raises:
         TaskError: naming the parameter.
     """
-    count = 1 if group is None else group.count
+    count = 0 if group is None else group.count
     for name, parameter in parameters.items():
         over = processes_of(parameter)
-        if over != count or group is None:
+        if over != count:
             raise TaskError(
                 "a sharded model must have every trainable parameter sharded over all processes, and "
                 f"{name!r} is over {over or 'none'} of {count}"

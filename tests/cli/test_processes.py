@@ -40,12 +40,14 @@ def test_weights_of_a_sharded_model_are_saved_whole(flow: Flow, tmp_path: Path) 
         text.replace("lambda: nn.Linear(12, 4)", "lambda: fully_shard(nn.Linear(12, 4))")
         + "\nfrom torch.distributed.fsdp import fully_shard\n"
     )
-    task = {"one": (ALONE, flow.task), "two": (TORCHRUN, f"{tmp_path / 'sharded.py'}:task")}
+    sharded, of_one = f"{tmp_path / 'sharded.py'}:task", [part.replace("=2", "=1") for part in TORCHRUN]
+    task = {"one": (ALONE, flow.task), "two": (TORCHRUN, sharded), "of one": (of_one, sharded)}
     for name, (launcher, spec) in task.items():
         done = run(launcher, "train", spec, flow.schedule, "--save", str(tmp_path / f"{name}.pt"))
         assert done.returncode == 0, done.stderr[-2_000:]
-    one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in task)
-    torch.testing.assert_close(two["weight"], one["weight"], rtol=1e-4, atol=1e-5)
+    one, *sharded_ones = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in task)
+    for state in sharded_ones:
+        torch.testing.assert_close(state["weight"], one["weight"], rtol=1e-4, atol=1e-5)
 
 
 def test_two_processes_probe_once(flow: Flow, tmp_path: Path) -> None:
