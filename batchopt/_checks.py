@@ -42,10 +42,12 @@ def check_number(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number, got {value!r}")
 
 
-def check_one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise unless `value` is one of `allowed`."""
+def check_one_of(name: str, value: object, allowed: Sequence[object], *, remedy: str = "") -> None:
+    """Raise unless `value` is one of `allowed`; `remedy` says what else there is."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}{remedy and ': '}{remedy}"
+        )
 
 
 def check_increasing(name: str, values: Sequence[float]) -> None:

@@ -70,9 +70,14 @@ def test_refusals() -> None:
         ReachLoss(0.0)
     with pytest.raises(ValueError, match="least must be one of 'seconds', 'examples', 'steps', 'balanced', got 'time'"):
         ReachLoss(0.25, least="time")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="least must be one of"):
+    other = r"any other cost of a step is a StepCost\(per_step=\.\.\., per_example=\.\.\.\)"
+    with pytest.raises(
+        ValueError, match=rf"got <function .*: {other}, and \('steps', 'examples'\) is for a study of two"
+    ):
+        ReachLoss(0.25, lambda size: size)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"got \('examples', 'steps'\): {other}"):
         ReachLoss(0.25, least=("examples", "steps"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="within must be positive and finite, got inf"):
         LowestLoss(float("inf"))
-    with pytest.raises(ValueError, match="of must be one of 'seconds', 'examples', 'steps', got 'balanced'"):
+    with pytest.raises(ValueError, match=rf"of must be one of 'seconds', 'examples', 'steps', got 'balanced': {other}"):
         LowestLoss(1.0, of="balanced")  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from batchopt.step_cost import StepCost
 Unit = Literal["seconds", "examples", "steps"]
 
 _UNITS = ("seconds", "examples", "steps")
+_OTHER_PRICES = "any other cost of a step is a StepCost(per_step=..., per_example=...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class ReachLoss(Record):
     def __post_init__(self) -> None:
         check_positive("loss", self.loss)
         if not isinstance(self.least, StepCost) and self.least != ("steps", "examples"):
-            check_one_of("least", self.least, (*_UNITS, "balanced"))
+            remedy = f"{_OTHER_PRICES}, and ('steps', 'examples') is for a study of two objectives"
+            check_one_of("least", self.least, (*_UNITS, "balanced"), remedy=remedy)
 
     def price(
         self, measured: StepCost | None = None, *, steps_min: float | None = None, examples_min: float | None = None
@@ -88,7 +90,7 @@ class LowestLoss(Record):
     def __post_init__(self) -> None:
         check_positive("within", self.within)
         if not isinstance(self.of, StepCost):
-            check_one_of("of", self.of, _UNITS)
+            check_one_of("of", self.of, _UNITS, remedy=_OTHER_PRICES)
 
     def price(self, measured: StepCost | None = None) -> StepCost:
         """The cost of a step under this goal, as `ReachLoss.price`."""
