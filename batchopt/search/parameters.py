@@ -89,7 +89,8 @@ def to_batch_size(value: Any, *, exponent: bool) -> int:
     if not exponent and whole and 1 <= value <= 2**LARGEST_EXPONENT:
         return int(value)
     rule = f"a whole exponent from 0 to {LARGEST_EXPONENT}" if exponent else "a whole number of examples, 1 or more"
-    raise EvidenceError(f"the batch-size parameter must hold {rule}, got {value!r}")
+    remedy = "; suggest it with suggest_int, not suggest_float" if isinstance(value, float) and not whole else ""
+    raise EvidenceError(f"the batch-size parameter must hold {rule}, got {value!r}{remedy}")
 
 
 def to_learning_rate(value: Any) -> float:

@@ -60,6 +60,13 @@ def test_values_that_are_no_exponent(value: object) -> None:
     assert to_batch_size(5, exponent=True) == 32
 
 
+def test_a_batch_size_between_whole_numbers_names_the_remedy() -> None:
+    with pytest.raises(EvidenceError, match=r"got 37\.2; suggest it with suggest_int, not suggest_float"):
+        to_batch_size(37.2, exponent=False)
+    with pytest.raises(EvidenceError, match=r"got -8\.0$"):
+        to_batch_size(-8.0, exponent=False)
+
+
 @pytest.mark.parametrize("value", [64.0, np.int64(64), np.float32(64), np.int8(64)])
 def test_what_was_enqueued_may_be_any_whole_number(value: object) -> None:
     size = to_batch_size(value, exponent=False)
