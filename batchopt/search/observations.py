@@ -180,13 +180,13 @@ def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: Ste
 
 def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss) -> None:
     """Raise EvidenceError where the study's directions are not those of the goal."""
-    wanted = 2 if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple) else 1
+    two = isinstance(goal, ReachLoss) and isinstance(goal.least, tuple)
+    wanted, given = (2, 'directions=["minimize", "minimize"]') if two else (1, 'direction="minimize"')
+    remedy = f"{reading_of(goal)}; make another study by optuna.create_study({given})"
     if len(study.directions) != wanted:
-        raise EvidenceError(
-            f"the goal needs a study of {wanted} objective(s), got {len(study.directions)}: {reading_of(goal)}"
-        )
+        raise EvidenceError(f"the goal needs a study of {wanted} objective(s), got {len(study.directions)}: {remedy}")
     if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
-        raise EvidenceError(f"the study must minimise, got direction maximize: {reading_of(goal)}")
+        raise EvidenceError(f"the study must minimise, got direction maximize: {remedy}")
 
 
 def reading_of(goal: ReachLoss | LowestLoss) -> str:

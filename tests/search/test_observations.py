@@ -150,7 +150,9 @@ def test_contradictions_are_refused() -> None:
     two = ReachLoss(LOSS, least=("steps", "examples"))
     with pytest.raises(EvidenceError, match=r"must minimise, got direction maximize: batchopt reads the objective as"):
         check_objective(optuna.create_study(direction="maximize"), GOAL)
-    with pytest.raises(EvidenceError, match=r"needs a study of 2 objective\(s\), got 1"):
+    with pytest.raises(EvidenceError, match=r"another study by optuna\.create_study\(direction=\"minimize\"\)"):
+        check_objective(optuna.create_study(direction="maximize"), GOAL)
+    with pytest.raises(EvidenceError, match=r"2 objective\(s\), got 1.*\(directions=\[\"minimize\", \"minimize\"\]\)"):
         check_objective(optuna.create_study(), two)
     check_objective(optuna.create_study(directions=["minimize", "minimize"]), two)
 
