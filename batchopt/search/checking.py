@@ -7,10 +7,10 @@ import optuna
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, Decision, decide
+from batchopt.search.naming import warn_of_missing
 from batchopt.search.observations import CONSTRAINT
 from batchopt.search.parameters import Log2
 from batchopt.search.pruner import TradeoffPruner
-from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
 
 
@@ -50,10 +50,7 @@ def check(
     known = find(trial.study, given)
     decision = decide(trial.study, known, trial)
     if not all(name in trial.params for name in known.settings.names):
-        warn_once(
-            f"Study {trial.study.study_name}: trial {trial.number}: {decision.reason} Call check after both were "
-            "suggested."
-        )
+        warn_of_missing(trial.study, known.settings, trial, decision.reason)
     _keep(trial, decision)
     if decision.rejected:
         raise optuna.TrialPruned(decision.reason)

@@ -14,6 +14,7 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.candidates import candidates_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
+from batchopt.search.naming import warn_of_names
 from batchopt.search.observations import Observation, observe_one
 from batchopt.search.parameters import Log2
 from batchopt.search.prospects import Running, prospects_of_running, spent_by
@@ -107,6 +108,8 @@ class TradeoffPruner(BasePruner):
         """
         self.remember(study)
         known = find(study, self._given)
+        if trial.last_step is not None and not all(name in trial.params for name in known.settings.names):
+            warn_of_names(study, known.settings, trial.params)
         decision = decide(study, known, trial) if trial.last_step is None else _decide_running(study, known, trial)
         if decision is not None and decision.rejected:
             key = DECISION_KEY if trial.last_step is None else ENDED_KEY

@@ -20,6 +20,7 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY, write_once
 from batchopt.search.ledger import seen_in
+from batchopt.search.naming import trained_without, warn_of_names
 from batchopt.search.observations import check_objective
 from batchopt.search.parameters import (
     Axis,
@@ -32,7 +33,7 @@ from batchopt.search.parameters import (
 from batchopt.search.proposal import PRIMES, first_value, propose, within
 from batchopt.search.saying import warn_once
 from batchopt.search.search_space import last_distributions, others_of
-from batchopt.search.settings import Given, Known, StudySettings, find, remember
+from batchopt.search.settings import Given, Known, find, remember
 from batchopt.search.surrogate import Surrogate, build_surrogate, memory_limit
 
 if TYPE_CHECKING:
@@ -111,19 +112,10 @@ class TradeoffSampler(BaseSampler):
         if state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return
         known = find(study, self._given)
-        missing = [name for name in known.settings.names if name not in trial.params]
-        if not missing:
+        if all(name in trial.params for name in known.settings.names):
             check_objective(study, known.settings.goal)
-        elif last_distributions(study, known.settings) is None and (
-            trial.last_step is not None or state == TrialState.COMPLETE
-        ):
-            suggested = ", ".join(map(repr, trial.params)) or "nothing"
-            warn_once(
-                f"Study {study.study_name}: trials did not suggest {' or '.join(map(repr, missing))} but {suggested}, "
-                "so the base sampler chose: batch_size and learning_rate must be the names under which the objective "
-                "suggests them.",
-                about=f"{study.study_name} names",
-            )
+        elif trial.last_step is not None or state == TrialState.COMPLETE:
+            warn_of_names(study, known.settings, trial.params)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What every trial so far has had, by the latest ranges; the base sampler's space where that lacks the two."""
@@ -196,7 +188,7 @@ class TradeoffSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, known: Known, name: str, distribution: BaseDistribution
     ) -> Any:
         settings = known.settings
-        if name not in settings.names or _lacks_one(study, settings):
+        if name not in settings.names or trained_without(study, settings) is not None:
             return None
         surrogate = build_surrogate(study, known, without=trial.number)
         chosen = {**_held(study, trial), **trial.params}
@@ -275,13 +267,6 @@ def unwrapped(sampler: BaseSampler) -> tuple[BaseSampler, dict[str, Any]]:
         held = {**sampler._fixed_params, **held}
         sampler = sampler._base_sampler
     return sampler, held
-
-
-def _lacks_one(study: Study, settings: StudySettings) -> bool:
-    """Whether the objective does not suggest both parameters, as its trials show."""
-    trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-    trained = (trial for trial in trials if trial.state == TrialState.COMPLETE or trial.last_step is not None)
-    return last_distributions(study, settings) is None and any(trained)
 
 
 def _fresh_entropy() -> int:
