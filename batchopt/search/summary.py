@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
+from batchopt._checks import check_count
 from batchopt.errors import BatchoptError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
@@ -86,12 +87,18 @@ def _spared(decision: Decision) -> float:
     return max(0.0, min(decision.predicted, MOST_SPARED * decision.limit) - decision.spent)
 
 
-def explain(study: optuna.Study) -> list[str]:
-    """What the study reads, did and believes, in lines.
+def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
+    """What the study reads, did and believes, in lines, and why its trials were proposed and ended.
+
+    Args:
+        study: that a `TradeoffSampler`, a `TradeoffPruner` or `check` has worked on.
+        last: trials whose reasons are told; None for all.
 
     Raises:
         EvidenceError: the study holds no settings of batchopt, or contradicts them.
     """
+    if last is not None:
+        check_count("last", last)
     known = find(study, Given())
     lines = [f"{reading_of(known.settings.goal)}."]
     counts = summarise(study)
@@ -116,7 +123,7 @@ def explain(study: optuna.Study) -> list[str]:
         lines.append("The forecast of a probe does not say how the goal is reached: trials alone taught the law.")
     else:
         lines.append("The forecast of a probe was the starting point.")
-    return lines + _reasons(study)
+    return lines + _reasons(study, last)
 
 
 def _furthest(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:
@@ -195,16 +202,21 @@ def _misfit_line(misfit: float) -> str:
     return line
 
 
-def _reasons(study: optuna.Study) -> list[str]:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
-    told = [
-        (trial.number, decision)
-        for trial in trials
-        if (decision := decision_of(trial)) is not None and decision.rejected
+def _reasons(study: optuna.Study, last: int | None) -> list[str]:
+    """Why trials were proposed, and why they ended: the lines of a trial together, in the order of the trials."""
+    told = [lines for trial in study.get_trials(deepcopy=False) if (lines := _reasons_of(trial))]
+    shown = told if last is None else told[-last:]
+    cut = [
+        f"Why trials were proposed and ended, the last {len(shown)} of {len(told)}; more by explain(study, last=None), "
+        "or batchopt explain study.db --last N or --all:"
     ]
-    lines = [f"Trial {number}, {decision.decision}: {decision.reason}" for number, decision in told[-REASONS_SHOWN:]]
-    proposed = [trial for trial in study.get_trials(deepcopy=False) if PROPOSAL_KEY in trial.user_attrs]
-    return [
-        *lines,
-        *(f"Trial {t.number}, proposed: {t.user_attrs[PROPOSAL_KEY]}" for t in proposed[-REASONS_SHOWN:]),
-    ]
+    return (cut if len(shown) < len(told) else []) + [line for lines in shown for line in lines]
+
+
+def _reasons_of(trial: FrozenTrial) -> list[str]:
+    proposal = trial.user_attrs.get(PROPOSAL_KEY)
+    lines = [] if proposal is None else [f"Trial {trial.number}, proposed: {proposal}"]
+    decision = decision_of(trial) if trial.state == TrialState.PRUNED else None
+    if decision is not None and decision.rejected:
+        lines.append(f"Trial {trial.number}, {decision.decision}: {decision.reason}")
+    return lines

@@ -60,6 +60,8 @@ def refuses(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("plan", "f.json", "--reach-loss", "nan"), "a positive number is needed"),
         (("plan", "f.json", "--reach-loss", "1", "--per-step", "-2"), "a positive number is needed"),
         (("tune", "t.py:task", "f.json", "--plan", "p.json", "--try", "64"), "BATCH:RATE"),
+        (("explain", "s.db", "--last", "0"), "a positive whole number is needed"),
+        (("explain", "s.db", "--last", "3", "--all"), "not allowed with"),
         (("schedule", "s.json", "--to", "nowhere"), "invalid choice"),
     ],
 )

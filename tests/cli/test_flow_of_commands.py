@@ -136,6 +136,9 @@ def test_a_study_goes_on_to_its_number_of_trials(flow: Any, capsys: pytest.Captu
     assert text.count("pruned before compute") >= 2, "in the row of the trial, and in the count"
     explained = run_json(capsys, "explain", study)["trials"]
     assert any("5 trials" in line for line in explained)
+    few, every = (run_json(capsys, "explain", study, *which)["trials"] for which in (("--last", "1"), ("--all",)))
+    assert any("the last 1 of" in line for line in few)
+    assert sum(line.startswith("Trial ") for line in few) < sum(line.startswith("Trial ") for line in every)
     assert main(["report", "--plan", flow.plan, "--study", study, "-o", str(tmp_path / "report.html")]) == 0
     assert "<html" in (tmp_path / "report.html").read_text()
 

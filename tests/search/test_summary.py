@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise
-from batchopt.search.judgement import DECISION_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT
 from batchopt.search.summary import _misfit_line, decision_of
 
@@ -81,6 +81,34 @@ def test_explained(study: optuna.Study) -> None:
     assert "Pruning saved" in text
     assert "The forecast of a probe was the starting point." in text
     assert "Trial 3, pruned before compute: Predicted to take at best" in text
+
+
+def reasons(study: optuna.Study, last: int | None) -> list[str]:
+    return [line for line in explain(study, last) if line.startswith(("Trial ", "Why trials"))]
+
+
+def test_reasons_stand_by_their_trials_in_order_and_say_how_many_are_not_shown() -> None:
+    study = optuna.create_study(sampler=TradeoffSampler(goal=GOAL, seed=0, **NAMES))  # type: ignore[arg-type]
+    for number in range(7):
+        trial = study.ask()
+        trial.set_user_attr(PROPOSAL_KEY, f"why {number}")
+        if number % 2:
+            trial.set_user_attr(ENDED_KEY, Decision("pruned while running", f"end {number}").to_json())
+        study.tell(trial, state=TrialState.PRUNED)
+    every = [
+        line
+        for n in range(7)
+        for line in [f"Trial {n}, proposed: why {n}", *([f"Trial {n}, pruned while running: end {n}"] * (n % 2))]
+    ]
+    assert reasons(study, None) == reasons(study, 7) == every
+    for last in (1, 5):
+        head, *lines = reasons(study, last)
+        assert head.startswith(f"Why trials were proposed and ended, the last {last} of 7; more by explain(study, last")
+        assert "batchopt explain study.db --last N or --all" in head
+        assert lines == [line for line in every if int(line.partition(",")[0].split()[1]) >= 7 - last]
+    assert explain(study) == explain(study, 5)
+    with pytest.raises(ValueError, match="last must be at least 1, got 0"):
+        explain(study, 0)
 
 
 def test_a_study_with_nothing_to_tell() -> None:
