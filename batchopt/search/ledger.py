@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.search.misreading import misread
 from batchopt.search.observations import (
+    AS_IT_IS,
     MOST_CURVES,
     Observation,
     diverged,
@@ -103,7 +104,7 @@ class Ledger:
         if min(trial.values) <= 0:
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "
-                f"{min(trial.values)!r}. {reading_of(goal)}, not its logarithm.",
+                f"{min(trial.values)!r}. {reading_of(goal)}: return it {AS_IT_IS}.",
                 about=f"{self.study_name} value",
             )
         wrong = misread(trial, batch_size, goal)

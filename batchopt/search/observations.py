@@ -30,6 +30,7 @@ LEAST_POINTS = 3
 """Evaluations that a curve needs to tell the law something."""
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
 """A run of which only the crossing is known is given as four evaluations this close around it."""
+AS_IT_IS = "as it is, not its logarithm and no reward"
 STOPPED_AT = 1.05
 """A completed trial whose last loss is within this factor of the goal stopped at its crossing."""
 
@@ -86,7 +87,7 @@ def setting_of(trial: FrozenTrial, settings: StudySettings, study_name: str) -> 
     try:
         setting = settings.read(trial.params)
         if setting is not None:
-            _check_losses(trial)
+            check_losses(trial)
     except EvidenceError as error:
         rule = str(error).partition(", got")[0]
         warn_once(
@@ -189,6 +190,14 @@ def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss) -> None:
         raise EvidenceError(f"the study must minimise, got direction maximize: {remedy}")
 
 
+def check_losses(trial: FrozenTrial) -> None:
+    """Raise EvidenceError where a trial has reported a negative loss."""
+    negative = next((loss for loss in trial.intermediate_values.values() if -math.inf < loss < 0), None)
+    if negative is not None:
+        rule = f"a reported loss must be positive, got {negative!r}"
+        raise EvidenceError(f"{rule}: report the mean per-example loss {AS_IT_IS}")
+
+
 def reading_of(goal: ReachLoss | LowestLoss) -> str:
     """What the objective's value is taken to be, in one line."""
     if isinstance(goal, LowestLoss):
@@ -199,12 +208,6 @@ def reading_of(goal: ReachLoss | LowestLoss) -> str:
     unit = goal.least if isinstance(goal.least, str) else goal.least.unit
     unit = "steps / S_min + examples / E_min" if unit == "balanced" else unit
     return f"batchopt reads the objective as the cost ({unit}) to reach loss {goal.loss:g}, minimised"
-
-
-def _check_losses(trial: FrozenTrial) -> None:
-    negative = next((loss for loss in trial.intermediate_values.values() if -math.inf < loss < 0), None)
-    if negative is not None:
-        raise EvidenceError(f"a reported loss must be positive, got {negative!r}: report the mean per-example loss")
 
 
 def _curve(trial: FrozenTrial) -> LossCurve:

@@ -13,6 +13,7 @@ from batchopt._checks import check_count
 from batchopt.errors import BatchoptError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
+from batchopt.search.left_out import left_out_lines
 from batchopt.search.observations import check_objective, reading_of
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
@@ -123,7 +124,7 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
         lines.append("The forecast of a probe does not say how the goal is reached: trials alone taught the law.")
     else:
         lines.append("The forecast of a probe was the starting point.")
-    return lines + _reasons(study, last)
+    return [*lines, *left_out_lines(study, known.settings), *_reasons(study, last)]
 
 
 def _furthest(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:

@@ -131,6 +131,7 @@ def test_a_loss_of_zero_is_the_value_of_a_trial_that_does_not_count(caplog: pyte
         study.tell(study.ask(SPACE), value)
     study.ask(SPACE)
     assert "must be positive, got 0.0" in "".join(warned_of(caplog))
+    assert "minimised: return it as it is, not its logarithm and no reward." in "".join(warned_of(caplog))
 
 
 @pytest.mark.parametrize("size", [64.0, np.int64(64)])
