@@ -32,6 +32,8 @@ DECISION_KEY, ENDED_KEY = "batchopt:decision", "batchopt:ended"
 """User attributes of a trial: what was decided before it began, and why it was ended later. Each is written once."""
 PROPOSAL_KEY = "batchopt:proposal"
 """User attribute of a trial: why it was proposed, in a sentence."""
+HARDLY = "under 1%"
+"""A chance that rounds to none, in words."""
 FILLS_SPACE = "Fills the space, in case the law is misled."
 MARGIN = 0.15
 """A setting whose optimistic cost exceeds the incumbent's by this share is not run."""
@@ -275,7 +277,7 @@ def _excess(optimistic: float, limit: float) -> float:
 
 def percent(chance: float) -> str:
     """A chance in words: none is zero."""
-    return "under 1%" if chance < 0.005 else f"{chance:.0%}"
+    return HARDLY if chance < 0.005 else f"{chance:.0%}"
 
 
 def _number(value: float) -> str:

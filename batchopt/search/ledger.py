@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
-from batchopt.search.misreading import misread
+from batchopt.search.misreading import AT_ONCE, misread, reached_at_once
 from batchopt.search.observations import (
     AS_IT_IS,
     MOST_CURVES,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
+    from batchopt.planning.goal import LowestLoss, ReachLoss
     from batchopt.search.settings import StudySettings
 
 EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
@@ -61,6 +62,7 @@ class Ledger:
         latest: the one of those with the highest number; None before there is one.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
         misread: how many completed trials report or return what cannot be.
+        at_once: how many were at the goal's loss at their first report.
         observations: of trials that were asked for, by number.
     """
 
@@ -76,6 +78,7 @@ class Ledger:
     latest: FrozenTrial | None = None
     largest_batch_size: int | None = None
     misread: int = 0
+    at_once: int = 0
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
@@ -99,7 +102,7 @@ class Ledger:
             self._look_at(trial, setting[0])
 
     def _look_at(self, trial: FrozenTrial, batch_size: int) -> None:
-        """Say what cannot be right in a completed trial; of its reports only when it is the second such trial."""
+        """Say what cannot be right in a completed trial."""
         goal = self.settings.goal
         if min(trial.values) <= 0:
             warn_once(
@@ -107,6 +110,10 @@ class Ledger:
                 f"{min(trial.values)!r}. {reading_of(goal)}: return it {AS_IT_IS}.",
                 about=f"{self.study_name} value",
             )
+        self._look_at_reports(trial, batch_size, goal)
+
+    def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> None:
+        """The same of its reports, only when it is the second such trial."""
         wrong = misread(trial, batch_size, goal)
         self.misread += wrong is not None
         if wrong is not None and self.misread > 1:
@@ -114,6 +121,14 @@ class Ledger:
                 f"Study {self.study_name}: trial {trial.number}, as one before: {wrong}. Report at the examples seen "
                 f"(steps times batch size), not at steps or epochs, until the end. {reading_of(goal)}.",
                 about=f"{self.study_name} examples",
+            )
+        at_once = reached_at_once(trial, goal)
+        self.at_once += at_once
+        if at_once and self.at_once > 1:
+            warn_once(
+                f"Study {self.study_name}: trial {trial.number}, as one before, was at the goal's loss at its first "
+                f"report. {AT_ONCE}",
+                about=f"{self.study_name} at once",
             )
 
     def most_telling(self, until: float = math.inf) -> list[Observation]:

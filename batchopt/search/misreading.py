@@ -1,4 +1,4 @@
-"""Whether trials report at examples seen, and their values are what the goal says."""
+"""Whether trials report at examples seen, their values are what the goal says, and the goal is not where they begin."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from batchopt.search.observations import diverged, end_of
 
 OTHER_EXAMPLES = 10.0
 """A value and a last report that are further apart are not of the same run."""
+AT_ONCE = (
+    "The goal is reached at once, or between reports, and costs say little of batch size and learning rate: take a "
+    "lower loss, or report from the beginning on and more often."
+)
+"""What a goal is that trials have reached at their first report, and the remedy."""
+
+
+def reached_at_once(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
+    """Whether a completed trial was at the goal's loss at its first report."""
+    reports = trial.intermediate_values
+    if isinstance(goal, LowestLoss) or trial.state != TrialState.COMPLETE or not reports:
+        return False
+    return 0 < reports[min(reports)] <= goal.loss
 
 
 def misread(trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> str | None:

@@ -1,14 +1,17 @@
-"""Whether an objective suggests batch size and learning rate under the names that its study expects."""
+"""Whether an objective suggests batch size and learning rate by the names that its study expects, as it reads them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from batchopt.search.parameters import EXPONENT_PREFIX, holds_exponent
+from batchopt.errors import EvidenceError
+from batchopt.search.parameters import EXPONENT_PREFIX, batch_size_axis, holds_exponent
 from batchopt.search.saying import warn_once
 from batchopt.search.search_space import last_distributions
 
@@ -26,6 +29,8 @@ ROLES = (("the batch size", "batch_size"), ("the learning rate", "learning_rate"
 """What they are, and the arguments that name them."""
 CLOSE = 0.85
 """Least likeness, by difflib, of a name that is taken for a misspelt one: `learning_rate_decay` is another thing."""
+LARGEST_DOUBTED = 20
+"""Batch sizes up to here may be exponents: 2**20 is a million."""
 
 
 def warn_of_missing(study: optuna.Study, settings: StudySettings, trial: optuna.Trial, reason: str) -> None:
@@ -68,6 +73,33 @@ def likely(settings: StudySettings, params: Iterable[str]) -> Mapping[str, str]:
         if meant and expected not in having:
             found[expected] = meant[0]
     return found
+
+
+def maybe_exponents(settings: StudySettings, distribution: BaseDistribution) -> str | None:
+    """What to do where values that are read as batch sizes may be exponents; None where they hardly are.
+
+    Nothing is guessed. Exponents are not searched in a logarithm, nor do choices happen to be powers of two.
+    """
+    if settings.exponent or getattr(distribution, "log", False):
+        return None
+    try:
+        sizes = batch_size_axis(distribution, exponent=False).sizes
+    except EvidenceError:  # of which the law's own line tells
+        return None
+    powers = isinstance(distribution, CategoricalDistribution) and all(math.log2(size).is_integer() for size in sizes)
+    if len(sizes) < 2 or sizes[-1] > LARGEST_DOUBTED or powers:
+        return None
+    return (
+        f"values from {sizes[0]:.0f} to {sizes[-1]:.0f} are read as batch sizes; if they are exponents, name it "
+        f"Log2({settings.batch_size!r}), in another study."
+    )
+
+
+def warn_of_exponents(study: optuna.Study, settings: StudySettings, distribution: BaseDistribution) -> None:
+    """Say that once."""
+    told = maybe_exponents(settings, distribution)
+    if told is not None:
+        warn_once(f"Study {study.study_name}: {told}", about=f"{study.study_name} exponents")
 
 
 def trained_without(study: optuna.Study, settings: StudySettings) -> FrozenTrial | None:

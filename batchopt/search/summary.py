@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt._checks import check_count
 from batchopt.errors import BatchoptError
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.advice import advice, none_completed
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.left_out import left_out_lines
 from batchopt.search.observations import check_objective, reading_of
@@ -21,6 +21,9 @@ from batchopt.search.surrogate import Surrogate, build_surrogate
 
 if TYPE_CHECKING:
     import optuna
+
+    from batchopt.search.fit import Thin
+    from batchopt.search.settings import Known
 
 LARGE_MISS = 5.0
 """A law that misses by more has been told of something else."""
@@ -100,45 +103,36 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
     """
     if last is not None:
         check_count("last", last)
-    known = find(study, Given())
-    lines = [f"{reading_of(known.settings.goal)}."]
-    counts = summarise(study)
-    lines.append(
+    known, counts = find(study, Given()), summarise(study)
+    goal = known.settings.goal
+    lines = [f"{reading_of(goal)}.", _counts_line(counts)]
+    if not counts.completed:
+        lines += none_completed(study, goal)
+    check_objective(study, goal)
+    surrogate = build_surrogate(study, known)
+    if isinstance(surrogate, Surrogate):
+        lines += _front(study) if surrogate.two_objectives else []
+        lines += _beliefs(surrogate, counts)
+    else:
+        lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
+    lines += [_teacher_line(known, surrogate), *left_out_lines(study, known.settings)]
+    return [*lines, *advice(study, known.settings, surrogate), *_reasons(study, last)]
+
+
+def _counts_line(counts: StudySummary) -> str:
+    return (
         f"{counts.proposed} trials: {counts.completed} completed, {counts.pruned_before_compute} pruned before "
         f"compute, {counts.pruned_while_running} pruned while running, {counts.pruned_otherwise} ended by the "
         f"objective or another pruner, {counts.failed} failed, {counts.running} not finished."
     )
-    if not counts.completed:
-        lines += _furthest(study, known.settings.goal)
-    check_objective(study, known.settings.goal)
-    surrogate = build_surrogate(study, known)
-    if isinstance(surrogate, Surrogate) and surrogate.two_objectives:
-        lines += _front(study)
-    if isinstance(surrogate, Surrogate):
-        lines += _beliefs(surrogate, counts)
-    else:
-        lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
+
+
+def _teacher_line(known: Known, surrogate: Surrogate | Thin) -> str:
     if known.forecast is None:
-        lines.append("No probe: trials alone taught the law.")
-    elif isinstance(surrogate, Surrogate) and not surrogate.informed:
-        lines.append("The forecast of a probe does not say how the goal is reached: trials alone taught the law.")
-    else:
-        lines.append("The forecast of a probe was the starting point.")
-    return [*lines, *left_out_lines(study, known.settings), *_reasons(study, last)]
-
-
-def _furthest(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:
-    """How near the trials of a study came that has none completed."""
-    losses = [
-        (loss, trial.number)
-        for trial in study.get_trials(deepcopy=False)
-        for loss in trial.intermediate_values.values()
-        if math.isfinite(loss)
-    ]
-    if not losses or isinstance(goal, LowestLoss):
-        return []
-    lowest, number = min(losses)
-    return [f"The lowest loss that was reported is {lowest:.4g}, by trial {number}; the goal is {goal.loss:.4g}."]
+        return "No probe: trials alone taught the law."
+    if isinstance(surrogate, Surrogate) and not surrogate.informed:
+        return "The forecast of a probe does not say how the goal is reached: trials alone taught the law."
+    return "The forecast of a probe was the starting point."
 
 
 def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
@@ -146,7 +140,7 @@ def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
     lines = [] if surrogate.two_objectives else _best(surrogate)
     if surrogate.incumbent is not None:
         lines.append(_misfit_line(surrogate.misfit))
-    if counts.saved > 0:
+    if counts.saved > 0 and counts.completed:
         lines.append(f"Pruning saved {counts.saved:.3g} {unit} by the law's predictions.")
     return lines
 

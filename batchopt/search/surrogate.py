@@ -22,6 +22,7 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.fit import Thin, least_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
 from batchopt.search.ledger import Seen, seen_in
+from batchopt.search.naming import warn_of_exponents
 from batchopt.search.observations import (
     Observation,
     check_objective,
@@ -259,8 +260,10 @@ def build_surrogate(
         EvidenceError: the study contradicts the goal (direction, number of objectives).
     """
     settings, forecast = known.settings, known.forecast
-    if last_distributions(study, settings) is not None:
+    ranges = last_distributions(study, settings)
+    if ranges is not None:
         check_objective(study, settings.goal)
+        warn_of_exponents(study, settings, ranges[0])
         tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
     seen = seen_in(study, settings, without=without, asking=asking)
     observations = seen.told
