@@ -62,7 +62,7 @@ class Ledger:
         latest: the one of those with the highest number; None before there is one.
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
         misread: how many completed trials report or return what cannot be.
-        at_once: how many were at the goal's loss at their first report.
+        at_once: how many others were at the goal's loss at their first report.
         observations: of trials that were asked for, by number.
     """
 
@@ -122,7 +122,7 @@ class Ledger:
                 f"(steps times batch size), not at steps or epochs, until the end. {reading_of(goal)}.",
                 about=f"{self.study_name} examples",
             )
-        at_once = reached_at_once(trial, goal)
+        at_once = wrong is None and reached_at_once(trial, goal)
         self.at_once += at_once
         if at_once and self.at_once > 1:
             warn_once(
