@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812  (its usual name)
 
 from batchopt import gradient_coverage, measure_noise_scale, per_example_squared_norms
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.task import trainable_parameters
+from batchopt.probing.task import whole_parameters
 
 BATCH = 6
 
@@ -79,7 +79,7 @@ def test_sharded_parameters() -> None:
     model = nn.Linear(3, 2)
     model.weight.device_mesh = object()  # what a DTensor has
     with pytest.raises(TaskError, match="parameter 'weight' is sharded over processes"):
-        trainable_parameters(model)
+        whole_parameters(model)
 
 
 @pytest.mark.parametrize(
