@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
@@ -56,6 +58,27 @@ def setting(text: str) -> tuple[int, float]:
     if not colon:
         raise argparse.ArgumentTypeError(f"BATCH:RATE is needed, 64:0.1 for example, got {text!r}")
     return count(size), positive(rate)
+
+
+def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
+    """Raise where a file cannot be written, or would take the place of another one of the same command.
+
+    Raises:
+        UsageError: two names are of the same file.
+        FileNotFoundError: there is no folder for it.
+        IsADirectoryError: it is a folder.
+    """
+    taken = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in taken:
+            raise UsageError(f"every file of a command must be another one, and {path} is named twice")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder for {path}: make it first")
+        taken.add(path.resolve())
 
 
 def add_batch_sizes(parser: argparse.ArgumentParser) -> None:

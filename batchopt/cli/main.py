@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _check_together(args)
             processes.choose_device()
         args.run(args, console)
-        processes.leave(0)
+        processes.leave(0, together=True)
     except KeyboardInterrupt:
         console.end_progress()
         if processes.rank() == 0:
@@ -58,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.end_progress()
         if args.debug:
             traceback.print_exc()
-        who = f"process {processes.rank()}: " if processes.count() > 1 else ""
-        print(f"batchopt: {who}error: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        together = isinstance(error, args.raised_by_all)
+        if processes.rank() == 0 or not together:
+            who = f"process {processes.rank()}: " if processes.count() > 1 and not together else ""
+            print(f"batchopt: {who}error: {_one_line(error)}", file=sys.stderr)
+        code = 2 if isinstance(error, UsageError) else 1
+        processes.leave(code, together=together)
+        return code
     return 0
 
 
@@ -96,5 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(verb)
         after = getattr(module, "AFTER_INTERRUPT", "nothing was written")
-        verb.set_defaults(run=module.run, after_interrupt=after, together=getattr(module, "TOGETHER", False))
+        verb.set_defaults(
+            run=module.run,
+            after_interrupt=after,
+            together=getattr(module, "TOGETHER", False),
+            raised_by_all=getattr(module, "RAISED_BY_ALL", ()),
+        )
     return parser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
+    if args.out.is_dir():
+        raise IsADirectoryError(f"{args.out} is a folder: give the name of a file in it")
     task = load_task(args.task)
     processes.join(task.torch_device)
     report = probe_with_progress(
@@ -154,12 +157,11 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     if report.step_cost is not None:
         cost = report.step_cost
+        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
         knees = "".join(
-            f" + {1e6 * knee.per_example:.3g} us x (B - {knee.batch_size:g}) beyond {knee.batch_size:g}"
-            for knee in cost.knees
+            f"; {1e6 * slope:.3g} us an example beyond {knee.batch_size:g}"
+            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
         )
-        console.say(
-            f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * cost.per_example:.3g} us x B{knees}"
-        )
+        console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * slopes[0]:.3g} us x B{knees}")
     if report.stopped is not None:
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")

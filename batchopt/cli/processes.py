@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def count() -> int:
     """How many processes torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def rank() -> int:
@@ -39,13 +39,18 @@ def join(device: torch.device) -> None:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
-def leave(code: int) -> None:
-    """Wait for the others, leave them and end this process; nothing where it is alone."""
+def leave(code: int, *, together: bool) -> None:
+    """End this process, where it is one of several.
+
+    Args:
+        code: to end with.
+        together: whether all of them get here: they then wait for each other, since torchrun kills all when one fails.
+    """
     if count() == 1:
         return
     from torch import distributed
 
-    if distributed.is_initialized():
+    if together and distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
     sys.stdout.flush()

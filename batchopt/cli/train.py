@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt.cli import processes
-from batchopt.cli.arguments import UsageError, count, positive
+from batchopt.cli.arguments import UsageError, check_outputs, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
-from batchopt.errors import BatchoptError
+from batchopt.errors import BatchoptError, NonFiniteLossError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -44,6 +44,10 @@ class GoalMissedError(BatchoptError):
     """A training towards a plan's loss ended before it."""
 
 
+RAISED_BY_ALL = (GoalMissedError, NonFiniteLossError)
+"""What all processes raise at the same place."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
@@ -66,9 +70,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Train and compare."""
     from batchopt.cli.task_file import load_task
 
-    for path in (args.checkpoint, args.metrics, args.realised, args.save):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no folder for {path}: make it first")
+    read = (args.schedule, args.plan, args.adapt)
+    check_outputs((args.checkpoint, args.metrics, args.realised, args.save), inputs=read)
     schedule = load_schedule(args.schedule)
     plan = Plan.load(args.plan) if args.plan else None
     adaptive = _adaptive(args, schedule, plan)
@@ -93,7 +96,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.save is not None:
         _save_weights(result, args.save)
     show_training(result, args.checkpoint, console)
-    rows = compare(plan, schedule, result) if plan is not None else []
+    rows = [] if plan is None else compare(plan, schedule, result)
+    if plan is not None and not rows and result.reached is not None:
+        console.say("what was trained is not what was planned, so nothing is compared: another schedule, or rate")
     show_comparison(result, rows, console)
     console.result(training_result(result, rows))
     if plan is not None:
@@ -129,13 +134,16 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
 def show_moves(adaptive: AdaptiveSchedule, console: Console) -> None:
     """What an adaptive schedule changed."""
     for move in adaptive.moves:
+        sizes = f"went from {move.before:,} to {move.after:,}, and on from there as planned anew"
+        if move.before == move.after:
+            sizes = f"stayed at {move.after:,}, and was planned anew for what came later"
         console.item(
-            f"After {move.examples:,} examples the batch size went from {move.before:,} to {move.after:,}: the "
-            f"critical batch size looked {move.correction:.2g} times the forecast's, and the change was predicted to "
-            f"save {move.gain:.0%} of what was left."
+            f"After {move.examples:,} examples, at a loss of {move.loss:.4g}, the batch size {sizes}: the critical "
+            f"batch size looked {move.correction:.2g} times the forecast's at that loss, and the change was predicted "
+            f"to save {move.gain:.0%} of what was left."
         )
     if not adaptive.moves:
-        console.say("the batch size was left as planned: no change was predicted to save enough")
+        console.say("the schedule was followed as planned: no change was predicted to save enough")
 
 
 def show_training(result: TrainingResult, checkpoint: Path | None, console: Console) -> None:
@@ -194,7 +202,12 @@ def train_by(
 
 
 def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:
-    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
+    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss.
+
+    None where the run was by another schedule or learning rate than the plan's.
+    """
+    if schedule != plan.schedule or result.schedule.learning_rate != schedule.learning_rate:
+        return []
     if not isinstance(plan.goal, ReachLoss):
         return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
     steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
@@ -205,7 +218,7 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
         Comparison("steps", plan.steps.scaled(schedule.steps / plan.steps.value), steps),
         Comparison("examples", plan.examples.scaled(schedule.examples / plan.examples.value), examples),
     ]
-    if plan.seconds is not None:
+    if plan.seconds is not None and processes.count() == 1:  # a step of several takes another time
         gain = plan.schedule_cost.value / plan.cost.value
         rows.append(Comparison("seconds", plan.seconds.scaled(gain), seconds))
     return rows

@@ -100,7 +100,10 @@ def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveS
         raise RecordError(f"{path} is the checkpoint of {held} schedule, not of {got} one: delete it to begin anew")
     for name in ("schedule", "learning_rate", "seed", "hyperparameters", "population", "correction"):
         if getattr(checkpoint.settings, name) != getattr(settings, name):
-            raise RecordError(f"{path} is the checkpoint of a training with another {name}: delete it to begin anew")
+            raise RecordError(
+                f"{path} is the checkpoint of a training with another {name}: repeat the call that began it, or delete "
+                "it to begin anew"
+            )
     state = path.with_name(checkpoint.state)
     try:
         load_snapshot(run, state)

@@ -95,7 +95,7 @@ class ScheduledBatchSampler(Sampler[list[int]]):
             self._seen = seen + size
             if isinstance(self._schedule, AdaptiveSchedule):
                 self._schedule.hand_out(self._seen)
-            yield indices.tolist() if self._ranks == 1 else self._share(indices)
+            yield self._share(indices)
 
     def __len__(self) -> int:
         """Steps from `start_examples` to the end of the run."""
@@ -149,7 +149,7 @@ def scheduled_loader(
     drop_last: bool = False,
     start_examples: int = 0,
     rank: int = 0,
-    ranks: int = 1,
+    ranks: int | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
     num_workers: int = 0,
     **loader_options: Any,
@@ -159,7 +159,7 @@ def scheduled_loader(
     A tuple of tensors gives tuples of tensors, rows selected at once, unless `collate_fn` asks for single examples.
     Its `batch_sampler` is a `ScheduledBatchSampler`.
 
-    Among several ranks it gives (batch, weights): this rank's share of every global batch, and what each example
+    Where `ranks` is given it gives (batch, weights): this rank's share of every global batch, and what each example
     counts. Back-propagate `(weights * losses).sum()`: the mean of that over the ranks, which DistributedDataParallel
     takes, is the mean loss of the global batch, also of a last one that does not divide.
 
@@ -175,7 +175,7 @@ def scheduled_loader(
         drop_last: as for `ScheduledBatchSampler`.
         start_examples: as for `ScheduledBatchSampler`.
         rank: as for `ScheduledBatchSampler`.
-        ranks: as for `ScheduledBatchSampler`.
+        ranks: as for `ScheduledBatchSampler`; also one rank then gives (batch, weights).
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         num_workers: processes that fetch ahead. The switches of batch size do not lag behind them.
         **loader_options: further arguments of `torch.utils.data.DataLoader` (pin_memory, ...).
@@ -213,13 +213,13 @@ def scheduled_loader(
         drop_last=drop_last,
         start_examples=start_examples,
         rank=rank,
-        ranks=ranks,
+        ranks=1 if ranks is None else ranks,
     )
     data: Any = dataset
     if isinstance(dataset, tuple):
         data, collate_fn = (_Rows(dataset), _unchanged) if collate_fn is None else (TensorDataset(*dataset), collate_fn)
     collate: Callable[[Any], Any] | None = collate_fn
-    if ranks > 1:
+    if ranks is not None:
         data, collate = _Shares(data, ranks), _WithWeights(collate or default_collate)
     return DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers, **loader_options)
 

@@ -59,7 +59,7 @@ class TrainingResult:
 
     Attributes:
         model: as the last step left it.
-        schedule: what was followed.
+        schedule: what was followed, with the learning rate that was used.
         measured: losses and times at the evaluations.
         steps: optimizer steps taken.
         examples: examples trained on.

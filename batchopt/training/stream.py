@@ -35,19 +35,19 @@ class ScheduledStream(IterableDataset[Any]):
         drop_last: bool = False,
         start_examples: int = 0,
         rank: int = 0,
-        ranks: int = 1,
+        ranks: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
         **loader_options: Any,
     ) -> None:
         check_schedule(schedule)
-        check_ranks(schedule, rank, ranks)
+        self._rank, self._ranks, self._is_shared = rank, 1 if ranks is None else ranks, ranks is not None
+        check_ranks(schedule, rank, self._ranks)
         check_start(schedule, start_examples)
         self._dataset, self._schedule = dataset, schedule
         self._sizes = list(schedule.batches(start_examples))
         if drop_last and self._sizes and self._sizes[-1][1] < schedule(self._sizes[-1][0]):
             self._sizes.pop()
-        self._rank, self._ranks = rank, ranks
         self._collate = collate_fn or default_collate
         self._options = {"num_workers": num_workers, **loader_options}
 
@@ -64,11 +64,8 @@ class ScheduledStream(IterableDataset[Any]):
         for _, size in self._sizes:
             width = width_of(size, self._ranks)
             batch = self._collate(list(islice(examples, width)))
-            if self._ranks == 1:
-                yield batch
-            else:
-                own = len(range(self._rank, size, self._ranks))
-                yield batch, weights_of(width, own, size, self._ranks)
+            own = len(range(self._rank, size, self._ranks))
+            yield (batch, weights_of(width, own, size, self._ranks)) if self._is_shared else batch
 
     def _examples(self) -> Iterator[Any]:
         epoch = 0

@@ -270,7 +270,7 @@ class _Loop:
     def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
         return TrainingResult(
             model=self.run.model,
-            schedule=self.schedule,
+            schedule=Schedule(self.schedule.segments, self.schedule.examples, self.run.learning_rate),
             measured=self.measured,
             steps=self.run.steps,
             examples=self.run.examples_seen,

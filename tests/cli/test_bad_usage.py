@@ -332,3 +332,21 @@ def test_configurations_that_hold_no_schedule(
     line = fails(capsys, "schedule", str(file), "--from", source)
     assert message in line
     assert str(file) in line
+
+
+def test_no_file_of_a_command_takes_the_place_of_another(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    train, same = ["train", flow.task, flow.schedule], str(tmp_path / "same")
+    for wrong in (
+        ["--metrics", flow.schedule],
+        ["--plan", flow.plan, "--save", flow.plan],
+        ["--checkpoint", same, "--save", same],
+    ):
+        assert main([*train, *wrong]) == 2
+        assert "is named twice" in capsys.readouterr().err
+    assert main([*train, "--save", str(tmp_path)]) == 1
+    assert "is a folder: give the name of a file in it" in capsys.readouterr().err
+    assert main(["probe", flow.task, "--examples", "9000", "-o", str(tmp_path)]) == 1
+    assert "is a folder: give the name of a file in it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

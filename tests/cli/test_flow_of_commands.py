@@ -194,7 +194,7 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
     realised, board = tmp_path / "realised.json", tmp_path / "board"
     command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
     assert main([*command, "--realised", str(realised), "--tensorboard", str(board)]) == 0
-    assert "the batch size" in capsys.readouterr().out
+    assert "the schedule was followed as planned" in capsys.readouterr().out
     assert Schedule.load(realised).segments[0] == Plan.load(flow.plan).schedule.segments[0]
     assert list(board.iterdir())
     for wrong in (
@@ -203,6 +203,19 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
     ):
         assert main(wrong) == 2
         assert "--adapt" in capsys.readouterr().err
+
+
+def test_another_schedule_or_rate_is_not_compared_with_the_plan(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan, own = Plan.load(flow.plan), tmp_path / "own.json"
+    Schedule.constant(plan.batch_size, examples=7 * plan.schedule.examples, learning_rate=plan.learning_rate).save(own)
+    half = str(0.5 * plan.learning_rate)
+    for command in ([str(own)], [flow.schedule, "--learning-rate", half]):
+        assert main(["train", flow.task, *command, "--plan", flow.plan]) == 0
+        told = capsys.readouterr().out
+        assert "nothing is compared" in told
+        assert "predicted" not in told
 
 
 def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ALONE = [sys.executable, "-m", "batchopt"]
 
 
-def run(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(launcher: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*launcher, *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -32,6 +32,18 @@ def test_two_processes_train_as_one(flow: Flow, tmp_path: Path) -> None:
     assert told[1]["reached_at_examples"] == pytest.approx(told[0]["reached_at_examples"], rel=1e-4)
     assert told[1]["steps"] == told[0]["steps"]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_trained_is_kept_where_the_loss_is_missed(flow: Flow, tmp_path: Path) -> None:
+    """The first process takes its time to write; the other must not end before it, or torchrun would kill it."""
+    slow = "\nimport os, time\nsave = torch.save\n"
+    slow += "torch.save = lambda *given: (time.sleep(3 * (os.environ['RANK'] == '0')), save(*given))\n"
+    (tmp_path / "slow.py").write_text((flow.folder / "my_task.py").read_text() + slow)
+    saved, task = tmp_path / "weights.pt", f"{tmp_path / 'slow.py'}:task"
+    done = run(TORCHRUN, "train", task, flow.schedule, "--plan", flow.plan, "--learning-rate", "1e-6", "--save", saved)
+    assert done.returncode != 0
+    assert torch.load(saved, weights_only=True)["weight"].shape == (4, 12)
+    assert done.stderr.count("batchopt: error: the plan's loss of 0.25 must be reached") == 1
 
 
 def test_weights_of_a_sharded_model_are_saved_whole(flow: Flow, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_model_and_optimizer_are_prepared_and_the_loader_is_not() -> None:
         (torch.ones(100, 1),), SCHEDULE, rank=accelerator.process_index, ranks=accelerator.num_processes
     )
     sizes, gradients = [], []
-    for (x,) in loader:
+    for (x,), weights in loader:
         optimizer.zero_grad()
-        accelerator.backward(model(x).mean())
+        accelerator.backward((weights * model(x)[:, 0]).sum())
         sizes.append(len(x))
         gradients.append(float(next(model.parameters()).grad))
         optimizer.step()

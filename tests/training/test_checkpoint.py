@@ -175,7 +175,9 @@ def test_kill_at_any_moment(tmp_path: Path) -> None:
 def test_another_trainings_checkpoint_is_refused(tmp_path: Path, changes: dict[str, Any], name: str) -> None:
     run(tmp_path / "run", until_loss=0.6)
     options: dict[str, Any] = {"seed": 2, "schedule": SCHEDULE, "checkpoint": tmp_path / "run"} | changes
-    with pytest.raises(RecordError, match=f"a training with another {name}: delete it to begin anew"):
+    with pytest.raises(
+        RecordError, match=f"a training with another {name}: repeat the call that began it, or delete it"
+    ):
         train(make_task(), **options)
 
 

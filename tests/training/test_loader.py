@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -288,3 +289,13 @@ def test_streams_that_cannot_be_batched() -> None:
         list(scheduled_loader(Numbers(0), REFERENCE))
     with pytest.raises(ValueError, match="start_examples must be at most the schedule's 120000, got 120001"):
         scheduled_loader(Numbers(9), REFERENCE, start_examples=120_001)
+
+
+@pytest.mark.parametrize("dataset", [(torch.arange(50.0),), Numbers(50)])
+def test_one_rank_that_is_named_gives_weights_as_several_do(dataset: Any) -> None:
+    schedule = Schedule((Segment(0, 4), Segment(8, 6)), examples=17)
+    for batch, weights in scheduled_loader(dataset, schedule, rank=0, ranks=1):
+        rows = batch[0] if isinstance(batch, list | tuple) else batch
+        assert weights.tolist() == pytest.approx([1 / len(rows)] * len(rows))
+    with pytest.raises(ValueError, match="ranks must be at least 1, got 0"):
+        scheduled_loader(dataset, schedule, ranks=0)

@@ -251,3 +251,9 @@ def test_tensorboard_holds_every_evaluation_once_also_after_a_kill(tmp_path: Pat
     assert [event.value for event in losses] == pytest.approx(list(result.curve.losses))
     sizes = {event.step: event.value for event in board.Scalars("batch_size")}
     assert all(size == SCHEDULE(step) for step, size in sizes.items())
+
+
+def test_the_rate_that_was_used_is_kept_with_the_schedule() -> None:
+    schedule = Schedule.constant(8, examples=400, learning_rate=0.001)
+    assert train(make_task(), schedule, learning_rate=0.002).schedule.learning_rate == 0.002
+    assert train(make_task(), schedule).schedule == schedule

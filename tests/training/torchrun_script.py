@@ -188,8 +188,7 @@ def sharded(rank: int, count: int) -> dict[str, Any]:
         fully_shard(model, mesh=init_device_mesh("cpu", (count,)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     losses = []
-    for loaded in scheduled_loader(data(), SCHEDULE, seed=3, rank=rank, ranks=count):
-        batch, weights = loaded if count > 1 else (loaded, torch.full((len(loaded[0]),), 1.0 / len(loaded[0])))
+    for batch, weights in scheduled_loader(data(), SCHEDULE, seed=3, rank=rank, ranks=count):
         optimizer.zero_grad()
         mean = (weights * plain_loss(model, batch)).sum()
         mean.backward()

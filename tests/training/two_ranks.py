@@ -141,8 +141,7 @@ def by_schedule(rank: int, count: int) -> dict[str, Any]:
     model = make(count)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
-    for loaded in scheduled_loader(data, schedule, seed=3, rank=rank, ranks=count):
-        batch, weights = loaded if count > 1 else (loaded, torch.full((len(loaded[0]),), 1.0 / len(loaded[0])))
+    for batch, weights in scheduled_loader(data, schedule, seed=3, rank=rank, ranks=count):
         optimizer.zero_grad()
         mean = (weights * loss(model, batch)).sum()
         mean.backward()
