@@ -102,11 +102,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise RecordError("is not UTF-8 text, so it is no record of batchopt") from None
 
 
-def record_name(path: str | os.PathLike[str]) -> str | None:
-    """Which record a file says it is, "batchopt.plan" for "batchopt.plan/1"; None where it says nothing."""
+def record_name(text: str) -> str | None:
+    """Which record a text says it is, "batchopt.plan" for "batchopt.plan/1"; None where it says nothing."""
     try:
-        fields = json.loads(read_text(path))
-    except (RecordError, ValueError, RecursionError):
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
         return None
     tag = fields.get("schema") if isinstance(fields, dict) else None
     return tag.rpartition("/")[0] if isinstance(tag, str) else None

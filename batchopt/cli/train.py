@@ -262,10 +262,11 @@ def _save_weights(result: TrainingResult, path: Path) -> None:
     """Whole or not at all."""
     import torch
 
-    from batchopt.probing.sharding import whole
+    from batchopt.probing.sharding import whole_on_cpu
 
-    state = whole(result.model.state_dict())  # which takes all processes
-    if processes.rank() > 0:
+    is_first = processes.rank() == 0
+    state = whole_on_cpu(result.model.state_dict(), is_kept=is_first)  # which takes all processes
+    if not is_first:
         return
     temporary = path.with_name(f".{path.name}.tmp")
     torch.save(state, temporary)

@@ -1,6 +1,7 @@
 """Measuring with several processes: each reads a share, and all end up with the same sums.
 
-A process that fails says so before the sums are exchanged, so that none waits for what will not come.
+A process that fails says so before the sums are exchanged, so that none waits for what will not come; but for a model
+that is sharded, where already a forward pass takes all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed
@@ -75,6 +76,12 @@ class DefaultGroup:
             there = tensor.detach().to(self.device)
             torch.distributed.broadcast(there, src=0)
             tensor.data.copy_(there)
+
+    def gather(self, value: object) -> list[Any]:
+        """The values of all processes, in their order."""
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def agree(self, settings: Mapping[str, object]) -> None:
         """Raise TaskError where the processes' settings differ, and say which.

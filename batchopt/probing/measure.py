@@ -116,11 +116,10 @@ def measure_noise_scale(
     chosen = kind_of(kind)
     model = unwrapped(model)
     reshard(model)
-    named = trainable_parameters(model)
-    parameters = list(named.values())
+    parameters = list(trainable_parameters(model).values())
     target = parameters[0].device if device is None else torch.device(device)
     group = process_group(target)
-    sharded = _sharded_over(named, process_group(target, of_one=True), chosen, data)
+    sharded = _sharded_over(model, process_group(target, of_one=True), chosen, data)
     with preserved(model, optimizer), torch.enable_grad():
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         metric = chosen.metric(parameters, optimizer)
@@ -249,17 +248,15 @@ def _signal_with_decay(
     return signal + float(moments.over_coordinates(2.0 * mean @ pull + pull @ pull))
 
 
-def _sharded_over(
-    parameters: dict[str, nn.Parameter], group: DefaultGroup | None, kind: Kind, data: Any
-) -> DefaultGroup | None:
+def _sharded_over(model: nn.Module, group: DefaultGroup | None, kind: Kind, data: Any) -> DefaultGroup | None:
     """The processes that a model is sharded over; None where this one holds all of it.
 
     Raises:
         TaskError: it is sharded in a way, or of a kind, or the data are such, that it cannot be measured.
     """
-    if not is_sharded(parameters.values()):
+    if not is_sharded(model.parameters()):
         return None
-    check_sharding(parameters, group)
+    check_sharding(model, group)
     if kind.name not in SHARDED_KINDS:
         raise TaskError(
             f"of a sharded model the kind must be one of {', '.join(SHARDED_KINDS)}, got {kind.name!r}: single "

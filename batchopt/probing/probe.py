@@ -34,7 +34,7 @@ from batchopt.probing.long_runs import REFERENCE, long_runs
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
 from batchopt.probing.short_runs import search_learning_rate, short_runs
-from batchopt.probing.step_time import measure_step_cost
+from batchopt.probing.step_time import LARGEST_UNBOUNDED, measure_step_cost, smallest_batch
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
 
@@ -113,7 +113,10 @@ def _probe(
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
         )
         provenance = _provenance(task, seed, population, parameters, run.optimizer)
-        return _run(session, examples, seconds, learning_rate, batch_sizes, provenance)
+        # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
+        largest = min(population, LARGEST_UNBOUNDED) if run.is_sharded else population
+        bounds = batch_sizes or (smallest_batch(run), largest)
+        return _run(session, examples, seconds, learning_rate, bounds, provenance)
 
 
 def _run(
@@ -121,11 +124,11 @@ def _run(
     examples: int | None,
     seconds: float | None,
     learning_rate: float | None,
-    batch_sizes: tuple[int, int] | None,
+    bounds: tuple[int, int],
     provenance: Provenance,
 ) -> ProbeReport:
     stopped = None
-    low, high = batch_sizes or (1, provenance.population or 1)
+    low, high = bounds
     try:
         session.budget = examples or 0
         sizes = None if examples is None else _batch_sizes(session, (low, high))

@@ -19,9 +19,9 @@ from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, sh
 from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.sharded_gradients import check_sharding
-from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole
+from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
 from batchopt.probing.state import OwnRandomness, evaluating
-from batchopt.probing.task import Batch, TrainingTask, batch_loss, trainable_parameters
+from batchopt.probing.task import Batch, TrainingTask, batch_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,11 +37,11 @@ class GradientReader(Protocol):
     def backward(self, batch: Batch) -> Tensor:
         """Add the gradient of a whole batch's loss to `.grad`, and give the loss."""
 
-    def micro_batch(self, examples: int) -> None:
-        """A part of a batch, of so many examples, has added its gradient."""
+    def micro_batch(self, examples: int, *, weight: float) -> None:
+        """A part of a batch, of so many examples and of that weight, has added its gradient."""
 
-    def step(self, examples: int) -> None:
-        """All parts of a batch of so many have, those of other processes as well."""
+    def step(self, examples: int, *, weight: float, divisor: float) -> None:
+        """All parts of a batch have, those of other processes as well; their weighted losses were divided."""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers and text."""
@@ -119,9 +119,10 @@ class TrainingRun:
         self.is_sharded = is_sharded(self.model.parameters())
         if self.is_sharded:
             group = process_group(task.torch_device, of_one=True)
-            check_sharding(trainable_parameters(self.model), group)
+            check_sharding(self.model, group)
         self.group, self._host = group, host
         if group is not None:
+            _check_no_fsdp1(self.model)
             group.share([t for t in (*self.model.parameters(), *self.model.buffers()) if not is_sharded([t])])
             self._draw_apart(group)
         scaled = task.autocast == torch.float16
@@ -169,12 +170,32 @@ class TrainingRun:
         """
         indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
         with self._randomness.active(), torch.no_grad():
-            value = float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
+            value = self._loss_of(indices)
             reshard(self.model)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"the loss of a batch of {batch_size} is {value} {self._where()}")
         self.examples_seen += batch_size
         return value
+
+    def _loss_of(self, indices: NDArray[np.int64]) -> float:
+        if self.group is None:
+            return float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
+        own, counts = self._share(indices)
+        losses, weights = self._counted(own, counts)
+        sums = torch.stack([(weights * losses).sum(), weights.sum()]).double().cpu()
+        total, weight = self.group.add_up(sums).tolist()
+        return float(total / weight) if weight else math.nan
+
+    def _share(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor]:
+        """This process's examples of a batch, as many as every other's, and which of them count."""
+        rank, count = (0, 1) if self.group is None else (self.group.rank, self.group.count)
+        own, width = indices[rank::count], -(-len(indices) // count)
+        return np.concatenate([own, indices[: width - len(own)]]), torch.arange(width) < len(own)
+
+    def _counted(self, indices: NDArray[np.int64], counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses, and weights that are zero for examples that do not count."""
+        losses, weights = self.task.losses(self.model, fetch(self.task, indices))
+        return losses, counts.to(losses) if weights is None else weights * counts.to(weights)
 
     def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -203,29 +224,25 @@ class TrainingRun:
 
         Processes take as many examples each; where that does not divide, some take one of weight zero.
         """
-        rank, count = (0, 1) if self.group is None else (self.group.rank, self.group.count)
-        own, width = indices[rank::count], -(-len(indices) // count)
-        padded = np.concatenate([own, indices[: width - len(own)]])
-        counts = torch.arange(width) < len(own)
+        own, counts = self._share(indices)
         # What the batch's weights add up to is known at the end; the last batch's keep a scaled loss from overflowing.
         guess = len(indices) * self._mean_weight
         sums = torch.zeros(2, dtype=torch.float64)
-        for begin in range(0, width, micro_batch):
+        for begin in range(0, len(own), micro_batch):
             part = slice(begin, begin + micro_batch)
-            losses, weights = self.task.losses(self.model, fetch(self.task, padded[part]))
-            weights = counts[part].to(losses) if weights is None else weights * counts[part].to(weights)
+            losses, weights = self._counted(own[part], counts[part])
             total = (weights * losses).sum()
             _check_attached(total)
             sums += torch.stack([total.detach(), weights.sum()]).double().cpu()
             torch.autograd.backward(self.scaler.scale(total / guess))
             if self.reader is not None:
-                self.reader.micro_batch(max(1, round(float(weights.sum()))))
+                self.reader.micro_batch(int(counts[part].sum()), weight=float(weights.sum()))
         if self.group is not None:
             self.group.add_up(sums)
             self._add_up_gradients(self.group)
         total_loss, weight = sums.tolist()
         if self.reader is not None:
-            self.reader.step(max(1, round(weight)))
+            self.reader.step(len(indices), weight=weight, divisor=guess)
         self._finite(total_loss, len(indices))
         if weight <= 0:
             raise TaskError(f"the weights of a batch must add up to more than 0, got {weight} {self._where()}")
@@ -257,6 +274,8 @@ class TrainingRun:
         gradients: dict[torch.dtype, list[Tensor]] = {}
         for parameter, count in zip(parameters, used.tolist(), strict=True):
             if count:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.to_dense()
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 gradients.setdefault(parameter.grad.dtype, []).append(parameter.grad)
         for alike in gradients.values():
@@ -295,10 +314,10 @@ class TrainingRun:
             loss = evaluated_loss(self.task, self.model)
         else:  # the first process's, whose running statistics (BatchNorm) are the model's
             self.group.share(list(self.model.buffers()))
-            is_first = self.group.rank == 0
-            own = evaluated_loss(self.task, self.model) if is_first or self.is_sharded else 0.0
-            own = own if is_first else 0.0
-            loss = float(self.group.add_up(torch.tensor([own], dtype=torch.float64)).item())
+            own = evaluated_loss(self.task, self.model) if self.is_sharded else None
+            loss = float(
+                self.group.from_first(lambda: repr(evaluated_loss(self.task, self.model) if own is None else own))
+            )
         if not math.isfinite(loss):
             raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
         return loss
@@ -310,12 +329,18 @@ class TrainingRun:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the run needs to go on: tensors and plain values only; of a sharded model whole, asked by all."""
+        """All that the run needs to go on: tensors and plain values only.
+
+        Of several processes all must ask, and the first gets it: a sharded model's tensors in whole.
+        """
+        is_kept = self.group is None or self.group.rank == 0
+        randomness = self._randomness.state_dict()
         return {
-            "model": whole(self.model.state_dict()),
-            "optimizer": whole(self.optimizer.state_dict()),
+            "model": whole_on_cpu(self.model.state_dict(), is_kept=is_kept),
+            "optimizer": whole_on_cpu(self.optimizer.state_dict(), is_kept=is_kept),
             "scaler": self.scaler.state_dict(),
-            "randomness": self._randomness.state_dict(),
+            "randomness": randomness,
+            "randomness_of_all": [] if self.group is None else self.group.gather(randomness),
             "examples_seen": self.examples_seen,
             "steps": self.steps,
             "mean_weight": self._mean_weight,
@@ -338,10 +363,19 @@ class TrainingRun:
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
         self._mean_weight = state.get("mean_weight", 1.0)
-        if self.group is not None:  # only what one process drew was kept
+        of_all = state.get("randomness_of_all", [])
+        if self.group is not None and len(of_all) == self.group.count:
+            self._randomness.load_state_dict(of_all[self.group.rank])
+        elif self.group is not None:
             self._draw_apart(self.group)
         if self.reader is not None and "reader" in state:
             self.reader.load_state_dict(state["reader"])
+
+
+def _check_no_fsdp1(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise TaskError("a model inside FullyShardedDataParallel cannot be trained here: shard it by fully_shard")
 
 
 def _check_attached(loss: Tensor) -> None:

@@ -15,7 +15,7 @@ from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.sharding import own_part, processes_of
+from batchopt.probing.sharding import own_part, placements_of, processes_of
 from batchopt.probing.task import Batch, trainable_parameters
 
 KINDS = ("simple", "preconditioned")
@@ -58,8 +58,15 @@ class ShardedGroupGradients:
         losses, given = self._reading.losses(batch)
         weights = torch.ones_like(losses) if given is None else given
         weight = float(self._group.add_up(weights.sum().double()))
+        if weight <= 0:
+            raise TaskError(
+                f"the weights of a group of {self.group_size} examples must add up to more than 0, got {weight:g}: "
+                "give a larger group_size"
+            )
         # What the wrapper leaves is the mean over processes.
         objective = (weights * losses).sum() * (self._group.count / weight)
+        if not objective.requires_grad:
+            raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
         objective.backward()  # type: ignore[no-untyped-call]
         gradient = self._in_metric(parameters)
         square = float(self._group.add_up(gradient.double().square().sum()))
@@ -80,17 +87,20 @@ class ShardedGroupGradients:
         return torch.cat(parts)
 
 
-def check_sharding(parameters: Mapping[str, Tensor], group: DefaultGroup | None) -> None:
-    """Raise unless every parameter is sharded over all processes.
+def check_sharding(model: nn.Module, group: DefaultGroup | None) -> None:
+    """Raise unless FSDP2 shards every trainable parameter over all processes, so that each coordinate is in one.
 
     Raises:
         TaskError: naming the parameter.
     """
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import Shard
+
+    rule = "a sharded model must have every trainable parameter sharded over all processes by fully_shard"
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        raise TaskError(f"{rule}, and no module of it is (tensor parallelism is not supported)")
     count = 0 if group is None else group.count
-    for name, parameter in parameters.items():
-        over = processes_of(parameter)
-        if over != count:
-            raise TaskError(
-                "a sharded model must have every trainable parameter sharded over all processes, and "
-                f"{name!r} is over {over or 'none'} of {count}"
-            )
+    for name, parameter in trainable_parameters(model).items():
+        over, how = processes_of(parameter), placements_of(parameter)
+        if over != count or len(how) != 1 or not isinstance(how[0], Shard):
+            raise TaskError(f"{rule}, and {name!r} is over {over or 'none'} of {count}: {how or 'whole'}")

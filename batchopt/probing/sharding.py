@@ -24,6 +24,11 @@ def processes_of(tensor: Tensor) -> int:
     return int(cast("Any", tensor).device_mesh.size()) if is_sharded([tensor]) else 0
 
 
+def placements_of(tensor: Tensor) -> tuple[Any, ...]:
+    """How a tensor is sharded, for each dimension of the mesh of processes; nothing where it is whole."""
+    return tuple(cast("Any", tensor).placements) if is_sharded([tensor]) else ()
+
+
 def own_part(value: Tensor) -> Tensor:
     """What this process holds of a tensor; all of it where that is whole."""
     return cast("Any", value).to_local() if is_sharded([value]) else value
@@ -32,6 +37,18 @@ def own_part(value: Tensor) -> Tensor:
 def whole(state: Any) -> Any:
     """A state, in any nesting of dicts and lists, with every sharded tensor put together."""
     return pytree.tree_map(lambda leaf: leaf.full_tensor() if is_sharded([leaf]) else leaf, state)
+
+
+def whole_on_cpu(state: Any, *, is_kept: bool) -> Any:
+    """The same, one tensor after another, in the memory of the host; nothing of them where it is not kept."""
+
+    def moved(leaf: Any) -> Any:
+        if not is_sharded([leaf]):
+            return leaf
+        tensor = leaf.full_tensor()
+        return tensor.cpu() if is_kept else None
+
+    return pytree.tree_map(moved, state)
 
 
 def shard_like(value: Tensor, other: Tensor) -> Tensor:
@@ -45,8 +62,9 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def shard_model_state(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A model's whole state, taken apart as the model is."""
-    return {name: shard_like(state[name], own) if name in state else own for name, own in model.state_dict().items()}
+    """A model's whole state, taken apart as the model is; what the model does not have stays as it is."""
+    own = model.state_dict()
+    return {name: shard_like(value, own[name]) if name in own else value for name, value in state.items()}
 
 
 def shard_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def measure_step_cost(
         check_count("max_batch_size", max_batch_size, least=2)
     began = time.perf_counter()
     run = TrainingRun(task, learning_rate=learning_rate, seed=seed)
-    smallest = 1 if coupling_module(run.model) is None else 2
+    smallest = smallest_batch(run)
     clock = _Clock(run, left=float("inf") if max_examples is None else max_examples)
     least = smallest * (1 + 3 * (REPEATS + 1))
     if not clock.affords(least, 1):
@@ -86,6 +86,13 @@ def measure_step_cost(
     cost = fit_step_cost(list(medians), list(medians.values()), largest_batch_size=largest)
     spending = Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began)
     return cost, spending, clock.summed_loss / run.examples_seen
+
+
+def smallest_batch(run: TrainingRun) -> int:
+    """The fewest examples that a run can take a step on: two in every process where BatchNorm couples them."""
+    if coupling_module(run.model) is None:
+        return 1
+    return 2 * (1 if run.group is None else run.group.count)
 
 
 @dataclass(slots=True)

@@ -80,7 +80,8 @@ def save_checkpoint(
 
 def _point_to(state: Path, path: Path, settings: Settings, measured: Measured, adapted: Adapted | None) -> None:
     Checkpoint(settings, measured, state.name, adapted).save(path)
-    ours = re.compile(re.escape(path.name) + r"\.\d+\.state")
+    # Those that a kill has left half-written as well.
+    ours = re.compile(r"\.?" + re.escape(path.name) + r"\.\d+\.state(\..*\.tmp)?")
     for file in path.parent.iterdir():
         if ours.fullmatch(file.name) and file.name != state.name:
             file.unlink(missing_ok=True)

@@ -42,7 +42,6 @@ class MicroBatches:
         is_added_up: bool = False,
     ) -> None:
         self.pace = Pace()
-        self.examples = 0
         self._step, self._outer, self._group, self._watch = step, outer, group, watch
         self._is_added_up = is_added_up
         self._is_reduced = group is not None and not is_added_up
@@ -53,38 +52,50 @@ class MicroBatches:
 
     def begin(self) -> None:
         """A new step."""
-        self.examples = 0
+        self.examples, self.weight = 0, 0.0
         self._failure = None
         self._sizes: list[int] = []
+        self._weights: list[float] = []
         self._squares: list[Tensor] = []
         self._accumulated: Tensor | None = None
         self._before: Sequence[Tensor | None] = []
         self._spans: list[Span] = []
 
-    def add(self, examples: int) -> None:
+    def seen(self, examples: int, weight: float) -> None:
+        """A micro-batch has been, whether it is looked at or not."""
+        self.examples, self.weight = self.examples + examples, self.weight + weight
+
+    def add(self, examples: int, weight: float) -> None:
         """Look at what a micro-batch has added. What goes wrong is kept for `finish`, where ranks wait."""
         begin = self._watch.mark()
         # Set by the wrapper's forward pass: whether the backward pass after it reduces, and was not under no_sync().
         if self._is_reduced and getattr(self._outer, "require_forward_param_sync", True):
             return
         try:
-            self._look(examples)
+            self._look(examples, weight)
         except Exception as error:
             self._failure = error
         self._spans.append((begin, self._watch.mark()))
 
-    def finish(self) -> Pending:
+    def finish(self, divisor: float | None = None, trouble: Exception | None = None) -> Pending:
         """What the micro-batches say.
+
+        Args:
+            divisor: what their weighted losses were divided by; the weight of those that were looked at if None.
+            trouble: what went wrong before, and the other ranks are to be told.
 
         Raises:
             TaskError: fewer than two micro-batches, or, when the numbers are asked for, a gradient that is no longer
                 what they have added up.
         """
         begin = self._watch.mark()
+        self._failure = self._failure or trouble
         if self._group is None:
-            pending = self._own()
+            pending = self._own(divisor)
+        elif self._is_added_up:
+            pending = self._added_up(self._group, divisor)
         else:
-            pending = self._added_up(self._group) if self._is_added_up else self._together(self._group)
+            pending = self._together(self._group, divisor)
         self._spans.append((begin, self._watch.mark()))
         if self.plain is not None:
             self._watch.submit(self._tell, [*self._spans, self.plain])
@@ -102,16 +113,17 @@ class MicroBatches:
         """What has been accumulated."""
         return [parameter.grad for parameter in self._step.parameters()]
 
-    def _look(self, examples: int) -> None:
+    def _look(self, examples: int, weight: float) -> None:
         now = self.gradients()
         before = self._before or [None] * len(now)
         pairs = zip(now, before, strict=True)
         self._squares.append(square([g if g is None or b is None else g - b for g, b in pairs]))
         self._sizes.append(examples)
+        self._weights.append(weight)
         self._accumulated = square(now)
         self._before = [None if gradient is None else gradient.clone() for gradient in now]
 
-    def _own(self) -> Pending:
+    def _own(self, divisor: float | None) -> Pending:
         if self._failure is not None:
             raise self._failure
         if len(self._sizes) < 2 or self._accumulated is None:
@@ -121,7 +133,8 @@ class MicroBatches:
             )
         last = self._accumulated if self._is_reduced else square(self.gradients())
         unit_squares = torch.stack(self._squares).sum()
-        sizes = list(self._sizes)
+        weight, weights_squared, freedom, examples = self._coefficients()
+        largest = max(self._sizes)
 
         def finish(numbers: list[float]) -> StepMoments:
             accumulated, last, unit_squares, scale = numbers
@@ -130,26 +143,32 @@ class MicroBatches:
                     "step() must come before gradients are unscaled or clipped, and after the last micro_batch(): "
                     f"their squared norm was {accumulated:.6g} and is {last:.6g}"
                 )
-            examples = sum(sizes)
-            factor = (examples / scale) ** 2
+            factor = ((weight if divisor is None else divisor) / scale) ** 2
             return StepMoments.of_units(
                 square=accumulated * factor,
                 unit_squares=unit_squares * factor,
-                coefficients=examples,
-                coefficients_squared=sum(size**2 for size in sizes),
-                freedom=examples,
-                examples=examples,
-                group_size=max(sizes),
+                coefficients=weight,
+                coefficients_squared=weights_squared,
+                freedom=freedom,
+                examples=round(examples),
+                group_size=largest,
             )
 
         return Pending.of([self._accumulated, last, unit_squares, self._step.scale()], finish)
 
-    def _together(self, group: DefaultGroup) -> Pending:
+    def _coefficients(self) -> tuple[float, float, float, float]:
+        """Sums over the micro-batches: of w, w^2, w^2 / n and n, where w is the weight of one and n its examples."""
+        pairs = [(weight, size) for weight, size in zip(self._weights, self._sizes, strict=True) if size > 0]
+        weights = [weight for weight, _ in pairs]
+        freedom = sum(weight**2 / size for weight, size in pairs)
+        return sum(weights), sum(weight**2 for weight in weights), freedom, float(sum(self._sizes))
+
+    def _together(self, group: DefaultGroup, divisor: float | None) -> Pending:
         """The same, added up over the ranks: all of them say the same."""
         failure: Exception | None = None
         moments: StepMoments | None = None
         try:
-            moments = self._own().moments()
+            moments = self._own(divisor).moments()
         except Exception as error:  # held back until the others know
             failure = error
         sums = group.add_up(torch.tensor(_numbers(moments), dtype=torch.float64)).tolist()
@@ -162,27 +181,32 @@ class MicroBatches:
             StepMoments(product, pairs, scatter, freedom, squared, weight, share, round(examples), moments.group_size)
         )
 
-    def _added_up(self, group: DefaultGroup) -> Pending:
+    def _added_up(self, group: DefaultGroup, divisor: float | None) -> Pending:
         """What the micro-batches of all ranks say, of whose gradients `.grad` is the sum."""
-        numbers = [1.0, 0.0, 0.0, 0.0]
-        if self._failure is None and self._sizes:
-            squares = float(torch.stack(self._squares).sum())
-            numbers = [0.0, squares, sum(self._sizes), sum(size**2 for size in self._sizes)]
-        failures, unit_squares, examples, coefficients_squared = group.add_up(
-            torch.tensor(numbers, dtype=torch.float64)
-        ).tolist()
+        failure, whole, numbers = self._failure, 0.0, [1.0] + [0.0] * 5
+        try:
+            if failure is None:
+                whole = float(square(self.gradients()))
+                units = float(torch.stack(self._squares).sum()) if self._squares else 0.0
+                numbers = [0.0, units, *self._coefficients()]
+        except Exception as error:  # held back until the others know
+            failure = error
+        sums = group.add_up(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        failures, units, weight, weights_squared, freedom, examples = sums
+        if failure is not None:
+            raise failure
         if failures:
-            raise self._failure or TaskError("the micro-batches could not be read, since another rank failed")
-        factor = (examples / float(self._step.scale())) ** 2
+            raise TaskError("the micro-batches could not be read, since another rank failed")
+        factor = ((weight if divisor is None else divisor) / float(self._step.scale())) ** 2
         return Pending.known(
             StepMoments.of_units(
-                square=float(square(self.gradients())) * factor,
-                unit_squares=unit_squares * factor,
-                coefficients=examples,
-                coefficients_squared=coefficients_squared,
-                freedom=examples,
+                square=whole * factor,
+                unit_squares=units * factor,
+                coefficients=weight,
+                coefficients_squared=weights_squared,
+                freedom=freedom,
                 examples=round(examples),
-                group_size=round(coefficients_squared / examples),
+                group_size=max(1, round(examples * weights_squared / weight**2)) if weight else 1,
             )
         )
 

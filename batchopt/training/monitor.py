@@ -124,6 +124,8 @@ class NoiseScaleMonitor:
         self._skipped = 0
         self._micro_failures = 0
         self._failure: str | None = None
+        self._trouble: Exception | None = None
+        self._norm_interval = 1
 
     @property
     def steps(self) -> int:
@@ -185,35 +187,51 @@ class NoiseScaleMonitor:
         Raises:
             TaskError: the monitor was made without a loss, or the loss does not return one value per example.
         """
+        if self._is_added_up:
+            raise TaskError("backward() is not for processes that add up their gradients: micro_batch() and step() are")
         self._steps += 1
         way = choose(self._ways, self._how) if self._failure is None and self._steps >= self._next else None
         value = None if way is None else self._in_parts(way, batch)
         return self._whole(batch) if value is None else value
 
-    def micro_batch(self, examples: int) -> None:
+    def micro_batch(self, examples: int, *, weight: float | None = None) -> None:
         """Say that a micro-batch of so many examples has just added its gradient to `.grad`.
 
-        The losses of a step's micro-batches must count by their examples (where these have weights: give their sum), as
+        The losses of a step's micro-batches must count by their examples, or by the sum of these examples' weights, as
         they do where all are divided by one number; a scaled gradient must not be unscaled yet.
-        """
-        check_count("examples", examples)
-        self._micro.examples += examples
-        if self._failure is None and self._steps + 1 >= self._next:
-            self._micro.add(examples)
 
-    def step(self, examples: int | None = None) -> None:
+        Args:
+            examples: of the micro-batch.
+            weight: sum of their weights; their number if None.
+        """
+        check_count("examples", examples, least=0)
+        weight = float(examples) if weight is None else weight
+        self._micro.seen(examples, weight)
+        if self._failure is None and self._steps + 1 >= self._next:
+            self._micro.add(examples, weight)
+
+    def step(self, examples: int | None = None, *, weight: float | None = None, divisor: float | None = None) -> None:
         """Say that all micro-batches of a step have been, before its gradient is unscaled, clipped or applied.
 
         Args:
-            examples: of all of them, where processes have added their gradients up by themselves; their sum if None.
+            examples: of all of them; needed where processes have added their gradients up by themselves.
+            weight: sum of their weights; what the micro-batches' add up to if None, the examples where these are given.
+            divisor: what the step's weighted losses were divided by; their weight if None.
+
+        Raises:
+            ValueError: the monitor is one of several processes, and `examples` is not given.
         """
+        if self._is_added_up and examples is None:
+            raise ValueError("examples of all processes are needed where they add up their gradients: step(examples)")
+        if weight is None:
+            weight = self._micro.weight if examples is None else float(examples)
+        examples = self._micro.examples if examples is None else examples
         self._steps += 1
         is_due = self._failure is None and self._steps >= self._next
         if is_due:
-            self._read_micro_batches()
-        elif self._failure is None and self._is_norm_due() and self._micro.examples > 0:
-            count = self._micro.examples if examples is None else examples
-            self._read_norm(count, count)
+            self._read_micro_batches(divisor)
+        elif self._failure is None and self._is_norm_due() and examples > 0:
+            self._read_norm(weight, examples, weight if divisor is None else divisor)
         self._micro.end(was_read=is_due)
 
     def state_dict(self) -> dict[str, Any]:
@@ -287,7 +305,7 @@ class NoiseScaleMonitor:
             for way in self._ways:
                 way.saw_plain(self._how)
         if is_fresh and self._is_norm_due():
-            self._read_norm(weight, batch_size_of(batch))
+            self._read_norm(weight, batch_size_of(batch), weight)
         return value
 
     def _is_norm_due(self) -> bool:
@@ -295,14 +313,17 @@ class NoiseScaleMonitor:
         is_known = self._group is None or self._is_added_up
         return self._failure is None and is_known and self._steps >= self._next_norm
 
-    def _read_norm(self, weight: Tensor | float, examples: int) -> None:
+    def _read_norm(self, weight: Tensor | float, examples: int, divisor: Tensor | float) -> None:
         begin = self._watch.mark()
         try:
-            pending = read_whole(self._how, self._micro.gradients(), weight=weight, examples=examples)
+            pending = read_whole(self._how, self._micro.gradients(), weight=weight, examples=examples, divisor=divisor)
             self._pending.append((self._steps, pending))
             self._arrive(wait=False)
         except Exception as error:
-            self._fail(error)
+            # One of several processes must not stop while the others go on: they are told at the next reading.
+            self._trouble = error
+            if self._group is None:
+                self._fail(error)
             return
         plain = self._plain or self._micro.plain
         if plain is not None:
@@ -310,11 +331,11 @@ class NoiseScaleMonitor:
                 lambda seconds: self._norms.took(extra=seconds[0], plain=seconds[1]),
                 [(begin, self._watch.mark()), plain],
             )
-        self._next_norm = self._steps + self._agreed(self.every_norm)
+        self._next_norm = self._steps + (self.every_norm if self._group is None else self._norm_interval)
 
-    def _read_micro_batches(self) -> None:
+    def _read_micro_batches(self, divisor: float | None) -> None:
         try:
-            self._plan(self._micro, self._micro.finish())
+            self._plan(self._micro, self._micro.finish(divisor, self._trouble))
             self._micro_failures = 0
         except Exception as error:
             self._micro_failures += 1
@@ -329,10 +350,13 @@ class NoiseScaleMonitor:
         is_trial = self._every is None and not way.pace.is_known
         steps = 2 if is_trial else self.every
         self._next = self._steps + self._agreed(steps)
+        if self._is_added_up:
+            self._norm_interval = self._agreed(self.every_norm)
         self._arrive(wait=False)
 
     def _agreed(self, steps: int) -> int:
-        return steps if self._group is None else self._group.largest(steps)
+        """All processes must read the same steps."""
+        return steps if self._group is None or self._every is not None else self._group.largest(steps)
 
     def _arrive(self, *, wait: bool) -> None:
         """Take in the readings whose numbers are there."""

@@ -117,6 +117,8 @@ def train(
         place = {"checkpoint (is its folder shared?)": path is not None and path.exists(), "until_loss": until_loss}
         group.agree({**asdict(settings), **place, "micro_batch": micro_batch})
     measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
+    if group is not None:
+        group.agree({"checkpoint (is its folder shared?)": run.examples_seen})
     loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
     save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
     files = _Files(save, None, None)

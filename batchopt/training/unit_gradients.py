@@ -151,7 +151,9 @@ class Pending:
         return self.finish(self.numbers.tolist())
 
 
-def read_whole(step: Step, gradients: Grads, *, weight: Tensor | float, examples: int) -> Pending:
+def read_whole(
+    step: Step, gradients: Grads, *, weight: Tensor | float, examples: int, divisor: Tensor | float
+) -> Pending:
     """What the gradient of a whole step says, by its norm.
 
     Args:
@@ -159,13 +161,14 @@ def read_whole(step: Step, gradients: Grads, *, weight: Tensor | float, examples
         gradients: of the step's mean loss, scaled.
         weight: sum of the examples' weights.
         examples: of the step.
+        divisor: what their weighted losses were divided by.
     """
-    there = weight if isinstance(weight, Tensor) else torch.full((), float(weight), device=step.device)
-    numbers = [square(gradients), there, step.scale()]
+    there = (torch.as_tensor(number, dtype=torch.float32, device=step.device) for number in (weight, divisor))
+    numbers = [square(gradients), *there, step.scale()]
 
     def finish(numbers: list[float]) -> StepMoments:
-        whole, weight, scale = numbers
-        return StepMoments.of_whole(square=whole * (weight / scale) ** 2, weight=weight**2, share=weight**2 / examples)
+        whole, weight, divisor, scale = numbers
+        return StepMoments.of_whole(square=whole * (divisor / scale) ** 2, weight=weight**2, share=weight**2 / examples)
 
     return Pending.of(numbers, finish)
 

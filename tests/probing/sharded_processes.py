@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from batchopt import NoiseScaleMonitor, Schedule, Segment, TrainingTask, measure_noise_scale, probe, train
+from batchopt.probing.sharding import own_part
 
 torch.set_num_threads(1)
 COUNT, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -47,6 +48,42 @@ def half_sharded() -> nn.Module:
     model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)).double()
     fully_shard(model[0])
     return model
+
+
+def with_dropout() -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(nn.Sequential(nn.Linear(6, 12), nn.Dropout(0.3), nn.Linear(12, 2)).double())
+
+
+def normalised() -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 2)).double())
+
+
+def other_layers() -> nn.Module:
+    model = nn.Sequential()
+    for name, layer in (("first", nn.Linear(6, 12)), ("last", nn.Linear(12, 2))):
+        model.add_module(name, layer)
+    if COUNT > 1:
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(model)
+    return model.double()
+
+
+def tensor_parallel() -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)).double()
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    return parallelize_module(model, init_device_mesh("cpu", (COUNT,)), plan)
+
+
+def weightless(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    return plain(model, batch), torch.zeros(len(batch[0]))
 
 
 def plain(model: nn.Module, batch: Any) -> Tensor:
@@ -126,6 +163,8 @@ def main(folder: Path) -> None:
     if COUNT > 1:
         torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     model, optimizer = trained_a_little()
+    parameters = optimizer.param_groups[0]["params"]  # the model's own, while its outermost module is whole
+    grads = [own_part(parameter.grad).clone() for parameter in parameters]
     answers: dict[str, Any] = {
         "trained": trained(folder, None),
         "in parts": trained(folder, 5),
@@ -136,12 +175,20 @@ def main(folder: Path) -> None:
         },
         "not finite": refused(lambda: measure_noise_scale(model, not_finite, data(), group_size=6)),
     }
-    answers["grads"] = [parameter.grad is None for parameter in model.parameters()]
+    answers["grads"] = [bool((own_part(p.grad) == old).all()) for p, old in zip(parameters, grads, strict=True)]
+    answers["another model"] = refused(
+        lambda: train(task_of(model=other_layers), SCHEDULE, seed=3, checkpoint=folder / f"run{COUNT}-None")
+    )
     if COUNT > 1:
         for name in ("report", "report again"):
             answers[name] = probe(task_of(), examples=12_000, seed=0, journal=folder / "journal").to_json()
         with patch("batchopt.probing.probe.examples_within", lambda seconds, cost: 100_000):  # far more than there is
             answers["late"] = probe(task_of(), seconds=2.0, seed=0).to_json()
+        for model_of in (with_dropout, normalised):
+            given = {"examples": 6_000, "learning_rate": None if model_of is with_dropout else 0.1}
+            answers[model_of.__name__] = probe(task_of(model=model_of, loss=plain), seed=0, **given).to_json()
+        answers["weightless"] = refused(lambda: measure_noise_scale(model, weightless, data(), group_size=6))
+        answers["tensor parallel"] = refused(lambda: train(task_of(model=tensor_parallel), SCHEDULE))
         answers["hessian"] = refused(lambda: measure_noise_scale(model, plain, data(), kind="hessian"))
         answers["stream"] = refused(lambda: measure_noise_scale(model, plain, iter([data()])))
         answers["half"] = refused(lambda: measure_noise_scale(half_sharded(), plain, data()))

@@ -71,7 +71,22 @@ def test_a_gradient_that_is_not_finite_in_one_process_is_told_by_all(answers: di
 
 
 def test_gradients_are_left_as_they_were(answers: dict[str, Any]) -> None:
-    assert answers["0"]["grads"] == answers["alone"]["grads"] == [False] * 4
+    for name in ("0", "1", "alone"):
+        assert answers[name]["grads"] == [True] * 4
+
+
+def test_the_checkpoint_of_another_model_is_refused(answers: dict[str, Any]) -> None:
+    for name in ("0", "1", "alone"):
+        assert answers[name]["another model"].startswith("RecordError: ")
+        assert "Missing key(s) in state_dict" in answers[name]["another model"]
+
+
+@pytest.mark.parametrize("model", ["with_dropout", "normalised"])
+def test_a_probe_in_which_processes_draw_apart_or_couple_examples(answers: dict[str, Any], model: str) -> None:
+    report = ProbeReport.from_json(answers["0"][model])
+    assert answers["1"][model] == answers["0"][model]
+    assert report.stopped is None
+    assert min(branch.batch_size for branch in report.runs) >= (4 if model == "normalised" else 1)
 
 
 def test_a_probe_is_the_same_in_all_processes_and_goes_on(answers: dict[str, Any]) -> None:
@@ -94,7 +109,12 @@ def test_a_probe_is_the_same_in_all_processes_and_goes_on(answers: dict[str, Any
     [
         ("hessian", "TaskError: of a sharded model the kind must be one of simple, preconditioned, got 'hessian'"),
         ("stream", "TaskError: a sharded model is measured on a data set"),
-        ("half", "TaskError: a sharded model must have every trainable parameter sharded over all processes, and '2."),
+        ("half", "TaskError: a sharded model must have every trainable parameter sharded over all"),
+        ("weightless", "TaskError: the weights of a group of 6 examples must add up to more than 0"),
+        (
+            "tensor parallel",
+            "TaskError: a sharded model must have every trainable parameter sharded over all processes",
+        ),
         ("monitor", "TaskError: parameter '0.weight' is sharded over processes"),
     ],
 )

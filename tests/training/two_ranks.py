@@ -113,23 +113,24 @@ def accumulated(rank: int, count: int, of_rank: int) -> dict[str, Any]:
     return summary(monitor, model)
 
 
-def added_up_by_hand(rank: int, count: int) -> dict[str, Any]:
+def added_up_by_hand(rank: int, count: int, weight: float) -> dict[str, Any]:
     """The loop adds the gradients up itself; one that is alone reads the same parts as micro-batches."""
     model = make(1)
     monitor = NoiseScaleMonitor(model, every=3, across_processes=True)
     for step in range(STEPS):
         model.zero_grad()
         for part in [rank] if count > 1 else [0, 1]:
-            (loss(model, draw(step, part, 2)).mean() / 2).backward()
-            monitor.micro_batch(SIZE)
+            (weight * loss(model, draw(step, part, 2)).mean() / 2).backward()
+            monitor.micro_batch(SIZE, weight=weight * SIZE)
         for parameter in model.parameters():
             if parameter.grad is not None and count > 1:
                 torch.distributed.all_reduce(parameter.grad)
-        monitor.step(2 * SIZE)
+        # The losses were divided by the examples, not by their weight.
+        monitor.step(2 * SIZE, weight=2 * SIZE * weight, divisor=2 * SIZE)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.grad is not None:
-                    parameter -= 0.05 * parameter.grad
+                    parameter -= 0.05 / weight * parameter.grad
     return summary(monitor, model)
 
 
@@ -166,7 +167,7 @@ def main(folder: Path, rank: int, count: int) -> None:
             warnings.simplefilter("always")
             answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
         answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
-    answers["by hand"] = added_up_by_hand(rank, count)
+    answers["by hand"] = [added_up_by_hand(rank, count, weight) for weight in (1.0, 0.25)]
     answers["scheduled"] = by_schedule(rank, count)
     (folder / f"{rank}.json").write_text(json.dumps(answers))
     if count > 1:
