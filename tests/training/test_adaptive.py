@@ -20,6 +20,7 @@ from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.noise_scale import NoiseScale
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
@@ -423,3 +424,24 @@ def test_a_run_to_a_loss_goes_on_until_that_is_sure(monkeypatch: pytest.MonkeyPa
     assert {segment.batch_size for segment in result.schedule.segments} <= {
         PLAN.batch_size * 2.0**k for k in range(-3, 4)
     }
+
+
+@pytest.mark.parametrize("weight", [0.01, 10.0])
+def test_a_weight_that_all_examples_have_changes_no_reading_of_batches_in_parts(weight: float) -> None:
+    def read(given: TrainingTask) -> NoiseScale | None:
+        run = TrainingRun(given, learning_rate=0.003, seed=3)
+        run.reader = monitor = NoiseScaleMonitor(run.model, given.loss, every=4)
+        for _ in range(60):
+            run.step(32, micro_batch=8)
+        return monitor.reading
+
+    plain = task()
+    weighted = replace(
+        plain, loss=lambda model, batch: (plain.loss(model, batch), torch.full((len(batch[0]),), weight))
+    )
+    found, expected = read(weighted), read(plain)
+    assert found is not None
+    assert expected is not None
+    assert found.examples == expected.examples
+    assert found.batch_size.value == pytest.approx(expected.batch_size.value, rel=1e-4)
+    assert found.signal == pytest.approx(expected.signal, rel=1e-4)

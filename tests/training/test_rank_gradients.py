@@ -74,6 +74,15 @@ def test_a_loop_that_adds_up_by_itself_is_read_as_one_process_that_accumulates(
                 assert by_hand[name] == pytest.approx(alone[name], rel=1e-6)
 
 
+def test_a_norm_that_fails_in_one_rank_takes_no_training_down(answers: dict[int, list[dict[str, Any]]]) -> None:
+    first, second = (answer["norm fails"] for answer in answers[2])
+    assert "another rank failed" in first["failure"]
+    assert second["failure"] == "OSError: the disk is gone"
+    assert [answer["norm warnings"] for answer in answers[2]] == [1, 1]
+    plain = answers[1][0]["by hand"][0]["weights"]
+    assert first["weights"] == second["weights"] == pytest.approx(plain, rel=1e-9)
+
+
 def test_ranks_read_the_same_steps(answers: dict[int, list[dict[str, Any]]]) -> None:
     first, second = (answer["overhead"]["due"] for answer in answers[2])
     assert first == second

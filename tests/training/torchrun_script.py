@@ -109,8 +109,10 @@ def cut_off(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(CutOffError):
         train(task_of(model=make), SCHEDULE, seed=3, checkpoint=where, on_evaluation=stop)
     result = train(task_of(model=make), SCHEDULE, seed=3, checkpoint=where)
+    whole = train(task_of(model=make), SCHEDULE, seed=3)
     return {
         "losses": list(result.curve.losses),
+        "whole": list(whole.curve.losses),
         "state": [value.double().sum().item() for value in result.model.state_dict().values()],
     }
 

@@ -10,6 +10,7 @@ import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -168,6 +169,15 @@ def main(folder: Path, rank: int, count: int) -> None:
             answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
         answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
     answers["by hand"] = [added_up_by_hand(rank, count, weight) for weight in (1.0, 0.25)]
+    if count > 1:
+        broken = OSError("the disk is gone")
+        with (
+            patch("batchopt.training.monitor.read_whole", side_effect=broken) if rank == 1 else contextlib.nullcontext()
+        ):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                answers["norm fails"] = added_up_by_hand(rank, count, 1.0)
+            answers["norm warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
     answers["scheduled"] = by_schedule(rank, count)
     (folder / f"{rank}.json").write_text(json.dumps(answers))
     if count > 1:
