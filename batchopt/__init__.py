@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from batchopt.training.loader import ScheduledBatchSampler as ScheduledBatchSampler
     from batchopt.training.loader import scheduled_loader as scheduled_loader
     from batchopt.training.monitor import NoiseScaleMonitor as NoiseScaleMonitor
+    from batchopt.training.multipliers import scale_learning_rate as scale_learning_rate
     from batchopt.training.train import train as train
     from batchopt.uncertainty import Estimate as Estimate
 
@@ -91,6 +92,7 @@ _HOMES = {
     "milestones": "search",
     "per_example_squared_norms": "probing.gradients",
     "probe": "probing.probe",
+    "scale_learning_rate": "training.multipliers",
     "scheduled_loader": "training.loader",
     "train": "training.train",
 }

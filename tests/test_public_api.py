@@ -44,6 +44,7 @@ NAMES = [
     "milestones",
     "per_example_squared_norms",
     "probe",
+    "scale_learning_rate",
     "scheduled_loader",
     "train",
     "__version__",

@@ -6,7 +6,6 @@ Changing `accumulate_grad_batches` in mid-run mis-scales a gradient, silently; a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -17,13 +16,15 @@ from batchopt.probing.data import population
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
+from batchopt.training.multipliers import scale_learning_rate, warn_of_rate
 
 
 class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
     """Training data by a schedule; one epoch of it is the whole run.
 
     Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
-    `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example.
+    `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example. Every
+    step takes the learning rate that the module's own optimizers and schedulers say, times the schedule's multiplier.
 
     Args:
         dataset: map-style, or a tuple of tensors.
@@ -81,6 +82,7 @@ class WholeRun:
     def __init__(self, trainer: Trainer, schedule: Schedule, loader: DataLoader[Any]) -> None:
         self._trainer, self._schedule, self._loader = trainer, schedule, loader
         self._steps = len(loader)
+        self._starts = [seen for seen, _ in schedule.batches()]
 
     def __len__(self) -> int:
         """Steps of the whole run."""
@@ -90,13 +92,30 @@ class WholeRun:
         """The batches from where the run is."""
         # Lightning asks for an iterator before it has read the checkpoint, and for a batch after that.
         batches = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        done = sum(size for _, size in islice(self._schedule.batches(), batches))
+        done = self._starts[batches] if batches < len(self._starts) else self._schedule.examples
         if done:
             sampler = self._loader.batch_sampler
             if not isinstance(sampler, ScheduledBatchSampler):
                 raise ValueError("a run over an iterable data set cannot go on in the middle: train on a map-style one")
             sampler.load_state_dict({**sampler.state_dict(), "examples_seen": done})
-        yield from self._loader
+        optimizers = self._trainer.optimizers
+        rates = [group.get("initial_lr", group["lr"]) for each in optimizers for group in each.param_groups]
+        warn_of_rate(self._schedule, map(float, rates), "make the optimizer with schedule.learning_rate")
+        hooks = [
+            hook
+            for each in optimizers
+            for hook in scale_learning_rate(each, self._schedule, examples_seen=self._examples_seen)
+        ]
+        try:
+            yield from self._loader
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _examples_seen(self) -> int:
+        """When the step of the present batch begins."""
+        batches = int(self._trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+        return self._starts[max(0, batches - 1)]
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: it says that the loader goes on in the middle."""
@@ -119,7 +138,7 @@ def _check(trainer: Trainer) -> None:
     if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0:
         raise ValueError(
             "max_steps and limit_train_batches must be left out under a schedule, which says where the run ends, got "
-            f"{trainer.max_steps} and {trainer.limit_train_batches}"
+            f"{trainer.max_steps} and {trainer.limit_train_batches} (fast_dev_run and overfit_batches set them too)"
         )
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(

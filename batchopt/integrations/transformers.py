@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
+from batchopt._codec import Record
 from batchopt.schedules.exporters.stages import stages_of
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler
+from batchopt.training.multipliers import warn_of_rate
+
+FOLLOWED = "followed.json"
+"""File in a checkpoint's folder."""
 
 
 class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
@@ -38,8 +46,41 @@ class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
         """Add them."""
         if logs is not None:
-            seen = self._seen[min(state.global_step, len(self._seen) - 1)]
-            logs |= {"batch_size": self._schedule(seen), "examples_seen": seen}
+            logs |= self.position(state.global_step)
+
+    def position(self, step: int) -> dict[str, int]:
+        """Batch size and examples seen after so many steps."""
+        seen = self._seen[min(step, len(self._seen) - 1)]
+        return {"batch_size": self._schedule(seen), "examples_seen": seen}
+
+
+@dataclass(frozen=True, slots=True)
+class Followed(Record):
+    """What a checkpoint must be gone on with.
+
+    Attributes:
+        schedule: of the training.
+        seed: of the order.
+        population: examples in the data set.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.followed/1"
+
+    schedule: Schedule
+    seed: int
+    population: int
+
+
+class _KeepFollowed(TrainerCallback):  # type: ignore[misc]
+    """Writes into every checkpoint what was followed."""
+
+    def __init__(self, followed: Callable[[], Followed]) -> None:
+        self._followed = followed
+
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            self._followed().save(folder / FOLLOWED)
 
 
 class ScheduledTrainerMixin:
@@ -47,8 +88,10 @@ class ScheduledTrainerMixin:
 
     One epoch is the whole run, over as many passes through the data as the schedule takes. The schedule's batch sizes
     are global; each rank takes its equal share, and a last batch that does not divide is left out. The learning rate
-    that the arguments ask for ends with the run, times the schedule's multipliers. Going on from a checkpoint works as
-    the Trainer's own.
+    that the arguments ask for ends with the run, times the schedule's multipliers: give them
+    `learning_rate=schedule.learning_rate`. Going on from a checkpoint works as the Trainer's own.
+    `per_device_train_batch_size` and `num_train_epochs` say nothing; what the Trainer tells of samples and of samples
+    per second is of one plain epoch.
 
     Args:
         schedule: batch sizes over examples, of all processes together.
@@ -56,7 +99,7 @@ class ScheduledTrainerMixin:
     Raises:
         TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: the arguments ask for gradient accumulation or max_steps, or a batch size does not divide into the
-            processes.
+            processes; in `train`, the checkpoint is of another schedule, seed or data set.
 
     Example:
         class ScheduledSeq2SeqTrainer(ScheduledTrainerMixin, Seq2SeqTrainer): ...
@@ -81,6 +124,44 @@ class ScheduledTrainerMixin:
         trainer.args.num_train_epochs = 1
         # Before those that report, so that these see what it adds.
         trainer.callback_handler.callbacks.insert(0, ScheduleCallback(schedule))
+        trainer.add_callback(_KeepFollowed(self._to_follow))
+        remedy = "give the arguments learning_rate=schedule.learning_rate"
+        warn_of_rate(schedule, [trainer.args.learning_rate], remedy)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's; the checkpoint of another run is refused."""
+        trainer: Any = self
+        if resume_from_checkpoint:
+            last = get_last_checkpoint(trainer.args.output_dir) if resume_from_checkpoint is True else None
+            self._check_followed(Path(last or str(resume_from_checkpoint)) / FOLLOWED)
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, with the batch size of the step that comes next and the examples seen so far."""
+        trainer: Any = self
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ScheduleCallback):
+                logs |= callback.position(trainer.state.global_step)
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _seed(self) -> int:
+        trainer: Any = self
+        return int(trainer.args.seed if trainer.args.data_seed is None else trainer.args.data_seed)
+
+    def _to_follow(self) -> Followed:
+        trainer: Any = self
+        return Followed(self.schedule, self._seed(), len(trainer.train_dataset))
+
+    def _check_followed(self, file: Path) -> None:
+        if not file.exists():
+            return
+        kept, now = Followed.load(file), self._to_follow()
+        for name in ("schedule", "seed", "population"):
+            if getattr(kept, name) != getattr(now, name):
+                raise ValueError(
+                    f"the checkpoint must be of a run of the same {name}, got one of {getattr(kept, name)}, now "
+                    f"{getattr(now, name)}: examples would be repeated and lost"
+                )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader of the whole run."""
@@ -91,7 +172,7 @@ class ScheduledTrainerMixin:
         sampler = ScheduledBatchSampler(
             len(trainer.train_dataset),
             self.schedule,
-            seed=args.seed if args.data_seed is None else args.data_seed,
+            seed=self._seed(),
             drop_last=args.world_size > 1 and self._last_batch() % args.world_size > 0,
             rank=args.process_index,
             ranks=args.world_size,

@@ -204,6 +204,8 @@ class AdaptiveSchedule:
         """
         check_count("examples_seen", examples_seen, least=0)
         check_positive("loss", loss)
+        if noise is not None and not isinstance(noise, NoiseScale):
+            raise TypeError(f"noise must be a batchopt.NoiseScale, got {type(noise).__name__}: give monitor.reading")
         if noise is not None and noise.resolved:
             self._state = replace(self._state, log_correction=self._log_correction(loss, noise))
         now = max(examples_seen, self._handed_out)

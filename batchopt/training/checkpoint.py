@@ -95,7 +95,10 @@ def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveS
     """
     if not path.exists():
         return NOTHING_YET
-    checkpoint = Checkpoint.load(path)
+    try:
+        checkpoint = Checkpoint.load(path)
+    except RecordError as error:
+        raise RecordError(f"{error}: give another name, or delete it to begin anew") from None
     if (checkpoint.adapted is None) != (adaptive is None):
         held, got = ("a fixed", "an adaptive") if checkpoint.adapted is None else ("an adaptive", "a fixed")
         raise RecordError(f"{path} is the checkpoint of {held} schedule, not of {got} one: delete it to begin anew")

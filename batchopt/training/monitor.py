@@ -104,6 +104,8 @@ class NoiseScaleMonitor:
     ) -> None:
         _check(overhead=overhead, every=every, window=window, population=population, units=units)
         check_autocast(autocast)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         inner = unwrapped(model)
         device = next(iter(whole_parameters(inner).values())).device
         self._outer = model
@@ -389,6 +391,8 @@ def _no_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def _check(*, overhead: float, every: int | None, window: int | None, population: int | None, units: str) -> None:
     check_positive("overhead", overhead)
+    if overhead > 1:
+        raise ValueError(f"overhead must be a share of the training's time, 1 at most, got {overhead:g}")
     if every is not None:
         check_count("every", every)
     if window is not None:

@@ -102,6 +102,8 @@ def train(
         >>> result.outcome, result.steps < 1_000
         ('reached', True)
     """
+    if not isinstance(task, TrainingTask):
+        raise TypeError(f"task must be a batchopt.TrainingTask, got {type(task).__name__}")
     check_schedule(schedule, AdaptiveSchedule)
     adaptive = schedule if isinstance(schedule, AdaptiveSchedule) else None
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule

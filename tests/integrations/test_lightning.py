@@ -64,6 +64,29 @@ def test_it_follows_the_schedule_and_every_gradient_is_whole(workers: int) -> No
     assert made.global_step == module.planned == SCHEDULE.steps
 
 
+def test_every_step_takes_the_schedulers_rate_times_the_multiplier() -> None:
+    class Falling(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.9)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    rising = Schedule((Segment(0, 8), Segment(100, 16, 1.5), Segment(300, 32, 2.0)), examples=620)
+    module = Falling()
+    trainer().fit(module, datamodule=ScheduledDataModule((torch.randn(100),), rising))
+    moved = [
+        0.1 * 0.9**step * rising.segment_at(seen).learning_rate_multiplier
+        for step, (seen, _) in enumerate(rising.batches())
+    ]
+    assert float(module.weight.detach()) == pytest.approx(-sum(moved), rel=1e-5)
+
+
+def test_another_learning_rate_than_the_planned_is_told() -> None:
+    planned = Schedule.constant(8, examples=80, learning_rate=0.02)
+    with pytest.warns(UserWarning, match=r"planned for a learning rate of 0\.02, and the training has 0\.1"):
+        trainer().fit(Module(), datamodule=ScheduledDataModule((torch.randn(100),), planned))
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

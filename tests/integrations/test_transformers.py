@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_logs_tell_the_batch_size_and_the_examples(tmp_path: Path) -> None:
     starts = [seen for seen, _ in SCHEDULE.batches()] + [620]
     assert [step for step, _, _ in told][:3] == [10, 20, 30]
     assert all((seen, size) == (starts[step], SCHEDULE(starts[step])) for step, seen, size in told)
+    kept = [(entry["step"], entry["examples_seen"], entry["batch_size"]) for entry in made.state.log_history]
+    assert kept == told
 
 
 def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) -> None:
@@ -110,6 +113,24 @@ def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) ->
     assert again.model.seen == whole.model.seen[sum(whole.model.sizes[:20]) :]
     assert float(again.model.weight) == float(whole.model.weight)
     assert math.isfinite(float(again.model.weight))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    trainer(tmp_path, save_strategy="steps", save_steps=20)[0].train()
+    other = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32, 1.5)), examples=620)
+    for changes, what in (({"seed": 5}, "seed, got one of 42, now 5"), ({"schedule": other}, "schedule, got one of")):
+        made, _ = trainer(tmp_path, **changes)
+        with pytest.raises(ValueError, match=f"the checkpoint must be of a run of the same {what}"):
+            made.train(resume_from_checkpoint=True)
+
+
+def test_another_learning_rate_than_the_planned_is_told(tmp_path: Path) -> None:
+    planned = Schedule.constant(8, examples=80, learning_rate=0.02)
+    with pytest.warns(UserWarning, match=r"planned for a learning rate of 0\.02, and the training has 0\.1"):
+        trainer(tmp_path, planned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer(tmp_path, planned, learning_rate=0.02)
 
 
 @pytest.mark.parametrize(

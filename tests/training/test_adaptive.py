@@ -295,6 +295,8 @@ def test_wrong_arguments() -> None:
         AdaptiveSchedule(PLAN, FORECAST, threshold=0.0)
     with pytest.raises(ValueError, match="loss"):
         AdaptiveSchedule(PLAN, FORECAST).update(10, 0.0)
+    with pytest.raises(TypeError, match="got float: give monitor"):
+        AdaptiveSchedule(PLAN, FORECAST).update(10, 0.5, 3.0)  # type: ignore[arg-type]
 
 
 def test_a_run_that_is_behind_goes_on_to_three_times_its_length_at_most() -> None:

@@ -477,6 +477,7 @@ def test_batch_norm_is_read_in_halves() -> None:
     ("settings", "message"),
     [
         ({"overhead": 0.0}, "overhead must be positive and finite, got 0.0"),
+        ({"overhead": 3.0}, "overhead must be a share of the training's time, 1 at most, got 3"),
         ({"every": 0}, "every must be at least 1, got 0"),
         ({"window": 1}, "window must be at least 2, got 1"),
         ({"population": 1}, "population must be at least 2, got 1"),

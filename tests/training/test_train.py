@@ -257,3 +257,8 @@ def test_the_rate_that_was_used_is_kept_with_the_schedule() -> None:
     schedule = Schedule.constant(8, examples=400, learning_rate=0.001)
     assert train(make_task(), schedule, learning_rate=0.002).schedule.learning_rate == 0.002
     assert train(make_task(), schedule).schedule == schedule
+
+
+def test_something_else_than_a_task() -> None:
+    with pytest.raises(TypeError, match="task must be a batchopt"):
+        train("task", Schedule.constant(8, examples=400, learning_rate=0.001))  # type: ignore[arg-type]

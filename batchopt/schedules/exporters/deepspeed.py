@@ -46,11 +46,16 @@ def to_deepspeed(schedule: Schedule, *, micro_batch: int, data_parallel: int) ->
     rate = first_rate(schedule)
     if rate is not None:
         config["optimizer"] = {"params": {"lr": rate}}
+    merge = "merge these keys into your configuration"
+    lost = rate_notes(schedule, "DeepSpeed", "set the optimizer's lr at the switch to keep them")
+    if len(stages) == 1:
+        return Export(json.dumps(config, indent=2), (merge, *lost))
     code = _CODE.format(sizes=[(stage.start_examples, stage.batch_size) for stage in stages], share=share)
     notes = [
+        merge,
         "a switch waits until the count of micro-batches is a multiple of the new accumulation steps: it comes late by "
         "fewer micro-batches than that",
         f"give the learning-rate scheduler {schedule.steps} steps: the number that the first batch size gives is wrong",
-        *rate_notes(schedule, "DeepSpeed", "set the optimizer's lr at the switch to keep them"),
+        *lost,
     ]
     return Export(f"{json.dumps(config, indent=2)}\n{code}", tuple(notes))
