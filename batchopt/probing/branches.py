@@ -23,7 +23,8 @@ from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Journal, Part
-from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.probing.training_losses import training_losses
 

@@ -16,10 +16,11 @@ from batchopt.probing.budget import SHARES
 from batchopt.probing.journal import Part
 from batchopt.probing.kinds.kind import kind_of
 from batchopt.probing.measure import measure_run
-from batchopt.probing.run import TrainingRun, load_snapshot
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Session, StopProbe
 from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
 from batchopt.probing.short_runs import last_loss
+from batchopt.probing.snapshot import load_snapshot
 from batchopt.probing.task import trainable_parameters
 
 REFERENCE = "reference"

@@ -13,14 +13,14 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.probing.data import check_data, population
-from batchopt.probing.distributed import DefaultGroup, Reads, ReadsAlone, process_group, reads
+from batchopt.probing.distributed import DefaultGroup, Reads, process_group, reads
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.gradients import coupling_module, make_reader
 from batchopt.probing.kinds.kind import Kind, kind_of
 from batchopt.probing.kinds.metric import Metric, MetricOf
 from batchopt.probing.kinds.preconditioned import added_decay
 from batchopt.probing.moments import MomentAccumulator
-from batchopt.probing.reading import Reading
+from batchopt.probing.reading import GradientReader, Reading
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
 from batchopt.probing.sharded_gradients import ShardedGroupGradients, check_sharding
@@ -124,15 +124,15 @@ def measure_noise_scale(
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         metric = chosen.metric(parameters, optimizer)
         reading = Reading(model, loss, target, autocast, factors=metric.factors)
-        default_group = _default_group(population(data), halves=chosen.curved)
         is_split = population(data) is not None
-        together: Reads
+        default_group = _default_group(population(data), halves=chosen.curved)
+        reader: GradientReader
         if sharded is None:
             reader = make_reader(reading, group_size=group_size, default_group=default_group, curved=chosen.curved)
-            together = reads(reader, parameters, group, split=is_split)
         else:
-            together = ReadsAlone(ShardedGroupGradients(reading, sharded, group_size=group_size or default_group))
-        reader = together.reader
+            reader = ShardedGroupGradients(reading, sharded, group_size=group_size or default_group)
+        # All processes that hold a sharded model read the same batches.
+        together = reads(reader, parameters, group if sharded is None else None, split=is_split)
         budget = max_examples if group is None or is_split else max_examples // group.count
         source = source_of(data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
         moments = MomentAccumulator(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -398,29 +395,3 @@ def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
             weight += weights.sum(dtype=torch.float64).item()
     reshard(model)
     return total / weight if weight else math.nan
-
-
-def save_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
-    """Write a run's state to `path`, whole or not at all, readable by `torch.load(weights_only=True)`.
-
-    Of several processes the first writes.
-    """
-    state = run.state_dict()
-    if run.group is not None and run.group.rank > 0:
-        return
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def load_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
-    """Put a run into the state that `save_snapshot` wrote; the file may come from another device."""
-    run.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

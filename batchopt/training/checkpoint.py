@@ -15,7 +15,8 @@ from typing import ClassVar
 
 from batchopt._codec import Record
 from batchopt.errors import RecordError
-from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.schedules.schedule import Schedule
 from batchopt.training.adaptive import Adapted, AdaptiveSchedule
 from batchopt.training.result import NOTHING_YET, Measured

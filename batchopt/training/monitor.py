@@ -123,10 +123,9 @@ class NoiseScaleMonitor:
         self._steps, self._next, self._next_norm = 0, 2, 1
         self._plain: tuple[Mark, Mark] | None = None
         self._pending: deque[tuple[int, Pending]] = deque()
-        self._skipped = 0
-        self._micro_failures = 0
+        self._skipped, self._micro_failures = 0, 0
         self._failure: str | None = None
-        self._trouble: Exception | None = None
+        self._trouble: Exception | None = None  # that the other processes do not know of yet
         self._norm_interval = 1
 
     @property
@@ -225,8 +224,7 @@ class NoiseScaleMonitor:
         """
         if self._is_added_up and examples is None:
             raise ValueError("examples of all processes are needed where they add up their gradients: step(examples)")
-        if weight is None:
-            weight = self._micro.weight if examples is None else float(examples)
+        weight = (self._micro.weight if examples is None else float(examples)) if weight is None else weight
         examples = self._micro.examples if examples is None else examples
         self._steps += 1
         is_due = self._failure is None and self._steps >= self._next
@@ -350,8 +348,7 @@ class NoiseScaleMonitor:
         self._latest = way
         self._watch.arrive()
         is_trial = self._every is None and not way.pace.is_known
-        steps = 2 if is_trial else self.every
-        self._next = self._steps + self._agreed(steps)
+        self._next = self._steps + self._agreed(2 if is_trial else self.every)
         if self._is_added_up:
             self._norm_interval = self._agreed(self.every_norm)
         self._arrive(wait=False)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from batchopt.errors import TaskError
-from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 
 

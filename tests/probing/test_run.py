@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 import batchopt.probing.run as run_module
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import shuffled_indices
-from batchopt.probing.run import TrainingRun, load_snapshot, save_snapshot
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 
 
