@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--realised", type=Path, help="file for the schedule that --adapt followed in the end")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation and data order (0)")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
