@@ -252,20 +252,20 @@ class _Loop:
 
     def _correct(self, adaptive: AdaptiveSchedule, loss: float) -> None:
         """Correct the schedule; where that fails, it goes on as it is, to the end."""
-        assert isinstance(self.run.reader, NoiseScaleMonitor)
+        reader, group, seen = self.run.reader, self.run.group, self.run.examples_seen
+        assert isinstance(reader, NoiseScaleMonitor)
         if self.until_loss is not None and self.outcome != "reached":
             loss = max(loss, NOT_SURE * self.until_loss)
         try:
-            noise, group = self.run.reader.reading, self.run.group
             if group is None:
-                adaptive.update(self.run.examples_seen, loss, noise)
+                adaptive.update(seen, loss, reader.reading)
             else:  # processes whose next batches differed by a rounding would wait for each other for good
-                told = group.from_first(lambda: adaptive.updated(self.run.examples_seen, loss, noise).to_json())
+                told = group.from_first(lambda: adaptive.updated(seen, loss, reader.reading).to_json())
                 adaptive.load_state(Adapted.from_json(told))
         except Exception as error:
             self.corrects = False
             warnings.warn(
-                f"the schedule is no longer corrected, from {self.run.examples_seen} examples on; the training goes on "
+                f"the schedule is no longer corrected, from {seen} examples on; the training goes on "
                 f"({type(error).__name__}: {error})",
                 RuntimeWarning,
                 stacklevel=3,
