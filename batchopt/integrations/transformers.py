@@ -32,7 +32,7 @@ FOLLOWED = "followed.json"
 class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
     """Adds to every log the batch size of the step that comes next, and the examples seen so far.
 
-    A `ScheduledTrainer` has one; give it to any other Trainer that follows the schedule by a loader of its own.
+    A `ScheduledTrainer` does so by itself; give it to any other that follows the schedule by a loader of its own.
 
     Args:
         schedule: that is followed.
@@ -122,8 +122,7 @@ class ScheduledTrainerMixin:
                 f"the schedule's {schedule.examples} examples say where the run ends"
             )
         trainer.args.num_train_epochs = 1
-        # Before those that report, so that these see what it adds.
-        trainer.callback_handler.callbacks.insert(0, ScheduleCallback(schedule))
+        self._place = ScheduleCallback(schedule)
         trainer.add_callback(_KeepFollowed(self._to_follow))
         remedy = "give the arguments learning_rate=schedule.learning_rate"
         warn_of_rate(schedule, [trainer.args.learning_rate], remedy)
@@ -139,10 +138,8 @@ class ScheduledTrainerMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, with the batch size of the step that comes next and the examples seen so far."""
         trainer: Any = self
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ScheduleCallback):
-                logs |= callback.position(trainer.state.global_step)
-        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+        place = self._place.position(trainer.state.global_step)
+        super().log({**logs, **place}, *args, **kwargs)  # type: ignore[misc]
 
     def _seed(self) -> int:
         trainer: Any = self
