@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.end_progress()
         if processes.rank() == 0:
             print(f"batchopt: interrupted; {args.after_interrupt}", file=sys.stderr)
+        processes.leave(130, together=False)
         return 130
     except BrokenPipeError:
         # Who reads has seen enough. Python would complain once more as it flushes on its way out.

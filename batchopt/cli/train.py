@@ -96,8 +96,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.save is not None:
         _save_weights(result, args.save)
     show_training(result, args.checkpoint, console)
-    rows = [] if plan is None else compare(plan, schedule, result)
-    if plan is not None and not rows and result.reached is not None:
+    rows = []
+    if plan is not None and is_as_planned(plan, schedule, result):
+        rows = compare(plan, schedule, result)
+    elif plan is not None:
         console.say("what was trained is not what was planned, so nothing is compared: another schedule, or rate")
     show_comparison(result, rows, console)
     console.result(training_result(result, rows))
@@ -201,13 +203,13 @@ def train_by(
     return result
 
 
-def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:
-    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss.
+def is_as_planned(plan: Plan, schedule: Schedule, result: TrainingResult) -> bool:
+    """Whether a run was by the plan's own schedule, at its learning rate: of no other does it predict anything."""
+    return schedule == plan.schedule and result.schedule.learning_rate == schedule.learning_rate
 
-    None where the run was by another schedule or learning rate than the plan's.
-    """
-    if schedule != plan.schedule or result.schedule.learning_rate != schedule.learning_rate:
-        return []
+
+def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:
+    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
     if not isinstance(plan.goal, ReachLoss):
         return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
     steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
@@ -241,9 +243,10 @@ def check_reached(plan: Plan, result: TrainingResult) -> None:
 def show_comparison(result: TrainingResult, rows: list[Comparison], console: Console) -> None:
     """Predicted beside measured."""
     if result.reached is not None:
+        compared = ", which is what is compared" if rows else ""
         console.item(
-            f"The loss was reached after {result.reached:,.0f} examples, which is what is compared; the run went on "
-            f"to {result.examples:,}, where the next evaluation confirmed it."
+            f"The loss was reached after {result.reached:,.0f} examples{compared}; "
+            f"the run went on to {result.examples:,}, where the next evaluation confirmed it."
         )
     if rows:
         console.table(
