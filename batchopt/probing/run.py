@@ -72,7 +72,7 @@ class TrainingRun:
         steps: optimizer steps taken.
         scaler: of gradients, under float16.
         reader: looks at the gradients of every step; None for nothing.
-        group: as given.
+        group: that it is trained by; None for this process alone.
         is_sharded: whether every process holds a part of every parameter only.
 
     Raises:

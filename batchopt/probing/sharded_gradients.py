@@ -15,7 +15,7 @@ from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.sharding import own_part, placements_of, processes_of
+from batchopt.probing.sharding import own_part
 from batchopt.probing.task import Batch, trainable_parameters
 
 KINDS = ("simple", "preconditioned")
@@ -101,6 +101,6 @@ def check_sharding(model: nn.Module, group: DefaultGroup | None) -> None:
         raise TaskError(f"{rule}, and no module of it is (tensor parallelism is not supported)")
     count = 0 if group is None else group.count
     for name, parameter in trainable_parameters(model).items():
-        over, how = processes_of(parameter), placements_of(parameter)
-        if over != count or len(how) != 1 or not isinstance(how[0], Shard):
-            raise TaskError(f"{rule}, and {name!r} is over {over or 'none'} of {count}: {how or 'whole'}")
+        mesh, how = getattr(parameter, "device_mesh", None), tuple(getattr(parameter, "placements", ()))
+        if mesh is None or mesh.size() != count or len(how) != 1 or not isinstance(how[0], Shard):
+            raise TaskError(f"{rule}, and {name!r} is {f'{how} on {mesh}' if how else 'whole'} among {count}")

@@ -19,16 +19,6 @@ def is_sharded(tensors: Iterable[Tensor]) -> bool:
     return any(hasattr(tensor, "device_mesh") for tensor in tensors)
 
 
-def processes_of(tensor: Tensor) -> int:
-    """Processes that a tensor is sharded over; 0 where it is whole."""
-    return int(cast("Any", tensor).device_mesh.size()) if is_sharded([tensor]) else 0
-
-
-def placements_of(tensor: Tensor) -> tuple[Any, ...]:
-    """How a tensor is sharded, for each dimension of the mesh of processes; nothing where it is whole."""
-    return tuple(cast("Any", tensor).placements) if is_sharded([tensor]) else ()
-
-
 def own_part(value: Tensor) -> Tensor:
     """What this process holds of a tensor; all of it where that is whole."""
     return cast("Any", value).to_local() if is_sharded([value]) else value

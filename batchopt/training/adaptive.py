@@ -230,11 +230,6 @@ class AdaptiveSchedule:
         self._state = replace(self._state, moves=(*self._state.moves, move))
         return True
 
-    def updated(self, examples_seen: int, loss: float, noise: NoiseScale | None = None) -> Adapted:
-        """Where it is after `update`."""
-        self.update(examples_seen, loss, noise)
-        return self._state
-
     def begin(self) -> Schedule:
         """Forget what was done, and begin a training: by the plan's schedule, which is given.
 

@@ -256,12 +256,15 @@ class _Loop:
         assert isinstance(reader, NoiseScaleMonitor)
         if self.until_loss is not None and self.outcome != "reached":
             loss = max(loss, NOT_SURE * self.until_loss)
+
+        def updated() -> str:
+            adaptive.update(seen, loss, reader.reading)
+            return adaptive.state().to_json()
+
         try:
-            if group is None:
-                adaptive.update(seen, loss, reader.reading)
-            else:  # processes whose next batches differed by a rounding would wait for each other for good
-                told = group.from_first(lambda: adaptive.updated(seen, loss, reader.reading).to_json())
-                adaptive.load_state(Adapted.from_json(told))
+            # Of several processes the first decides: if their next batches differed, they would wait for each other.
+            state = updated() if group is None else group.from_first(updated)
+            adaptive.load_state(Adapted.from_json(state))
         except Exception as error:
             self.corrects = False
             warnings.warn(
