@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 
-.PHONY: demo test lint types contracts pytest compat consumers slow gpu clean
+.PHONY: demo test lint types contracts pytest compat consumers slow gpu robust clean
 
 demo: $(VENV)/.run
 	$(BIN)/batchopt demo
@@ -33,7 +33,8 @@ pytest: $(VENV)/.dev
 
 # The oldest Optuna that is supported, in front of the newest.
 compat: $(VENV)/.dev
-	$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/optuna-4.8 optuna==4.8.0
+	@echo "Installing Optuna 4.8."
+	@$(PIP) install --quiet --no-deps --upgrade --target $(VENV)/optuna-4.8 optuna==4.8.0
 	PYTHONPATH=$(VENV)/optuna-4.8 $(BIN)/pytest -q -n 2 tests/search/test_good_citizen.py tests/search/test_pruner.py \
 		tests/search/test_odd_studies.py tests/search/test_settings.py tests/search/test_whole_study.py
 
@@ -58,28 +59,36 @@ slow: $(VENV)/.dev
 gpu: $(VENV)/.dev
 	$(BIN)/pytest -q -m gpu
 
+# All tests on the arithmetic of other processors, with one thread and with two, and while all cores are busy.
+robust: $(VENV)/.dev
+	tests/robust.sh $(BIN)/pytest
+
 # torch comes first: what depends on it would pull in the newest CUDA build.
 # With PYTHON, the packages beside its torch are seen, and what is pinned here and differs is installed in front of them.
 $(VENV)/.base: constraints.txt
 	@test -n "$(BASE)" || { echo "batchopt needs Python 3.11 or later, and found none: make PYTHON=/path/to/python"; exit 1; }
-	$(BASE) -m venv $(VENV)
+	@echo "Making an environment in $(VENV)/, once, with $$($(BASE) --version)."
+	@$(BASE) -m venv $(VENV)
 ifeq ($(PYTHON),)
-	cp constraints.txt $(PINS)
-	$(PIP) install --quiet --constraint $(PINS) torch
+	@cp constraints.txt $(PINS)
+	@echo "Installing torch, the largest part: 200 MB as a CPU build, several GB as a CUDA build."
+	@$(PIP) install --constraint $(PINS) torch
 else
 	@$(PYTHON) -c 'import torch' || { echo "$(PYTHON) has no torch: leave PYTHON out, or install torch there"; exit 1; }
-	grep -v '^torch==' constraints.txt > $(PINS)
-	$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+	@grep -v '^torch==' constraints.txt > $(PINS)
+	@$(PYTHON) -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
 		> $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch_of_another_python.pth
 endif
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.base pyproject.toml
-	$(PIP) install --quiet --constraint $(PINS) --editable .
+	@echo "Installing batchopt and what it needs beside torch: about half a minute."
+	@$(PIP) install --quiet --constraint $(PINS) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install --quiet --constraint $(PINS) --editable '.[dev]'
+	@echo "Installing what the tests need: about a minute."
+	@$(PIP) install --quiet --constraint $(PINS) --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from batchopt.probing.gradient_norms.uses import (
+    MOST_CANCELLATION,
     Inputs,
     OuterProducts,
     Rows,
@@ -70,8 +71,12 @@ class SharedUses:
         self.head = _TiedHead(own, at_rows, use.right[:][:, 0])
         return total, way
 
-    def squares(self, vocabulary: int, factor: Tensor | None) -> list[Tensor]:
-        """What adds up to the squared norms of the sums, each (B,).
+    def squares(self, vocabulary: int, factor: Tensor | None) -> Tensor | None:
+        """Squared norms of the sums, (B,); None where no use got a gradient.
+
+        Inner products of different forms are added to their squared norms, with an absolute error of some u times the
+        sum of the latter (u is the unit roundoff). Where forms cancel, an example's gradient is formed; of a tied head,
+        whose gradient would have the size of all logits, it is not.
 
         Args:
             vocabulary: rows of the parameter.
@@ -79,19 +84,44 @@ class SharedUses:
         """
         outer = _joined(self.outer) if self.outer else None
         rows = Rows.joined(self.rows) if self.rows else None
-        terms = []
+        own = []
         if self.dense is not None:
-            terms.append(
+            own.append(
                 squares((self.dense if factor is None else self.dense * factor).reshape(len(self.dense), -1), dims=(1,))
             )
         if outer is not None:
-            terms.append(outer.squares_and_sum(factor, sums=False)[0])
+            own.append(outer.squares_and_sum(factor, sums=False)[0])
         if rows is not None:
-            terms.append(rows.squares(vocabulary, factor))
+            own.append(rows.squares(vocabulary, factor))
+        products = self._products(outer, rows, factor)
         if self.head is not None:
-            terms.append(self.head.squares)
-            terms += [2.0 * self.head.with_rows(part, factor) for part in self.rows]
-        return terms + [2.0 * product for product in self._products(outer, rows, factor)]
+            own.append(self.head.squares)
+            products += [self.head.with_rows(part, factor) for part in self.rows]
+        if not products:
+            return own[0] if own else None
+        apart = torch.stack(own).sum(0)
+        together = apart + 2.0 * torch.stack(products).sum(0)
+        if self.head is None:
+            cancels = MOST_CANCELLATION * together < apart
+            for i in cancels.nonzero().flatten().tolist():
+                together[i] = self._formed(i, outer, rows, vocabulary, factor)
+        return together
+
+    def _formed(
+        self, i: int, outer: OuterProducts | None, rows: Rows | None, vocabulary: int, factor: Tensor | None
+    ) -> Tensor:
+        """Squared norm of an example's gradient, summed over all forms before its entries are squared."""
+        one = slice(i, i + 1)
+        forms = []
+        if self.dense is not None:
+            forms.append(self.dense[i])
+        if outer is not None:
+            forms.append(outer.dense(one))
+        if rows is not None:
+            sums = wide(rows.values[i]).new_zeros(vocabulary, rows.values.shape[2])
+            forms.append(sums.index_add_(0, rows.ids[i], wide(rows.values[i])))
+        gradient = torch.stack([wide(form).flatten() for form in forms]).sum(0)
+        return squares(gradient if factor is None else gradient * factor.flatten(), dims=(0,))
 
     def _products(self, outer: OuterProducts | None, rows: Rows | None, factor: Tensor | None) -> list[Tensor]:
         """Inner products of different forms, each (B,)."""

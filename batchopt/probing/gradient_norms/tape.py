@@ -163,7 +163,8 @@ class Tape:
         """Squared norms of the examples' gradients in the metric, (B,), after the backward pass; None without any."""
         for entry in self._entries:
             if entry.uses > 1:
-                entry.squares = entry.shared.squares(len(entry.proxy) if entry.proxy.ndim else 1, entry.factor)
+                joined = entry.shared.squares(len(entry.proxy) if entry.proxy.ndim else 1, entry.factor)
+                entry.squares = [] if joined is None else [joined]
         terms = [term for entry in self._entries for term in entry.squares]
         return torch.stack(terms).sum(0) if terms else None
 

@@ -196,9 +196,18 @@ class Adapted(nn.Module):
 def test_adapters_of_a_frozen_model() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(Adapted(4, 6), nn.Tanh(), Adapted(6, 3), nn.LayerNorm(3).requires_grad_(False))
-    ways = assert_like_twin(model, squared_output, (torch.randn(BATCH, 5, 4),))
+    x, targets = torch.randn(BATCH, 5, 4), torch.randn(BATCH, 5, 3)
+    # Not the squared output: that of a LayerNorm is the same for all weights.
+    ways = assert_like_twin(model, lambda model, batch: (model(batch[0]) * batch[1]).sum((1, 2)), (x, targets))
     assert sorted(ways) == ["0.down", "0.up", "2.down", "2.up"]
     assert "used by" not in str(ways)
+
+
+def test_a_loss_with_next_to_no_gradient() -> None:
+    """Of a LayerNorm over three features the squares add up to three, but for its epsilon."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.LayerNorm(3).requires_grad_(False))
+    assert_like_twin(model, squared_output, (torch.randn(BATCH, 5, 4),))
 
 
 def test_adapters_merged_into_the_weight() -> None:
