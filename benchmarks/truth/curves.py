@@ -12,6 +12,7 @@ import numpy as np
 from batchopt.evidence import LossCurve
 
 OUTCOMES = ("reached", "stopped", "diverged")
+SHAPES = ("constant", "wsd", "cosine", "linear")
 FOLDER = Path(__file__).parent / "curves"
 
 
@@ -23,11 +24,14 @@ class Run:
         batch_size: examples per step.
         learning_rate: constant, or the peak of a decaying one.
         seed: of initialisation and data order.
-        horizon: examples over which the learning rate warms up and decays; 0 for a constant rate.
+        horizon: examples at whose end the learning rate has decayed; 0 for one that does not decay.
         outcome: "reached" the last loss (or the horizon), "stopped" before, or "diverged".
-        examples: examples seen at each evaluation, rising from 0.
+        examples: examples seen at each evaluation, rising; of a cooldown after it left the stable run, else from 0.
         losses: the loss there (finite).
         held_out: the loss on held-out data there.
+        shape: "constant" (without warm-up); "wsd", whose stable run has horizon 0 and whose cooldowns have one each;
+            "cosine" or "linear", after a warm-up.
+        rescaled: whether beta2 and weight decay follow the batch size.
     """
 
     batch_size: int
@@ -38,11 +42,13 @@ class Run:
     examples: tuple[int, ...]
     losses: tuple[float, ...]
     held_out: tuple[float, ...]
+    shape: str = "constant"
+    rescaled: bool = False
 
     @property
-    def key(self) -> tuple[int, float, int, int]:
+    def key(self) -> tuple[int, float, int, int, str, bool]:
         """What tells a run from the others of its sweep."""
-        return self.batch_size, self.learning_rate, self.seed, self.horizon
+        return self.batch_size, self.learning_rate, self.seed, self.horizon, self.shape, self.rescaled
 
     def examples_to(self, loss: float) -> float:
         """Examples to a loss, as batchopt defines reaching it; infinite where the run does not."""
@@ -63,6 +69,8 @@ def pack(runs: Sequence[Run], path: Path) -> None:
             seed=np.array([run.seed for run in runs], np.int16),
             horizon=np.array([run.horizon for run in runs], np.int64),
             outcome=np.array([OUTCOMES.index(run.outcome) for run in runs], np.int8),
+            shape=np.array([SHAPES.index(run.shape) for run in runs], np.int8),
+            rescaled=np.array([run.rescaled for run in runs]),
             points=np.array([len(run.examples) for run in runs], np.int32),
             examples=np.concatenate([np.array(run.examples, np.int64) for run in runs]),
             losses=np.concatenate([np.array(run.losses, np.float32) for run in runs]),
@@ -89,6 +97,8 @@ def unpack(path: Path) -> list[Run]:
                 examples=tuple(map(int, columns["examples"][part])),
                 losses=tuple(map(float, columns["losses"][part])),
                 held_out=tuple(map(float, columns["held_out"][part])),
+                shape=SHAPES[columns["shape"][i]],
+                rescaled=bool(columns["rescaled"][i]),
             )
         )
     return runs

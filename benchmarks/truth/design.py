@@ -147,7 +147,7 @@ def run_design(name: str, index: int, setting: dict[str, Any], most_cost: float)
             while run.examples_seen < until:
                 run.step(size)
             curve.append((run.examples_seen, run.evaluate()))
-            end = ended([loss for _, loss in curve], run.examples_seen, PROBLEMS[name].losses[-1], 0, None)
+            end = ended([loss for _, loss in curve], run.examples_seen, PROBLEMS[name].losses[-1], None)
             if end is not None:
                 outcome = end
                 break

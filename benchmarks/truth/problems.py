@@ -32,7 +32,6 @@ class Problem:
         most_examples: a run at a tiny batch stops after this many examples.
         most_steps: a run at a huge batch stops after this many steps.
         seeds: of initialisation and data order.
-        horizons: examples of the runs with warm-up and cosine decay; none for most problems.
         closed_form: gives a run without training, where there is a formula.
     """
 
@@ -45,7 +44,6 @@ class Problem:
     most_steps: int
     rates_per_octave: int = 1
     seeds: tuple[int, ...] = (0, 1)
-    horizons: tuple[int, ...] = ()
     closed_form: Callable[..., Run] | None = None
 
     @property
@@ -132,7 +130,6 @@ PROBLEMS: dict[str, Problem] = {
         most_steps=2_000,
         rates_per_octave=2,
         seeds=(0, 1, 2),
-        horizons=(1_000, 2_000, 4_000, 8_000, 16_000),
     ),
     "digits_mlp": Problem(
         about="multilayer perceptron on 8x8 digits, SGD",
@@ -144,7 +141,6 @@ PROBLEMS: dict[str, Problem] = {
         most_steps=2_000,
         rates_per_octave=2,
         seeds=(0, 1, 2),
-        horizons=(2_000, 4_000, 8_000, 16_000, 32_000),
     ),
     "mnist_cnn_sgd": Problem(
         about="CNN on MNIST, SGD",

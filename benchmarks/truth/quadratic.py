@@ -74,6 +74,17 @@ def expected_losses(batch_size: int, learning_rate: float, steps: np.ndarray) ->
     return 0.5 * mean_squares @ EIGENVALUES
 
 
+def losses_under(batch_size: int, learning_rates: np.ndarray) -> np.ndarray:
+    """The expected loss before the first step and after every one, (steps + 1,), under any sequence of rates."""
+    squares, losses = np.ones(DIMENSIONS), []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rate in learning_rates:
+            losses.append(0.5 * squares @ EIGENVALUES)
+            squares = (1.0 - rate * EIGENVALUES) ** 2 * squares + rate**2 * NOISE * EIGENVALUES / batch_size
+        losses.append(0.5 * squares @ EIGENVALUES)
+    return np.array(losses)
+
+
 def run(batch_size: int, learning_rate: float, *, seed: int, most_examples: int, last_loss: float) -> Run:
     """The curve that training this configuration gives on average."""
     points = evaluation_points(most_examples, first=batch_size, ratio=1.2)

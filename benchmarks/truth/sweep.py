@@ -16,8 +16,8 @@ from truth.curves import FOLDER, Run, pack, unpack
 from truth.problems import PROBLEMS, Problem
 from truth.training import train
 
-Config = tuple[int, float, int, int]
-"""Batch size, learning rate, seed, horizon."""
+Config = tuple[int, float, int]
+"""Batch size, learning rate, seed."""
 
 
 def sweep(name: str, *, workers: int = 2) -> list[Run]:
@@ -31,10 +31,9 @@ def sweep(name: str, *, workers: int = 2) -> list[Run]:
         # Jobs are made as workers become free, so that each knows the fastest run before it: high rates go first.
         jobs = (
             delayed(train)(
-                name, batch_size=size, learning_rate=rate, seed=seed, horizon=horizon,
-                pace=None if horizon else fastest(problem, kept.runs, size),
+                name, batch_size=size, learning_rate=rate, seed=seed, pace=fastest(problem, kept.runs, size)
             )
-            for size, rate, seed, horizon in _fast_first(wanted)
+            for size, rate, seed in _fast_first(wanted)
         )  # fmt: skip
         for run in Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs")(jobs):
             kept.add(run)
@@ -44,7 +43,7 @@ def sweep(name: str, *, workers: int = 2) -> list[Run]:
 
 def _fast_first(wanted: Sequence[Config]) -> list[Config]:
     """The highest learning rate of every batch size, then the second highest, and so on."""
-    rates = {size: sorted({rate for s, rate, _, _ in wanted if s == size}, reverse=True) for size, _, _, _ in wanted}
+    rates = {size: sorted({rate for s, rate, _ in wanted if s == size}, reverse=True) for size, _, _ in wanted}
     return sorted(wanted, key=lambda config: (config[2], rates[config[0]].index(config[1]), config[0]))
 
 
@@ -79,28 +78,20 @@ def missing(problem: Problem, runs: Sequence[Run]) -> list[Config]:
 
     For the first seed, the grid of learning rates of each batch size grows until the best rate for every loss has a
     neighbour on both sides. The other seeds run the same grid, which then grows until that holds for the mean over
-    seeds. Decaying rates likewise, for the loss at the end of each horizon.
+    seeds.
     """
-    constant = [run for run in runs if not run.horizon]
-    first = problem.seeds[0]
-    wanted = _missing_rates(problem, constant, seeds=(first,))
-    if not wanted:
-        wanted = _missing_rates(problem, constant, seeds=problem.seeds)
-    if not wanted:
-        for horizon in problem.horizons:
-            wanted += _missing_decaying(problem, runs, horizon)
-    return wanted
+    return _missing_rates(problem, runs, seeds=problem.seeds[:1]) or _missing_rates(problem, runs, seeds=problem.seeds)
 
 
 def _missing_rates(problem: Problem, runs: Sequence[Run], *, seeds: tuple[int, ...]) -> list[Config]:
-    done = {run.key for run in runs}
+    done = {run.key[:3] for run in runs}
     wanted = set()
     for size in problem.batch_sizes:
         own = [run for run in runs if run.batch_size == size and run.seed in seeds]
         rates = sorted({run.learning_rate for run in own} | _neighbours(problem, own, seeds)) or _first_rates(
             problem, size
         )
-        wanted |= {(size, rate, seed, 0) for rate in rates for seed in seeds} - done
+        wanted |= {(size, rate, seed) for rate in rates for seed in seeds} - done
     return sorted(wanted)
 
 
@@ -114,10 +105,10 @@ def _neighbours(problem: Problem, runs: Sequence[Run], seeds: tuple[int, ...]) -
     """The best rate for every loss, and the rates beside it."""
     complete = _complete(runs, seeds)
     best = [min(complete, key=lambda rate: rank(complete[rate], loss)) for loss in problem.losses if complete]
-    return {_on_grid(problem, rate, step) for rate in best for step in (-1, 0, 1)}
+    return {on_grid(problem, rate, step) for rate in best for step in (-1, 0, 1)}
 
 
-def _on_grid(problem: Problem, rate: float, step: int) -> float:
+def on_grid(problem: Problem, rate: float, step: int) -> float:
     """The rate so many steps beyond another, on the problem's grid: exactly the same number however it is reached."""
     per_octave = problem.rates_per_octave
     index = round(per_octave * math.log2(rate / problem.learning_rate)) + step
@@ -145,26 +136,9 @@ def _last_loss(run: Run) -> float:
     return 1e3 - math.log(run.examples[-1] + 1.0) if run.outcome == "diverged" else math.log(min(run.losses))
 
 
-def _missing_decaying(problem: Problem, runs: Sequence[Run], horizon: int) -> list[Config]:
-    seed = problem.seeds[0]
-    done = {run.key for run in runs}
-    wanted = set()
-    for size in problem.batch_sizes:
-        if horizon < 32 * size:  # no run of so few steps tells anything
-            continue
-        own = {run.learning_rate: run for run in runs if run.batch_size == size and run.horizon == horizon}
-        if own:
-            best = min(own, key=lambda rate: (own[rate].outcome == "diverged", own[rate].losses[-1]))
-        else:
-            constant = _complete([run for run in runs if run.batch_size == size and not run.horizon], problem.seeds)
-            best = min(constant, key=lambda rate: rank(constant[rate], problem.losses[-1]))
-        wanted |= {(size, best * factor, seed, horizon) for factor in (0.5, 1.0, 2.0)} - done
-    return sorted(wanted)
-
-
 def fastest(problem: Problem, runs: Sequence[Run], size: int) -> Run | None:
     """The run at a batch size that reached the lowest of the problem's losses, and did so first."""
-    own = [run for run in runs if run.batch_size == size and not run.horizon and run.outcome != "diverged"]
+    own = [run for run in runs if run.batch_size == size and run.outcome != "diverged"]
     for loss in reversed(problem.losses):
         reached = [run for run in own if math.isfinite(run.examples_to(loss))]
         if reached:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from batchopt.errors import EvidenceError
 from batchopt.tradeoff import TradeoffFit, fit_tradeoff
 from truth.curves import FOLDER, Run, unpack
+from truth.decaying import ends_of
 from truth.problems import PROBLEMS, Problem
 from truth.training import GIVEN_UP
 
@@ -59,15 +60,17 @@ class Sweep:
 
     Args:
         name: of the problem.
-        runs: its runs; those packed in the repository if None.
+        runs: its runs at constant rates; those packed in the repository if None.
+        decaying: its runs of shape "wsd"; those packed in the repository if None.
     """
 
-    def __init__(self, name: str, runs: Sequence[Run] | None = None) -> None:
+    def __init__(self, name: str, runs: Sequence[Run] | None = None, decaying: Sequence[Run] | None = None) -> None:
         self.name = name
         self.problem: Problem = PROBLEMS[name]
-        every = unpack(FOLDER / f"{name}.npz") if runs is None else runs
-        self.runs = [run for run in every if not run.horizon]
-        self.decaying_runs = [run for run in every if run.horizon]
+        self.runs = unpack(FOLDER / f"{name}.npz") if runs is None else list(runs)
+        packed = FOLDER / f"{name}-decaying.npz"
+        every = decaying if decaying is not None else unpack(packed) if packed.exists() else []
+        self.decaying_runs = [run for run in every if run.shape == "wsd" and not run.rescaled]
         self._examples_to: dict[float, dict[tuple[int, float], Floats]] = {}
 
     @cached_property
@@ -156,31 +159,35 @@ class Sweep:
     def _was_stopped(self, size: int, rate: float) -> bool:
         return all(run.outcome != "diverged" for run in self.configs[size, rate])
 
-    def decaying_tradeoff(self, loss: float) -> TradeoffFit | None:
-        """The trade-off of runs with warm-up and cosine decay that end at a loss; None where there are too few.
+    def decaying_examples_to(self, loss: float) -> dict[tuple[int, float], float]:
+        """The horizon at whose end each batch size and peak rate is at a loss; those that have none are left out."""
+        found = {}
+        for size in self.problem.batch_sizes:
+            for rate, ends in ends_of([run for run in self.decaying_runs if run.batch_size == size]).items():
+                horizon = _horizon_to(ends, loss)
+                if math.isfinite(horizon):
+                    found[size, rate] = horizon
+        return found
 
-        For every batch size and horizon the best peak rate counts; between horizons, log examples are interpolated over
-        the log of the loss at the end.
-        """
-        ends: dict[int, dict[int, float]] = {}
-        for run in self.decaying_runs:
-            if run.outcome != "diverged":
-                own = ends.setdefault(run.batch_size, {})
-                own[run.horizon] = min(own.get(run.horizon, math.inf), run.losses[-1])
-        reached = {size: _horizon_to(own, loss) for size, own in ends.items()}
-        kept = {size: examples for size, examples in reached.items() if math.isfinite(examples)}
-        if len(kept) < 3:
+    def decaying_tradeoff(self, loss: float) -> TradeoffFit | None:
+        """The trade-off of runs that end their decay at a loss, over horizons and peak rates; None where too few do."""
+        fewest: dict[int, float] = {}
+        for (size, _), examples in self.decaying_examples_to(loss).items():
+            fewest[size] = min(fewest.get(size, math.inf), examples)
+        if len(fewest) < 3:
             return None
-        return fit_tradeoff(list(kept), [examples / size for size, examples in kept.items()])
+        return fit_tradeoff(list(fewest), [examples / size for size, examples in fewest.items()])
 
 
 def _horizon_to(ends: dict[int, float], loss: float) -> float:
-    """The horizon that ends at a loss, interpolated; infinite outside of the horizons that were run."""
-    horizons = sorted(ends)
-    losses = np.minimum.accumulate([ends[horizon] for horizon in horizons])
-    if not losses[-1] <= loss <= losses[0]:
+    """The horizon that ends at a loss, interpolated between log losses at the end; infinite outside of those run."""
+    horizons = sorted(horizon for horizon, end in ends.items() if math.isfinite(end))
+    if not horizons:
         return math.inf
-    return math.exp(float(np.interp(-math.log(loss), -np.log(losses), np.log(horizons))))
+    logs = np.minimum.accumulate([ends[horizon] for horizon in horizons])
+    if not logs[-1] <= math.log(loss) <= logs[0]:
+        return math.inf
+    return math.exp(float(np.interp(-math.log(loss), -logs, np.log(horizons))))
 
 
 @cache

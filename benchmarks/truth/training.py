@@ -28,26 +28,21 @@ GIVEN_UP = 4.0
 """And one that has taken this many times the examples that the other took to the last loss."""
 CONFIRMATIONS = 2
 """Evaluations after the last loss is reached: the running median must see them."""
-WARMUP = 0.05
-"""Share of a horizon over which the learning rate rises."""
 
 
-def train(
-    problem: str, *, batch_size: int, learning_rate: float, seed: int, horizon: int = 0, pace: Run | None = None
-) -> Run:
+def train(problem: str, *, batch_size: int, learning_rate: float, seed: int, pace: Run | None = None) -> Run:
     """Train one configuration until it reaches the problem's last loss, or is beyond hope.
 
     Args:
         problem: its name.
         batch_size: examples per step.
-        learning_rate: constant, or the peak of the decaying one.
+        learning_rate: constant.
         seed: of initialisation and data order.
-        horizon: examples of a run with warm-up and cosine decay; 0 for a constant rate.
         pace: the best run at this batch size so far; a run far behind it stops.
     """
     torch.set_num_threads(1)
     settings = PROBLEMS[problem]
-    most = horizon or settings.most_examples + settings.most_steps * batch_size
+    most = settings.most_examples + settings.most_steps * batch_size
     if settings.closed_form is not None:
         return settings.closed_form(
             batch_size, learning_rate, seed=seed, most_examples=most, last_loss=settings.losses[-1]
@@ -57,29 +52,27 @@ def train(
     first = max(FIRST_EVALUATION_STEPS * batch_size, 64)
     points = whole_steps(evaluation_points(max(most, first), first=first, ratio=EVALUATION_RATIO), batch_size)
     curve: list[tuple[int, float, float]] = []
-    outcome = "reached" if horizon else "stopped"
+    outcome = "stopped"
     try:
         for until in points:
             while run.examples_seen < until:
-                run.step(batch_size, multiplier=_multiplier(run.examples_seen + batch_size, horizon))
-            curve.append((run.examples_seen, run.evaluate(), _held_out(task, run, held_out)))
-            end = ended([loss for _, loss, _ in curve], run.examples_seen, settings.losses[-1], horizon, pace)
+                run.step(batch_size)
+            curve.append((run.examples_seen, run.evaluate(), held_out_loss(task, run, held_out)))
+            end = ended([loss for _, loss, _ in curve], run.examples_seen, settings.losses[-1], pace)
             if end is not None:
                 outcome = end
                 break
     except NonFiniteLossError:
         outcome = "diverged"
     examples, losses, others = zip(*[point for point in curve if point[1] > 0], strict=True)
-    return Run(batch_size, learning_rate, seed, horizon, outcome, examples, losses, others)
+    return Run(batch_size, learning_rate, seed, 0, outcome, examples, losses, others)
 
 
-def ended(losses: list[float], examples: int, last: float, horizon: int, pace: Run | None) -> str | None:
+def ended(losses: list[float], examples: int, last: float, pace: Run | None) -> str | None:
     """The outcome of a run that need not go on; None for one that must."""
     latest = losses[-DIVERGED_EVALUATIONS:]
     if len(losses) > DIVERGED_EVALUATIONS and min(latest) > DIVERGED * losses[0]:
         return "diverged"
-    if horizon:
-        return None
     if sum(loss <= last for loss in losses) > CONFIRMATIONS:
         return "reached"
     return "stopped" if pace is not None and _is_hopeless(examples, min(losses), pace, last) else None
@@ -90,17 +83,8 @@ def whole_steps(points: list[int], batch_size: int) -> list[int]:
     return sorted({math.ceil(point / batch_size) * batch_size for point in points})
 
 
-def _multiplier(examples: int, horizon: int) -> float:
-    """Of the learning rate, at the end of a step: linear warm-up, then a cosine to zero."""
-    if not horizon:
-        return 1.0
-    progress = min(1.0, examples / horizon)
-    if progress < WARMUP:
-        return progress / WARMUP
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - WARMUP) / (1.0 - WARMUP)))
-
-
-def _held_out(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor, ...]) -> float:
+def held_out_loss(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor, ...]) -> float:
+    """The loss of a run on held-out data; infinite where it is not finite."""
     loss = evaluated_loss(replace(task, eval_data=held_out), run.model)
     return loss if math.isfinite(loss) else math.inf
 

@@ -43,7 +43,7 @@ def swept(problem: Problem, *, spread: float = 0.0) -> list[Run]:
         wanted = missing(problem, runs)
         if not wanted:
             return runs
-        runs += [made_run(size, rate, seed, spread=spread) for size, rate, seed, _ in wanted]
+        runs += [made_run(size, rate, seed, spread=spread) for size, rate, seed in wanted]
     raise AssertionError("the sweep does not end")
 
 
