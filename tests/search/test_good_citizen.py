@@ -24,11 +24,11 @@ def sampler_of(**given: Any) -> TradeoffSampler:
     return TradeoffSampler(**{"forecast": forecast_of(LAW), "goal": GOAL, "seed": 0, **NAMES, **given})
 
 
-def ran(storage: Any, n: int = 5) -> optuna.Study:
+def ran(storage: Any, n: int = 3) -> optuna.Study:
     study = optuna.create_study(
         study_name="one", storage=storage, sampler=sampler_of(), pruner=TradeoffPruner(), load_if_exists=True
     )  # fmt: skip
-    study.optimize(Objective(), n_trials=n)
+    study.optimize(Objective(every=4), n_trials=n)
     return study
 
 
@@ -37,8 +37,16 @@ def told(study: optuna.Study) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[tuple[Any, ...]]:
-    return told(ran(None))
+def study() -> optuna.Study:
+    """In memory, and only read."""
+    return ran(None, 9)
+
+
+@pytest.fixture(scope="module")
+def expected(study: optuna.Study) -> list[tuple[Any, ...]]:
+    """The first three trials, one of which ended early."""
+    assert [ENDED_KEY in trial.user_attrs for trial in study.trials[:3]].count(True) == 1
+    return told(study)[:3]
 
 
 def _sqlite(folder: Path) -> Any:
@@ -58,10 +66,12 @@ def _redis(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("make", [_sqlite, _journal, _redis], ids=["sqlite", "journal", "journal redis"])
+@pytest.mark.optuna
 def test_every_storage_sees_the_same_decisions(make: Any, tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     assert told(ran(make(tmp_path))) == expected
 
 
+@pytest.mark.optuna
 def test_a_url_is_cached_and_sees_the_same(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     assert told(ran(f"sqlite:///{tmp_path / 'cached.db'}")) == expected
 
@@ -87,12 +97,13 @@ def proxy(tmp_path: Path) -> Iterator[Any]:
     server.stop(0)
 
 
+@pytest.mark.optuna
 def test_behind_a_proxy_it_sees_the_same(proxy: Any, expected: list[tuple[Any, ...]]) -> None:
     assert told(ran(proxy)) == expected
 
 
-def test_attributes_are_small_ours_and_json() -> None:
-    study = ran(None, 9)
+@pytest.mark.optuna
+def test_attributes_are_small_ours_and_json(study: optuna.Study) -> None:
     for holder in (study, *study.trials):
         for key, value in holder.user_attrs.items():
             assert key.startswith("batchopt:")
@@ -101,15 +112,16 @@ def test_attributes_are_small_ours_and_json() -> None:
     assert all(trial.user_attrs.keys() <= {PROPOSAL_KEY, DECISION_KEY, ENDED_KEY} for trial in study.trials)
 
 
-def test_it_goes_on_with_what_another_process_left(tmp_path: Path) -> None:
+@pytest.mark.optuna
+def test_it_goes_on_with_what_another_process_left(tmp_path: Path, study: optuna.Study) -> None:
     ran(f"sqlite:///{tmp_path / 'study.db'}", 2)
-    assert told(ran(f"sqlite:///{tmp_path / 'study.db'}", 3)) == told(ran(None, 5))
+    assert told(ran(f"sqlite:///{tmp_path / 'study.db'}", 3)) == told(study)[:5]
 
 
 @pytest.mark.parametrize("base", [TPESampler(seed=0), RandomSampler(seed=0), QMCSampler(seed=0)])
 def test_bases_propose_what_only_some_trials_have(base: optuna.samplers.BaseSampler) -> None:
     study = optuna.create_study(sampler=sampler_of(base=base), pruner=TradeoffPruner())
-    inner = Objective()
+    inner = Objective(every=4)
 
     def objective(trial: optuna.Trial) -> float:
         if trial.suggest_categorical("kind", ["plain", "rich"]) == "rich":
@@ -125,10 +137,11 @@ def test_bases_propose_what_only_some_trials_have(base: optuna.samplers.BaseSamp
 def test_a_gaussian_process_as_base() -> None:
     pytest.importorskip("greenlet")
     study = optuna.create_study(sampler=sampler_of(base=optuna.samplers.GPSampler(seed=0)), pruner=TradeoffPruner())
-    study.optimize(Objective(), n_trials=4)
+    study.optimize(Objective(every=4), n_trials=4)
     assert not study.get_trials(states=(TrialState.FAIL, TrialState.RUNNING))
 
 
+@pytest.mark.optuna
 def test_bases_that_run_through_a_list_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="base must not be a GridSampler, which runs through a list of its own"):
         sampler_of(base=GridSampler({"lr": [0.1]}))
@@ -136,17 +149,18 @@ def test_bases_that_run_through_a_list_are_refused_by_name() -> None:
         sampler_of(base=BruteForceSampler())
 
 
-def test_nothing_is_left_running_and_nothing_fails() -> None:
-    study = ran(None, 8)
+@pytest.mark.optuna
+def test_nothing_is_left_running_and_nothing_fails(study: optuna.Study) -> None:
     assert {t.state for t in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-def test_constraints_are_on_every_trial_or_on_none() -> None:
-    study = ran(None, 6)
+@pytest.mark.optuna
+def test_constraints_are_on_every_trial_or_on_none(study: optuna.Study) -> None:
     having = [bool(getattr(t, "constraints", {})) for t in study.trials]
     assert set(having) == {HAS_CONSTRAINTS}
 
 
+@pytest.mark.optuna
 def test_reports_that_go_back_and_are_not_finite() -> None:
     """Optuna warns of a step that was reported before; a loss that is not finite ends the trial; the study goes on."""
     study = optuna.create_study(sampler=sampler_of(), pruner=TradeoffPruner())
@@ -157,5 +171,5 @@ def test_reports_that_go_back_and_are_not_finite() -> None:
         trial.report(loss, step)
     assert trial.should_prune()
     study.tell(trial, state=TrialState.PRUNED)
-    study.optimize(Objective(), n_trials=3)
+    study.optimize(Objective(every=4), n_trials=3)
     assert not study.get_trials(states=(TrialState.FAIL,))

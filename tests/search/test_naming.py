@@ -15,6 +15,7 @@ from batchopt.search.parameters import Log2
 from batchopt.search.settings import StudySettings
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+pytestmark = pytest.mark.optuna
 
 
 def warned_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -51,6 +51,7 @@ def warned_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name.startswith("batchopt")]
 
 
+@pytest.mark.optuna
 def test_a_study_that_maximises_is_refused_after_its_first_trial() -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler_of())
     with pytest.raises(EvidenceError, match="the study must minimise, got direction maximize: batchopt reads"):
@@ -59,6 +60,7 @@ def test_a_study_that_maximises_is_refused_after_its_first_trial() -> None:
     assert trial.state == TrialState.COMPLETE
 
 
+@pytest.mark.optuna
 def test_nothing_is_left_running_where_a_study_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """Under ask with distributions all is sampled before the objective begins: nothing may be raised there."""
     study = optuna.create_study(study_name="upside down", direction="maximize", sampler=sampler_of())
@@ -135,10 +137,11 @@ def test_a_loss_of_zero_is_the_value_of_a_trial_that_does_not_count(caplog: pyte
 
 
 @pytest.mark.parametrize("size", [64.0, np.int64(64)])
+@pytest.mark.optuna
 def test_what_is_enqueued_may_be_any_whole_number(size: Any) -> None:
     study = study_of("enqueued")
     study.enqueue_trial({"batch_size": size})
-    study.optimize(Objective(), n_trials=1)
+    study.optimize(Objective(report=False), n_trials=1)
     best = LAW.best_steps([64.0], LOSS)[1][0, 0]
     assert study.trials[0].params["batch_size"] == 64
     assert 0.3 < study.trials[0].params["lr"] / best < 3.0
@@ -159,6 +162,7 @@ def test_names_that_the_objective_does_not_suggest(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("alone", ["batch_size", "lr"])
+@pytest.mark.optuna
 def test_one_of_the_two_alone_is_the_base_samplers(alone: str) -> None:
     class Marked(RandomSampler):
         def sample_independent(self, *_: Any) -> Any:
@@ -171,6 +175,7 @@ def test_one_of_the_two_alone_is_the_base_samplers(alone: str) -> None:
     assert [trial.params[alone] for trial in study.trials[1:]] == [17, 17]
 
 
+@pytest.mark.optuna
 def test_values_that_a_wrapper_holds_are_what_is_proposed_for(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Mapping[str, Any]] = []
 
@@ -192,14 +197,15 @@ def test_values_that_a_wrapper_holds_are_what_is_proposed_for(monkeypatch: pytes
 @pytest.mark.parametrize("held", [{"batch_size": 8}, {"lr": 0.01}])
 def test_beside_a_held_parameter_the_proposal_is_told_and_its_spread_not_refused(held: dict[str, Any]) -> None:
     study = study_of("beside a held one")
-    study.optimize(Objective(), n_trials=2)
+    study.optimize(Objective(every=4), n_trials=2)
     study.sampler = PartialFixedSampler(held, study.sampler)
-    study.optimize(Objective(), n_trials=6)
+    study.optimize(Objective(every=4), n_trials=6)
     assert all(PROPOSAL_KEY in trial.user_attrs for trial in study.trials)
     assert study.trials[7].user_attrs[PROPOSAL_KEY] == FILLS_SPACE
     assert study.trials[7].last_step is not None  # it was trained
 
 
+@pytest.mark.optuna
 def test_every_attribute_of_a_trial_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of("once")
     written: Counter[tuple[int, str]] = Counter()
@@ -211,11 +217,12 @@ def test_every_attribute_of_a_trial_is_written_once(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(study._storage, "set_trial_user_attr", counted)
     study.enqueue_trial({"batch_size": 8})
-    study.optimize(Objective(), n_trials=10)
+    study.optimize(Objective(every=4), n_trials=10)
     assert {key for _, key in written} == {PROPOSAL_KEY, DECISION_KEY, ENDED_KEY}
     assert set(written.values()) == {1}
 
 
+@pytest.mark.optuna
 def test_two_objectives_are_told_as_a_front_and_what_waits_has_not_begun() -> None:
     goal = ReachLoss(LOSS, least=("steps", "examples"))
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler_of(goal=goal))
@@ -260,6 +267,7 @@ def test_reports_at_epochs_are_told_from_reports_at_examples(at_epochs: bool, ca
     assert all("trial 1, as one before: its last report is at 4 examples, within its first" in m for m in messages)
 
 
+@pytest.mark.optuna
 def test_a_check_finds_what_the_pruner_was_given() -> None:
     pruner = TradeoffPruner(FORECAST, goal=GOAL, **NAMES)  # type: ignore[arg-type]
     study = optuna.create_study(sampler=TPESampler(seed=0), pruner=pruner)
@@ -327,6 +335,7 @@ def test_a_fault_of_ours_does_not_stop_a_study(
     assert "ZeroDivisionError" in message
 
 
+@pytest.mark.optuna
 def test_a_reason_is_kept_once_however_often_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     study = study_of("asked again")
     study.enqueue_trial({"batch_size": 8, "lr": 1e-5})
@@ -348,6 +357,7 @@ def test_a_reason_is_kept_once_however_often_it_is_asked_for(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("damaged", [5, "{}", None, [1]])
+@pytest.mark.optuna
 def test_damaged_reasons_are_passed_over(damaged: Any) -> None:
     study = study_of("damaged")
     study.enqueue_trial({"batch_size": 8, "lr": 1e-5})

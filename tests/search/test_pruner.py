@@ -50,12 +50,14 @@ def pruned_at(study: optuna.Study, size: int, rate: float, *, points: list[int] 
     return None
 
 
+@pytest.mark.optuna
 def test_it_returns_a_builtin_bool() -> None:
     study = study_of()
     assert started(study, 64, 0.15).should_prune() is False
     assert started(study, 8, 1e-5).should_prune() is True
 
 
+@pytest.mark.optuna
 def test_before_the_first_report_it_decides_as_the_check() -> None:
     study = study_of()
     trial = started(study, 8, 1e-5)
@@ -104,6 +106,7 @@ def test_nothing_ends_without_a_completed_trial() -> None:
     assert pruned_at(study, 64, 0.01) is None
 
 
+@pytest.mark.optuna
 def test_a_loss_that_is_not_finite_ends_a_trial() -> None:
     study = study_of()
     trial = started(study, 64, 0.1)
@@ -181,6 +184,7 @@ def test_nothing_ends_within_its_first_steps() -> None:
         assert not trial.should_prune()
 
 
+@pytest.mark.optuna
 def test_pruners_that_cannot_be_inside_are_refused_by_name() -> None:
     with pytest.raises(
         ValueError, match="must not be a HyperbandPruner, which finds its brackets only as the study's own"
@@ -197,6 +201,7 @@ def test_pruners_that_cannot_be_inside_are_refused_by_name() -> None:
         assert started(study_of(inner=inner), 64, 0.15).should_prune() is False
 
 
+@pytest.mark.optuna
 def test_an_inner_pruner_may_end_a_trial_too() -> None:
     class Ender(NopPruner):
         def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
@@ -221,6 +226,7 @@ def test_a_trial_without_the_parameters_goes_on() -> None:
     assert not trial.should_prune()
 
 
+@pytest.mark.optuna
 def test_it_pickles() -> None:
     pruner = TradeoffPruner(FORECAST, goal=GOAL, **NAMES, inner=MedianPruner())  # type: ignore[arg-type]
     study = optuna.create_study(pruner=pickle.loads(pickle.dumps(pruner)))
@@ -234,6 +240,7 @@ def test_a_loss_of_zero_is_no_error() -> None:
     assert not trial.should_prune()
 
 
+@pytest.mark.optuna
 def test_reports_that_go_back_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     study = study_of()
     trial = started(study, 64, 0.1)

@@ -127,9 +127,9 @@ def test_workers_share_what_the_study_holds(kind: str, tmp_path: Path) -> None:
         return JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
 
     first = optuna.create_study(storage=storage(), study_name="s", sampler=sampler_of(), pruner=TradeoffPruner())
-    first.optimize(Objective(), n_trials=2)
+    first.optimize(Objective(every=4), n_trials=2)
     second = optuna.load_study(storage=storage(), study_name="s", sampler=sampler_of(None), pruner=TradeoffPruner())
-    second.optimize(Objective(), n_trials=1)
+    second.optimize(Objective(every=4), n_trials=1)
     assert [trial.state.is_finished() for trial in second.trials] == [True] * 3
     assert min(cost(trial.params) for trial in second.trials) < 1.5 * BEST
     assert all("batchopt:decision" in trial.user_attrs for trial in second.trials)
@@ -137,7 +137,7 @@ def test_workers_share_what_the_study_holds(kind: str, tmp_path: Path) -> None:
 
 def test_two_threads() -> None:
     study = optuna.create_study(sampler=sampler_of(), pruner=TradeoffPruner())
-    study.optimize(Objective(), n_trials=8, n_jobs=2)
+    study.optimize(Objective(every=4), n_trials=8, n_jobs=2)
     assert len(study.trials) == 8
     assert all(trial.state.is_finished() for trial in study.trials)
     assert len({(trial.params["batch_size"], trial.params["lr"]) for trial in study.trials}) == 8
@@ -146,7 +146,7 @@ def test_two_threads() -> None:
 
 def test_under_hyperband() -> None:
     study = optuna.create_study(sampler=sampler_of(), pruner=HyperbandPruner(min_resource=64, max_resource=100_000))
-    study.optimize(Objective(), n_trials=6)
+    study.optimize(Objective(every=4), n_trials=6)
     assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 

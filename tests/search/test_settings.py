@@ -13,6 +13,7 @@ from batchopt.search.parameters import Log2
 from batchopt.search.settings import FORECAST_KEY, SETTINGS_KEY, Given, StudySettings, find, fingerprint, remember
 from batchopt.step_cost import StepCost
 
+pytestmark = pytest.mark.optuna
 WHOLE = Given(forecast_of(true_law()), GOAL, "batch_size", "lr")
 
 

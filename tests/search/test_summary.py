@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import optuna
@@ -18,22 +19,28 @@ from batchopt.search.summary import _misfit_line, decision_of
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@pytest.fixture
-def study() -> optuna.Study:
+@pytest.fixture(scope="module")
+def run() -> optuna.Study:
     """Three completed trials, two pruned before compute and one later, a failed one and one out of memory."""
     sampler = TradeoffSampler(forecast_of(LAW), goal=GOAL, seed=0, **NAMES)  # type: ignore[arg-type]
     study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
     for size, rate in ((64, 0.12), (64, 0.15), (64, 0.18), (8, 1e-4), (2048, 1e-4)):
         study.enqueue_trial({"batch_size": size, "lr": rate})
-    study.optimize(Objective(), n_trials=5)
+    study.optimize(Objective(every=2), n_trials=5)
     study.enqueue_trial({"batch_size": 64, "lr": 0.01})
-    study.optimize(Objective(use_check=False), n_trials=1)
+    study.optimize(Objective(use_check=False, every=2), n_trials=1)
     study.tell(study.ask(), state=TrialState.FAIL)
     trial = study.ask()
     trial.set_constraint(MEMORY_CONSTRAINT, 1.0)
     study.tell(trial, state=TrialState.PRUNED)
     study.ask()
     return study
+
+
+@pytest.fixture
+def study(run: optuna.Study) -> optuna.Study:
+    """A copy, that a test may go on with."""
+    return copy.deepcopy(run)
 
 
 def test_counts(study: optuna.Study) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from forecasting.synthetic import simulated_report, true_law
+from forecasting.synthetic import fitted, simulated_report, true_law
 from landscape import (
     BEST,
     GOAL,
@@ -36,14 +36,19 @@ from batchopt.search.observations import MOST_CURVES
 from batchopt.step_cost import StepCost
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-SEEDS = (0, 1, 2)
 
 
-def ran(forecast: Forecast | None, seed: int, n: int) -> tuple[float, float, optuna.Study]:
+def seeds_and_reports(*seeds: int) -> pytest.MarkDecorator:
+    """One seed and every fourth report, in seconds; several seeds and all reports, in minutes."""
+    thorough = pytest.param(seeds, 1, marks=pytest.mark.slow)
+    return pytest.mark.parametrize(("seeds", "every"), [(seeds[:1], 4), thorough], ids=["one seed", "several seeds"])
+
+
+def ran(forecast: Forecast | None, seed: int, n: int, every: int) -> tuple[float, float, optuna.Study]:
     """Best cost and all that was spent, in units of the best setting's cost."""
     sampler = TradeoffSampler(forecast, goal=GOAL, seed=seed, **NAMES)  # type: ignore[arg-type]
     study = optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
-    objective = Objective()
+    objective = Objective(every=every)
     study.optimize(objective, n_trials=n)
     return min(completed_values(study), default=np.inf) / BEST, objective.spent / BEST, study
 
@@ -55,28 +60,31 @@ def rival(seed: int, n: int) -> tuple[float, float]:
     return min(completed_values(study), default=np.inf) / BEST, objective.spent / BEST
 
 
-def test_a_forecast_finds_the_optimum_within_a_few_trials() -> None:
-    forecast = Forecast.fit(simulated_report(LAW))
-    regrets, spent, studies = zip(*(ran(forecast, seed, 5) for seed in SEEDS), strict=True)
+@seeds_and_reports(0, 1, 2)
+def test_a_forecast_finds_the_optimum_within_a_few_trials(seeds: Sequence[int], every: int) -> None:
+    forecast = fitted()
+    regrets, spent, studies = zip(*(ran(forecast, seed, 5, every) for seed in seeds), strict=True)
     assert np.median(regrets) < 1.25
     assert np.median(spent) < 7.5
     # What the sampler proposes survives the check.
     assert sum(summarise(study).pruned_before_compute for study in studies) <= 1
 
 
-def test_a_wrong_forecast_does_not_hurt_for_long() -> None:
+@seeds_and_reports(0, 1)
+def test_a_wrong_forecast_does_not_hurt_for_long(seeds: Sequence[int], every: int) -> None:
     """Its learning rate is thirty times too low and its critical batch size ten times too high."""
     wrong = Forecast.fit(simulated_report(true_law(b_mid=600.0, learning_rate=0.01)))
-    regrets, _, studies = zip(*(ran(wrong, seed, 14) for seed in SEEDS[:2]), strict=True)
+    regrets, _, studies = zip(*(ran(wrong, seed, 14, every) for seed in seeds), strict=True)
     assert np.median(regrets) < 1.15
     # It is not that nothing was learned: the first proposal was far off.
     first = studies[0].trials[0].params
     assert steps_needed(first["batch_size"], first["lr"]) * PRICE(first["batch_size"]) > 3.0 * BEST
 
 
-def test_without_a_probe_it_spends_less_than_the_default() -> None:
-    regrets, spent, _ = zip(*(ran(None, seed, 16) for seed in SEEDS[:2]), strict=True)
-    rival_regrets, rival_spent = zip(*(rival(seed, 16) for seed in SEEDS[:2]), strict=True)
+@seeds_and_reports(0, 1)
+def test_without_a_probe_it_spends_less_than_the_default(seeds: Sequence[int], every: int) -> None:
+    regrets, spent, _ = zip(*(ran(None, seed, 16, every) for seed in seeds), strict=True)
+    rival_regrets, rival_spent = zip(*(rival(seed, 16) for seed in seeds), strict=True)
     assert np.median(regrets) < 1.2
     assert np.median(regrets) <= 1.05 * np.median(rival_regrets)
     assert np.median(spent) < 0.5 * np.median(rival_spent)
