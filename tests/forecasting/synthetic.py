@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
+from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import LawPosterior
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.step_cost import StepCost
@@ -72,3 +74,9 @@ def simulated_report(law: LawPosterior, *, seed: int = 0, offset: float = 0.7) -
         stopped=None,
         provenance=Provenance({}, "cpu", seed, 50_000, 1_000),
     )
+
+
+@functools.cache
+def fitted() -> Forecast:
+    """The forecast of the usual probe of the usual law, which takes seconds to fit."""
+    return Forecast.fit(simulated_report(true_law()))

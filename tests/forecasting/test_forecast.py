@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecasting.synthetic import simulated_report, true_b_crit, true_law
+from forecasting.synthetic import fitted, simulated_report, true_b_crit, true_law
 
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
 from batchopt.forecasting.forecast import Forecast
@@ -19,7 +19,7 @@ LAW = true_law()
 
 @pytest.fixture(scope="module")
 def forecast() -> Forecast:
-    return Forecast.fit(simulated_report(LAW))
+    return fitted()
 
 
 def test_read_outs_cover_the_truth(forecast: Forecast) -> None:
@@ -71,8 +71,7 @@ def test_bad_losses(forecast: Forecast) -> None:
         replace(forecast, noise_trend=None).noise_scale(1.0)
 
 
-def test_an_unresolved_read_out_gives_no_bare_number() -> None:
-    forecast = Forecast.fit(simulated_report(LAW))
+def test_an_unresolved_read_out_gives_no_bare_number(forecast: Forecast) -> None:
     far = forecast.critical_batch_size(0.3)
     assert not far.resolved
     with pytest.raises(UnresolvedError, match="unresolved"):

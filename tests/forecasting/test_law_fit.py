@@ -13,7 +13,9 @@ from batchopt.evidence import Branch, LossCurve
 from batchopt.forecasting.law_fit import fit_law
 
 
-@pytest.mark.parametrize("b_mid", [20.0, 60.0, 200.0])
+@pytest.mark.parametrize(
+    "b_mid", [pytest.param(20.0, marks=pytest.mark.slow), 60.0, pytest.param(200.0, marks=pytest.mark.slow)]
+)
 def test_recovers_the_critical_batch_size(b_mid: float) -> None:
     truth = true_law(b_mid=b_mid)
     errors, covered = [], 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecasting.synthetic import INITIAL_LOSS, simulated_report, true_law
+from forecasting.synthetic import INITIAL_LOSS, fitted, simulated_report, true_law
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport
@@ -44,7 +44,7 @@ def test_a_probe_that_ended_before_its_second_level_says_why() -> None:
     forecast = Forecast.fit(ended)
     assert forecast.doubts[0] == "The probe stopped before its plan was done: the time ran out."
     assert forecast.noise_trend is None
-    whole = Forecast.fit(report).critical_batch_size(0.8)
+    whole = fitted().critical_batch_size(0.8)
     part = forecast.critical_batch_size(0.8)
     assert math.log(part.high / part.low) > math.log(whole.high / whole.low)
 

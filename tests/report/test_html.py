@@ -128,6 +128,7 @@ def test_doubts_are_said(whole: str) -> None:
     assert "a rate that decays reaches a loss in other steps" in text
 
 
+@pytest.mark.usefixtures("few_points")
 def test_without_doubts_it_says_so(forecast: Forecast) -> None:
     clean = replace(forecast, doubts=())
     assert "No reading is in doubt." in Page(render_report(forecast=clean)).text
@@ -234,6 +235,7 @@ def test_the_same_records_give_the_same_page(plan: Plan) -> None:
     assert render_report(plan=plan) == render_report(plan=plan)
 
 
+@pytest.mark.usefixtures("few_points")
 def test_the_whole_flow_renders(report: ProbeReport, forecast: Forecast, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, report=report, forecast=forecast, plan=plan_of(), study=study_of(1))

@@ -14,8 +14,8 @@ def report() -> ProbeReport:
 
 
 @pytest.fixture(scope="session")
-def forecast(report: ProbeReport) -> Forecast:
-    return Forecast.fit(report)
+def forecast() -> Forecast:
+    return samples.forecast()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ from forecasting.synthetic import simulated_report, true_law
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Spending, TrainingLosses
+from batchopt.forecasting.forecast import Forecast
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Alternative, Plan
@@ -54,6 +56,12 @@ def probe_report() -> ProbeReport:
         spending=tuple(Spending(part, *spent) for part, spent in parts.items()),
         provenance=replace(report.provenance, versions={"torch": "2.13.0", "batchopt": "0.1.0"}),
     )
+
+
+@functools.cache
+def forecast() -> Forecast:
+    """Of that probe."""
+    return Forecast.fit(probe_report())
 
 
 def plan_of(sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512), *, best: int = 128, critical: float = 200.0) -> Plan:

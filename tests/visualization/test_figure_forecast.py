@@ -8,7 +8,7 @@ from visualization.samples import Forecaster
 from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.uncertainty import Estimate
-from batchopt.visualization.forecast import POINTS, forecast_data, plot_forecast
+from batchopt.visualization.forecast import POINTS, draw_forecast, forecast_data, plot_forecast
 
 
 class Hopeless(Forecaster):
@@ -22,13 +22,14 @@ def stand_in(forecaster: Forecaster) -> Forecast:
     return cast("Forecast", forecaster)
 
 
-def test_both_curves_are_the_forecasts_own(forecast: Forecast) -> None:
+def test_both_curves_are_the_forecasts_own_and_render(forecast: Forecast) -> None:
     data = forecast_data(forecast)
     assert len(data.critical) == POINTS
     assert data.critical[2].estimate == forecast.critical_batch_size(data.critical[2].x)
     assert data.local[2].estimate == forecast.local_critical_batch_size(data.local[2].x)
     assert data.critical[0].x < forecast.initial_loss
     assert data.critical[-1].x == pytest.approx(forecast.lowest_observed_loss / 3.0)
+    assert "Infinity" not in draw_forecast(data).to_json()
 
 
 def test_what_is_out_of_reach_or_open_is_not_made_up() -> None:
@@ -48,7 +49,3 @@ def test_the_open_band_leaves_the_figure() -> None:
 
 def test_a_forecast_that_reaches_nothing_still_renders() -> None:
     assert plot_forecast(stand_in(Hopeless())).to_json()
-
-
-def test_it_renders(forecast: Forecast) -> None:
-    assert "Infinity" not in plot_forecast(forecast).to_json()
