@@ -1,4 +1,4 @@
-"""Runs in each process of a test: `torchrun sharded_processes.py FOLDER` writes FOLDER/RANK.json (or alone.json).
+"""What each process of a test trains, measures and probes.
 
 Alone, the model is whole; of several processes, each holds a part of it (FSDP2).
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,8 +18,8 @@ from torch import Tensor, nn
 from batchopt import NoiseScaleMonitor, Schedule, Segment, TrainingTask, measure_noise_scale, probe, train
 from batchopt.probing.sharding import own_part
 
-torch.set_num_threads(1)
-COUNT, RANK = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+COUNT = int(os.environ.get("WORLD_SIZE", "1"))
+BUDGET = 9_000
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
 """The last batch is of 37."""
 
@@ -151,6 +149,23 @@ def noise(loss: Any, kind: str, model: nn.Module, optimizer: torch.optim.Optimiz
     return json.loads(reading.to_json())
 
 
+def cut_short() -> str:
+    """A probe whose time is up in the middle, by a clock that every loss moves on, however busy the machine is."""
+    now = 0.0
+
+    def timed(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        nonlocal now
+        now += 0.02
+        return weighted(model, batch)
+
+    with (
+        patch("time.time", lambda: now),
+        patch("time.perf_counter", lambda: now),
+        patch("batchopt.probing.probe.examples_within", lambda seconds, cost: 100_000),  # far more than there is
+    ):
+        return probe(task_of(loss=timed), seconds=2.0, seed=0).to_json()
+
+
 def refused(work: Any) -> str:
     try:
         work()
@@ -159,13 +174,11 @@ def refused(work: Any) -> str:
     return "it was done"
 
 
-def main(folder: Path) -> None:
-    if COUNT > 1:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
+def answers(folder: Path) -> dict[str, Any]:
     model, optimizer = trained_a_little()
     parameters = optimizer.param_groups[0]["params"]  # the model's own, while its outermost module is whole
     grads = [own_part(parameter.grad).clone() for parameter in parameters]
-    answers: dict[str, Any] = {
+    found: dict[str, Any] = {
         "trained": trained(folder, None),
         "in parts": trained(folder, 5),
         **{
@@ -175,32 +188,26 @@ def main(folder: Path) -> None:
         },
         "not finite": refused(lambda: measure_noise_scale(model, not_finite, data(), group_size=6)),
     }
-    answers["grads"] = [bool((own_part(p.grad) == old).all()) for p, old in zip(parameters, grads, strict=True)]
-    answers["another model"] = refused(
+    found["grads"] = [bool((own_part(p.grad) == old).all()) for p, old in zip(parameters, grads, strict=True)]
+    found["another model"] = refused(
         lambda: train(task_of(model=other_layers), SCHEDULE, seed=3, checkpoint=folder / f"run{COUNT}-None")
     )
     if COUNT > 1:
+        # Every step takes long here, so batches are large where their size is not what is tested.
         for name in ("report", "report again"):
-            answers[name] = probe(task_of(), examples=12_000, seed=0, journal=folder / "journal").to_json()
-        with patch("batchopt.probing.probe.examples_within", lambda seconds, cost: 100_000):  # far more than there is
-            answers["late"] = probe(task_of(), seconds=2.0, seed=0).to_json()
-        for model_of in (with_dropout, normalised):
-            given = {"examples": 6_000, "learning_rate": None if model_of is with_dropout else 0.1}
-            answers[model_of.__name__] = probe(task_of(model=model_of, loss=plain), seed=0, **given).to_json()
-        answers["weightless"] = refused(lambda: measure_noise_scale(model, weightless, data(), group_size=6))
-        answers["tensor parallel"] = refused(lambda: train(task_of(model=tensor_parallel), SCHEDULE))
-        answers["hessian"] = refused(lambda: measure_noise_scale(model, plain, data(), kind="hessian"))
-        answers["stream"] = refused(lambda: measure_noise_scale(model, plain, iter([data()])))
-        answers["half"] = refused(lambda: measure_noise_scale(half_sharded(), plain, data()))
-        answers["monitor"] = refused(lambda: NoiseScaleMonitor(model, plain))
-    (folder / f"{RANK if COUNT > 1 else 'alone'}.json").write_text(json.dumps(answers))
-    if COUNT > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
-    os._exit(0)
+            given = {"examples": BUDGET, "batch_sizes": (16, 32), "journal": folder / "journal"}
+            found[name] = probe(task_of(), seed=0, **given).to_json()
+        found["late"] = cut_short()
+        found["with_dropout"] = probe(
+            task_of(model=with_dropout, loss=plain), examples=4_500, seed=0, batch_sizes=(16, 32)
+        ).to_json()
+        found["normalised"] = probe(
+            task_of(model=normalised, loss=plain), examples=3_000, seed=0, learning_rate=0.1
+        ).to_json()
+        found["weightless"] = refused(lambda: measure_noise_scale(model, weightless, data(), group_size=6))
+        found["tensor parallel"] = refused(lambda: train(task_of(model=tensor_parallel), SCHEDULE))
+        found["hessian"] = refused(lambda: measure_noise_scale(model, plain, data(), kind="hessian"))
+        found["stream"] = refused(lambda: measure_noise_scale(model, plain, iter([data()])))
+        found["half"] = refused(lambda: measure_noise_scale(half_sharded(), plain, data()))
+        found["monitor"] = refused(lambda: NoiseScaleMonitor(model, plain))
+    return found

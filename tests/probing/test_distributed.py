@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchopt.probing.distributed import share
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
-SCENARIOS = ["examples", "weights", "groups", "coupled", "few", "stream", "one fails"]
 
-
-def measured(folder: Path, count: int) -> list[dict[str, Any]]:
-    """What each of `count` processes returned, by scenario."""
-    folder.mkdir()
-    root = str(SCRIPT.parents[2])
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(folder), str(rank), str(count), ",".join(SCENARIOS)],
-            cwd=root,
-            env={"PYTHONPATH": root, "PATH": "", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(count)
-    ]
-    codes = [process.wait(timeout=120) for process in processes]
-    assert codes == [0] * count
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    folder = tmp_path_factory.mktemp("processes")
-    return {count: measured(folder / str(count), count) for count in (1, 2)}
+@pytest.fixture(scope="session")
+def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return two_processes["probing.two_processes"]
 
 
 @pytest.mark.parametrize("scenario", ["examples", "weights", "groups", "coupled", "few"])
-def test_two_processes_measure_what_one_does(answers: dict[int, list[dict[str, Any]]], scenario: str) -> None:
-    alone = answers[1][0][scenario]
-    first, second = (answer[scenario] for answer in answers[2])
+def test_two_processes_measure_what_one_does(answers: dict[str, Any], scenario: str) -> None:
+    alone = answers["alone"][scenario]
+    first, second = (answers[rank][scenario] for rank in ("0", "1"))
     assert first == second
     for name in ("signal", "noise"):
         assert first[name] == pytest.approx(alone[name], rel=1e-6)
@@ -54,17 +29,17 @@ def test_two_processes_measure_what_one_does(answers: dict[int, list[dict[str, A
     assert [first[name] for name in same] == [alone[name] for name in same]
 
 
-def test_streams_of_unequal_length_are_pooled(answers: dict[int, list[dict[str, Any]]]) -> None:
-    alone = answers[1][0]["stream"]
-    first, second = (answer["stream"] for answer in answers[2])
+def test_streams_of_unequal_length_are_pooled(answers: dict[str, Any]) -> None:
+    alone = answers["alone"]["stream"]
+    first, second = (answers[rank]["stream"] for rank in ("0", "1"))
     assert first == second
     assert (first["examples"], first["stopped"]) == (112, "population")
     assert first["signal"] == pytest.approx(alone["signal"], rel=1e-6)
     assert first["noise"] == pytest.approx(alone["noise"], rel=1e-6)
 
 
-def test_one_process_that_fails_takes_the_others_along(answers: dict[int, list[dict[str, Any]]]) -> None:
-    first, second = (answer["one fails"] for answer in answers[2])
+def test_one_process_that_fails_takes_the_others_along(answers: dict[str, Any]) -> None:
+    first, second = (answers[rank]["one fails"] for rank in ("0", "1"))
     assert second == "OSError: the disk is gone"
     assert first.startswith("TaskError: the noise scale could not be measured, since process 1 failed: OSError: the")
 

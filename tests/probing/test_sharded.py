@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from probing.sharded_processes import BUDGET
 
 from batchopt import ProbeReport
 
-SCRIPT = Path(__file__).with_name("sharded_processes.py")
 RANKS = ("0", "1")
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("sharded")
-    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for launcher in (together, [sys.executable]):
-        done = subprocess.run(
-            [*launcher, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3_000:]
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("0", "1", "alone")}
+@pytest.fixture(scope="session")
+def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return two_processes["probing.sharded_processes"]
 
 
 @pytest.mark.parametrize("kind", ["trained", "in parts"])
@@ -94,7 +83,7 @@ def test_a_probe_is_the_same_in_all_processes_and_goes_on(answers: dict[str, Any
     assert report.stopped is None
     assert {reading.kind for reading in report.noise_scales} == {"simple", "preconditioned"}
     assert all("sharded over 2 processes" in reading.method for reading in report.noise_scales)
-    assert report.examples_spent <= 12_000
+    assert report.examples_spent <= BUDGET
     for name in ("report", "report again", "late"):
         assert answers["1"][name] == answers["0"][name]
     assert answers["0"]["report again"] == answers["0"]["report"]

@@ -1,12 +1,10 @@
-"""Runs in each process of a test: `python two_processes.py FOLDER RANK COUNT SCENARIO` writes FOLDER/RANK.json."""
+"""Noise scales as each process of a test measures them."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from batchopt.probing.measure import measure_noise_scale
 
-torch.set_num_threads(1)
+SCENARIOS = ["examples", "weights", "groups", "coupled", "few", "stream", "one fails"]
 
 
 def cross_entropy(model: Any, batch: Any) -> Tensor:
@@ -75,24 +73,13 @@ def measure(scenario: str, rank: int, count: int) -> str:
     return measure_noise_scale(model, data=classification(301), **arguments).to_json()
 
 
-def main(folder: Path, rank: int, count: int, scenarios: list[str]) -> None:
-    if count > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(seconds=60)
-        )
-    answers = {}
-    for scenario in scenarios:
+def answers(folder: Path) -> dict[str, Any]:
+    """What this process returns, by scenario."""
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    found: dict[str, Any] = {}
+    for scenario in SCENARIOS:
         try:
-            answers[scenario] = json.loads(measure(scenario, rank, count))
+            found[scenario] = json.loads(measure(scenario, rank, count))
         except Exception as error:
-            answers[scenario] = f"{type(error).__name__}: {error}"
-    (folder / f"{rank}.json").write_text(json.dumps(answers))
-    if count > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4].split(","))
-    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
-    os._exit(0)
+            found[scenario] = f"{type(error).__name__}: {error}"
+    return found

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training.test_adaptive import plan_for_training
 
 from batchopt import ProbeReport
 
-SCRIPT = Path(__file__).with_name("torchrun_script.py")
+STEPS = 25 + 17 + 19
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("torchrun")
-    plan, forecast = plan_for_training()
-    plan.save(folder / "plan.json")
-    forecast.save(folder / "forecast.json")
-    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for launcher in (together, [sys.executable]):
-        done = subprocess.run(
-            [*launcher, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False
-        )
-        assert done.returncode == 0, done.stderr[-3_000:]
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("0", "1", "alone")} | {
-        "folder": folder,
-        "steps": 25 + 17 + 19,
-    }
+@pytest.fixture(scope="session")
+def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return two_processes["training.torchrun_script"]
 
 
 @pytest.mark.parametrize("kind", ["plain", "weighted", "parts", "zero"])
@@ -39,7 +23,7 @@ def test_the_losses_and_weights_are_those_of_one_process(answers: dict[str, Any]
     alone = answers["alone"][kind]
     assert alone["losses"][-1] < 0.5 * alone["losses"][0]
     for rank in ("0", "1"):
-        assert answers[rank][kind]["steps"] == answers["steps"]
+        assert answers[rank][kind]["steps"] == STEPS
         assert answers[rank][kind]["losses"] == pytest.approx(alone["losses"], rel=1e-5)
         assert answers[rank][kind]["weights"] == pytest.approx(alone["weights"], rel=1e-4, abs=1e-5)
 
@@ -55,12 +39,12 @@ def test_all_processes_end_together(answers: dict[str, Any]) -> None:
     assert answers["0"]["diverged"] == answers["1"]["diverged"]
 
 
-def test_a_checkpoint_of_several_is_gone_on_with(answers: dict[str, Any]) -> None:
+def test_a_checkpoint_of_several_is_gone_on_with(answers: dict[str, Any], two_processes_folder: Path) -> None:
     for rank in ("0", "1"):
         again = answers[rank]["again"]
         assert again["evaluated"] == []
         assert again["weights"] == answers[rank]["plain"]["weights"]
-    lines = (answers["folder"] / "plain2.jsonl").read_text().splitlines()
+    lines = (two_processes_folder / "together" / "plain2.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == answers["0"]["plain"]["losses"]
 
 
@@ -72,7 +56,7 @@ def test_a_probe_gives_every_process_the_same_report(answers: dict[str, Any]) ->
 
 
 def test_fully_sharded_losses_are_those_of_one_process(answers: dict[str, Any]) -> None:
-    assert len(answers["alone"]["sharded"]["losses"]) == answers["steps"]
+    assert len(answers["alone"]["sharded"]["losses"]) == STEPS
     for rank in ("0", "1"):
         assert answers[rank]["sharded"]["losses"] == pytest.approx(answers["alone"]["sharded"]["losses"], rel=1e-5)
 

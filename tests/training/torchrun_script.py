@@ -1,4 +1,4 @@
-"""Runs in each process of a test: `torchrun torchrun_script.py FOLDER` writes FOLDER/RANK.json (or alone.json)."""
+"""What each process of a test trains, by `train` and by loops of its own."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import json
 import math
 import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,7 +28,6 @@ from batchopt import (
 )
 from batchopt.probing.run import TrainingRun
 
-torch.set_num_threads(1)
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
 """The last batch is of 37."""
 
@@ -142,7 +139,7 @@ def unused_and_named() -> list[float]:
 
 def adapted(folder: Path, count: int) -> dict[str, Any]:
     """A training whose schedule is corrected, once cut off in the middle: there is more noise than was forecast."""
-    plan, forecast = Plan.load(folder / "plan.json"), Forecast.load(folder / "forecast.json")
+    plan, forecast = Plan.load(folder.parent / "plan.json"), Forecast.load(folder.parent / "forecast.json")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2_000, 8, generator=generator)
     task = TrainingTask(
@@ -202,11 +199,9 @@ def sharded(rank: int, count: int) -> dict[str, Any]:
     return {"losses": losses}
 
 
-def main(folder: Path) -> None:
+def answers(folder: Path) -> dict[str, Any]:
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    if count > 1:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
-    answers: dict[str, Any] = {
+    found: dict[str, Any] = {
         "plain": trained(folder, f"plain{count}", task_of()),
         "weighted": trained(folder, f"weighted{count}", task_of(loss=weighted_loss)),
         "parts": trained(folder, f"parts{count}", task_of(loss=weighted_loss), micro_batch=5),
@@ -219,17 +214,6 @@ def main(folder: Path) -> None:
         "zero": trained(folder, f"zero{count}", task_of(loss=half_of_no_weight), micro_batch=1),
     }
     if count > 1:
-        report = probe(task_of(), examples=20_000, seed=0, journal=folder / "journal")
-        answers["report"] = report.to_json()
-        answers["disagree"] = disagree(rank)
-    (folder / f"{rank if count > 1 else 'alone'}.json").write_text(json.dumps(answers))
-    if count > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
-    os._exit(0)
+        found["report"] = probe(task_of(), examples=5_000, seed=0, journal=folder / "journal").to_json()
+        found["disagree"] = disagree(rank)
+    return found

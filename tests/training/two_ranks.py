@@ -1,13 +1,10 @@
-"""Runs in each process of a test: `python two_ranks.py FOLDER RANK COUNT` writes FOLDER/RANK.json."""
+"""What each rank of a data-parallel training reads."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import sys
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +17,6 @@ from batchopt.schedules.schedule import Schedule, Segment
 from batchopt.training.loader import scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 
-torch.set_num_threads(1)
 STEPS = 40
 SIZE = 6
 
@@ -155,20 +151,17 @@ def by_schedule(rank: int, count: int) -> dict[str, Any]:
     return {"losses": losses, "weights": [parameter.sum().item() for parameter in model.parameters()]}
 
 
-def main(folder: Path, rank: int, count: int) -> None:
+def answers(folder: Path) -> dict[str, Any]:
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    found: dict[str, Any] = {"whole": whole_batches(loss, rank, count)}
+    found["accumulated"] = [accumulated(rank, count, of) for of in ([rank] if count > 1 else [0, 1])]
     if count > 1:
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count, timeout=timedelta(seconds=60)
-        )
-    answers: dict[str, Any] = {"whole": whole_batches(loss, rank, count)}
-    answers["accumulated"] = [accumulated(rank, count, of) for of in ([rank] if count > 1 else [0, 1])]
-    if count > 1:
-        answers["overhead"] = by_overhead(rank, count)
+        found["overhead"] = by_overhead(rank, count)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            answers["one fails"] = whole_batches(fails_on_the_second, rank, count)
-        answers["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
-    answers["by hand"] = [added_up_by_hand(rank, count, weight) for weight in (1.0, 0.25)]
+            found["one fails"] = whole_batches(fails_on_the_second, rank, count)
+        found["warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
+    found["by hand"] = [added_up_by_hand(rank, count, weight) for weight in (1.0, 0.25)]
     if count > 1:
         broken = OSError("the disk is gone")
         with (
@@ -176,16 +169,7 @@ def main(folder: Path, rank: int, count: int) -> None:
         ):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                answers["norm fails"] = added_up_by_hand(rank, count, 1.0)
-            answers["norm warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
-    answers["scheduled"] = by_schedule(rank, count)
-    (folder / f"{rank}.json").write_text(json.dumps(answers))
-    if count > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
-    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
-    os._exit(0)
+                found["norm fails"] = added_up_by_hand(rank, count, 1.0)
+            found["norm warnings"] = sum("no longer read" in str(warning.message) for warning in caught)
+    found["scheduled"] = by_schedule(rank, count)
+    return found
