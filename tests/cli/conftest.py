@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,9 +41,10 @@ GOAL = 0.25
 
 @dataclass(frozen=True)
 class Flow:
-    """Files of a finished probe, forecast and plan."""
+    """Files of a finished probe, forecast and plan, and what `forecast --loss 0.61 --json` has told."""
 
     folder: Path
+    told: dict[str, Any]
 
     def __getattr__(self, name: str) -> str:
         return str(self.folder / f"{name}.json")
@@ -52,10 +57,18 @@ class Flow:
 @pytest.fixture(scope="session")
 def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
     torch.set_num_threads(1)
-    flow = Flow(tmp_path_factory.mktemp("flow"))
+    flow = Flow(tmp_path_factory.mktemp("flow"), {})
     (flow.folder / "my_task.py").write_text(textwrap.dedent(TASK))
     assert main(["probe", flow.task, "--examples", "40000", "-o", flow.probe]) == 0
-    assert main(["forecast", flow.probe, "-o", flow.forecast]) == 0
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["forecast", flow.probe, "-o", flow.forecast, "--loss", "0.61", "--json"]) == 0
+    flow.told.update(json.loads(out.getvalue()))
     plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced"]
     assert main([*plan, "-o", flow.plan, "--schedule", flow.schedule]) == 0
     return flow
+
+
+@pytest.fixture
+def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial fits the law at each of its reports, of which it else makes seventeen."""
+    monkeypatch.setattr("batchopt.search.parameters.MILESTONE_OCTAVES", 2)

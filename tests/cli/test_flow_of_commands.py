@@ -42,9 +42,8 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
     assert Schedule.load(tmp_path / "s") == plan.schedule
 
 
-def test_forecast_at_a_loss_that_is_asked_for(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    found = run_json(capsys, "forecast", flow.probe, "--loss", "0.61", "-o", str(tmp_path / "f.json"))
-    asked = [row["estimate"] for row in found["critical_batch_size"] if row["loss"] == 0.61]
+def test_forecast_at_a_loss_that_is_asked_for(flow: Any) -> None:
+    asked = [row["estimate"] for row in flow.told["critical_batch_size"] if row["loss"] == 0.61]
     assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.61).value
 
 
@@ -55,6 +54,7 @@ def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_
     assert dear_steps["batch_size"] > dear_examples["batch_size"]
 
 
+@pytest.mark.usefixtures("few_reports")
 def test_lowest_loss_within_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan, schedule = str(tmp_path / "p"), str(tmp_path / "s")
     run_json(capsys, "plan", flow.forecast, "--within", "4000", "--of", "examples", "--multiple-of", "4",
@@ -66,7 +66,7 @@ def test_lowest_loss_within_a_budget(flow: Any, capsys: pytest.CaptureFixture[st
     assert [row["name"] for row in trained["compared"]] == ["loss"]
     study = str(tmp_path / "study.db")
     tuned = run_json(
-        capsys, "tune", flow.task, flow.forecast, "--plan", plan, "--study", study, "--trials", "8", "--try", "8:0.3"
+        capsys, "tune", flow.task, flow.forecast, "--plan", plan, "--study", study, "--trials", "3", "--try", "8:0.3"
     )
     assert tuned["best"]["cost"] < 1.0
 
@@ -123,19 +123,20 @@ def stop_at(share: float) -> Any:
     return progress
 
 
+@pytest.mark.usefixtures("few_points", "few_reports")
 def test_a_study_goes_on_to_its_number_of_trials(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     study = str(tmp_path / "study.db")
     command = ("tune", flow.task, flow.forecast, "--plan", flow.plan, "--study", study, "--try", "1:0.0001")
-    first = run_json(capsys, *command, "--trials", "3")
-    assert first["trials"] == 3
+    first = run_json(capsys, *command, "--trials", "2")
+    assert first["trials"] == 2
     assert first["pruned_before_compute"] >= 1, "a hopeless setting of habit costs no compute"
-    assert run_json(capsys, *command, "--trials", "5")["trials"] == 5
-    assert main([*command, "--trials", "5"]) == 0
+    assert run_json(capsys, *command, "--trials", "3")["trials"] == 3
+    assert main([*command, "--trials", "3"]) == 0
     text = capsys.readouterr().out
-    assert "5 proposed" in text
+    assert "3 proposed" in text
     assert text.count("pruned before compute") >= 2, "in the row of the trial, and in the count"
     explained = run_json(capsys, "explain", study)["trials"]
-    assert any("5 trials" in line for line in explained)
+    assert any("3 trials" in line for line in explained)
     few, every = (run_json(capsys, "explain", study, *which)["trials"] for which in (("--last", "1"), ("--all",)))
     assert any("the last 1 of" in line for line in few)
     assert sum(line.startswith("Trial ") for line in few) < sum(line.startswith("Trial ") for line in every)
