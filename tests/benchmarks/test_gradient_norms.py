@@ -75,12 +75,10 @@ def test_ours_is_timed_and_weighed() -> None:
     row = gradient_norms.memory_row(gradient_norms.time_row(row, QUICK), QUICK)
     assert row.right
     assert row.ratio is not None
-    assert 0.1 < row.ratio[0] <= row.ratio[1] <= row.ratio[2] < 1_000
+    assert 0 < row.ratio[0] <= row.ratio[1] <= row.ratio[2]
     assert (row.batch, row.pairs, row.memory_batch) == (6, 2, 8)
+    # What it is, the next test looks at, in a process of its own: earlier tests of this one may have had a higher peak.
     assert row.memory_bytes is not None
-    # Earlier tests of this process may have had a higher peak, which Linux counts to some pages a thread only. In a
-    # process of its own the next test measures it.
-    assert row.memory_bytes >= -(2**20)
 
 
 def test_a_tiny_run_without_peers(

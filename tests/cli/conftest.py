@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import textwrap
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from batchopt.cli.main import main
+from batchopt.probing.evaluation import evaluation_points
 
 TASK = """
 import torch
@@ -70,5 +72,5 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
 
 @pytest.fixture
 def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trial fits the law at each of its reports, of which it else makes seventeen."""
-    monkeypatch.setattr("batchopt.search.parameters.MILESTONE_OCTAVES", 2)
+    """A trial fits the law after each of its evaluations, of which there are four times as many else."""
+    monkeypatch.setattr("batchopt.training.train.evaluation_points", functools.partial(evaluation_points, ratio=2.0))

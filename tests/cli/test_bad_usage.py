@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,49 +239,55 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def slowly(flow: Any, folder: Path) -> str:
+    """The same task in a file of its own, whose steps leave time to end its process."""
+    source = Path(flow.task.rpartition(":")[0]).read_text()
+    (folder / "slow.py").write_text(source + "\nimport dataclasses, time\n"
+                    "task = dataclasses.replace(task, before_step=lambda model: time.sleep(0.005))\n")  # fmt: skip
+    return f"{folder / 'slow.py'}:task"
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def test_ctrl_c_leaves_a_probe_that_goes_on(flow: Any, tmp_path: Path) -> None:
     out = tmp_path / "probe.json"
-    command = ("probe", flow.task, "--examples", "60000", "-o", str(out))
-    process = start(*command)
+    options = ("--examples", "30000", "-o", str(out))
+    process = start("probe", slowly(flow, tmp_path), *options)
     kept = tmp_path / "probe.json.partial"
-    deadline = time.monotonic() + 60
-    while len(list(kept.glob("*.json"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(list(kept.glob("*.json"))) >= 4)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1] == "batchopt: interrupted; the same command goes on where it stopped"
     finished = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json") if file.name != "identity.json"}
     assert len(finished) >= 3
     assert not out.exists()
     os.link(kept / min(finished), tmp_path / "witness")
-    assert main(list(command)) == 0
+    assert main(["probe", flow.task, *options]) == 0
     assert out.exists()
     assert not kept.exists()
 
 
-def test_a_killed_study_goes_on(flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("few_reports")
+def test_a_killed_study_goes_on(flow: Any, tmp_path: Path) -> None:
     study = tmp_path / "study.db"
-    slow = tmp_path / "slow.py"
-    source = Path(flow.task.rpartition(":")[0]).read_text()
-    slow.write_text(source + "\nimport dataclasses, time\n"
-                    "task = dataclasses.replace(task, before_step=lambda model: time.sleep(0.005))\n")  # fmt: skip
-    command = ("tune", f"{slow}:task", flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials", "40")
-    process = start(*command)
-    deadline = time.monotonic() + 60
-    while not _running(study) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    options = (flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials")
+    process = start("tune", slowly(flow, tmp_path), *options, "40")
+    wait_for(lambda: _running(study))
     assert _running(study), "no trial began"
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     left = _running(study)
     assert left, "the killed run leaves a zombie"
-    monkeypatch.setattr("batchopt.cli.study.GRACE_SECONDS", 1)
-    monkeypatch.setattr("batchopt.cli.study.HEARTBEAT_SECONDS", 1)
-    time.sleep(2.5)
+    with contextlib.closing(sqlite3.connect(study)) as connection:  # as if its last sign of life were long ago
+        connection.execute("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
+        connection.commit()
     done = len(optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials)
-    again = ("tune", flow.task, flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials", str(done + 1))
-    assert main(list(again)) == 0
+    assert main(["tune", flow.task, *options, str(done + 1)]) == 0
     trials = optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials
     assert [trials[number].state.name for number in left] == ["FAIL"] * len(left)
     assert sum(trial.state.name in {"COMPLETE", "PRUNED"} for trial in trials) == done + 1

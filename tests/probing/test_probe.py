@@ -152,9 +152,8 @@ def test_round_trip(report: ProbeReport, tmp_path: Path) -> None:
     assert ProbeReport.load(tmp_path / "probe.json") == report
 
 
-@pytest.mark.parametrize("budget", [24_000, 40_001])
-def test_the_budget_is_a_ceiling(budget: int) -> None:
-    assert probe(make_task(), examples=budget).examples_spent <= budget
+def test_an_odd_budget_is_a_ceiling() -> None:
+    assert probe(make_task(), examples=40_001).examples_spent <= 40_001
 
 
 def test_an_interrupted_probe_goes_on_where_it_stopped(report: ProbeReport, tmp_path: Path) -> None:
@@ -257,19 +256,42 @@ def test_nan_from_the_start() -> None:
     assert "not finite at initialisation" in report.stopped
 
 
-def test_seconds_are_a_ceiling_too() -> None:
-    report = probe(make_task(), seconds=5.0)
+class Clock:
+    """Time that passes only as losses are worked out, 4 ms and 0.1 ms an example, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        self.now += 4e-3 + 1e-4 * len(batch[0])
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "time", clock.read)
+    monkeypatch.setattr(time, "perf_counter", clock.read)
+    return clock
+
+
+def test_seconds_are_a_ceiling_too(clock: Clock) -> None:
+    report = probe(make_task(loss=clock.loss), seconds=5.0)
+    assert report.seconds_spent == pytest.approx(clock.now, rel=0.1)
     # One leg or measurement may be under way when the time is up.
     assert report.seconds_spent < 8.0
     assert report.budget_examples > 0
 
 
-def test_a_run_that_begins_when_the_time_is_up_is_left_out() -> None:
-    def sleep(part: str, done: float) -> None:
+def test_a_run_that_begins_when_the_time_is_up_is_left_out(clock: Clock) -> None:
+    def wait(part: str, done: float) -> None:
         if part == "learning-rate search":
-            time.sleep(3.0)
+            clock.now += 3.0
 
-    report = probe(make_task(), seconds=3.0, progress=sleep)
+    report = probe(make_task(loss=clock.loss), seconds=3.0, progress=wait)
     assert report.stopped == "the time was up"
     assert report.runs
     assert all(math.isfinite(branch.last_loss) for branch in report.runs)
