@@ -1,0 +1,287 @@
+"""The schedule law fitted to loss curves, with what it misses as a Gaussian process.
+
+Notation
+    y       log loss at a point of a run
+    s       how much y falls over log examples: turns a misfit of the loss into one of pace
+    delta   what the law misses of y, a Gaussian process over where and when a run is, of standard deviation s `MISSED`
+
+Points that are near to one another, on one curve or on curves of similar settings, are missed alike. What is missed
+near a setting is known there, so a prediction is the law plus delta. The law itself is fitted as if errors were
+independent, with each run's points counted as a few: the full covariance would have it explain the wiggles of curves,
+whose level the process takes up, and leave its parameters adrift (tried on the sweeps of `benchmarks/truth`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.errors import EvidenceError
+from batchopt.forecasting.least_squares import minimise
+from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, losses
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+MISSED = 0.3
+"""Standard deviation of what the law misses, as a share of the examples to a loss; see `benchmarks/law.py`."""
+OWN = 0.1
+"""Of that which no other point shares: seeds, single evaluations; also a share of examples."""
+INDEPENDENT_POINTS = 3.0
+"""A run's points count as so many, if they are more."""
+EARLY = 0.25
+"""What is missed grows by this share for every octave of examples that a point comes before the end of the longest run:
+a forecast carries on the end."""
+BEHIND = 0.5
+"""And for every octave of examples that a point is behind the fastest of its batch size: rates far from the best matter
+little and follow no law."""
+BATCH_OCTAVES, RATE_OCTAVES, LOG_EXAMPLES, DECAY = 3.0, 1.5, 1.2, 0.7
+"""Distances over which what is missed changes: in batch size, in learning rate over the root of the batch size, in log
+examples, and in how far the rate has decayed (from 0 to 1)."""
+LEAST_STEEPNESS = 0.02
+LEAST_POINTS = 6
+"""Fewer points say nothing of a law with eight parameters beside its curve."""
+DRAWS, DRAW_STEPS = 32, 3
+SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
+_STEP = 1e-5
+"""Of finite differences; a residual's rounding error over it is some 1e-10."""
+WORST = 50.0
+"""Residual of a run that the law lets diverge."""
+_SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
+"""Log slopes of D: the first is vague, each next one a small step away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Losses of runs that the law is fitted to, or is asked for.
+
+    Attributes:
+        courses: of the runs.
+        run: which run each point is of, (m,).
+        piece: after which of its pieces, (m,).
+        log_losses: y, (m,); NaN where they are asked for.
+        errors: standard deviation of y beyond what all points have, (m,).
+    """
+
+    courses: Courses
+    run: NDArray[np.int_]
+    piece: NDArray[np.int_]
+    log_losses: Floats
+    errors: Floats
+
+    @property
+    def places(self) -> Floats:
+        """Where and when each point is, in units of the distances over which what is missed changes, (m, 4)."""
+        every = self.courses
+        examples = np.cumsum(every.steps * every.batch_sizes, axis=1)[self.run, self.piece]
+        size = every.batch_sizes[self.run, self.piece]
+        peak = every.learning_rates.max(axis=1, where=every.steps > 0, initial=0.0)[self.run]
+        left = every.learning_rates[self.run, self.piece] / peak
+        scaled = (
+            np.log2(size) / BATCH_OCTAVES,
+            np.log2(peak / np.sqrt(size)) / RATE_OCTAVES,
+            np.log(examples) / LOG_EXAMPLES,
+            left / DECAY,
+        )
+        return np.stack(scaled, axis=1)
+
+    def of(self, found: Floats) -> Floats:
+        """What `losses` gives, at the points: log losses, (n, m)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(found[:, self.run, self.piece + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleLaw:
+    """A fitted law.
+
+    Attributes:
+        frame: what its parameters are relative to.
+        rows: the best parameters, then draws of the posterior, (1 + draws, parameters).
+        points: that it was fitted to.
+        steepness: s.
+        cost: half the sum of squares at the best parameters.
+        weights: that take places to what is missed, by row, (1 + draws, m).
+    """
+
+    frame: Frame
+    rows: Floats
+    points: Points
+    steepness: float
+    cost: float
+    weights: Floats
+
+    def log_losses(self, wanted: Points) -> Floats:
+        """Log losses at other points, (1 + draws, k), with what the law is known to miss near them."""
+        by_law = wanted.of(losses(self.rows, self.frame, wanted.courses))
+        across = _kernel(wanted.places, self.points.places) * (MISSED * self.steepness) ** 2
+        return np.asarray(by_law + self.weights @ across.T)
+
+
+def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> ScheduleLaw:
+    """Fit the law to points.
+
+    Raises:
+        EvidenceError: fewer points than say anything.
+    """
+    if len(points.log_losses) < LEAST_POINTS:
+        raise EvidenceError(f"a law needs {LEAST_POINTS} losses after the first, got {len(points.log_losses)}")
+    prior = prior_of(points, frame)
+    steepness = steepness_of(points)
+    misfit = _Misfit(points, frame, prior, steepness)
+    starts = np.array(list(_starts(prior)))
+    found, costs = minimise(misfit.residuals, misfit.jacobian, starts, most_steps=FIRST_STEPS)
+    kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
+    found, costs = minimise(misfit.residuals, misfit.jacobian, kept, most_steps=SEARCH_STEPS)
+    best, cost = found[int(np.argmin(costs))], float(costs.min())
+    rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(seed))])
+    missed = points.log_losses - points.of(losses(rows, frame, points.courses))
+    variance = (MISSED * steepness) ** 2
+    covariance = _kernel(points.places, points.places) * variance + np.diag(points.errors**2 + (OWN * steepness) ** 2)
+    return ScheduleLaw(frame, rows, points, steepness, cost, np.asarray(np.linalg.solve(covariance, missed.T).T))
+
+
+def steepness_of(points: Points) -> float:
+    """How much log loss falls over log examples along the runs, in the middle of them all."""
+    falls = []
+    examples = np.exp(points.places[:, 2] * LOG_EXAMPLES)
+    for run in np.unique(points.run):
+        own = points.run == run
+        if own.sum() > 1:
+            falls.append(-np.polyfit(np.log(examples[own]), points.log_losses[own], 1)[0])
+    return max(LEAST_STEEPNESS, float(np.median(falls)) if falls else 1.0)
+
+
+def errors_of(points: Points, steepness: float) -> Floats:
+    """What each point may be off by as one of a run's few independent ones, (m,)."""
+    places = points.places
+    log_examples = places[:, 2] * LOG_EXAMPLES
+    counts = np.bincount(points.run)[points.run]
+    early = (log_examples.max() - log_examples) / math.log(2.0)
+    missed = MISSED * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
+    return np.asarray(np.sqrt(points.errors**2 + missed**2 * np.maximum(1.0, counts / INDEPENDENT_POINTS)))
+
+
+def _octaves_behind(points: Points, log_examples: Floats) -> Floats:
+    """How many octaves of examples before a point another point of its batch size had its loss, (m,)."""
+    sizes = points.courses.batch_sizes[points.run, points.piece]
+    behind = np.zeros(len(sizes))
+    for size in np.unique(sizes):
+        own = np.flatnonzero(sizes == size)
+        order = own[np.argsort(log_examples[own], kind="stable")]
+        lowest = np.minimum.accumulate(points.log_losses[order])
+        first = np.interp(-points.log_losses[own], -lowest, log_examples[order])
+        behind[own] = np.maximum(0.0, log_examples[own] - first) / math.log(2.0)
+    return behind
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Independent normal beliefs of parameters, but for the slopes of D, of which the steps are independent."""
+
+    mean: Floats
+    sd: Floats
+
+    def residuals(self, rows: Floats) -> Floats:
+        """Standard normal where the rows are of the prior, (n, parameters)."""
+        first = len(SHAPE)
+        far = rows - self.mean
+        steps = np.concatenate([far[:, : first + 1], np.diff(rows[:, first:], axis=1)], axis=1)
+        return np.asarray(steps / self.sd)
+
+
+def prior_of(points: Points, frame: Frame) -> Prior:
+    """What is believed of runs like these before their losses are seen."""
+    every = points.courses
+    rates = every.learning_rates.max(axis=1)
+    rate = float(np.exp(np.mean(np.log(rates))))
+    fall = math.log(frame.initial_loss / math.exp(points.log_losses.min()))
+    adaptive = frame.is_adaptive
+    beliefs = {
+        "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), 3.0),
+        "log_memory": (math.log(frame.scale), 2.0),
+        "forgetting": (0.8, 0.4),
+        "kappa": (1.0, 0.4),
+        "log_oscillation": (math.log(frame.batch_size) + 2.0, 1.5),
+        "log_edge": (math.log(float(rates.max())) + 1.0, 1.0),
+        "log_gradient_noise": (math.log(30.0), 2.0) if adaptive else (-30.0, 1e-3),
+        "gradient_noise_growth": (0.3, 0.3) if adaptive else (0.0, 1e-3),
+        "floor": (-3.0, 2.0),
+    }
+    slope = math.log(max(fall, 0.05) / frame.knots[-1])
+    slopes = len(frame.knots) - 1
+    shape = np.array([beliefs[name] for name in SHAPE]).T
+    mean = np.concatenate([shape[0], np.full(slopes, slope)])
+    return Prior(mean, np.concatenate([shape[1], [_SLOPE_SD], np.full(slopes - 1, _SLOPE_STEP_SD)]))
+
+
+def _starts(prior: Prior) -> list[Floats]:
+    """Much and little noise, long and short memory."""
+    starts = []
+    for noise, memory in itertools.product((-2.0, 0.0, 2.0), (-1.0, 1.0)):
+        start = prior.mean.copy()
+        start[SHAPE.index("log_noise")] += noise
+        start[SHAPE.index("log_memory")] += memory
+        starts.append(start)
+    return starts
+
+
+class _Misfit:
+    """Residuals of rows of parameters: points, each over its own error, then the prior."""
+
+    def __init__(self, points: Points, frame: Frame, prior: Prior, steepness: float) -> None:
+        self.points, self.frame, self.prior = points, frame, prior
+        self.errors = errors_of(points, steepness)
+        self.shifts: Floats = np.zeros((1, len(self.errors) + len(prior.mean)))
+
+    def residuals(self, rows: Floats) -> Floats:
+        """(n, points + parameters); large ones of points count by their size, not by its square."""
+        off = self.points.of(losses(rows, self.frame, self.points.courses)) - self.points.log_losses
+        count = off.shape[1]
+        scaled = np.nan_to_num(off / self.errors, nan=WORST, posinf=WORST, neginf=-WORST) + self.shifts[:, :count]
+        soft = np.sign(scaled) * np.sqrt(2.0 * (np.sqrt(1.0 + scaled**2) - 1.0))
+        return np.concatenate([soft, self.prior.residuals(rows) + self.shifts[:, count:]], axis=1)
+
+    def jacobian(self, rows: Floats) -> Floats:
+        """(n, points + parameters, parameters), by finite differences."""
+        n, width = rows.shape
+        moved = rows[:, None, :] + _STEP * np.eye(width)
+        shifts = self.shifts
+        base = self.residuals(rows)
+        self.shifts = np.repeat(shifts, width, axis=0) if len(shifts) == n > 1 else shifts
+        ahead = self.residuals(moved.reshape(n * width, width)).reshape(n, width, -1)
+        self.shifts = shifts
+        return np.asarray((ahead - base[:, None]).transpose(0, 2, 1) / _STEP)
+
+    def draws(self, best: Floats, cost: float, rng: np.random.Generator) -> Floats:
+        """Draws of the posterior, (draws, parameters), by randomize-then-optimize (Bardsley et al. 2014).
+
+        Each is the best fit to points and a prior that are disturbed by their own errors.
+        """
+        count = len(self.points.log_losses)
+        self.shifts = rng.standard_normal((DRAWS, self.shifts.shape[1]))
+        self.shifts[:, :count] *= math.sqrt(max(1.0, 2.0 * cost / count))
+        rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (DRAWS, 1)), most_steps=DRAW_STEPS)
+        self.shifts = np.zeros((1, self.shifts.shape[1]))
+        return rows
+
+
+def _kernel(first: Floats, second: Floats) -> Floats:
+    """Correlation of what is missed at two lists of places."""
+    apart = first[:, None, :] - second[None, :, :]
+    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=2)))
+
+
+def asked(points: Points, courses: Courses) -> Points:
+    """The ends of other runs as points to ask for."""
+    last = (courses.steps > 0).sum(axis=1) - 1
+    nothing = np.full(len(last), np.nan)
+    return replace(
+        points, courses=courses, run=np.arange(len(last)), piece=last, log_losses=nothing, errors=np.zeros(len(last))
+    )

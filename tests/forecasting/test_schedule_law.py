@@ -1,0 +1,166 @@
+"""The law of any schedule against what is exactly solvable, and against its own definition."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from forecasting.noisy_quadratic import Schedule, constant, cosine, made_run, ramp, wsd
+from numpy.typing import NDArray
+
+from batchopt.errors import EvidenceError
+from batchopt.forecasting.schedule_fit import Points, ScheduleLaw, fit_schedule_law
+from batchopt.forecasting.schedule_law import SHAPE, Course, Courses, Frame, course, frame_of, losses
+
+SCHEDULES: dict[str, tuple[Schedule, Schedule]] = {
+    "constant": (constant, constant),
+    "cosine": (cosine, constant),
+    "wsd": (wsd, constant),
+    "batch ramp": (constant, ramp),
+}
+SETTINGS = [(4.0, 0.05), (4.0, 0.2), (32.0, 0.1), (32.0, 0.4), (256.0, 0.4)]
+
+
+def points_of(runs: list[tuple[Course, NDArray[np.float64]]], *, every: int = 6) -> Points:
+    """Some points of runs, the last among them."""
+    courses = Courses([each for each, _ in runs])
+    chosen = [sorted({*range(every - 1, len(found), every), len(found) - 1}) for _, found in runs]
+    run = np.repeat(np.arange(len(runs)), [len(own) for own in chosen])
+    piece = np.concatenate(chosen)
+    logs = np.array([math.log(runs[i][1][k]) for i, k in zip(run, piece, strict=True)])
+    return Points(courses, run, piece, logs, np.full(len(run), 0.002))
+
+
+def fitted(runs: list[tuple[Course, NDArray[np.float64]]]) -> ScheduleLaw:
+    points = points_of(runs)
+    lowest = math.exp(points.log_losses.min())
+    first = float(made_run(1.0, 1e-12, 1, constant)[1][0])
+    frame = frame_of(points.courses, initial_loss=first, lowest_loss=lowest, is_adaptive=False)
+    return fit_schedule_law(points, frame)
+
+
+@pytest.fixture(scope="module")
+def quadratic() -> dict[str, list[tuple[Course, NDArray[np.float64]]]]:
+    return {
+        name: [made_run(size, rate, steps, *schedule) for size, rate in SETTINGS for steps in (400, 3_000)]
+        for name, schedule in SCHEDULES.items()
+    }
+
+
+def law_errors(law: ScheduleLaw, points: Points) -> NDArray[np.float64]:
+    """Of the law by itself, without what it is known to miss."""
+    return np.abs(points.of(losses(law.rows[:1], law.frame, points.courses))[0] - points.log_losses)
+
+
+def test_it_fits_a_noisy_quadratic_under_every_schedule(
+    quadratic: dict[str, list[tuple[Course, NDArray[np.float64]]]],
+) -> None:
+    law = fitted(list(itertools.chain(*quadratic.values())))
+    for name, runs in quadratic.items():
+        errors = law_errors(law, points_of(runs))
+        assert np.median(errors) < 0.02, name
+        assert errors.max() < 0.1, name
+
+
+def test_what_is_missed_is_known_near_a_run(quadratic: dict[str, list[tuple[Course, NDArray[np.float64]]]]) -> None:
+    law = fitted(quadratic["constant"] + quadratic["wsd"])
+    other = [made_run(size, 1.1 * rate, 3_000, wsd) for size, rate in SETTINGS]
+    points = points_of(other, every=10_000)
+    with_missed = np.abs(law.log_losses(points)[0] - points.log_losses)
+    assert np.median(with_missed) < 0.5 * np.median(law_errors(law, points))
+
+
+def random_rows(n: int, frame: Frame) -> NDArray[np.float64]:
+    rng = np.random.default_rng(0)
+    beliefs = [
+        (1.0, 1.0),
+        (0.0, 1.0),
+        (1.2, 0.3),
+        (0.8, 0.3),
+        (4.0, 1.0),
+        (0.5, 0.5),
+        (2.0, 1.0),
+        (0.3, 0.2),
+        (-2.0, 1.0),
+    ]
+    assert len(beliefs) == len(SHAPE)
+    shape = np.array([mean + sd * rng.standard_normal(n) for mean, sd in beliefs]).T
+    return np.concatenate([shape, rng.normal(-1.0, 0.3, (n, len(frame.knots) - 1))], axis=1)
+
+
+def slow_losses(row: NDArray[np.float64], frame: Frame, run: Course) -> list[float]:
+    """The definition, noise of every piece by its own integral."""
+    named = dict(zip(SHAPE, row, strict=False))
+    x = 3.0 * 4.0 ** -np.arange(8.0)
+    share = x ** named["forgetting"] * np.exp(-x)
+    share /= share.sum()
+    memory = math.exp(named["log_memory"])
+
+    def forgotten(u: float) -> float:
+        """Integral of K from 0 to u."""
+        return float(np.sum(share * memory / x * -np.expm1(-x * u / memory)))
+
+    def signal(tau: float) -> float:
+        drop, v = 0.0, math.log1p(tau / frame.scale)
+        for k, log_slope in enumerate(row[len(SHAPE) :]):
+            last = k == len(frame.knots) - 2
+            end = v if last else min(v, frame.knots[k + 1])
+            drop += math.exp(log_slope) * max(0.0, end - frame.knots[k])
+        floor = frame.lowest_loss / (1.0 + math.exp(-named["floor"]))
+        return floor + (frame.initial_loss - floor) * math.exp(-drop)
+
+    taus, noises, found = [0.0], [], [frame.initial_loss]
+    for steps, size, rate in zip(run.steps, run.batch_sizes, run.learning_rates, strict=True):
+        v = math.log1p(taus[-1] / frame.scale)
+        noisy = math.exp(named["log_gradient_noise"] + named["gradient_noise_growth"] * v)
+        eta = rate / math.sqrt(1.0 + noisy / size) if frame.is_adaptive else rate
+        taus.append(taus[-1] + eta * steps)
+        middle = found[-1] / frame.initial_loss * math.sqrt(signal(taus[-1]) / signal(taus[-2]))
+        shock = (eta / math.exp(named["log_edge"])) ** 4 / (1.0 + taus[-1] / frame.scale) / frame.batch_size
+        per_time = math.exp(named["log_noise"]) * eta * min(middle, 10.0) ** named["kappa"]
+        noises.append(per_time * (1.0 / size + math.exp(-named["log_oscillation"]) + shock))
+        left = [forgotten(taus[-1] - begin) - forgotten(taus[-1] - end) for begin, end in itertools.pairwise(taus)]
+        noise = sum(q * part for q, part in zip(noises, left, strict=True))
+        found.append(min(signal(taus[-1]) + noise, 20.0 * frame.initial_loss))
+    return found
+
+
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_it_is_its_definition(is_adaptive: bool) -> None:
+    rng = np.random.default_rng(1)
+    runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (1, 9, 14)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
+    rows = random_rows(6, frame)
+    found = losses(rows, frame, Courses(runs))
+    for row, of_row in zip(rows, found, strict=True):
+        for run, of_run in zip(runs, of_row, strict=True):
+            slow = slow_losses(row, frame, run)
+            assert of_run[: len(slow)] == pytest.approx(slow, rel=1e-9)
+            assert np.ptp(of_run[len(slow) - 1 :]) < 1e-9, "pieces of no steps change nothing"
+
+
+def test_the_memory_is_nearly_a_power_law() -> None:
+    x = 3.0 * 4.0 ** -np.arange(8.0)
+    u = np.concatenate([[0.0], np.geomspace(1e-2, 1e4, 200)])
+    for beta in (0.6, 1.0, 1.5, 2.0):
+        share = x**beta * np.exp(-x)
+        kept = np.exp(-u[:, None] * x) @ share / share.sum()
+        assert np.abs(kept - (1.0 + u) ** -beta).max() < 0.03
+
+
+def test_a_course_follows_its_multiplier_and_momentum_lags() -> None:
+    run = course(8.0, 0.5, [0, 4, 8, 10], lambda steps: 1.0 - steps / 10.0)
+    assert run.steps == pytest.approx([4, 4, 2])
+    assert run.learning_rates == pytest.approx([0.4, 0.2, 0.05])
+    lagging = course(8.0, 0.5, [0, 100], delay=9.0)
+    assert float(lagging.steps.sum()) == pytest.approx(91.0, abs=0.01)
+
+
+def test_too_few_points() -> None:
+    run, found = made_run(4.0, 0.1, 10, constant)
+    points = points_of([(run, found)], every=10_000)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, False)
+    with pytest.raises(EvidenceError, match="a law needs 6 losses after the first, got 1"):
+        fit_schedule_law(points, frame)
