@@ -27,8 +27,8 @@ types: $(VENV)/.dev
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# Two workers of one thread each; tests that share what takes long to make are in one worker.
-WORKERS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
+# Two workers of one thread each. The tests of a file, which share what takes long to make, are in one of them.
+WORKERS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 pytest: $(VENV)/.dev
 	$(WORKERS) --durations=10

@@ -1,24 +1,28 @@
-"""Commands under torchrun, beside the same in one process."""
+"""Commands in two processes, beside the same in one."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from cli.conftest import Flow
-from launching import TORCHRUN
+from launching import Ended, together
 
 from batchopt.cli.main import main
 
 
-def run(*arguments: str | Path, count: int = 2) -> subprocess.CompletedProcess[str]:
-    """A command under torchrun."""
-    command = [*TORCHRUN, f"--nproc-per-node={count}", "-m", "batchopt", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def run(folder: Path, *arguments: str | Path, count: int = 2) -> list[Ended]:
+    """A command in several processes, each of which has ended well."""
+    folder.mkdir()
+    all_ended = together(folder, main, [str(argument) for argument in arguments], count=count)
+    for ended in all_ended:
+        assert ended.code == 0, ended.err[-2_000:]
+    return all_ended
 
 
 def test_two_processes_train_as_one(flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,9 +36,9 @@ def test_two_processes_train_as_one(flow: Flow, tmp_path: Path, capsys: pytest.C
             assert main(command) == 0
             told.append(json.loads(capsys.readouterr().out))
         else:
-            done = run(*command)
-            assert done.returncode == 0, done.stderr[-2_000:]
-            told.append(json.loads(done.stdout))
+            first, second = run(tmp_path / "processes", *command)
+            told.append(json.loads(first.out))
+            assert second.out == ""
         weights.append(torch.load(tmp_path / f"{name}.pt", weights_only=True)["weight"])
         assert (tmp_path / f"{name}.json").exists()
     assert told[1]["reached_at_examples"] == pytest.approx(told[0]["reached_at_examples"], rel=1e-4)
@@ -42,13 +46,15 @@ def test_two_processes_train_as_one(flow: Flow, tmp_path: Path, capsys: pytest.C
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
 
 
-def test_what_was_trained_is_kept_where_the_loss_is_missed(flow: Flow, tmp_path: Path) -> None:
+def test_under_torchrun_what_was_trained_is_kept_where_the_loss_is_missed(flow: Flow, tmp_path: Path) -> None:
     """The first process takes its time to write; the other must not end before it, or torchrun would kill it."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "batchopt"]
     slow = "\nimport os, time\nsave = torch.save\n"
     slow += "torch.save = lambda *given: (time.sleep(3 * (os.environ['RANK'] == '0')), save(*given))\n"
     (tmp_path / "slow.py").write_text((flow.folder / "my_task.py").read_text() + slow)
     saved, task = tmp_path / "weights.pt", f"{tmp_path / 'slow.py'}:task"
-    done = run("train", task, flow.schedule, "--plan", flow.plan, "--learning-rate", "1e-6", "--save", saved)
+    command = ["train", task, flow.schedule, "--plan", flow.plan, "--learning-rate", "1e-6", "--save", str(saved)]
+    done = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
     assert torch.load(saved, weights_only=True)["weight"].shape == (4, 12)
     assert done.stderr.count("batchopt: error: the plan's loss of 0.25 must be reached") == 1
@@ -64,17 +70,18 @@ def test_weights_of_a_sharded_model_are_saved_whole(flow: Flow, tmp_path: Path) 
     whole = torch.load(tmp_path / "whole.pt", weights_only=True)
     for count in (1, 2):
         saved = tmp_path / f"{count}.pt"
-        done = run("train", f"{tmp_path / 'sharded.py'}:task", flow.schedule, "--save", saved, count=count)
-        assert done.returncode == 0, done.stderr[-2_000:]
+        sharded = f"{tmp_path / 'sharded.py'}:task"
+        run(tmp_path / f"processes{count}", "train", sharded, flow.schedule, "--save", saved, count=count)
         state = torch.load(saved, weights_only=True)
         torch.testing.assert_close(state["weight"], whole["weight"], rtol=1e-4, atol=1e-5)
 
 
 def test_two_processes_probe_once(flow: Flow, tmp_path: Path) -> None:
-    done = run("probe", flow.task, "--examples", "5000", "-o", str(tmp_path / "probe.json"))
-    assert done.returncode == 0, done.stderr[-2_000:]
-    assert done.stdout.count("wrote") == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["probe.json"]
+    out = tmp_path / "probe"
+    out.mkdir()
+    first, second = run(tmp_path / "processes", "probe", flow.task, "--examples", "5000", "-o", out / "probe.json")
+    assert (first.out + second.out).count("wrote") == 1
+    assert [file.name for file in out.iterdir()] == ["probe.json"]
 
 
 class Left(Exception):  # noqa: N818  (it is no error)

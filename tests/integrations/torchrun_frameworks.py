@@ -17,8 +17,6 @@ from batchopt import Schedule, Segment
 from batchopt.integrations.lightning import NoiseScaleCallback, ScheduledDataModule
 from batchopt.integrations.transformers import ScheduledTrainer
 
-torch.set_num_threads(1)
-warnings.simplefilter("ignore")
 SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32)), examples=617)
 """The last batch is of 17, which two processes cannot share."""
 COUNT = int(os.environ.get("WORLD_SIZE", "1"))
@@ -113,10 +111,16 @@ def by_transformers(folder: Path) -> dict[str, Any]:
     return {"sizes": model.sizes, "weight": float(model.weight), "steps": trainer.state.global_step}
 
 
+def main(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answers = {"lightning": by_lightning(), "noise": noise_scale(), "transformers": by_transformers(folder)}
+    (folder / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(answers))
+
+
 if __name__ == "__main__":
-    folder, rank = Path(sys.argv[1]), os.environ.get("RANK", "alone")
-    answers = {"lightning": by_lightning(), "noise": noise_scale(), "transformers": by_transformers(folder)}
-    (folder / f"{rank}.json").write_text(json.dumps(answers))
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
     if COUNT > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import pytest
+from launching import answered
 
 from batchopt.probing.distributed import share
 
 
-@pytest.fixture(scope="session")
-def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return two_processes["probing.two_processes"]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return answered(tmp_path_factory.mktemp("answers"), "probing.two_processes")
 
 
 @pytest.mark.parametrize("scenario", ["examples", "weights", "groups", "coupled", "few"])

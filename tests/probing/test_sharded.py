@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from launching import answered
 from probing.sharded_processes import BUDGET
 
 from batchopt import ProbeReport
@@ -12,9 +13,9 @@ from batchopt import ProbeReport
 RANKS = ("0", "1")
 
 
-@pytest.fixture(scope="session")
-def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return two_processes["probing.sharded_processes"]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return answered(tmp_path_factory.mktemp("answers"), "probing.sharded_processes")
 
 
 @pytest.mark.parametrize("kind", ["trained", "in parts"])

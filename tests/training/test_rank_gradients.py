@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from launching import answered
 
 RANKS = ("0", "1")
 
 
-@pytest.fixture(scope="session")
-def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return two_processes["training.two_ranks"]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return answered(tmp_path_factory.mktemp("answers"), "training.two_ranks")
 
 
 def test_two_ranks_are_the_two_halves_of_one_batch(answers: dict[str, Any]) -> None:

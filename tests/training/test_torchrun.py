@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import answered
+from training.test_adaptive import plan_for_training
 
 from batchopt import ProbeReport
 
 STEPS = 25 + 17 + 19
 
 
-@pytest.fixture(scope="session")
-def answers(two_processes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return two_processes["training.torchrun_script"]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("answers")
+
+
+@pytest.fixture(scope="module")
+def answers(folder: Path) -> dict[str, Any]:
+    plan, forecast = plan_for_training()
+    plan.save(folder / "plan.json")
+    forecast.save(folder / "forecast.json")
+    return answered(folder, "training.torchrun_script")
 
 
 @pytest.mark.parametrize("kind", ["plain", "weighted", "parts", "zero"])
@@ -39,12 +49,12 @@ def test_all_processes_end_together(answers: dict[str, Any]) -> None:
     assert answers["0"]["diverged"] == answers["1"]["diverged"]
 
 
-def test_a_checkpoint_of_several_is_gone_on_with(answers: dict[str, Any], two_processes_folder: Path) -> None:
+def test_a_checkpoint_of_several_is_gone_on_with(answers: dict[str, Any], folder: Path) -> None:
     for rank in ("0", "1"):
         again = answers[rank]["again"]
         assert again["evaluated"] == []
         assert again["weights"] == answers[rank]["plain"]["weights"]
-    lines = (two_processes_folder / "together" / "plain2.jsonl").read_text().splitlines()
+    lines = (folder / "together" / "plain2.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in lines] == answers["0"]["plain"]["losses"]
 
 
