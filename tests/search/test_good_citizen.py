@@ -128,7 +128,7 @@ def test_bases_propose_what_only_some_trials_have(base: optuna.samplers.BaseSamp
             trial.suggest_float("richness", 0.0, 1.0)
         return inner(trial)
 
-    study.optimize(objective, n_trials=10)
+    study.optimize(objective, n_trials=7)
     values = [t.value for t in study.trials if t.state == TrialState.COMPLETE]
     assert min(v for v in values if v is not None) < 1.3 * BEST
     assert any("richness" in t.params for t in study.trials)
