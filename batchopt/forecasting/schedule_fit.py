@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -276,12 +276,3 @@ def _kernel(first: Floats, second: Floats) -> Floats:
     """Correlation of what is missed at two lists of places."""
     apart = first[:, None, :] - second[None, :, :]
     return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=2)))
-
-
-def asked(points: Points, courses: Courses) -> Points:
-    """The ends of other runs as points to ask for."""
-    last = (courses.steps > 0).sum(axis=1) - 1
-    nothing = np.full(len(last), np.nan)
-    return replace(
-        points, courses=courses, run=np.arange(len(last)), piece=last, log_losses=nothing, errors=np.zeros(len(last))
-    )

@@ -40,8 +40,8 @@ SHAPE = (
     "log_noise", "log_memory", "forgetting", "kappa", "log_oscillation", "log_edge", "log_gradient_noise",
     "gradient_noise_growth", "floor",
 )  # fmt: skip
-"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, and the logit of L_inf
-over the lowest observed loss. The log slopes of D between knots follow."""
+"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, and the logit of
+L_inf over the lowest observed loss. The log slopes of D between knots follow."""
 EDGE_POWER = 4.0
 """m: how sharp the edge of stability is. Between 2 and 6 fits to whole sweeps are as good."""
 MODES = 8
