@@ -12,7 +12,7 @@ run() {  # NAME VARIABLE=VALUE ... -- PYTEST_ARG ...
     while [ "$1" != -- ]; do variables+=("$1"); shift; done
     shift
     echo "== $name: ${variables[*]}"
-    env "${variables[@]}" "$pytest" -q -n 2 "$@" || failed+=("$name")
+    env "${variables[@]}" "$pytest" -q -n 2 --dist loadfile "$@" || failed+=("$name")
 }
 
 run "no AVX, one thread" ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE \
