@@ -44,8 +44,8 @@ def study() -> optuna.Study:
 
 @pytest.fixture(scope="module")
 def expected(study: optuna.Study) -> list[tuple[Any, ...]]:
-    """The first three trials, one of which ended early."""
-    assert [ENDED_KEY in trial.user_attrs for trial in study.trials[:3]].count(True) == 1
+    """The first three trials, of which one at least ended early."""
+    assert any(ENDED_KEY in trial.user_attrs for trial in study.trials[:3])
     return told(study)[:3]
 
 
