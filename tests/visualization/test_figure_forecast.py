@@ -8,7 +8,7 @@ from visualization.samples import Forecaster
 from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.uncertainty import Estimate
-from batchopt.visualization.forecast import POINTS, draw_forecast, forecast_data, plot_forecast
+from batchopt.visualization.forecast import draw_forecast, forecast_data, plot_forecast
 
 
 class Hopeless(Forecaster):
@@ -22,9 +22,10 @@ def stand_in(forecaster: Forecaster) -> Forecast:
     return cast("Forecast", forecaster)
 
 
+@pytest.mark.usefixtures("few_points")
 def test_both_curves_are_the_forecasts_own_and_render(forecast: Forecast) -> None:
     data = forecast_data(forecast)
-    assert len(data.critical) == POINTS
+    assert len(data.critical) == 3
     assert data.critical[2].estimate == forecast.critical_batch_size(data.critical[2].x)
     assert data.local[2].estimate == forecast.local_critical_batch_size(data.local[2].x)
     assert data.critical[0].x < forecast.initial_loss

@@ -106,7 +106,8 @@ def readings(regression: Regression, *, units: int, repetitions: int) -> Iterato
         yield noise_scale_of(accumulator.moments(None))
 
 
-@BOTH
+# With a metric, the twin of whole Hessians says the same.
+@pytest.mark.parametrize("in_metric", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_signal_and_noise_have_no_bias(in_metric: bool) -> None:
     regression = Regression(in_metric=in_metric)
     found = list(readings(regression, units=16, repetitions=120))
