@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MISSED = 0.3
-"""Standard deviation of what the law misses, as a share of the examples to a loss; see `benchmarks/law.py`."""
+"""Standard deviation of what the law misses, as a share of the examples to a loss. This and the numbers below were set
+by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
 INDEPENDENT_POINTS = 3.0
@@ -46,7 +47,7 @@ BATCH_OCTAVES, RATE_OCTAVES, LOG_EXAMPLES, DECAY = 3.0, 1.5, 1.2, 0.7
 examples, and in how far the rate has decayed (from 0 to 1)."""
 LEAST_STEEPNESS = 0.02
 LEAST_POINTS = 6
-"""Fewer points say nothing of a law with eight parameters beside its curve."""
+"""Fewer points say nothing of a law with nine parameters beside its curve."""
 DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 _STEP = 1e-5
@@ -65,7 +66,7 @@ class Points:
         courses: of the runs.
         run: which run each point is of, (m,).
         piece: after which of its pieces, (m,).
-        log_losses: y, (m,); NaN where they are asked for.
+        log_losses: y, (m,); of no use where they are asked for.
         errors: standard deviation of y beyond what all points have, (m,).
     """
 
@@ -135,7 +136,7 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> Schedule
     prior = prior_of(points, frame)
     steepness = steepness_of(points)
     misfit = _Misfit(points, frame, prior, steepness)
-    starts = np.array(list(_starts(prior)))
+    starts = np.array(_starts(prior))
     found, costs = minimise(misfit.residuals, misfit.jacobian, starts, most_steps=FIRST_STEPS)
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
     found, costs = minimise(misfit.residuals, misfit.jacobian, kept, most_steps=SEARCH_STEPS)
@@ -197,7 +198,7 @@ class Prior:
 
 
 def prior_of(points: Points, frame: Frame) -> Prior:
-    """What is believed of runs like these before their losses are seen."""
+    """What is believed of runs like these before their losses are seen: wide, and set by hand after whole sweeps."""
     every = points.courses
     rates = every.learning_rates.max(axis=1)
     rate = float(np.exp(np.mean(np.log(rates))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -351,12 +351,12 @@ class KeptJobs:
             pack(self.runs, self._path)
 
 
-def sweep_decaying(name: str, *, workers: int = 1, report: Callable[[str], None] = print) -> list[Run]:
+def sweep_decaying(name: str, *, workers: int = 1) -> list[Run]:
     """Run what the decaying sweep of a problem lacks, and pack its curves after every round."""
     problem, kept = PROBLEMS[name], KeptJobs(name)
     constant = unpack(FOLDER / f"{name}.npz")
     while wanted := list(missing(name, kept.runs, constant)):
-        report(f"{name}: {len(kept.runs)} runs done, {len(wanted)} jobs to go")
+        print(f"{name}: {len(kept.runs)} runs done, {len(wanted)} jobs to go", flush=True)
         jobs = (
             delayed(train)(
                 name, job, warmup=_warmup(problem, job, constant),

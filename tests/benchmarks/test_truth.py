@@ -62,6 +62,11 @@ def test_closed_form_agrees_with_training() -> None:
     assert quadratic.expected_losses(batch_size, 0.0 * rate, np.arange(3)) == pytest.approx(np.full(3, told[0]))
 
 
+def test_any_sequence_of_rates_holds_the_constant_one() -> None:
+    told = quadratic.expected_losses(16, 0.4, np.arange(61))
+    assert quadratic.losses_under(16, np.full(60, 0.4)) == pytest.approx(told, rel=1e-12)
+
+
 def test_a_sweep_ends_with_the_best_rate_inside_its_grid() -> None:
     runs = swept(SMALL)
     for size in SMALL.batch_sizes:

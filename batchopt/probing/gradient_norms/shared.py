@@ -116,7 +116,7 @@ class SharedUses:
         if self.dense is not None:
             forms.append(self.dense[i])
         if outer is not None:
-            forms.append(outer.dense(one))
+            forms.append(wide(outer.left[one]) @ wide(outer.right[one]).mT)
         if rows is not None:
             sums = wide(rows.values[i]).new_zeros(vocabulary, rows.values.shape[2])
             forms.append(sums.index_add_(0, rows.ids[i], wide(rows.values[i])))
