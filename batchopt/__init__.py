@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from batchopt.evidence import ProbeReport as ProbeReport
     from batchopt.forecasting.forecast import Forecast as Forecast
     from batchopt.learning_rate import LearningRateRule as LearningRateRule
+    from batchopt.learning_rate_schedule import LearningRateSchedule as LearningRateSchedule
     from batchopt.noise_scale import NoiseScale as NoiseScale
     from batchopt.planning.goal import LowestLoss as LowestLoss
     from batchopt.planning.goal import ReachLoss as ReachLoss
@@ -63,6 +64,7 @@ _HOMES = {
     "EvidenceError": "errors",
     "Forecast": "forecasting.forecast",
     "LearningRateRule": "learning_rate",
+    "LearningRateSchedule": "learning_rate_schedule",
     "Log2": "search",
     "LossCurve": "evidence",
     "LowestLoss": "planning.goal",

@@ -10,6 +10,7 @@ import numpy as np
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative, check_positive
 from batchopt._codec import Record
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.noise_scale import NoiseScale
 from batchopt.step_cost import StepCost
 
@@ -102,16 +103,18 @@ class TrainingLosses(Record):
 
 @dataclass(frozen=True, slots=True)
 class Branch(Record):
-    """One run from initialisation at a constant batch size and learning rate, and its loss curve.
+    """One run from initialisation at one batch size, and its loss curve.
 
     Attributes:
         batch_size: examples per step.
-        learning_rate: the rate that the optimizer was given.
-        curve: evaluated losses; may be empty where there are training losses.
+        learning_rate: the peak rate.
+        curve: evaluated losses; may be empty where there are training losses. A run that branches off another one holds
+            only what came after.
         outcome: "finished", "stopped" (beaten by others, or the budget ended) or "diverged" (the curve holds what
             was finite).
         seed: of initialisation and data order.
         training: losses of its training batches; None where they were not kept.
+        learning_rate_schedule: from initialisation on; None for a constant rate.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.branch/1"
@@ -122,6 +125,7 @@ class Branch(Record):
     outcome: Literal["finished", "stopped", "diverged"] = "finished"
     seed: int = 0
     training: TrainingLosses | None = None
+    learning_rate_schedule: LearningRateSchedule | None = None
 
     def __post_init__(self) -> None:
         check_count("batch_size", self.batch_size)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
 from batchopt._codec import Record
+from batchopt.learning_rate_schedule import LearningRateSchedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class Schedule(Record):
     Attributes:
         segments: rising in `start_examples`, the first at 0.
         examples: examples of the whole run.
-        learning_rate: base learning rate that the multipliers apply to; None leaves it to the user's own loop.
+        learning_rate: peak learning rate that the multipliers apply to; None leaves it to the user's own loop.
+        learning_rate_schedule: warm-up and decay, multiplied with the segments' multipliers; None leaves them to the
+            task or the user's own loop.
 
     Example:
         >>> schedule = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
@@ -52,6 +55,7 @@ class Schedule(Record):
     segments: tuple[Segment, ...]
     examples: int
     learning_rate: float | None = None
+    learning_rate_schedule: LearningRateSchedule | None = None
 
     def __post_init__(self) -> None:
         check_count("examples", self.examples)
