@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -132,6 +133,12 @@ class Branch(Record):
         check_positive("learning_rate", self.learning_rate)
 
     @property
+    def is_stable(self) -> bool:
+        """Whether the learning rate never fell."""
+        schedule = self.learning_rate_schedule
+        return schedule is None or all(a <= b for a, b in pairwise(schedule.multipliers))
+
+    @property
     def examples(self) -> float:
         """Examples that the branch is known to have seen: at its last evaluation or training batch."""
         last = 0.0 if self.training is None or not self.training.examples else self.training.examples[-1]
@@ -185,6 +192,8 @@ class Provenance(Record):
         parameters: trainable parameters of the model.
         adaptive: whether the optimizer scales coordinates by their gradients, as Adam does; None if it is not known.
         delay: steps that the optimizer's momentum lags behind once it has built up.
+        warmup_examples: the task's.
+        learning_rate_schedule: the task's own, a name or multipliers at even progress; None if it has none.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.provenance/1"
@@ -196,6 +205,8 @@ class Provenance(Record):
     parameters: int
     adaptive: bool | None = None
     delay: float = 0.0
+    warmup_examples: int = 0
+    learning_rate_schedule: str | tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

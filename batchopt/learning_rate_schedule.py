@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -149,6 +150,13 @@ def check_shape(shape: object, *, name: str = "learning_rate_schedule") -> None:
     if not callable(shape) and shape not in SHAPES:
         names = ", ".join(map(repr, SHAPES))
         raise ValueError(f"{name} must be one of {names}, or a function of progress from 0 to 1, got {shape!r}")
+
+
+@lru_cache(maxsize=8)
+def function_of(multipliers: tuple[float, ...]) -> Callable[[float], float]:
+    """The function of progress with given values at even progress; the same function for the same values."""
+    at = np.linspace(0.0, 1.0, len(multipliers))
+    return lambda progress: float(np.interp(progress, at, multipliers))
 
 
 def multiplier_at(shape: Callable[[float], float], progress: float) -> float:

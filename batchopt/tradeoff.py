@@ -139,6 +139,30 @@ def fit_tradeoff(batch_sizes: Sequence[float], steps: Sequence[float]) -> Tradeo
     return TradeoffFit(law, *intervals, rms=math.sqrt(float(error) / len(sizes)))
 
 
+def hyperbolas_through(batch_sizes: Floats, steps: Floats) -> tuple[Floats, Floats]:
+    """S_min and E_min of many trade-offs at once, by least squares of relative errors, each (n,).
+
+    Args:
+        batch_sizes: (k,).
+        steps: fewest steps of each batch size, (n, k); infinite where the loss is not reached.
+
+    Returns:
+        Fewest steps and fewest examples; infinite where fewer than three batch sizes reach the loss, or where they show
+        no trade-off.
+    """
+    # (S_min + E_min / B) / S = 1 has the two unknowns in closed form for every row.
+    reached = np.isfinite(steps)
+    u = np.where(reached, 1.0 / np.where(reached, steps, 1.0), 0.0)
+    w = u / batch_sizes
+    uu, uw, ww = (u * u).sum(1), (u * w).sum(1), (w * w).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = uu * ww - uw**2
+        steps_min = (ww * u.sum(1) - uw * w.sum(1)) / determinant
+        examples_min = (uu * w.sum(1) - uw * u.sum(1)) / determinant
+        good = (reached.sum(axis=1) >= 3) & (steps_min > 0) & (examples_min > 0)
+    return np.where(good, steps_min, np.inf), np.where(good, examples_min, np.inf)
+
+
 def _profile(log_crits: Floats, log_sizes: Floats, log_counts: Floats) -> tuple[Floats, Floats]:
     """For each log B_crit, (m,): the best log S_min, which is a mean residual, and the sum of squares left, (m,)."""
     residuals = log_counts - np.logaddexp(0.0, log_crits[:, None] - log_sizes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -12,12 +13,17 @@ from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
+from batchopt.forecasting.horizons import Ends, ends_of, horizons_for, rates_for, schedule_of
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.law_fit import fit_law
 from batchopt.forecasting.misfit import NoiseReading
 from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
-from batchopt.forecasting.planner import make_plan
+from batchopt.forecasting.planner import Wanted, make_plan
+from batchopt.forecasting.posterior import LossPosterior
+from batchopt.forecasting.single_run import estimate_of, examples_needed
+from batchopt.learning_rate_schedule import Shape, check_shape, function_of
 from batchopt.step_cost import StepCost
+from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import Estimate, from_positive_draws
 
 if TYPE_CHECKING:
@@ -30,34 +36,44 @@ if TYPE_CHECKING:
 
 HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
-DISAGREEMENT = 3.0
-"""Where the fits with and without the noise scales differ by more, one of them is wrong."""
+AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
+"""What a plan chooses from: a constant rate is never cheaper than the best of these."""
+BEYOND = 16.0
+"""The trade-off is read over batch sizes up to this factor beyond those that were run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast(Record):
-    """Critical batch size, learning rate and steps over the whole training, with 90 % intervals.
+    """What any run of the training is predicted to take, whatever its batch size, learning rate and schedule.
 
-    Every read-out comes from one law fitted to all runs of the probe (`LawPosterior`), so they agree with each other.
-    Do not trust it far beyond the lowest observed loss, nor for a learning rate that decays where the probe's was
-    constant: a decay reaches a loss in other steps.
+    Every read-out comes from the draws of one posterior (`LossPosterior`), so they agree with each other. Read-outs are
+    of runs whose learning rate decays unless told otherwise: by the task's own schedule, or else by wsd (warm-up,
+    stable part, linear decay over the last fifth). A loss is reached at the end of the decay. Rates are peak rates.
+
+    Do not trust it far beyond the lowest observed loss, nor beyond some sixteen times the longest run of the probe: the
+    choice of settings carries further than the level of the loss.
 
     Attributes:
-        law: the law with its posterior.
+        law: the law of the loss, with its posterior.
+        constant_law: the law that a search uses, of constant rates.
         noise_trend: noise scale over loss; None where fewer than two readings were resolved.
         step_cost: measured seconds per step; None if the probe did not get to it.
         batch_size_limit: largest batch size that plans use unless told otherwise (memory, data, what was probed).
-        learning_rate_range: lowest and highest learning rate that plans use.
+        warmup_examples: the task's; None where it has none, and a twentieth of the horizon is taken.
+        task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
+            none.
         doubts: what speaks against trusting it, in sentences.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/1"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/2"
 
-    law: LawPosterior
+    law: LossPosterior
+    constant_law: LawPosterior
     noise_trend: NoiseTrend | None
     step_cost: StepCost | None
     batch_size_limit: int
-    learning_rate_range: tuple[float, float]
+    warmup_examples: int | None
+    task_schedule: str | tuple[float, ...] | None
     doubts: tuple[str, ...]
 
     @classmethod
@@ -67,26 +83,33 @@ class Forecast(Record):
         Raises:
             EvidenceError: the probe left fewer than two usable loss curves.
         """
-        trend = fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])
-        law = fit_law(
+        provenance = report.provenance
+        law = LossPosterior.fit(
             report.runs,
-            noise=_readings(report),
             initial_loss=report.initial_loss,
-            adaptive=report.provenance.adaptive,
-            delay=report.provenance.delay,
+            adaptive=provenance.adaptive,
+            delay=provenance.delay,
             seed=seed,
         )
-        rates = [branch.learning_rate for branch in report.runs if branch.outcome != "diverged"]
+        constant = fit_law(
+            [run for run in report.runs if run.is_stable],
+            noise=_readings(report),
+            initial_loss=report.initial_loss,
+            adaptive=provenance.adaptive,
+            delay=provenance.delay,
+            seed=seed,
+        )
         forecast = cls(
             law=law,
-            noise_trend=trend,
+            constant_law=constant,
+            noise_trend=fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"]),
             step_cost=report.step_cost,
             batch_size_limit=_batch_size_limit(report),
-            learning_rate_range=(min(rates) / 16.0, max(rates) * 16.0),
+            warmup_examples=provenance.warmup_examples or None,
+            task_schedule=provenance.learning_rate_schedule,
             doubts=(),
         )
-        doubts = (*_report_doubts(report), *_fit_doubts(forecast))
-        return cls(law, trend, report.step_cost, forecast.batch_size_limit, forecast.learning_rate_range, doubts)
+        return replace(forecast, doubts=(*_report_doubts(report), *_fit_doubts(forecast)))
 
     @property
     def initial_loss(self) -> float:
@@ -98,27 +121,32 @@ class Forecast(Record):
         """Lowest loss that any run of the probe reached; everything below is extrapolation."""
         return self.law.lowest_loss
 
-    def critical_batch_size(self, loss: float) -> Estimate:
+    def critical_batch_size(self, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto") -> Estimate:
         """B_crit = E_min / S_min of the trade-off from initialisation to a loss (McCandlish et al. 2018, eq. 2.12).
 
-        At B_crit training takes twice the fewest steps and twice the fewest examples, each batch size at the best
-        constant learning rate for that loss.
+        At B_crit training takes twice the fewest steps and twice the fewest examples, each batch size at the peak rate
+        and the horizon with which it ends at that loss soonest.
 
         Args:
             loss: below the initial loss.
+            learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
+                own, else "wsd".
 
         Raises:
-            UnreachableGoalError: the best guess never reaches the loss.
+            UnreachableGoalError: the best guess never reaches the loss, or shows no trade-off.
         """
         self._check_loss(loss)
-        steps_min, examples_min = self.law.hyperbola(loss)
+        steps_min, examples_min = self._hyperbola(loss, self._shape(learning_rate_schedule))
         return self._ratio(examples_min, steps_min, loss)
 
-    def local_critical_batch_size(self, loss: float) -> Estimate:
+    def local_critical_batch_size(
+        self, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"
+    ) -> Estimate:
         """dE_min / dS_min at a loss: the critical batch size of the training that happens there."""
         self._check_loss(loss)
-        below = self.law.hyperbola(loss * math.exp(-0.05))
-        above = self.law.hyperbola(min(loss * math.exp(0.05), 0.999 * self.initial_loss))
+        shape = self._shape(learning_rate_schedule)
+        below = self._hyperbola(loss * math.exp(-0.05), shape)
+        above = self._hyperbola(min(loss * math.exp(0.05), 0.999 * self.initial_loss), shape)
         with np.errstate(invalid="ignore"):
             return self._ratio(below[1] - above[1], below[0] - above[0], loss)
 
@@ -134,15 +162,31 @@ class Forecast(Record):
             )
         return self.noise_trend(loss)
 
-    def learning_rate(self, batch_size: int, loss: float) -> Estimate:
-        """The constant learning rate with which a batch size reaches a loss in the fewest steps."""
+    def learning_rate(
+        self, batch_size: int, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"
+    ) -> Estimate:
+        """The peak rate with which a batch size ends at a loss after the fewest examples.
+
+        Raises:
+            UnreachableGoalError: the best guess never reaches the loss.
+        """
         self._check_loss(loss)
         check_count("batch_size", batch_size)
-        rates = self.law.best_steps([float(batch_size)], loss)[1][:, 0]
-        return from_positive_draws(rates)
+        sizes = (float(batch_size),)
+        ends = _ends(self.law, self._shape(learning_rate_schedule), sizes, self.warmup_examples)
+        needed = ends.examples_to(loss)[:, 0]
+        self._check_reached(needed[0].min(), batch_size, loss)
+        return from_positive_draws(_lowest_at(ends.learning_rates[0], needed))
 
-    def steps(self, batch_size: int, learning_rate: float, loss: float) -> Estimate:
-        """Steps from initialisation to a loss.
+    def steps(
+        self,
+        batch_size: int,
+        learning_rate: float,
+        loss: float,
+        *,
+        learning_rate_schedule: Shape | Literal["auto"] = "auto",
+    ) -> Estimate:
+        """Steps of the shortest run that ends at a loss: a single run, so its scatter over seeds is in the interval.
 
         Raises:
             UnreachableGoalError: the best guess never reaches the loss, or the run diverges.
@@ -150,16 +194,31 @@ class Forecast(Record):
         self._check_loss(loss)
         check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
-        steps = self.law.steps_to([float(batch_size)], [learning_rate], loss)[:, 0]
-        if not math.isfinite(steps[0]):
-            raise UnreachableGoalError(
-                f"batch size {batch_size} at learning rate {learning_rate:.3g} "
-                f"is not predicted to reach loss {loss:.4g}"
-            )
-        return from_positive_draws(steps)
+        shape, rates = self._shape(learning_rate_schedule), np.array([[learning_rate]])
+        horizons = horizons_for(self.law)
+        coarse = ends_of(self.law, shape, [batch_size], rates, horizons, warmup_examples=self.warmup_examples)
+        near = float(np.median(coarse.examples_to(loss)[:, 0, 0]))
+        self._check_reached(near, batch_size, loss, learning_rate)
+        needed = examples_needed(
+            self.law, shape, batch_size, learning_rate, loss, near=near, warmup_examples=self.warmup_examples
+        )
+        return estimate_of(self.law.scattered(needed)).scaled(1.0 / batch_size)
 
-    def loss(self, batch_size: int, learning_rate: float, examples: float) -> Estimate:
-        """Loss after a number of examples from initialisation.
+    def loss(
+        self,
+        batch_size: int,
+        learning_rate: float,
+        examples: float,
+        *,
+        learning_rate_schedule: Shape | Literal["auto"] = "auto",
+    ) -> Estimate:
+        """Loss at the end of a run of so many examples: of a single run, its scatter over seeds in the interval.
+
+        Args:
+            batch_size: examples per step.
+            learning_rate: the peak rate.
+            examples: the horizon.
+            learning_rate_schedule: as for `critical_batch_size`.
 
         Raises:
             UnreachableGoalError: the run is expected to diverge.
@@ -167,25 +226,30 @@ class Forecast(Record):
         check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
         check_positive("examples", examples)
-        losses = self.law.losses_at([float(batch_size)], [learning_rate], [examples])[:, 0]
-        if not math.isfinite(losses[0]):
+        schedule = schedule_of(self._shape(learning_rate_schedule), examples, self.warmup_examples)
+        log_losses = self.law.losses_at_end([batch_size], [learning_rate], [schedule], [examples])
+        if not np.isfinite(log_losses).all():
             raise UnreachableGoalError(
                 f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
             )
-        return from_positive_draws(losses)
+        return estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0])
 
     def plan(
         self,
         goal: ReachLoss | LowestLoss,
         *,
+        learning_rate_schedule: Shape | Literal["auto"] = "auto",
         batch_sizes: tuple[int, int] | None = None,
         multiple_of: int = 1,
         step_cost: StepCost | None = None,
     ) -> Plan:
-        """The batch size and learning rate that serve a goal best, and what they are predicted to take.
+        """The batch size, peak rate, horizon and decay that serve a goal best, and what they are predicted to take.
 
         Args:
-            goal: what is wanted.
+            goal: what is wanted. `ReachLoss` means at the end of the decay, and the horizon is chosen; `LowestLoss` has
+                it given by the budget.
+            learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
+                own, else the cheapest.
             batch_sizes: smallest and largest batch size to consider; up to `batch_size_limit` if None.
             multiple_of: batch sizes are multiples of this.
             step_cost: seconds per step, in place of the measured one.
@@ -194,21 +258,54 @@ class Forecast(Record):
             UnreachableGoalError: no batch size within the bounds reaches the goal.
             EvidenceError: the goal needs a step cost and there is none.
         """
-        return make_plan(
-            self.law,
-            goal,
-            bounds=batch_sizes or (1, self.batch_size_limit),
+        shapes: tuple[Shape, ...] = AUTOMATIC
+        if learning_rate_schedule != "auto" or self.task_schedule is not None:
+            shapes = (self._shape(learning_rate_schedule),)
+        wanted = Wanted(
+            goal=goal,
+            shapes=shapes,
+            bounds=batch_sizes or (max(1, round(self.law.batch_sizes[0] / BEYOND)), self.batch_size_limit),
             multiple_of=multiple_of,
             measured=step_cost or self.step_cost,
-            learning_rates=self.learning_rate_range,
-            critical_batch_size=self.critical_batch_size,
+            warmup_examples=self.warmup_examples,
+        )
+        return make_plan(
+            self.law,
+            wanted,
+            hyperbola=self._hyperbola,
+            critical_batch_size=lambda loss, shape: self.critical_batch_size(loss, learning_rate_schedule=shape),
             doubts=self.doubts,
         )
+
+    def _shape(self, asked: Shape | Literal["auto"]) -> Shape:
+        if asked != "auto":
+            check_shape(asked)
+            return asked
+        own = self.task_schedule
+        if own is None:
+            return "wsd"
+        return own if isinstance(own, str) else function_of(own)  # type: ignore[return-value]
+
+    def _hyperbola(self, loss: float, shape: Shape) -> tuple[Floats, Floats]:
+        """S_min and E_min of the trade-off to a loss, each (1 + draws,); inf where there is none."""
+        if loss >= self.initial_loss:
+            never = np.full(1 + self.law.draws, np.inf)
+            return never, never
+        low, high = self.law.batch_sizes
+        octaves = range(math.floor(math.log2(max(1.0, low / BEYOND))), math.ceil(math.log2(high * BEYOND)) + 1)
+        sizes = tuple(2.0**k for k in octaves)
+        needed = _ends(self.law, shape, sizes, self.warmup_examples).examples_to(loss).min(axis=2)
+        return hyperbolas_through(np.array(sizes), needed / np.array(sizes))
 
     def _check_loss(self, loss: float) -> None:
         check_positive("loss", loss)
         if loss >= self.initial_loss:
             raise ValueError(f"loss must lie below the initial loss {self.initial_loss:.4g}, got {loss:.4g}")
+
+    def _check_reached(self, examples: float, batch_size: int, loss: float, rate: float | None = None) -> None:
+        if not math.isfinite(examples):
+            at = "" if rate is None else f" at learning rate {rate:.3g}"
+            raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")
 
     def _ratio(self, examples: Floats, steps: Floats, loss: float) -> Estimate:
         if not (np.isfinite(examples[0]) and np.isfinite(steps[0])):
@@ -249,12 +346,13 @@ def _report_doubts(report: ProbeReport) -> list[str]:
     if unresolved:
         doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales are unresolved.")
     if len({branch.batch_size for branch in report.runs if branch.outcome != "diverged"}) < 2:
-        doubts.append("Only one batch size was run, so the critical batch size rests on the noise scale alone.")
+        doubts.append("Only one batch size was run, so what another one does is a guess.")
+    if all(branch.is_stable for branch in report.runs):
+        doubts.append("No run's learning rate decayed, so what a decay brings is carried over from other trainings.")
     return doubts
 
 
 def _fit_doubts(forecast: Forecast) -> list[str]:
-    """Whether the two halves of the draws (with the noise scales and without) agree at the lowest observed loss."""
     if forecast.lowest_observed_loss > HARDLY_FELL * forecast.initial_loss:
         return [
             f"The losses hardly fell: the lowest was {forecast.lowest_observed_loss:.4g} "
@@ -264,23 +362,27 @@ def _fit_doubts(forecast: Forecast) -> list[str]:
     try:
         estimate = forecast.critical_batch_size(loss)
     except UnreachableGoalError:
-        return ["The fitted curve of loss over progress does not reach the lowest observed loss."]
-    doubts = []
+        return ["No trade-off between steps and examples shows at the lowest observed loss."]
     if not estimate.resolved:
-        doubts.append(f"The critical batch size at the lowest observed loss is unresolved: {estimate}.")
-    if forecast.noise_trend is not None:
-        ratio = _disagreement(forecast.law, loss)
-        if ratio > DISAGREEMENT:
-            doubts.append(
-                f"Fits with and without the noise scales disagree by a factor of {ratio:.1f}: take neither as known."
-            )
-    return doubts
+        return [f"The critical batch size at the lowest observed loss is unresolved: {estimate}."]
+    return []
 
 
-def _disagreement(law: LawPosterior, loss: float) -> float:
-    steps_min, examples_min = law.hyperbola(loss)
-    half = (len(steps_min) - 1) // 2
-    with np.errstate(invalid="ignore"):
-        logs = np.log(examples_min[1:] / steps_min[1:])
-    apart = np.nanmedian(logs[:half]) - np.nanmedian(logs[half:])
-    return float(np.exp(abs(apart)))
+@lru_cache(maxsize=8)
+def _ends(law: LossPosterior, shape: Shape, sizes: tuple[float, ...], warmup_examples: int | None) -> Ends:
+    """Losses over the grid, which all questions about a shape share."""
+    return ends_of(law, shape, sizes, rates_for(law, sizes), horizons_for(law), warmup_examples=warmup_examples)
+
+
+def _lowest_at(rates: Floats, needed: Floats) -> Floats:
+    """The rate with the fewest examples, (n,), by a parabola through the best and its neighbours, (n, r)."""
+    logs = np.log(needed)
+    best = np.clip(np.argmin(logs, axis=1), 1, len(rates) - 2)[:, None]
+    left, middle, right = (np.take_along_axis(logs, best + k, axis=1)[:, 0] for k in (-1, 0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift = 0.5 * (left - right) / (left - 2.0 * middle + right)
+    step = math.log(rates[1] / rates[0])
+    shift = np.clip(np.nan_to_num(shift), -1.0, 1.0)
+    found = np.exp(np.log(rates)[best[:, 0]] + step * shift)
+    # A draw that never reaches the loss has no best rate.
+    return np.where(np.isfinite(needed.min(axis=1)), found, np.inf)

@@ -1,21 +1,25 @@
-"""From the law to a plan: predictions at candidate settings, the choice among them, the schedule and the reasons."""
+"""From the posterior to a plan: predictions at candidate settings, the choice among them, the schedule and the reasons."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from batchopt.errors import UnreachableGoalError
-from batchopt.forecasting.law import LawPosterior
-from batchopt.forecasting.run_path import path_of
-from batchopt.planning.choice import Prediction, candidate_batch_sizes, choose_lowest, choose_reaching
+from batchopt.forecasting.horizons import LEAST_STEPS, ends_of, horizons_for, rates_for, schedule_of
+from batchopt.forecasting.posterior import LossPosterior
+from batchopt.forecasting.ramp import cheapest_ramp
+from batchopt.forecasting.single_run import SingleRun, estimate_of, run_over, run_to_loss
+from batchopt.learning_rate_schedule import Shape
+from batchopt.planning.choice import DIVERGED, UNREACHED, candidate_batch_sizes, choose, mean_log
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.planning.reasons import reasons_for
-from batchopt.planning.staging import Staging, stage
+from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
 
@@ -24,56 +28,90 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_RATES = 2.0 ** np.arange(-2.0, 2.01, 0.25)
-"""Candidate learning rates around the best guess's own optimum, a quarter of an octave apart."""
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a plan is asked for.
+
+    Attributes:
+        goal: the goal.
+        shapes: learning-rate schedules to choose from.
+        bounds: smallest and largest batch size.
+        multiple_of: batch sizes are multiples of this.
+        measured: seconds per step, if known.
+        warmup_examples: None for a share of the horizon.
+    """
+
+    goal: ReachLoss | LowestLoss
+    shapes: tuple[Shape, ...]
+    bounds: tuple[int, int]
+    multiple_of: int
+    measured: StepCost | None
+    warmup_examples: int | None
 
 
 def make_plan(
-    law: LawPosterior,
-    goal: ReachLoss | LowestLoss,
+    posterior: LossPosterior,
+    wanted: Wanted,
     *,
-    bounds: tuple[int, int],
-    multiple_of: int,
-    measured: StepCost | None,
-    learning_rates: tuple[float, float],
-    critical_batch_size: Callable[[float], Estimate],
+    hyperbola: Callable[[float, Shape], tuple[Floats, Floats]],
+    critical_batch_size: Callable[[float, Shape], Estimate],
     doubts: tuple[str, ...],
 ) -> Plan:
     """The plan of `Forecast.plan`, which documents the arguments."""
-    sizes = candidate_batch_sizes(*_within_memory(bounds, measured), multiple_of=multiple_of)
-    price = _price(law, goal, measured)
+    goal, measured = wanted.goal, wanted.measured
+    sizes = candidate_batch_sizes(*_within_memory(wanted.bounds, measured), multiple_of=wanted.multiple_of)
     if isinstance(goal, ReachLoss):
-        if goal.loss >= law.initial_loss:
+        if goal.loss >= posterior.initial_loss:
             raise UnreachableGoalError(
-                f"loss {goal.loss:.4g} needs no training: the initial loss is {law.initial_loss:.4g}"
+                f"loss {goal.loss:.4g} needs no training: the initial loss is {posterior.initial_loss:.4g}"
             )
-        predictions = [_reaching(law, goal.loss, size, learning_rates) for size in sizes]
-        best, points = choose_reaching(predictions, price=price, measured=measured)
+        price = _price(goal, measured, lambda: hyperbola(goal.loss, wanted.shapes[0]))
+        shape, runs, best = _reaching(posterior, wanted, goal, sizes, price)
     else:
-        predictions = [_within_budget(law, goal, price, size, learning_rates) for size in sizes]
-        best, points = choose_lowest(predictions, price=price, measured=measured)
-    critical = critical_batch_size(min(best.loss.value, 0.99 * law.initial_loss))
-    staging = _staging(law, best, price, [size for size in sizes if is_doubling(size, best.batch_size)])
-    reasons = reasons_for(
-        goal,
-        best,
-        points,
-        critical=critical,
-        staging=staging,
-        price=price,
-        lowest_observed=law.lowest_loss,
-        doubts=doubts,
-    )
+        price = goal.price(measured)
+        shape, runs, best = _within_budget(posterior, wanted, goal, sizes, price)
+    points = tuple(_alternative(run, price, measured) for run in runs)
+    chosen = points[runs.index(best)]
+    ramp = cheapest_ramp(posterior, shape, best, goal, price, sizes, warmup_examples=wanted.warmup_examples)
+    schedule = Schedule.constant(best.batch_size, examples=best.horizon, learning_rate=best.learning_rate)
+    segments, horizon, rates = (schedule.segments, best.horizon, best.schedule)
+    if ramp is not None:
+        segments, horizon, rates = ramp.segments, ramp.horizon, ramp.schedule
+    loss = goal.loss if isinstance(goal, ReachLoss) else chosen.loss.value
+    critical = _critical(critical_batch_size, min(loss, 0.99 * posterior.initial_loss), shape)
+    relative = 1.0 if ramp is None else ramp.relative_cost
+    name = shape if isinstance(shape, str) else "function"
     return Plan(
         goal=goal,
         price=price,
-        best=best,
+        best=chosen,
         alternatives=points,
+        learning_rate_schedule=name,
         critical_batch_size=critical,
-        schedule=staging.schedule,
-        schedule_cost=best.cost.scaled(staging.relative_cost),
-        reasons=reasons,
+        schedule=Schedule(segments, horizon, best.learning_rate, rates),
+        schedule_cost=chosen.cost.scaled(relative),
+        reasons=reasons_for(
+            goal,
+            chosen,
+            points,
+            shape=name,
+            critical=critical,
+            segments=segments,
+            relative_cost=relative,
+            price=price,
+            lowest_observed=posterior.lowest_loss,
+            doubts=doubts,
+        ),
     )
+
+
+def _critical(read: Callable[[float, Shape], Estimate], loss: float, shape: Shape) -> Estimate | None:
+    """The critical batch size; None where the forecast shows no trade-off at that loss."""
+    try:
+        return read(loss, shape)
+    except UnreachableGoalError:
+        return None
 
 
 def _within_memory(bounds: tuple[int, int], measured: StepCost | None) -> tuple[int, int]:
@@ -86,49 +124,106 @@ def _within_memory(bounds: tuple[int, int], measured: StepCost | None) -> tuple[
     return low, high if largest is None else min(high, largest)
 
 
-def _price(law: LawPosterior, goal: ReachLoss | LowestLoss, measured: StepCost | None) -> StepCost:
-    if isinstance(goal, LowestLoss):
+def _price(
+    goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], tuple[Floats, Floats]]
+) -> StepCost:
+    if goal.least != "balanced" and not isinstance(goal.least, tuple):
         return goal.price(measured)
-    balanced = goal.least == "balanced" or isinstance(goal.least, tuple)
-    if not balanced:
-        return goal.price(measured)
-    steps_min, examples_min = law.hyperbola(goal.loss)
+    steps_min, examples_min = hyperbola()
     if not (math.isfinite(steps_min[0]) and math.isfinite(examples_min[0])):
         raise UnreachableGoalError(f"loss {goal.loss:.4g} is beyond what the forecast reaches: ask for a higher loss")
-    wanted = ReachLoss(goal.loss, "balanced")
-    return wanted.price(measured, steps_min=float(steps_min[0]), examples_min=float(examples_min[0]))
+    balanced = ReachLoss(goal.loss, "balanced")
+    return balanced.price(measured, steps_min=float(steps_min[0]), examples_min=float(examples_min[0]))
 
 
-def _candidates(law: LawPosterior, size: int, loss: float, learning_rates: tuple[float, float]) -> Floats:
-    centre = law.best_steps([float(size)], loss, best_guess_only=True)[1][0, 0]
-    return np.unique(np.clip(centre * _RATES, *learning_rates))
-
-
-def _reaching(law: LawPosterior, loss: float, size: int, learning_rates: tuple[float, float]) -> Prediction:
-    rates = _candidates(law, size, loss, learning_rates)
-    steps = law.steps_to(np.full(len(rates), float(size)), rates, loss)
-    return Prediction(size, rates, steps, np.full(steps.shape, loss))
+def _reaching(
+    posterior: LossPosterior, wanted: Wanted, goal: ReachLoss, sizes: Sequence[int], price: StepCost
+) -> tuple[Shape, list[SingleRun], SingleRun]:
+    """The shape to take, the best run of each batch size with it, and the best of all."""
+    rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
+    of_size = np.array(sizes, float)[:, None]
+    prices = np.array([price(size) for size in sizes])[:, None]
+    needed = np.stack([
+        ends_of(posterior, shape, sizes, rates, horizons, warmup_examples=wanted.warmup_examples).examples_to(goal.loss)
+        for shape in wanted.shapes
+    ], axis=1)  # (draws, shapes, sizes, rates)  # fmt: skip
+    middle = np.median(needed, axis=0)
+    scores = mean_log(needed, otherwise=UNREACHED * horizons[-1]) + np.log(prices / of_size)
+    scores = np.where(np.isfinite(middle), scores, np.inf)
+    log_steps = np.log(middle / of_size)
+    found = choose(scores, log_steps)
+    if found is None:
+        raise UnreachableGoalError(
+            f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}: ask for a loss nearer "
+            "to what was observed, or widen the bounds"
+        )
+    chosen, runs, best = found[0], [], None
+    for i, size in enumerate(sizes):
+        at = choose(scores[chosen, i], log_steps[chosen, i]) if i != found[1] else (found[2],)
+        if at is None:
+            continue
+        run = run_to_loss(
+            posterior,
+            wanted.shapes[chosen],
+            size,
+            float(rates[i, at[0]]),
+            goal.loss,
+            near=float(middle[chosen, i, at[0]]),
+            warmup_examples=wanted.warmup_examples,
+        )
+        if run is not None:
+            runs.append(run)
+            best = run if i == found[1] else best
+    if best is None:
+        raise UnreachableGoalError(
+            f"the loss {goal.loss:.4g} is more likely never reached than reached: ask for a loss nearer to what was "
+            "observed"
+        )
+    return wanted.shapes[chosen], runs, best
 
 
 def _within_budget(
-    law: LawPosterior, goal: LowestLoss, price: StepCost, size: int, learning_rates: tuple[float, float]
-) -> Prediction:
-    steps = math.floor(goal.within / price(size))
-    rates = _candidates(law, size, law.lowest_loss, learning_rates)
-    if steps < 1:
-        nothing = np.full((1 + len(law.draws), len(rates)), np.inf)
-        return Prediction(size, rates, nothing, nothing)
-    losses = law.losses_at(np.full(len(rates), float(size)), rates, np.full(len(rates), float(steps * size)))
-    return Prediction(size, rates, np.full(losses.shape, float(steps)), losses)
+    posterior: LossPosterior, wanted: Wanted, goal: LowestLoss, sizes: Sequence[int], price: StepCost
+) -> tuple[Shape, list[SingleRun], SingleRun]:
+    """As `_reaching`, for the lowest loss at the end of a budget."""
+    steps = {size: math.floor(goal.within / price(size)) for size in sizes}
+    usable = [size for size in sizes if steps[size] >= LEAST_STEPS] or [size for size in sizes if steps[size] >= 2]
+    rates = rates_for(posterior, usable)
+    found = np.full((1 + posterior.draws, len(wanted.shapes), *rates.shape), np.inf)
+    for k, shape in enumerate(wanted.shapes):
+        for i, size in enumerate(usable):
+            horizon = steps[size] * size
+            schedule = schedule_of(shape, horizon, wanted.warmup_examples)
+            width = rates.shape[1]
+            found[:, k, i] = posterior.losses_at_end([size] * width, rates[i], [schedule] * width, [horizon] * width)
+    scores = np.mean(np.minimum(found, math.log(DIVERGED * posterior.initial_loss)), axis=0)
+    scores = np.where(np.isfinite(np.median(found, axis=0)), scores, np.inf)
+    log_steps = np.log([steps[size] for size in usable])[None, :, None] + np.zeros_like(scores)
+    at = choose(scores, log_steps) if usable else None
+    if at is None:
+        raise UnreachableGoalError(
+            "no batch size and learning rate within the bounds takes two steps and stays stable within the budget: "
+            "raise it, or widen the bounds"
+        )
+    shape, runs = wanted.shapes[at[0]], []
+    for i, size in enumerate(usable):
+        j = at[2] if i == at[1] else int(np.argmin(scores[at[0], i]))
+        if math.isfinite(scores[at[0], i, j]):
+            schedule = schedule_of(shape, steps[size] * size, wanted.warmup_examples)
+            runs.append(run_over(posterior, schedule, size, float(rates[i, j]), horizon=steps[size] * size))
+    return shape, runs, next(run for run in runs if run.batch_size == usable[at[1]])
 
 
-def is_doubling(size: int, other: int) -> bool:
-    """Whether one size is a power of two (at most eight) times the other: a schedule's switches stay whole factors."""
-    return max(size, other) in (min(size, other) * factor for factor in (1, 2, 4, 8))
-
-
-def _staging(law: LawPosterior, best: Alternative, price: StepCost, sizes: list[int]) -> Staging:
-    path, multipliers = path_of(
-        law, best.batch_size, best.learning_rate, first=0.0, last=best.steps.value, batch_sizes=sizes
+def _alternative(run: SingleRun, price: StepCost, measured: StepCost | None) -> Alternative:
+    examples = estimate_of(run.examples)
+    steps = examples.scaled(1.0 / run.batch_size)
+    return Alternative(
+        batch_size=run.batch_size,
+        learning_rate=run.learning_rate,
+        horizon=run.horizon,
+        loss=estimate_of(run.losses),
+        steps=steps,
+        examples=examples,
+        seconds=None if measured is None else steps.scaled(measured(run.batch_size)),
+        cost=steps.scaled(price(run.batch_size)),
     )
-    return stage(path, price=price, batch_sizes=sizes, learning_rate=best.learning_rate, multipliers=multipliers)

@@ -1,4 +1,4 @@
-"""The plan: which batch size and learning rate to use, what that will cost, and why."""
+"""The plan: which batch size, learning rate and horizon to use, what that will cost, and why."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from batchopt.uncertainty import Estimate
 
 @dataclass(frozen=True, slots=True)
 class Alternative(Record):
-    """One point of the trade-off: a batch size with its best learning rate and what it is predicted to take.
+    """One point of the trade-off: a batch size with its best peak learning rate, and what one run of it is to take.
 
     Attributes:
         batch_size: examples per step.
-        learning_rate: best constant learning rate at that batch size.
-        loss: loss at the end (the goal's own loss for `ReachLoss`).
-        steps: predicted steps.
-        examples: predicted examples.
-        seconds: predicted seconds; None without a measured step cost.
-        cost: predicted cost in the goal's unit.
+        learning_rate: best peak rate at that batch size.
+        horizon: examples of the run's schedule.
+        loss: at the end of the schedule.
+        steps: to the goal's loss; of the whole run for `LowestLoss`.
+        examples: likewise.
+        seconds: likewise; None without a measured step cost.
+        cost: likewise, in the goal's unit.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.alternative/1"
+    SCHEMA: ClassVar[str] = "batchopt.alternative/2"
 
     batch_size: int
     learning_rate: float
+    horizon: int
     loss: Estimate
     steps: Estimate
     examples: Estimate
@@ -39,26 +41,30 @@ class Alternative(Record):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Record):
-    """What to run. The numbers are of the best *constant* plan; `schedule` may vary and has its own cost.
+    """What to run. The numbers are of the best *constant* batch size; `schedule` may vary it and has its own cost.
+
+    All intervals are of a single run: they hold what the forecast does not know and how runs differ by their seed.
 
     Attributes:
         goal: what was asked.
         price: the cost of a step that the goal stood for.
         best: the chosen point of the trade-off.
         alternatives: every batch size that was considered, rising, the best among them.
-        critical_batch_size: of the goal's loss.
-        schedule: the batch size over examples seen, with its learning rates.
+        learning_rate_schedule: "constant", "linear", "cosine", "wsd", or "function".
+        critical_batch_size: of the goal's loss, under that schedule; None where the forecast shows no trade-off there.
+        schedule: batch size over examples seen, peak learning rate, warm-up and decay.
         schedule_cost: predicted cost of the schedule, in the goal's unit.
         reasons: why, in sentences; a doubt comes first.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.plan/1"
+    SCHEMA: ClassVar[str] = "batchopt.plan/2"
 
     goal: ReachLoss | LowestLoss
     price: StepCost
     best: Alternative
     alternatives: tuple[Alternative, ...]
-    critical_batch_size: Estimate
+    learning_rate_schedule: str
+    critical_batch_size: Estimate | None
     schedule: Schedule
     schedule_cost: Estimate
     reasons: tuple[str, ...]
@@ -70,8 +76,18 @@ class Plan(Record):
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the best constant plan."""
+        """Peak learning rate of the best constant plan."""
         return self.best.learning_rate
+
+    @property
+    def horizon(self) -> int:
+        """Examples of the best constant plan's schedule."""
+        return self.best.horizon
+
+    @property
+    def loss(self) -> Estimate:
+        """Predicted loss at the end of the best constant plan's schedule."""
+        return self.best.loss
 
     @property
     def steps(self) -> Estimate:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative
-from batchopt.planning.staging import Staging
+from batchopt.schedules.schedule import Segment
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
 
-CONSTANT_RATE = (
-    "All of this is for a learning rate that stays constant after warm-up: one that decays reaches the loss in other "
-    "steps, and its critical batch size is another."
-)
+SHAPES_IN_WORDS = {
+    "constant": "stays at its peak after the warm-up",
+    "linear": "warms up and falls linearly to zero",
+    "cosine": "warms up and falls to zero along a cosine",
+    "wsd": "warms up, stays at its peak, and falls linearly to zero over the last fifth",
+    "function": "follows the function that was given",
+}
 
 
 def reasons_for(
@@ -21,8 +24,10 @@ def reasons_for(
     best: Alternative,
     points: Sequence[Alternative],
     *,
-    critical: Estimate,
-    staging: Staging,
+    shape: str,
+    critical: Estimate | None,
+    segments: Sequence[Segment],
+    relative_cost: float,
     price: StepCost,
     lowest_observed: float,
     doubts: Sequence[str],
@@ -31,19 +36,26 @@ def reasons_for(
     reasons = [*doubts]
     if not best.cost.resolved:
         reasons.insert(0, f"This is a best guess: the predicted cost is known only as {best.cost} {price.unit}.")
-    if best.loss.value < lowest_observed / 1.2:
+    loss = goal.loss if isinstance(goal, ReachLoss) else best.loss.value
+    if loss < lowest_observed / 1.2:
         reasons.append(
-            f"The loss {best.loss.value:.3g} lies {lowest_observed / best.loss.value:.1f} times below the lowest "
+            f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
             f"that the probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
-    reasons.append(
-        f"The critical batch size of this loss is {critical} examples: there a run takes twice the fewest steps and "
-        "twice the fewest examples."
-    )
+    reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {best.horizon:,} examples.")
+    if isinstance(goal, ReachLoss):
+        reasons.append(
+            "A loss counts as reached at the end of the decay. The horizon is long enough for nine of ten runs to "
+            "get there, as far as the forecast can tell; the steps and examples above are those until then."
+        )
+    if critical is not None:
+        reasons.append(
+            f"The critical batch size of this loss is {critical} examples: there a run takes twice the fewest steps "
+            "and twice the fewest examples."
+        )
     reasons.append(_step_cost_sentence(goal, price))
-    reasons.extend(_neighbour_sentences(best, points, price))
-    reasons.append(_schedule_sentence(staging))
-    reasons.append(CONSTANT_RATE)
+    reasons.extend(_neighbour_sentences(goal, best, points, price))
+    reasons.append(_schedule_sentence(segments, relative_cost))
     return tuple(reasons)
 
 
@@ -67,28 +79,29 @@ def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
     )
 
 
-def _neighbour_sentences(best: Alternative, points: Sequence[Alternative], price: StepCost) -> list[str]:
+def _neighbour_sentences(
+    goal: ReachLoss | LowestLoss, best: Alternative, points: Sequence[Alternative], price: StepCost
+) -> list[str]:
     halves = [p for p in points if p.batch_size * 2 == best.batch_size]
     doubles = [p for p in points if p.batch_size == 2 * best.batch_size]
     named = [("Half", p) for p in halves] + [("Twice", p) for p in doubles]
+    if isinstance(goal, LowestLoss):
+        return [f"{word} the batch ({p.batch_size}) ends at a loss of {p.loss.value:.4g}." for word, p in named]
     return [_neighbour_sentence(word, p, best, price) for word, p in named]
 
 
 def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:
     change = other.cost.value / best.cost.value - 1.0
-    # The choice weighs all that is possible, so a neighbour may be cheaper on the best guess alone.
-    doubt = " on the best guess, but more over all that the evidence allows" if change < 0 else ""
+    # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
+    doubt = " in the middle of the predictions, but more over all that the evidence allows" if change < -0.01 else ""
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
         f"{other.examples.value:,.0f} examples: {change:+.0%} {price.unit}{doubt}."
     )
 
 
-def _schedule_sentence(staging: Staging) -> str:
-    segments = staging.schedule.segments
+def _schedule_sentence(segments: Sequence[Segment], relative_cost: float) -> str:
     if len(segments) == 1:
-        return "A batch size that varies over the run is not predicted to save 2 %, so the schedule is constant."
+        return "A batch size that rises during the run is not certain to save 2 %, so it stays the same."
     path = " to ".join(str(segment.batch_size) for segment in segments)
-    return (
-        f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - staging.relative_cost:.0%} less."
-    )
+    return f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - relative_cost:.0%} less."

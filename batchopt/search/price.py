@@ -51,7 +51,7 @@ def price_of(
 def _balanced(goal: ReachLoss, forecast: Forecast | None) -> StepCost | None:
     if forecast is None:
         return None
-    steps_min, examples_min = (float(values[0]) for values in forecast.law.hyperbola(goal.loss))
+    steps_min, examples_min = (float(values[0]) for values in forecast.constant_law.hyperbola(goal.loss))
     if not (math.isfinite(steps_min) and math.isfinite(examples_min)):
         return None
     return goal.price(steps_min=steps_min, examples_min=examples_min)

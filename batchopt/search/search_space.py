@@ -34,9 +34,9 @@ def space_of(study: optuna.Study, settings: StudySettings, forecast: Forecast | 
         return Space(batch_size_axis(known[0], exponent=settings.exponent), learning_rate_axis(known[1]))
     if forecast is None:
         return None
-    smallest, largest = forecast.law.batch_sizes
+    smallest, largest = forecast.constant_law.batch_sizes
     rates = np.exp2(np.arange(-DEFAULT_OCTAVES, DEFAULT_OCTAVES + 0.1, 0.25))
-    middle = math.exp(forecast.law.best[SHAPE.index("log_lr")])
+    middle = math.exp(forecast.constant_law.best[SHAPE.index("log_lr")])
     sizes = [2**k for k in range(20) if smallest / NEIGHBOURHOOD <= 2**k <= largest * NEIGHBOURHOOD] or [largest]
     return Space(
         Axis(tuple(sizes), tuple(map(float, sizes))),

@@ -314,7 +314,7 @@ def _steps_to(
 def _expected(forecast: Forecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
     if forecast is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
-    steps_min, examples_min = least_of(forecast.law, goal.loss)
+    steps_min, examples_min = least_of(forecast.constant_law, goal.loss)
     return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
 
 

@@ -1,13 +1,10 @@
-"""A schedule that is corrected while training.
-
-The forecast's critical batch size comes from a probe, which ended early. While the training goes on, two things show
-how right it is: the loss, which says how far the run has come, and the noise scale, which moves with the critical batch
-size. The rest of the run is planned again with what they say.
+"""A run that decides by itself when its learning rate decays: as soon as a decay that begins now is predicted to end at
+the loss that is wanted.
 
 Notation
-    c    what the critical batch size is, over what was forecast
-    K    how much of what the measured noise scale says is believed: 1 where the forecast's is unknown, 0 where the
-         measured one is
+    n, n0, n1   examples seen; where the decay begins; where it ends, n1 = n0 + n1 * COOLDOWN
+    r           what the run's log losses lie above a draw's prediction, in the middle of its last evaluations
+    e           log loss of a draw at the end of a decay, r and the scatter of single runs included
 """
 
 from __future__ import annotations
@@ -22,46 +19,45 @@ import numpy as np
 
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
-from batchopt.errors import UnreachableGoalError
+from batchopt.evidence import LossCurve
 from batchopt.forecasting.forecast import Forecast
-from batchopt.forecasting.noise_trend import READING_SD, log_standard_error
-from batchopt.forecasting.planner import is_doubling
-from batchopt.forecasting.run_path import path_of, steps_to_loss
-from batchopt.noise_scale import NoiseScale
-from batchopt.planning.choice import candidate_batch_sizes
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.forecasting.schedule_points import course_along
+from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
+from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
-from batchopt.planning.staging import Path, cheapest_rising, segments_of
 from batchopt.schedules.schedule import Schedule, Segment
 
-WIDEST = math.log(30.0)
-"""A noise scale that is further from its forecast is not of the same quantity."""
-LONGEST, LEAST_EXTENSION = 3.0, 0.05
-"""A run that is to reach a loss goes on for at most this many times the examples that were planned, and is made longer
-by this share of what was seen at least."""
+CHANCE = 0.9
+"""Chance of ending at the loss with which a decay begins, unless told otherwise."""
+LONGEST = 3.0
+"""The run has at most this many times the examples that were planned; then it decays, whatever is predicted."""
+LOOK_AHEAD_RATIO, LOOK_AHEAD = 1.05, 48
+"""Beginnings of the decay that are compared: so far apart, and so many: up to ten times the examples seen."""
+LATEST = 2.0
+"""The run's losses since this share of its examples tell how it differs from the forecast."""
+OWN_SHARE = 0.5
+"""Of the scatter of single runs, what the losses before a decay do not tell of its end."""
+LATER = 1.1
+"""After a decay that missed, the next one begins later by this factor at least."""
 
 
 @dataclass(frozen=True, slots=True)
-class Move(Record):
-    """A correction that was made.
+class Decay(Record):
+    """A decay that was run to its end.
 
     Attributes:
-        examples: seen when it was made.
-        loss: that was evaluated there.
-        before: batch size until then.
-        after: batch size from then on.
-        gain: share of the predicted cost of the rest that it saves.
-        correction: c.
+        begin: examples at which it began.
+        end: examples at which it ended.
+        predicted: loss at its end by the forecast, corrected by the run's own losses, in the middle.
+        loss: evaluated at its end.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.move/1"
+    SCHEMA: ClassVar[str] = "batchopt.decay/1"
 
-    examples: int
+    begin: int
+    end: int
+    predicted: float
     loss: float
-    before: int
-    after: int
-    gain: float
-    correction: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,45 +66,36 @@ class Adapted(Record):
 
     Attributes:
         schedule: what was done so far, and what is planned from there.
-        log_correction: log c.
-        moves: what was changed.
+        curve: what was evaluated before the decay.
+        missed: decays that ended above the loss, and that the run went back on.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.adapted/1"
+    SCHEMA: ClassVar[str] = "batchopt.adapted/2"
 
     schedule: Schedule
-    log_correction: float = 0.0
-    moves: tuple[Move, ...] = ()
+    curve: LossCurve = LossCurve((), ())
+    missed: tuple[Decay, ...] = ()
 
 
 class AdaptiveSchedule:
-    """The schedule of a plan, corrected while training.
+    """The schedule of a plan to reach a loss, whose decay begins when the run is ready for it.
 
-    Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and take the batches
-    from `scheduled_loader(dataset, adaptive)` and the learning rate from `schedule.segment_at`. What workers have
-    fetched ahead keeps its size.
+    The rate stays at its peak until a decay that begins now is predicted, from the forecast and the run's own losses,
+    to end at the loss or below with the chance that is wanted. Give it to `train` in place of a schedule: where a decay
+    misses, the run goes back to where it began, and on from there. In a loop of your own call `update` after every
+    evaluation, take the batches from `scheduled_loader(dataset, adaptive)` and the learning rate from
+    `scale_learning_rate`.
 
-    The batch size moves only where that is predicted to save a share `threshold` of the cost of what is left, by
-    doublings of the plan's batch size, within bounds. Where the goal is a loss and the run is behind, it is made
-    longer; it is never more than three times as long as planned. What was done is `schedule`, which can be saved and
+    The run is never more than three times as long as planned. What was done is `schedule`, which can be saved and
     followed again.
 
-    A learning rate that decays does so over the examples that the run is then to have: where it is made longer, the
-    rate goes up a little.
-
-    Do not trust it further than the noise scale: where that does not move with the critical batch size, neither should
-    the batch.
-
     Args:
-        plan: whose schedule it starts with, and whose goal it serves.
+        plan: whose schedule it starts with; of a goal to reach a loss, and by wsd.
         forecast: that the plan was made from.
-        threshold: least share of the predicted cost of the rest that a move must save.
-        batch_sizes: smallest and largest batch size; up to the forecast's `batch_size_limit` if None.
-        multiple_of: batch sizes are multiples of this.
+        chance: with which a decay is to end at the loss, before it begins.
 
     Raises:
-        UnreachableGoalError: no doubling or halving of the plan's batch size lies within the bounds.
-        ValueError: the plan was made from another forecast.
+        ValueError: the plan has no stable part, or is for a budget, or was made from another forecast.
 
     Example:
         >>> adaptive = AdaptiveSchedule(plan, forecast)                                   # doctest: +SKIP
@@ -116,34 +103,24 @@ class AdaptiveSchedule:
         >>> result.schedule.save("realised.json")                                         # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        forecast: Forecast,
-        *,
-        threshold: float = 0.05,
-        batch_sizes: tuple[int, int] | None = None,
-        multiple_of: int = 1,
-    ) -> None:
+    def __init__(self, plan: Plan, forecast: Forecast, *, chance: float = CHANCE) -> None:
         if not isinstance(plan, Plan) or not isinstance(forecast, Forecast):
             raise TypeError(
                 f"plan and forecast must be a batchopt.Plan and the batchopt.Forecast that it was made from, got "
                 f"{type(plan).__name__} and {type(forecast).__name__}"
             )
-        check_positive("threshold", threshold)
-        self._plan, self._forecast, self._threshold = plan, forecast, threshold
-        low, high = batch_sizes or (1, forecast.batch_size_limit)
-        candidates = candidate_batch_sizes(low, high, multiple_of=multiple_of)
-        limit = plan.price.largest_batch_size or math.inf
-        self._sizes = [size for size in candidates if is_doubling(size, plan.batch_size) and size <= limit]
-        if not self._sizes:
-            raise UnreachableGoalError(
-                f"a doubling or halving of the plan's batch size {plan.batch_size} must lie within {low} to {high} and "
-                f"be a multiple of {multiple_of}, and none does: plan with these bounds"
+        check_positive("chance", chance)
+        if chance >= 1.0:
+            raise ValueError(f"chance must be below 1, got {chance!r}: no forecast is certain")
+        if not isinstance(plan.goal, ReachLoss) or plan.learning_rate_schedule != "wsd":
+            raise ValueError(
+                "an AdaptiveSchedule decides when a run that is to reach a loss decays, and the plan must leave that "
+                f"open: ReachLoss with learning_rate_schedule='wsd', got {type(plan.goal).__name__} with "
+                f"{plan.learning_rate_schedule!r}: plan anew, or train by plan.schedule"
             )
         _check_forecast(plan, forecast)
-        self._first = _by_whole_batches(plan.schedule) if isinstance(plan.goal, ReachLoss) else plan.schedule
-        self._state, self._handed_out = Adapted(self._first), 0
+        self._plan, self._forecast, self._chance = plan, forecast, chance
+        self._state, self._handed_out = Adapted(plan.schedule), 0
 
     @property
     def schedule(self) -> Schedule:
@@ -166,14 +143,22 @@ class AdaptiveSchedule:
         return self.schedule.steps
 
     @property
-    def moves(self) -> tuple[Move, ...]:
-        """The corrections so far."""
-        return self._state.moves
+    def loss(self) -> float:
+        """The loss that is to be reached."""
+        assert isinstance(self._plan.goal, ReachLoss)
+        return self._plan.goal.loss
 
     @property
-    def correction(self) -> float:
-        """The critical batch size over what was forecast, as things are."""
-        return math.exp(self._state.log_correction)
+    def decay_begins(self) -> int:
+        """Examples at which the decay begins, as things are."""
+        rates = self.schedule.learning_rate_schedule
+        assert rates is not None
+        return rates.examples[-2]
+
+    @property
+    def missed(self) -> tuple[Decay, ...]:
+        """Decays that ended above the loss, and that the run went back on."""
+        return self._state.missed
 
     def __call__(self, examples_seen: int) -> int:
         """Batch size of the step that begins at `examples_seen`."""
@@ -188,59 +173,57 @@ class AdaptiveSchedule:
             seen += size
 
     def hand_out(self, examples: int) -> None:
-        """Say that batches up to so many examples are drawn: they keep their sizes."""
+        """Say that batches up to so many examples are drawn: the run is at least as long."""
         self._handed_out = max(self._handed_out, examples)
 
-    def update(self, examples_seen: int, loss: float, noise: NoiseScale | None = None) -> bool:
-        """Correct the rest of the schedule by what the training shows, and say whether it moved.
+    def update(self, examples_seen: int, loss: float) -> bool:
+        """Plan the decay anew by what the training shows, and say whether it moved. Once it has begun, nothing moves.
 
         Args:
             examples_seen: so far.
             loss: evaluated at that point.
-            noise: the noise scale of a `NoiseScaleMonitor`; None, or unresolved, leaves the last correction.
 
         Raises:
             ValueError: the loss is not positive.
         """
         check_count("examples_seen", examples_seen, least=0)
         check_positive("loss", loss)
-        if noise is not None and not isinstance(noise, NoiseScale):
-            raise TypeError(f"noise must be a batchopt.NoiseScale, got {type(noise).__name__}: give monitor.reading")
-        if noise is not None and noise.resolved:
-            self._state = replace(self._state, log_correction=self._log_correction(loss, noise))
-        now = max(examples_seen, self._handed_out)
-        rest = self._rest(loss)
-        if rest is None:
+        if examples_seen > self.decay_begins or examples_seen <= (self._state.curve.examples or (-1,))[-1]:
             return False
-        path, multipliers, sizes = rest
-        planned = self._planned(path, now)
-        if isinstance(self._plan.goal, ReachLoss):
-            self._extend(now, float(np.sum(path.steps_at(planned) * planned)))
-        if now >= self.examples:
-            return False
-        chosen = cheapest_rising(path.costs_at(np.array(sizes, float), self._plan.price))
-        as_planned = path.cost(planned, self._plan.price)
-        gain = 1.0 - path.cost(np.array(sizes, float)[chosen], self._plan.price) / as_planned
-        if gain < self._threshold:
-            return False
-        before = self.schedule(now)
-        segments, end = segments_of(path, sizes, chosen, multipliers, start=now)
-        self._adopt(now, segments, end)
-        move = Move(now, loss, before, self.schedule(now), gain, self.correction)
-        self._state = replace(self._state, moves=(*self._state.moves, move))
-        return True
+        curve = self._state.curve
+        curve = LossCurve((*curve.examples, examples_seen), (*curve.losses, loss))
+        self._state = replace(self._state, curve=curve)
+        return self._decay_from(self._best_beginning(examples_seen))
+
+    def miss(self, loss: float) -> int:
+        """Say that the decay ended at a loss that is too high; gives the examples at which it began, to go on from.
+
+        The run must be put back to where it was there.
+        """
+        check_positive("loss", loss)
+        begin = self.decay_begins
+        predicted = math.exp(float(np.median(self._ends([begin])[1:, 0])))
+        decay = Decay(begin, self.examples, predicted, loss)
+        kept = sum(n <= begin for n in self._state.curve.examples)
+        curve = LossCurve(self._state.curve.examples[:kept], self._state.curve.losses[:kept])
+        self._state = replace(self._state, missed=(*self._state.missed, decay), curve=curve)
+        self._handed_out = 0
+        self._decay_from(self._best_beginning(math.ceil(LATER * begin)))
+        return begin
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the run may still be made longer."""
+        return self.decay_begins * LATER < (1.0 - COOLDOWN) * self._longest
 
     def begin(self) -> Schedule:
-        """Forget what was done, and begin a training: by the plan's schedule, which is given.
-
-        Where the goal is a loss, the plan's end is moved to that of a whole batch.
-        """
-        self._state, self._handed_out = Adapted(self._first), 0
-        return self._first
+        """Forget what was done, and begin a training: by the plan's schedule, which is given."""
+        self._state, self._handed_out = Adapted(self._plan.schedule), 0
+        return self._plan.schedule
 
     def fingerprint(self) -> str:
         """Of what decides how it is corrected."""
-        decides = (self._plan.to_json(), self._forecast.to_json(), self._threshold, self._sizes)
+        decides = (self._plan.to_json(), self._forecast.to_json(), self._chance)
         return hashlib.sha256(repr(decides).encode()).hexdigest()[:16]
 
     def state(self) -> Adapted:
@@ -251,112 +234,77 @@ class AdaptiveSchedule:
         """Go on from where another was."""
         self._state, self._handed_out = state, 0
 
-    def _log_correction(self, loss: float, noise: NoiseScale) -> float:
-        """log c, by the measured noise scale and the expected one, each as far as it is known."""
-        expected = self._expected_noise(loss)
-        if expected is None:
-            return self._state.log_correction
-        mean, sd = expected
-        measured = math.log(noise.batch_size.value)
-        believed = sd**2 / (sd**2 + log_standard_error(noise.batch_size) ** 2 + READING_SD**2)
-        return believed * float(np.clip(measured - mean, -WIDEST, WIDEST))
+    def _best_beginning(self, earliest: int) -> int:
+        """The first beginning from which a decay is likely enough to end at the loss; the latest if none is."""
+        latest = math.floor((1.0 - COOLDOWN) * self._longest)
+        begins = np.unique(np.round(np.minimum(earliest * LOOK_AHEAD_RATIO ** np.arange(LOOK_AHEAD), latest)))
+        begins = begins[begins >= min(earliest, latest)]
+        chances = np.mean(self._ends(begins.tolist())[1:] <= math.log(self.loss), axis=0)
+        likely = np.flatnonzero(chances >= self._chance)
+        return int(begins[likely[0]]) if len(likely) else latest
 
-    def _expected_noise(self, loss: float) -> tuple[float, float] | None:
-        """Mean and standard deviation of the log noise scale at a loss, as the forecast has it; None without readings.
+    def _ends(self, begins: list[float]) -> np.ndarray:
+        """Log losses at the ends of decays, (1 + draws, k): e."""
+        law, rate = self._forecast.law, self._plan.learning_rate
+        courses = []
+        for begin in begins:
+            schedule = self._until(round(begin))
+            edges = np.array([*np.geomspace(1.0, begin, 16), *np.linspace(begin, schedule.examples, 7)[1:]])
+            courses.append(course_along(schedule, rate, np.unique(np.concatenate([[0.0], edges])), delay=law.delay))
+        ends = np.stack([found[:, -1] for found in law.losses_along(courses)], axis=1)
+        scatter = OWN_SHARE * (law.scattered_losses(ends) - ends)
+        return np.asarray(ends + scatter + self._above()[:, None])
 
-        Beyond the probe's readings it changes as the critical batch size does: what they differ by stays.
-        """
-        trend = self._forecast.noise_trend
-        if trend is None:
-            return None
-        nearest = min(max(loss, trend.measured[0]), trend.measured[1])
-        mean, sd = trend.log_moments(nearest)
-        changes = self._log_critical(loss) - self._log_critical(nearest)
-        return mean + float(changes[0]), math.hypot(sd, float(np.std(changes[1:])) if len(changes) > 1 else 0.0)
+    def _above(self) -> np.ndarray:
+        """r, (1 + draws,); of decays that missed as well."""
+        law, curve = self._forecast.law, self._state.curve
+        late = [(n, loss) for n, loss in zip(curve.examples, curve.losses, strict=True) if n * LATEST >= curve.examples[-1] > 0 and n > 0]
+        above = np.zeros(1 + law.draws)
+        if late:
+            at = np.array([n for n, _ in late], dtype=np.float64)
+            edges = np.unique(np.concatenate([[0.0], np.geomspace(1.0, at[-1], 24), at]))
+            course = course_along(self._until(int(at[-1])), self._plan.learning_rate, edges, delay=law.delay)
+            (found,) = law.losses_along([course])
+            predicted = found[:, np.searchsorted(edges, at) - 1]
+            above = np.mean(np.log([loss for _, loss in late]) - predicted, axis=1)
+        if self.missed:
+            last = self.missed[-1]
+            above = above + max(0.0, math.log(last.loss / last.predicted))
+        return np.asarray(above)
 
-    def _log_critical(self, loss: float) -> np.ndarray:
-        """log of the local critical batch size at a loss: the best guess, then the draws, (1 + n_draws,)."""
-        table = self._forecast.law.table()
-        v = np.minimum(table.v_of_loss(min(loss, self._forecast.initial_loss)), table.grid[-1])
-        return np.asarray(table.log_b(v[:, None])[:, 0])
+    def _until(self, begin: int) -> Schedule:
+        """The run with a decay from there on, by whole batches."""
+        horizon = max(begin + 2, self._handed_out, math.ceil(begin / (1.0 - COOLDOWN)))
+        segments = tuple(segment for segment in self._plan.schedule.segments if segment.start_examples < horizon)
+        size = segments[-1].batch_size
+        horizon = max(horizon, segments[-1].start_examples + size * math.ceil((horizon - segments[-1].start_examples) / size))
+        warmup = min(self._warmup, begin)
+        points = {0: 0.0 if warmup else 1.0, warmup: 1.0, begin: 1.0, horizon: 0.0}
+        rates = LearningRateSchedule(tuple(points), tuple(points.values()))
+        return Schedule(segments, horizon, self._plan.learning_rate, rates)
 
-    def _rest(self, loss: float) -> tuple[Path, np.ndarray, list[int]] | None:
-        """What is left at a loss, corrected; learning-rate multipliers; sizes. None where nothing is left."""
-        plan, law = self._plan, self._forecast.law
-        first = steps_to_loss(law, plan.batch_size, plan.learning_rate, min(loss, law.initial_loss))
-        last = steps_to_loss(law, plan.batch_size, plan.learning_rate, plan.best.loss.value)
-        if not last > first:
-            return None
-        sizes = sorted({*self._sizes, plan.batch_size})
-        path, multipliers = path_of(
-            law, plan.batch_size, plan.learning_rate, first=first, last=last, batch_sizes=sizes
-        )  # fmt: skip
-        own = [sizes.index(size) for size in self._sizes]
-        return path.corrected(self.correction), multipliers[own], self._sizes
-
-    def _planned(self, path: Path, now: int) -> np.ndarray:
-        """The batch size that each piece of the rest would have by the schedule as it is, (m,)."""
-        sizes, seen = np.empty(len(path.steps)), float(now)
-        for i in range(len(sizes)):
-            sizes[i] = self.schedule(round(seen))
-            seen += float(path.steps_at(sizes[i])[i] * sizes[i])
-        return sizes
-
-    def _extend(self, now: int, left: float) -> None:
-        """Let the run go on where it is to reach a loss, and will not by its end."""
-        end = math.ceil(now + max(left, LEAST_EXTENSION * now))
-        if now + left > self.examples and self._longest > self.examples > self._handed_out:
-            self._state = replace(self._state, schedule=self._ending_near(self.schedule.segments, end))
-
-    def _ending_near(self, segments: tuple[Segment, ...], end: int) -> Schedule:
-        """A schedule to a loss: by whole batches, and no longer than a run may be."""
-        schedule = Schedule(segments, min(end, self._longest), self.schedule.learning_rate)
-        return schedule if end >= self._longest else _by_whole_batches(schedule)
-
-    def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
-        """Keep what was done until now, and go on with other segments."""
-        done = tuple(segment for segment in self.schedule.segments if segment.start_examples < now)
-        schedule = Schedule((*done, *segments), end, self.schedule.learning_rate)
-        if isinstance(self._plan.goal, LowestLoss):
-            end = max(now + 1, self._examples_within(schedule, self._plan.goal.within))
-        else:
-            end = max(now + 1, min(end, self._longest))
-        kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
-        by_loss = isinstance(self._plan.goal, ReachLoss)
-        schedule = self._ending_near(kept, end) if by_loss else Schedule(kept, end, schedule.learning_rate)
-        self._state = replace(self._state, schedule=schedule)
+    def _decay_from(self, begin: int) -> bool:
+        before = self.schedule
+        self._state = replace(self._state, schedule=self._until(begin))
+        return self.schedule != before
 
     @property
-    def _longest(self) -> int:
-        return round(LONGEST * self._plan.schedule.examples)
+    def _warmup(self) -> int:
+        rates = self._plan.schedule.learning_rate_schedule
+        assert rates is not None
+        return rates.examples[1] if rates.multipliers[0] == 0.0 else 0
 
-    def _examples_within(self, schedule: Schedule, budget: float) -> int:
-        """Examples after which a schedule, its last batch size going on, has cost a budget."""
-        starts = [segment.start_examples for segment in schedule.segments[1:]]
-        seen, paid = 0, 0.0
-        for segment, until in zip(schedule.segments, [*starts, math.inf], strict=True):
-            price = self._plan.price(segment.batch_size)
-            affordable = max(0, math.floor((budget - paid) / price))
-            wanted = affordable if math.isinf(until) else max(0, math.ceil((until - seen) / segment.batch_size))
-            steps = min(affordable, wanted)
-            seen, paid = seen + steps * segment.batch_size, paid + steps * price
-        return max(seen, 1)
-
-
-def _by_whole_batches(schedule: Schedule) -> Schedule:
-    """A schedule that ends with a whole batch: a run that may go on must not take a tiny one at its full rate."""
-    begins = list(schedule.batches())[-1][0]
-    return Schedule(schedule.segments, begins + schedule(begins), schedule.learning_rate)
+    @property
+    def _longest(self) -> float:
+        return LONGEST * self._plan.schedule.examples
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:
-    loss = min(plan.best.loss.value, 0.99 * forecast.initial_loss)
-    try:
-        critical = forecast.critical_batch_size(loss)
-    except (UnreachableGoalError, ValueError):
-        critical = None
-    if critical is None or critical.value != plan.critical_batch_size.value:
+    again = forecast.loss(
+        plan.batch_size, plan.learning_rate, plan.horizon, learning_rate_schedule="wsd"
+    )
+    if not math.isclose(again.value, plan.loss.value, rel_tol=0.02):
         raise ValueError(
-            f"forecast must be the one that the plan was made from, and has another critical batch size at loss "
-            f"{loss:.4g}: {critical}, not {plan.critical_batch_size}"
+            f"forecast must be the one that the plan was made from, and predicts another loss at the plan's end: "
+            f"{again}, not {plan.loss}"
         )

@@ -1,0 +1,186 @@
+"""The runs of a probe as points that the schedule law is fitted to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.errors import EvidenceError
+from batchopt.evidence import Branch
+from batchopt.forecasting.loss_points import TrainingOffset, loss_points
+from batchopt.forecasting.schedule_fit import Points
+from batchopt.forecasting.schedule_law import Course, Courses
+from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.schedules.schedule import Schedule
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+PIECES = 14
+"""A course has so many pieces, evenly over the logarithm of its steps, beside those that its points ask for."""
+PIECES_OF_RAMP = 6
+"""Pieces of each stretch over which the rate rises or falls."""
+PIECES_OF_CURVE = 16
+"""Pieces of a schedule that changes all the time."""
+BROKEN = 0.35
+"""A run that ends so far above one of its batch size at a lower rate, in log loss at no fewer examples, is broken: its
+rate is too high in a way that the law does not describe (dead units), so it is left out and bounds the rates. Softmax
+regression and perceptrons of `benchmarks/truth` have such runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What runs say.
+
+    Attributes:
+        points: of the runs that count.
+        initial_loss: mean loss at initialisation.
+        unstable: (batch size, learning rate) of runs that diverged or broke.
+        batch_sizes: smallest and largest that was run.
+        learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
+        highest_rate: of the runs that count.
+        longest: examples of the longest run.
+    """
+
+    points: Points
+    initial_loss: float
+    unstable: tuple[tuple[int, float], ...]
+    batch_sizes: tuple[int, int]
+    learning_rates: tuple[float, float]
+    highest_rate: float
+    longest: float
+
+
+def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: float = 0.0) -> Evidence:
+    """Points of the runs of one task.
+
+    Args:
+        runs: stable ones, cooldowns, and any others.
+        initial_loss: mean training loss at initialisation; None takes it from the runs.
+        delay: steps that momentum lags behind.
+
+    Raises:
+        EvidenceError: no run fell.
+    """
+    first = initial_loss or _initial_loss(runs)
+    offset = TrainingOffset(runs, first)
+    broken = {id(run) for run in runs if run.outcome != "diverged" and _is_broken(run, runs)}
+    unstable = {(run.batch_size, run.learning_rate) for run in runs if run.outcome == "diverged" or id(run) in broken}
+    courses, chosen, used = [], [], []
+    for run in runs:
+        setting = (run.batch_size, run.learning_rate)
+        if setting in unstable or not run.examples:
+            continue
+        points = loss_points(run, offset).after_transient(math.log(first))
+        if not len(points.steps):
+            continue
+        edges = edges_of(run.batch_size, run.learning_rate_schedule, points.steps)
+        courses.append(course_of(run.batch_size, run.learning_rate, run.learning_rate_schedule, edges, delay=delay))
+        chosen.append((np.searchsorted(edges, points.steps) - 1, points.log_losses, points.errors))
+        used.append(run)
+    if not used:
+        raise EvidenceError(
+            "no run has a loss below that at initialisation: probe at lower learning rates, or with more examples"
+        )
+    index = np.repeat(np.arange(len(used)), [len(pieces) for pieces, _, _ in chosen])
+    pieces, log_losses, errors = (np.concatenate([each[k] for each in chosen]) for k in range(3))
+    scaled = [run.learning_rate / math.sqrt(run.batch_size) for run in used]
+    return Evidence(
+        points=Points(Courses(courses), index, pieces, log_losses, errors),
+        initial_loss=first,
+        unstable=tuple(sorted(unstable)),
+        batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
+        learning_rates=(min(scaled), max(scaled)),
+        highest_rate=max(run.learning_rate for run in used),
+        longest=max(run.examples for run in used),
+    )
+
+
+def _initial_loss(runs: Sequence[Branch]) -> float:
+    firsts = [run.curve.losses[0] for run in runs if run.curve.examples and run.curve.examples[0] == 0]
+    firsts += [
+        run.training.losses[0] for run in runs
+        if run.training is not None and run.training.examples and run.training.examples[0] < run.batch_size
+    ]  # fmt: skip
+    if not firsts:
+        raise EvidenceError("no run has a loss at initialisation: give one that is evaluated at 0 examples")
+    return float(np.median(firsts))
+
+
+def _is_broken(run: Branch, runs: Sequence[Branch]) -> bool:
+    own = math.log(max(run.last_loss, 1e-300))
+    return any(
+        other.batch_size == run.batch_size
+        and other.learning_rate < run.learning_rate
+        and other.outcome != "diverged"
+        and other.examples
+        and other.examples <= 1.01 * run.examples
+        and own > math.log(max(other.last_loss, 1e-300)) + BROKEN
+        and _is_decayed(run) >= _is_decayed(other)
+        for other in runs
+    )
+
+
+def _is_decayed(run: Branch) -> bool:
+    schedule = run.learning_rate_schedule
+    return schedule is not None and schedule(run.examples) < 0.5 * max(schedule.multipliers)
+
+
+def edges_of(batch_size: float, schedule: LearningRateSchedule | None, points: Floats) -> Floats:
+    """Steps at which the pieces of a course begin and end, from 0 to its last point, (k + 1,)."""
+    last = float(points[-1])
+    grids = [np.zeros(1), points, np.geomspace(min(1.0, 0.5 * last), last, PIECES)]
+    if schedule is not None:
+        knees = np.minimum(np.array(schedule.examples, dtype=np.float64) / batch_size, last)
+        changes = np.flatnonzero(np.diff(schedule.multipliers))
+        if len(changes) <= 2:
+            grids += [np.linspace(knees[i], knees[i + 1], PIECES_OF_RAMP + 1) for i in changes]
+            grids.append(knees)
+        else:  # a curve: pieces take its mean, so they need not meet its points
+            grids.append(np.linspace(knees[changes[0]], knees[changes[-1] + 1], PIECES_OF_CURVE + 1))
+    edges = np.unique(np.concatenate(grids))
+    # An edge next to one that is needed only makes a piece of no length.
+    keep = np.concatenate([[True], np.diff(edges) > 1e-3 * edges[1:]]) | np.isin(edges, points)
+    return np.asarray(edges[keep])
+
+
+def course_of(
+    batch_size: float,
+    learning_rate: float,
+    schedule: LearningRateSchedule | None,
+    edges: Floats,
+    *,
+    delay: float = 0.0,
+) -> Course:
+    """The course of a run at one batch size between given numbers of steps."""
+    lagged = edges - delay * -np.expm1(-edges / delay) if delay else edges
+    rates = np.full(len(edges) - 1, float(learning_rate))
+    if schedule is not None:
+        rates = rates * schedule.means(edges * batch_size)
+    return Course(np.diff(lagged), np.full(len(rates), float(batch_size)), np.maximum(rates, 1e-12 * learning_rate))
+
+
+def course_along(schedule: Schedule, learning_rate: float, edges: Floats, *, delay: float = 0.0) -> Course:
+    """The course of a schedule of batch size and learning rate between given numbers of examples.
+
+    Args:
+        schedule: with or without warm-up and decay.
+        learning_rate: the peak rate.
+        edges: examples, rising from 0, (k + 1,).
+        delay: steps that momentum lags behind.
+    """
+    middles = 0.5 * (edges[1:] + edges[:-1])
+    segments = [schedule.segment_at(int(middle)) for middle in middles]
+    sizes = np.array([float(segment.batch_size) for segment in segments])
+    rates = learning_rate * np.array([segment.learning_rate_multiplier for segment in segments])
+    if schedule.learning_rate_schedule is not None:
+        rates = rates * schedule.learning_rate_schedule.means(edges)
+    steps = np.concatenate([[0.0], np.cumsum(np.diff(edges) / sizes)])
+    lagged = steps - delay * -np.expm1(-steps / delay) if delay else steps
+    return Course(np.diff(lagged), sizes, np.maximum(rates, 1e-12 * learning_rate))

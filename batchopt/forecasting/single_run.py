@@ -1,0 +1,145 @@
+"""One run of one setting, as the posterior sees it: when it reaches a loss, and where it ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.forecasting.horizons import FINE_RATIO, ends_of, first_crossing, schedule_of
+from batchopt.forecasting.posterior import LossPosterior
+from batchopt.forecasting.schedule_points import course_of, edges_of
+from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
+from batchopt.uncertainty import Estimate, from_positive_draws
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+CHANCE = 0.9
+"""The horizon of a run that is to reach a loss is the shortest with which it does by this chance."""
+MOST_PATIENCE = 3.0
+"""But no more than this multiple of the horizon with which it does by even chance: then the forecast is too vague to
+buy certainty with examples."""
+FINE_STEPS = 10
+"""Neighbouring horizons on either side of the middle one."""
+POINTS = 48
+"""Of a run, at which its loss is predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRun:
+    """A setting with what one run of it takes, (1 + draws,) each but for the horizon.
+
+    Attributes:
+        batch_size: examples per step.
+        learning_rate: peak rate.
+        schedule: of its learning rate, over its horizon.
+        horizon: examples of the schedule.
+        examples: to the goal's loss; more than the horizon in draws that do not reach it within.
+        losses: at the end of the schedule.
+    """
+
+    batch_size: int
+    learning_rate: float
+    schedule: LearningRateSchedule
+    horizon: int
+    examples: Floats
+    losses: Floats
+
+
+def examples_needed(
+    posterior: LossPosterior,
+    shape: Shape,
+    batch_size: float,
+    learning_rate: float,
+    loss: float,
+    *,
+    near: float,
+    warmup_examples: int | None = None,
+) -> Floats:
+    """Horizons at whose end runs of a setting reach a loss, (1 + draws,), on a fine ladder about `near`; inf beyond."""
+    horizons = near * FINE_RATIO ** np.arange(-FINE_STEPS, 2.0 * FINE_STEPS)
+    rates = np.array([[learning_rate]])
+    ends = ends_of(posterior, shape, [batch_size], rates, horizons, warmup_examples=warmup_examples)
+    return ends.examples_to(loss)[:, 0, 0]
+
+
+def run_to_loss(
+    posterior: LossPosterior,
+    shape: Shape,
+    batch_size: int,
+    learning_rate: float,
+    loss: float,
+    *,
+    near: float,
+    warmup_examples: int | None = None,
+) -> SingleRun | None:
+    """A run whose horizon is long enough for a loss; None where it is more likely never to get there.
+
+    Args:
+        posterior: what is believed.
+        shape: of the learning-rate schedule.
+        batch_size: examples per step.
+        learning_rate: peak rate.
+        loss: to reach.
+        near: examples that it takes, roughly.
+        warmup_examples: None for a share of the horizon.
+    """
+    needed = examples_needed(
+        posterior, shape, batch_size, learning_rate, loss, near=near, warmup_examples=warmup_examples
+    )
+    needed = posterior.scattered(needed)
+    middle = float(np.median(needed[1:]))
+    if not math.isfinite(middle):
+        return None
+    safe = float(np.quantile(needed[1:], CHANCE, method="higher"))
+    examples = min(safe, MOST_PATIENCE * middle)
+    # By whole batches, of which the last one takes its full share of the decay.
+    horizon = max(2, math.ceil(examples / batch_size)) * batch_size
+    run = run_over(posterior, schedule_of(shape, horizon, warmup_examples), batch_size, learning_rate, loss=loss)
+    never = ~np.isfinite(run.examples)
+    run.examples[never] = np.maximum(needed[never], horizon)
+    return run
+
+
+def run_over(
+    posterior: LossPosterior,
+    schedule: LearningRateSchedule,
+    batch_size: int,
+    learning_rate: float,
+    *,
+    horizon: int | None = None,
+    loss: float | None = None,
+) -> SingleRun:
+    """A run of a given schedule, to its end.
+
+    Args:
+        posterior: what is believed.
+        schedule: of the learning rate.
+        batch_size: examples per step.
+        learning_rate: peak rate.
+        horizon: examples; the end of the schedule if None.
+        loss: whose first crossing `examples` are, inf where there is none; None for the whole run.
+    """
+    end = horizon or schedule.examples[-1]
+    points = np.unique(np.concatenate([np.geomspace(1.0, end, POINTS), end * np.linspace(0.5, 1.0, POINTS // 2)]))
+    edges = edges_of(batch_size, schedule, points / batch_size)
+    course = course_of(batch_size, learning_rate, schedule, edges, delay=posterior.delay)
+    found = posterior.scattered_losses(posterior.losses_along([course])[0])
+    examples = np.full(len(found), float(end))
+    if loss is not None:
+        examples = first_crossing(found, np.log(edges[1:] * batch_size), math.log(loss))
+    return SingleRun(batch_size, learning_rate, schedule, int(end), examples, np.exp(found[:, -1]))
+
+
+def estimate_of(draws: Floats) -> Estimate:
+    """The median of draws with their central 90 %; the first row, a best guess without scatter, is left out."""
+    if len(draws) == 1:
+        return from_positive_draws(draws)
+    return from_positive_draws(np.concatenate([[np.median(draws[1:])], draws[1:]]))
+
+
