@@ -8,14 +8,19 @@ from pathlib import Path
 from batchopt.cli.arguments import add_batch_sizes, add_goal, count, goal_of
 from batchopt.cli.console import Console
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import SHAPES
+from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 
-SUMMARY = "Choose the batch size and learning rate for a goal."
+SUMMARY = "Choose the batch size, learning rate and its decay for a goal."
 DETAILS = """\
   batchopt plan forecast.json --reach-loss 0.25                            least seconds to a loss
   batchopt plan forecast.json --reach-loss 0.25 --least balanced           steps and examples alike
   batchopt plan forecast.json --reach-loss 0.25 --per-step 64 --per-example 1
   batchopt plan forecast.json --within 3600 --of seconds                   lowest loss in an hour
+  batchopt plan forecast.json --reach-loss 0.25 --learning-rate-schedule cosine
+
+Without --learning-rate-schedule it takes the task's own, or else the cheapest of wsd, linear and cosine.
 """
 
 
@@ -25,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_goal(parser)
     add_batch_sizes(parser)
     parser.add_argument("--multiple-of", type=count, default=1, help="batch sizes are multiples of this")
+    parser.add_argument(
+        "--learning-rate-schedule", choices=("auto", *SHAPES), default="auto", help="how the learning rate decays (auto)"
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
     parser.add_argument(
         "--schedule", type=Path, default=Path("schedule.json"), help="schedule to write (schedule.json)"
@@ -34,7 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> None:
     """Plan, and write the plan and its schedule."""
     forecast = Forecast.load(args.forecast)
-    plan = forecast.plan(goal_of(args), batch_sizes=args.batch_sizes, multiple_of=args.multiple_of)
+    plan = forecast.plan(
+        goal_of(args),
+        learning_rate_schedule=args.learning_rate_schedule,
+        batch_sizes=args.batch_sizes,
+        multiple_of=args.multiple_of,
+    )
     plan.save(args.out)
     plan.schedule.save(args.schedule)
     show_plan(plan, console)
@@ -45,6 +58,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "schedule": str(args.schedule),
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
+            "learning_rate_schedule": plan.learning_rate_schedule,
+            "horizon": plan.horizon,
+            "loss": plan.loss,
             "steps": plan.steps,
             "examples": plan.examples,
             "seconds": plan.seconds,
@@ -57,13 +73,21 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def show_plan(plan: Plan, console: Console) -> None:
     """The plan, the trade-off around it and the reasons."""
-    console.say(f"batch size {plan.batch_size}, learning rate {plan.learning_rate:.3g}")
+    console.say(
+        f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} ({plan.learning_rate_schedule}), over "
+        f"{plan.horizon:,} examples"
+    )
     doublings = {plan.batch_size * 2**k for k in range(9)} | {plan.batch_size // 2**k for k in range(9)}
+    by_cost = isinstance(plan.goal, ReachLoss)
+    wanted = f"cost ({plan.price.unit})" if by_cost else "loss at the end"
     near = [p for p in plan.alternatives if p.batch_size in doublings]
     console.table(
-        ("", "batch", "learning rate", "steps", "examples", f"cost ({plan.price.unit})"),
+        ("", "batch", "peak rate", "steps", "examples", wanted),
         [
-            ("*" if p == plan.best else "", p.batch_size, p.learning_rate, p.steps, p.examples.value, p.cost.value)
+            (
+                "*" if p == plan.best else "", p.batch_size, p.learning_rate, p.steps, p.examples.value,
+                p.cost.value if by_cost else p.loss,
+            )
             for p in near
         ],
     )

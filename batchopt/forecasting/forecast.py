@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -20,8 +21,9 @@ from batchopt.forecasting.misfit import NoiseReading
 from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.posterior import LossPosterior
+from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.forecasting.single_run import estimate_of, examples_needed
-from batchopt.learning_rate_schedule import Shape, check_shape, function_of
+from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, check_shape, function_of
 from batchopt.step_cost import StepCost
 from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import Estimate, from_positive_draws
@@ -233,6 +235,30 @@ class Forecast(Record):
                 f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
             )
         return estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0])
+
+    def losses_along(
+        self,
+        batch_size: int,
+        learning_rate: float,
+        examples: Sequence[float],
+        *,
+        learning_rate_schedule: LearningRateSchedule | None = None,
+    ) -> tuple[float, ...]:
+        """Best guess of the losses along a run, after each number of examples.
+
+        Args:
+            batch_size: examples per step.
+            learning_rate: the peak rate.
+            examples: rising, positive.
+            learning_rate_schedule: of the run, from initialisation on; None for a constant rate.
+        """
+        check_count("batch_size", batch_size)
+        check_positive("learning_rate", learning_rate)
+        steps = np.asarray(examples, dtype=np.float64) / batch_size
+        edges = edges_of(batch_size, learning_rate_schedule, steps)
+        course = course_of(batch_size, learning_rate, learning_rate_schedule, edges, delay=self.law.delay)
+        (found,) = self.law.losses_along([course])
+        return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
 
     def plan(
         self,

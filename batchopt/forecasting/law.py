@@ -33,6 +33,7 @@ import numpy as np
 
 from batchopt._checks import check_non_negative, check_positive
 from batchopt._codec import Record
+from batchopt.tradeoff import hyperbolas_through
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -192,7 +193,7 @@ class LawPosterior(Record):
         middle = float(np.median(self.table().mean_critical_batch_size(loss)))
         batch_sizes = middle * 2.0**_BATCH_SIZE_OCTAVES
         steps, _ = self.best_steps(batch_sizes, loss)
-        return _fit_hyperbola(batch_sizes, steps)
+        return hyperbolas_through(batch_sizes, steps)
 
     def _largest_stable(self, batch_size: float) -> float:
         return min((rate for size, rate in self.unstable if size >= batch_size), default=math.inf)
@@ -229,19 +230,6 @@ def _log_cost(log_x: Floats, log_a: Floats) -> Floats:
     """log c(x; a)."""
     a = np.exp(log_a)
     return np.asarray(np.logaddexp(log_a, (1.0 + a) * log_x) - np.log1p(a) - log_x)
-
-
-def _fit_hyperbola(batch_sizes: Floats, steps: Floats) -> tuple[Floats, Floats]:
-    # Least squares of (S_min + E_min / B) / S = 1 has the two unknowns in closed form for every row.
-    reached = np.all(np.isfinite(steps), axis=1)
-    safe = np.where(reached[:, None], steps, 1.0)
-    u, w = 1.0 / safe, 1.0 / (batch_sizes * safe)
-    uu, uw, ww = (u * u).sum(1), (u * w).sum(1), (w * w).sum(1)
-    determinant = uu * ww - uw**2
-    steps_min = (ww * u.sum(1) - uw * w.sum(1)) / determinant
-    examples_min = (uu * w.sum(1) - uw * u.sum(1)) / determinant
-    good = reached & (steps_min > 0) & (examples_min > 0)
-    return np.where(good, steps_min, np.inf), np.where(good, examples_min, np.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ def make_plan(
         best=chosen,
         alternatives=points,
         learning_rate_schedule=name,
+        predicted=best.predicted,
         critical_batch_size=critical,
         schedule=Schedule(segments, horizon, best.learning_rate, rates),
         schedule_cost=chosen.cost.scaled(relative),

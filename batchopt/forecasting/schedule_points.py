@@ -28,6 +28,8 @@ PIECES_OF_RAMP = 6
 """Pieces of each stretch over which the rate rises or falls."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
+UNKNOWN = 2.0
+"""Where no lower rate of the batch size was fine, stability is taken to end this factor below a rate that was not."""
 BROKEN = 0.35
 """A run that ends so far above one of its batch size at a lower rate, in log loss at no fewer examples, is broken: its
 rate is too high in a way that the law does not describe (dead units), so it is left out and bounds the rates. Softmax
@@ -41,7 +43,8 @@ class Evidence:
     Attributes:
         points: of the runs that count.
         initial_loss: mean loss at initialisation.
-        unstable: (batch size, learning rate) of runs that diverged or broke.
+        unstable: (batch size, learning rate) from which on runs are not trusted to stay stable: halfway, in logarithms,
+            from the highest rate that was fine to one with which a run diverged or broke.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
         highest_rate: of the runs that count.
@@ -94,12 +97,17 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
     return Evidence(
         points=Points(Courses(courses), index, pieces, log_losses, errors),
         initial_loss=first,
-        unstable=tuple(sorted(unstable)),
+        unstable=tuple(sorted((size, _limit(size, rate, used)) for size, rate in unstable)),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(run.learning_rate for run in used),
         longest=max(run.examples for run in used),
     )
+
+
+def _limit(size: int, rate: float, fine: Sequence[Branch]) -> float:
+    below = [run.learning_rate for run in fine if run.batch_size == size and run.learning_rate < rate]
+    return math.sqrt(rate * max(below, default=rate / UNKNOWN**2))
 
 
 def _initial_loss(runs: Sequence[Branch]) -> float:

@@ -12,7 +12,8 @@ from batchopt.forecasting.horizons import FINE_RATIO, ends_of, first_crossing, s
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
-from batchopt.uncertainty import Estimate, from_positive_draws
+from batchopt.planning.plan import LossBand
+from batchopt.uncertainty import LEVEL, Estimate, from_positive_draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class SingleRun:
         horizon: examples of the schedule.
         examples: to the goal's loss; more than the horizon in draws that do not reach it within.
         losses: at the end of the schedule.
+        predicted: losses along the run.
     """
 
     batch_size: int
@@ -49,6 +51,7 @@ class SingleRun:
     horizon: int
     examples: Floats
     losses: Floats
+    predicted: LossBand
 
 
 def examples_needed(
@@ -133,7 +136,18 @@ def run_over(
     examples = np.full(len(found), float(end))
     if loss is not None:
         examples = first_crossing(found, np.log(edges[1:] * batch_size), math.log(loss))
-    return SingleRun(batch_size, learning_rate, schedule, int(end), examples, np.exp(found[:, -1]))
+    band = _band(np.round(edges[1:] * batch_size), np.exp(found))
+    return SingleRun(batch_size, learning_rate, schedule, int(end), examples, np.exp(found[:, -1]), band)
+
+
+def _band(examples: Floats, losses: Floats) -> LossBand:
+    """At the last of the points that round to the same number of examples."""
+    keep = np.flatnonzero(np.diff(examples, append=np.inf) > 0)
+    draws = losses[1:, keep] if len(losses) > 1 else losses[:, keep]
+    tail = (1.0 - LEVEL) / 2.0
+    low, middle, high = np.quantile(draws, (tail, 0.5, 1.0 - tail), axis=0)
+    at = tuple(int(n) for n in examples[keep])
+    return LossBand(at, tuple(middle.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 
 
 def estimate_of(draws: Floats) -> Estimate:

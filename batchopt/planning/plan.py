@@ -40,6 +40,24 @@ class Alternative(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class LossBand(Record):
+    """Predicted losses along a run, with 90 % intervals of a single run.
+
+    Attributes:
+        examples: rising, (k,).
+        losses: in the middle, (k,).
+        low, high: ends of the intervals, (k,).
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.loss_band/1"
+
+    examples: tuple[int, ...]
+    losses: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan(Record):
     """What to run. The numbers are of the best *constant* batch size; `schedule` may vary it and has its own cost.
 
@@ -51,6 +69,7 @@ class Plan(Record):
         best: the chosen point of the trade-off.
         alternatives: every batch size that was considered, rising, the best among them.
         learning_rate_schedule: "constant", "linear", "cosine", "wsd", or "function".
+        predicted: losses along the best constant plan's run.
         critical_batch_size: of the goal's loss, under that schedule; None where the forecast shows no trade-off there.
         schedule: batch size over examples seen, peak learning rate, warm-up and decay.
         schedule_cost: predicted cost of the schedule, in the goal's unit.
@@ -64,6 +83,7 @@ class Plan(Record):
     best: Alternative
     alternatives: tuple[Alternative, ...]
     learning_rate_schedule: str
+    predicted: LossBand
     critical_batch_size: Estimate | None
     schedule: Schedule
     schedule_cost: Estimate

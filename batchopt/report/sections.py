@@ -83,7 +83,7 @@ def trust(report: ProbeReport | None, forecast: Forecast | None) -> Section | No
                 f"from {count(scale.examples)} examples."
             )
     always = [
-        "The probe trained at a constant learning rate: a rate that decays reaches a loss in other steps.",
+        "A plan's intervals are of a single run by its own schedule: another schedule takes other steps.",
         "Losses below the lowest observed one are extrapolated, however narrow their intervals.",
         "Another model, data set, optimizer or augmentation is another problem, and needs its own probe.",
     ]
@@ -101,14 +101,15 @@ def plan(plan: Plan) -> Section:
     rows = [
         ("goal", _goal_in_words(plan)),
         ("batch size", f"{count(plan.batch_size)} examples per step"),
-        ("learning rate", number(plan.learning_rate)),
+        ("peak learning rate", number(plan.learning_rate)),
+        ("learning-rate schedule", f"{plan.learning_rate_schedule}, over {count(plan.horizon)} examples"),
         ("steps", interval(best.steps)),
         ("examples", interval(best.examples)),
         *_where(best.seconds is not None and plan.price.unit != "seconds", ("seconds", _optional(best.seconds))),
-        *_where(isinstance(plan.goal, LowestLoss), ("loss at the end", interval(best.loss))),
+        ("loss at the end of the schedule", interval(best.loss)),
         (f"cost ({plan.price.unit})", interval(best.cost)),
         (f"cost of the schedule ({plan.price.unit})", interval(plan.schedule_cost)),
-        ("critical batch size", interval(plan.critical_batch_size)),
+        *_where(plan.critical_batch_size is not None, ("critical batch size", _optional(plan.critical_batch_size))),
     ]
     body = table("The best constant plan", (), rows) + paragraph("Why:") + bullets(plan.reasons)
     body += figure(plot_plan_cost(plan), name="plan-cost")
@@ -176,8 +177,8 @@ def plan_in_a_sentence(plan: Plan) -> str:
     """What to run, in one sentence."""
     doubt = "" if plan.cost.resolved else " This is a best guess: the evidence does not resolve its cost."
     return (
-        f"{_goal_in_words(plan)}: train with batch size {count(plan.batch_size)} at learning rate "
-        f"{number(plan.learning_rate)}, predicted to take {interval(plan.steps)} steps.{doubt}"
+        f"{_goal_in_words(plan)}: train with batch size {count(plan.batch_size)} at a peak learning rate of "
+        f"{number(plan.learning_rate)} ({plan.learning_rate_schedule}), predicted to take {interval(plan.steps)} steps.{doubt}"
     )
 
 

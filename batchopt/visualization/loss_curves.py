@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.visualization.axes import Span, log_axis, span_of
 from batchopt.visualization.canvas import BLACK, CYCLE, GREY, blank
@@ -94,10 +93,10 @@ def _initial_loss(runs: Sequence[Branch], forecast: Forecast | None) -> float | 
 
 def _predicted(forecast: Forecast, run: Branch, examples: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
     places = spaced(examples[0], examples[-1], points=_PREDICTED_POINTS)
-    try:
-        return tuple((n, forecast.loss(run.batch_size, run.learning_rate, n).value) for n in places)
-    except UnreachableGoalError:
-        return ()
+    losses = forecast.losses_along(
+        run.batch_size, run.learning_rate, places, learning_rate_schedule=run.learning_rate_schedule
+    )
+    return tuple(zip(places, losses, strict=True))
 
 
 class _Stroke(NamedTuple):

@@ -39,7 +39,7 @@ class TradeoffData(NamedTuple):
         points: the alternatives, rising in batch size.
         best: index of the plan among them.
         critical: (examples, steps) on the curve where the batch size is critical; None where it lies outside.
-        critical_batch_size: its estimate.
+        critical_batch_size: its estimate; None where the forecast shows none.
         unit: what cost is counted in.
         reaches: the loss that the plan reaches; None where it spends a budget instead.
     """
@@ -47,7 +47,7 @@ class TradeoffData(NamedTuple):
     points: tuple[TradeoffPoint, ...]
     best: int
     critical: tuple[float, float] | None
-    critical_batch_size: Estimate
+    critical_batch_size: Estimate | None
     unit: str
     reaches: float | None
 
@@ -57,11 +57,12 @@ def tradeoff_data(plan: Plan) -> TradeoffData:
     known = {alternative.batch_size: alternative for alternative in plan.alternatives}
     known[plan.best.batch_size] = plan.best
     points = tuple(_point(known[size]) for size in sorted(known))
+    critical = plan.critical_batch_size
     return TradeoffData(
         points=points,
         best=sorted(known).index(plan.best.batch_size),
-        critical=_on_curve(points, plan.critical_batch_size.value),
-        critical_batch_size=plan.critical_batch_size,
+        critical=None if critical is None else _on_curve(points, critical.value),
+        critical_batch_size=critical,
         unit=plan.price.unit,
         reaches=plan.goal.loss if isinstance(plan.goal, ReachLoss) else None,
     )
