@@ -195,7 +195,8 @@ class LossPosterior(Record):
         wanted = Points(courses, run, piece, empty, empty)
         by_law = wanted.of(losses(self._rows, self.frame, courses))
         places = wanted.places
-        near = _nearness(places, np.array(self.places)) * (MISSED * self.steepness) ** 2
+        known = np.array(self.places).reshape(-1, places.shape[1])  # a law that is given has none
+        near = _nearness(places, known) * (MISSED * self.steepness) ** 2
         return np.asarray(by_law + np.array(self.weights) @ near.T + self._features(places))
 
     def largest_stable(self, batch_sizes: Floats) -> Floats:

@@ -41,6 +41,9 @@ LATER = 1.1
 """After a decay that missed, the next one begins later by this factor at least."""
 
 
+NOTHING_SEEN = LossCurve((), ())
+
+
 @dataclass(frozen=True, slots=True)
 class Decay(Record):
     """A decay that was run to its end.
@@ -73,7 +76,7 @@ class Adapted(Record):
     SCHEMA: ClassVar[str] = "batchopt.adapted/2"
 
     schedule: Schedule
-    curve: LossCurve = LossCurve((), ())
+    curve: LossCurve = NOTHING_SEEN
     missed: tuple[Decay, ...] = ()
 
 
@@ -258,7 +261,10 @@ class AdaptiveSchedule:
     def _above(self) -> np.ndarray:
         """r, (1 + draws,); of decays that missed as well."""
         law, curve = self._forecast.law, self._state.curve
-        late = [(n, loss) for n, loss in zip(curve.examples, curve.losses, strict=True) if n * LATEST >= curve.examples[-1] > 0 and n > 0]
+        last = curve.examples[-1] if curve.examples else 0
+        late = [
+            (n, loss) for n, loss in zip(curve.examples, curve.losses, strict=True) if n > 0 and n * LATEST >= last
+        ]
         above = np.zeros(1 + law.draws)
         if late:
             at = np.array([n for n, _ in late], dtype=np.float64)
@@ -268,16 +274,17 @@ class AdaptiveSchedule:
             predicted = found[:, np.searchsorted(edges, at) - 1]
             above = np.mean(np.log([loss for _, loss in late]) - predicted, axis=1)
         if self.missed:
-            last = self.missed[-1]
-            above = above + max(0.0, math.log(last.loss / last.predicted))
+            decay = self.missed[-1]
+            above = above + max(0.0, math.log(decay.loss / decay.predicted))
         return np.asarray(above)
 
     def _until(self, begin: int) -> Schedule:
         """The run with a decay from there on, by whole batches."""
         horizon = max(begin + 2, self._handed_out, math.ceil(begin / (1.0 - COOLDOWN)))
         segments = tuple(segment for segment in self._plan.schedule.segments if segment.start_examples < horizon)
-        size = segments[-1].batch_size
-        horizon = max(horizon, segments[-1].start_examples + size * math.ceil((horizon - segments[-1].start_examples) / size))
+        last = segments[-1]
+        steps = math.ceil((horizon - last.start_examples) / last.batch_size)
+        horizon = last.start_examples + steps * last.batch_size
         warmup = min(self._warmup, begin)
         points = {0: 0.0 if warmup else 1.0, warmup: 1.0, begin: 1.0, horizon: 0.0}
         rates = LearningRateSchedule(tuple(points), tuple(points.values()))
@@ -300,9 +307,7 @@ class AdaptiveSchedule:
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:
-    again = forecast.loss(
-        plan.batch_size, plan.learning_rate, plan.horizon, learning_rate_schedule="wsd"
-    )
+    again = forecast.loss(plan.batch_size, plan.learning_rate, plan.horizon, learning_rate_schedule="wsd")
     if not math.isclose(again.value, plan.loss.value, rel_tol=0.02):
         raise ValueError(
             f"forecast must be the one that the plan was made from, and predicts another loss at the plan's end: "

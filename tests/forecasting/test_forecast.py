@@ -7,57 +7,103 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecasting.synthetic import fitted, simulated_report, true_b_crit, true_law
+from forecasting.known_law import known_forecast, known_law, known_report, losses_at
 
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
 from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.horizons import horizons_for, schedule_of
+from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
 
-LAW = true_law()
+LAW = known_law()
+TRUTH = replace(known_forecast(), law=LAW)
+SIZES = [2**k for k in range(3, 12)]
 
 
 @pytest.fixture(scope="module")
 def forecast() -> Forecast:
-    return fitted()
+    return known_forecast()
 
 
-def test_read_outs_cover_the_truth(forecast: Forecast) -> None:
-    loss = 1.0
-    crit = forecast.critical_batch_size(loss)
-    assert crit.low <= true_b_crit(LAW, loss) <= crit.high
-    steps = forecast.steps(128, 0.2, loss)
-    assert steps.low / 1.1 <= LAW.steps_to([128.0], [0.2], loss)[0, 0] <= steps.high * 1.1
-    rate = forecast.learning_rate(128, loss)
-    assert rate.low / 1.5 <= LAW.best_steps([128.0], loss)[1][0, 0] <= rate.high * 1.5
-    end = forecast.loss(128, 0.2, 40_000)
-    assert end.value == pytest.approx(LAW.losses_at([128.0], [0.2], [40_000.0])[0, 0], rel=0.1)
+def end(batch_size: int, learning_rate: float, examples: float, shape: Shape) -> float:
+    """The true loss at the end of a run."""
+    schedule = schedule_of(shape, examples, None)
+    return float(losses_at(LAW, batch_size, learning_rate, [round(examples)], schedule)[0])
 
 
-def test_local_is_above_average_where_the_noise_grows(forecast: Forecast) -> None:
-    assert forecast.local_critical_batch_size(1.0).value > forecast.critical_batch_size(1.0).value
+def cost_to(loss: float, batch_size: int, learning_rate: float, price: StepCost, shape: Shape = "wsd") -> float:
+    """The true cost of the shortest run that ends at a loss: twenty times bisected."""
+    low, high = 16.0 * batch_size, horizons_for(LAW)[-1]
+    if end(batch_size, learning_rate, high, shape) > loss:
+        return math.inf
+    for _ in range(20):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if end(batch_size, learning_rate, middle, shape) <= loss else (middle, high)
+    return price(batch_size) * high / batch_size
+
+
+@pytest.mark.parametrize("shape", ["constant", "wsd", "cosine"])
+def test_read_outs_are_near_the_truth(forecast: Forecast, shape: Shape) -> None:
+    told = forecast.critical_batch_size(0.3, learning_rate_schedule=shape)
+    true = TRUTH.critical_batch_size(0.3, learning_rate_schedule=shape).value
+    assert told.low / 1.2 <= true <= told.high * 1.2
+    assert told.value == pytest.approx(true, rel=0.5)
+    loss = forecast.loss(64, 0.5, 40_000, learning_rate_schedule=shape)
+    assert loss.low <= end(64, 0.5, 40_000, shape) <= loss.high
+    assert loss.value == pytest.approx(end(64, 0.5, 40_000, shape), rel=0.15)
+    steps = forecast.steps(64, 0.5, 0.3, learning_rate_schedule=shape)
+    true_steps = cost_to(0.3, 64, 0.5, StepCost(1.0, 0.0), shape)
+    assert steps.low <= true_steps <= steps.high
+
+
+def test_the_best_rate_costs_little_more_than_the_true_best(forecast: Forecast) -> None:
+    rate = forecast.learning_rate(128, 0.3).value
+    best = min(cost_to(0.3, 128, r, StepCost(1.0, 0.0)) for r in np.geomspace(0.1, 3.0, 12))
+    assert cost_to(0.3, 128, rate, StepCost(1.0, 0.0)) <= 1.15 * best
+
+
+def test_decays_reach_a_loss_sooner(forecast: Forecast) -> None:
+    constant, wsd = (forecast.steps(16, 0.45, 0.07, learning_rate_schedule=shape).value for shape in ("constant", "wsd"))
+    assert wsd < 0.8 * constant
 
 
 def test_intervals_widen_below_the_lowest_observed_loss(forecast: Forecast) -> None:
-    seen, beyond = forecast.critical_batch_size(1.2), forecast.critical_batch_size(0.55)
+    seen, beyond = (forecast.loss(64, 0.5, n) for n in (40_000, 1_000_000))
     assert math.log(beyond.high / beyond.low) > 1.5 * math.log(seen.high / seen.low)
 
 
 def test_round_trip_keeps_every_read_out(forecast: Forecast) -> None:
     again = Forecast.from_json(forecast.to_json())
     assert again == forecast
-    assert again.critical_batch_size(0.9) == forecast.critical_batch_size(0.9)
+    assert again.critical_batch_size(0.4) == forecast.critical_batch_size(0.4)
 
 
-def test_the_noise_scales_tell_on_thin_evidence() -> None:
-    report = simulated_report(LAW)
-    one_size = tuple(branch for branch in report.branches if branch.batch_size == 256)
-    with_noise = Forecast.fit(replace(report, branches=one_size))
-    without = Forecast.fit(replace(report, branches=one_size, noise_scales=()))
-    told, untold = with_noise.critical_batch_size(1.0), without.critical_batch_size(1.0)
-    assert told.low <= true_b_crit(LAW, 1.0) <= told.high
-    assert math.log(told.high / told.low) < 0.8 * math.log(untold.high / untold.low)
-    assert any("one batch size" in doubt for doubt in with_noise.doubts)
+def test_the_tasks_own_schedule_is_taken_unless_told_otherwise(forecast: Forecast) -> None:
+    own = replace(forecast, task_schedule="cosine")
+    assert own.loss(64, 0.5, 40_000) == forecast.loss(64, 0.5, 40_000, learning_rate_schedule="cosine")
+    assert own.plan(ReachLoss(0.3, "examples")).learning_rate_schedule == "cosine"
+    by_points = replace(forecast, task_schedule=tuple(np.linspace(1.0, 0.0, 11).tolist()))
+    linear = forecast.loss(64, 0.5, 40_000, learning_rate_schedule="linear").value
+    assert by_points.loss(64, 0.5, 40_000).value == pytest.approx(linear, rel=0.05)
+    plan = forecast.plan(ReachLoss(0.3, "examples"), learning_rate_schedule=lambda progress: 1.0 - progress)
+    assert plan.learning_rate_schedule == "function"
+
+
+def test_losses_along_a_run_are_the_laws(forecast: Forecast) -> None:
+    schedule = LearningRateSchedule.of("wsd", examples=20_000)
+    told = forecast.losses_along(16, 0.3, (1_000, 16_000, 20_000), learning_rate_schedule=schedule)
+    true = [losses_at(LAW, 16, 0.3, [n], schedule)[0] for n in (1_000, 16_000, 20_000)]
+    np.testing.assert_allclose(told, true, rtol=0.15)
+
+
+def test_evidence_without_a_decay_is_doubted() -> None:
+    report = known_report(LAW)
+    stable = replace(report, branches=tuple(run for run in report.branches if run.is_stable and run.batch_size == 256))
+    doubts = Forecast.fit(stable).doubts
+    assert any("No run's learning rate decayed" in doubt for doubt in doubts)
+    assert any("one batch size" in doubt for doubt in doubts)
 
 
 def test_bad_losses(forecast: Forecast) -> None:
@@ -67,45 +113,83 @@ def test_bad_losses(forecast: Forecast) -> None:
         forecast.critical_batch_size(1e-12)
     with pytest.raises(UnreachableGoalError, match="not predicted to reach"):
         forecast.steps(64, 0.1, 1e-12)
+    with pytest.raises(UnreachableGoalError, match="expected to diverge"):
+        forecast.loss(64, 1e3, 40_000)
     with pytest.raises(EvidenceError, match="fewer than two noise scales"):
         replace(forecast, noise_trend=None).noise_scale(1.0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "error", "match"),
+    [
+        ("step", ValueError, "must be one of 'constant', 'linear', 'cosine', 'wsd', or a function"),
+        (lambda progress: -progress, ValueError, r"gives zero or more, got -"),
+        (lambda progress: math.nan, ValueError, "gives zero or more, got nan at progress 0"),
+        (lambda progress: 0.0, ValueError, "above zero somewhere"),
+        (lambda: 1.0, TypeError, "function of progress .* it failed"),
+    ],
+)
+def test_bad_schedules(forecast: Forecast, shape: Shape, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        forecast.plan(ReachLoss(0.3), learning_rate_schedule=shape)
+
+
 def test_an_unresolved_read_out_gives_no_bare_number(forecast: Forecast) -> None:
-    far = forecast.critical_batch_size(0.3)
-    assert not far.resolved
+    vague = replace(forecast.critical_batch_size(0.3), resolved=False)
     with pytest.raises(UnresolvedError, match="unresolved"):
-        float(far)
+        float(vague)
 
 
 @pytest.mark.parametrize(
     "least", ["seconds", "balanced", "steps", "examples", ("steps", "examples"), StepCost(64.0, 1.0)]
 )
 def test_plan_is_near_the_true_optimum(forecast: Forecast, least: object) -> None:
-    goal = ReachLoss(0.9, least=least)  # type: ignore[arg-type]
-    plan = forecast.plan(goal, batch_sizes=(8, 2048))
-    sizes = np.array([float(size) for size in (8, 16, 32, 64, 128, 256, 512, 1024, 2048)])
-    best = min(LAW.best_steps(sizes, goal.loss)[0][0] * [plan.price(size) for size in sizes])
-    steps = LAW.steps_to([float(plan.batch_size)], [plan.learning_rate], goal.loss)[0, 0]
-    # Regret of at most 25 % against the best constant setting there is.
-    assert steps * plan.price(plan.batch_size) <= 1.25 * best
+    goal = ReachLoss(0.2, least=least)  # type: ignore[arg-type]
+    plan = forecast.plan(goal, learning_rate_schedule="wsd", batch_sizes=(8, 2048))
+    rates = [0.1, 0.2, 0.4, 0.8, 1.6, 2.4]
+    best = min(cost_to(0.2, size, rate, plan.price) for size in SIZES for rate in rates)
+    # Regret of at most 25 % against the best constant batch size there is.
+    assert cost_to(0.2, plan.batch_size, plan.learning_rate, plan.price) <= 1.25 * best
     assert plan.schedule_cost.value <= plan.cost.value
     assert plan.steps.value * plan.batch_size == pytest.approx(plan.examples.value)
+
+
+def test_a_run_by_the_plan_arrives(forecast: Forecast) -> None:
+    plan = forecast.plan(ReachLoss(0.2, "examples"))
+    assert end(plan.batch_size, plan.learning_rate, plan.horizon, plan.learning_rate_schedule) <= 0.2  # type: ignore[arg-type]
+    assert plan.horizon % plan.batch_size == 0
+    assert plan.loss.value < 0.2
+    assert plan.predicted.examples[-1] == plan.horizon
+    assert plan.predicted.losses[-1] == pytest.approx(plan.loss.value)
+    rates = plan.schedule.learning_rate_schedule
+    assert rates is not None
+    assert rates.examples[-1] == plan.schedule.examples
+    assert rates.multipliers[-1] == pytest.approx(0.0)
 
 
 def test_lowest_loss_spends_the_budget(forecast: Forecast) -> None:
     plan = forecast.plan(LowestLoss(within=2.0, of="seconds"))
     assert plan.cost.value == pytest.approx(2.0, rel=0.02)
-    assert plan.best.loss.value < forecast.initial_loss
+    true = end(plan.batch_size, plan.learning_rate, plan.horizon, plan.learning_rate_schedule)  # type: ignore[arg-type]
+    assert plan.loss.low <= true <= plan.loss.high
+    assert len({point.loss.value for point in plan.alternatives}) > 3, "alternatives tell the loss of each"
+
+
+def test_of_equal_settings_the_one_with_fewer_steps_is_taken(forecast: Forecast) -> None:
+    plan = forecast.plan(LowestLoss(within=100_000, of="examples"), learning_rate_schedule="wsd")
+    least = min(point.loss.value for point in plan.alternatives)
+    smaller = [point for point in plan.alternatives if point.batch_size < plan.batch_size]
+    assert plan.loss.value <= 1.03 * least
+    assert all(point.steps.value > plan.steps.value for point in smaller)
 
 
 def test_plan_respects_bounds_memory_and_multiples(forecast: Forecast) -> None:
-    assert forecast.plan(ReachLoss(0.9, "steps"), batch_sizes=(8, 64)).batch_size <= 64
+    assert forecast.plan(ReachLoss(0.3, "steps"), batch_sizes=(8, 64)).batch_size <= 64
     tight = StepCost(1e-3, 1e-5, largest_batch_size=100)
-    assert forecast.plan(ReachLoss(0.9, "steps"), step_cost=tight).batch_size <= 100
-    assert all(point.batch_size % 8 == 0 for point in forecast.plan(ReachLoss(0.9), multiple_of=8).alternatives)
+    assert forecast.plan(ReachLoss(0.3, "steps"), step_cost=tight).batch_size <= 100
+    assert all(point.batch_size % 24 == 0 for point in forecast.plan(ReachLoss(0.3), multiple_of=24).alternatives)
     with pytest.raises(UnreachableGoalError, match="largest batch that fits in memory is 100"):
-        forecast.plan(ReachLoss(0.9), batch_sizes=(200, 400), step_cost=tight)
+        forecast.plan(ReachLoss(0.3), batch_sizes=(200, 400), step_cost=tight)
 
 
 def test_goals_that_cannot_be_met(forecast: Forecast) -> None:
@@ -116,11 +200,16 @@ def test_goals_that_cannot_be_met(forecast: Forecast) -> None:
     with pytest.raises(UnreachableGoalError, match="within the budget"):
         forecast.plan(LowestLoss(within=1e-9))
     with pytest.raises(EvidenceError, match="measured step cost"):
-        replace(forecast, step_cost=None).plan(ReachLoss(0.9))
+        replace(forecast, step_cost=None).plan(ReachLoss(0.3))
 
 
 def test_an_extrapolated_plan_says_so(forecast: Forecast) -> None:
-    plan = forecast.plan(ReachLoss(0.5))
+    plan = forecast.plan(ReachLoss(forecast.lowest_observed_loss / 2.0))
     assert any("extrapolated" in reason for reason in plan.reasons)
     if not plan.cost.resolved:
         assert plan.reasons[0].startswith("This is a best guess")
+
+
+def test_a_plan_round_trips(forecast: Forecast) -> None:
+    plan = forecast.plan(ReachLoss(0.3))
+    assert Plan.from_json(plan.to_json()) == plan
