@@ -39,8 +39,8 @@ class Forecast(Record):
     """Critical batch size, learning rate and steps over the whole training, with 90 % intervals.
 
     Every read-out comes from one law fitted to all runs of the probe (`LawPosterior`), so they agree with each other.
-    Do not trust it far beyond the lowest observed loss, nor for a learning rate that decays where the probe's was
-    constant: a decay reaches a loss in other steps.
+    Do not trust it far beyond the lowest observed loss, nor for a learning rate that decays: the law is of constant
+    rates and leaves the probe's cooldowns out, and a decay reaches a loss in other steps.
 
     Attributes:
         law: the law with its posterior.
@@ -65,18 +65,19 @@ class Forecast(Record):
         """Fit a forecast to a probe.
 
         Raises:
-            EvidenceError: the probe left fewer than two usable loss curves.
+            EvidenceError: the probe left fewer than two usable loss curves of constant learning rates.
         """
         trend = fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])
+        runs = [branch for branch in report.runs if branch.is_constant]  # the law knows no other rates
         law = fit_law(
-            report.runs,
+            runs,
             noise=_readings(report),
             initial_loss=report.initial_loss,
             adaptive=report.provenance.adaptive,
             delay=report.provenance.delay,
             seed=seed,
         )
-        rates = [branch.learning_rate for branch in report.runs if branch.outcome != "diverged"]
+        rates = [branch.learning_rate for branch in runs if branch.outcome != "diverged"]
         forecast = cls(
             law=law,
             noise_trend=trend,
