@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 SUMMARY = "Measure a training task: noise scales, short runs and their cooldowns, step cost."
 DETAILS = """\
 Trains the task for a short while, within the budget, and writes what it measured: noise scales, the losses of short
-runs at two batch sizes and of cooldowns off them (the learning rate falls to zero), seconds per step. Finished parts are kept beside the
-output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on where it stopped.
+runs at two batch sizes and of cooldowns off them (the learning rate falls to zero), seconds per step. Finished parts
+are kept beside the output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on
+where it stopped.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
 
@@ -152,10 +153,9 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     for kind, method in sorted({(r.kind, r.method) for r in report.noise_scales}):
         console.item(f"{kind}: {method}")
-    _show_runs([run for run in report.runs if run.is_constant], "runs", console)
-    _show_runs(
-        [run for run in report.runs if not run.is_constant], "cooldowns: off a run, the rate falls to 0", console
-    )
+    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
+    title = "cooldowns: off the end of a run, the learning rate falls to zero"
+    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
     if report.step_cost is not None:
         cost = report.step_cost
         slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
@@ -168,7 +168,7 @@ def show_probe(report: ProbeReport, console: Console) -> None:
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
 
 
-def _show_runs(runs: Sequence[Branch], title: str, console: Console) -> None:
+def _show_runs(title: str, runs: Sequence[Branch], console: Console) -> None:
     if not runs:
         return
     console.say(f"\n{title}")
