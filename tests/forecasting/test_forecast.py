@@ -10,7 +10,9 @@ import pytest
 from forecasting.synthetic import fitted, simulated_report, true_b_crit, true_law
 
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
+from batchopt.evidence import Branch, LossCurve
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
 
@@ -124,3 +126,14 @@ def test_an_extrapolated_plan_says_so(forecast: Forecast) -> None:
     assert any("extrapolated" in reason for reason in plan.reasons)
     if not plan.cost.resolved:
         assert plan.reasons[0].startswith("This is a best guess")
+
+
+def test_cooldowns_are_left_out() -> None:
+    """Their rate falls, which the law knows nothing of."""
+    report = simulated_report(LAW)
+    schedule = LearningRateSchedule((0, 8_000, 10_000), (1.0, 1.0, 0.0))
+    cooldown = Branch(256, 9.0, LossCurve((9_000, 10_000), (0.1, 0.01)), learning_rate_schedule=schedule)
+    warmed_up = replace(cooldown, learning_rate_schedule=LearningRateSchedule((0, 100), (0.0, 1.0)))
+    with_it = Forecast.fit(replace(report, branches=(*report.branches, cooldown)))
+    assert with_it == fitted()
+    assert Forecast.fit(replace(report, branches=(*report.branches, warmed_up))) != fitted()

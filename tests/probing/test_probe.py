@@ -172,7 +172,9 @@ def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
         first, second = sorted(b.learning_rate for b in at_short)
         assert best.learning_rate in (first, second)
         assert second == pytest.approx(3.0 * first)
-        assert all(end - begin == pytest.approx(begin / 4, abs=size) for begin, end in stretches if begin == short_begin)
+        assert all(
+            end - begin == pytest.approx(begin / 4, abs=size) for begin, end in stretches if begin == short_begin
+        )
 
 
 def test_every_cooldown_ends_with_an_evaluation_lower_than_it_began(report: ProbeReport) -> None:
