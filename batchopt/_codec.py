@@ -28,6 +28,8 @@ class Record:
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
     SCHEMA: ClassVar[str]
+    REMEDY_OF_OLDER: ClassVar[str] = ""
+    """What a file of an earlier version lacks and how to go on; empty where there was no earlier version."""
 
     def to_json(self) -> str:
         """The record as one JSON object, floats exact."""
@@ -127,7 +129,7 @@ def _read(record: type[Record], text: str) -> Record:
         fields = _read_numbers(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
-    _check_schema(record.SCHEMA, fields)
+    _check_schema(record, fields)
     del fields["schema"]
     try:
         return cast("Record", _adapter(record).validate_json(json.dumps(fields), strict=True))
@@ -137,16 +139,19 @@ def _read(record: type[Record], text: str) -> Record:
         raise RecordError(f"{record.SCHEMA}: {where}: {first['msg']}") from None
 
 
-def _check_schema(expected: str, fields: object) -> None:
-    tag = fields.get("schema") if isinstance(fields, dict) else None
+def _check_schema(record: type[Record], fields: object) -> None:
+    expected, tag = record.SCHEMA, fields.get("schema") if isinstance(fields, dict) else None
     if tag == expected:
         return
     if not isinstance(tag, str) or not tag.startswith("batchopt."):
         raise RecordError(f'expected a JSON object with "schema": "{expected}", got schema {tag!r}')
     name, _, version = expected.rpartition("/")
     got_name, _, got_version = tag.rpartition("/")
-    if got_name == name and re.fullmatch("[0-9]{1,9}", got_version) and int(got_version) > int(version):
-        raise RecordError(f"was written by a newer batchopt ({tag}; this one reads {expected}): upgrade batchopt")
+    if got_name == name and re.fullmatch("[0-9]{1,9}", got_version):
+        if int(got_version) > int(version):
+            raise RecordError(f"was written by a newer batchopt ({tag}; this one reads {expected}): upgrade batchopt")
+        if record.REMEDY_OF_OLDER:
+            raise RecordError(f"was written by an older batchopt ({tag}; this one reads {expected}): {record.REMEDY_OF_OLDER}")
     raise RecordError(f"holds {tag}, expected {expected}: is it the right file?")
 
 

@@ -104,7 +104,7 @@ class TrainingLosses(Record):
 
 @dataclass(frozen=True, slots=True)
 class Branch(Record):
-    """One run from initialisation at one batch size, and its loss curve.
+    """One run at one batch size, from initialisation or from a snapshot of another run, and its loss curve.
 
     Attributes:
         batch_size: examples per step.
@@ -133,21 +133,34 @@ class Branch(Record):
         check_positive("learning_rate", self.learning_rate)
 
     @property
-    def is_stable(self) -> bool:
-        """Whether the learning rate never fell."""
-        schedule = self.learning_rate_schedule
-        return schedule is None or all(a <= b for a, b in pairwise(schedule.multipliers))
-
-    @property
     def examples(self) -> float:
         """Examples that the branch is known to have seen: at its last evaluation or training batch."""
         last = 0.0 if self.training is None or not self.training.examples else self.training.examples[-1]
         return max(last, *self.curve.examples[-1:], 0)
 
     @property
+    def falls(self) -> tuple[int, int] | None:
+        """Examples at which the learning rate begins and ends to fall; None if it never does."""
+        schedule = self.learning_rate_schedule
+        if schedule is None:
+            return None
+        pairs = zip(pairwise(schedule.examples), pairwise(schedule.multipliers), strict=True)
+        falling = [stretch for stretch, (before, after) in pairs if after < before]
+        return (falling[0][0], falling[-1][1]) if falling else None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the learning rate never falls; it may warm up."""
+        return self.falls is None
+
+    @property
     def last_loss(self) -> float:
-        """The last evaluation, or the mean of the last fifth of the training batches where none was that late."""
-        late = 0.8 * self.examples
+        """The last evaluation, or the mean of the last fifth of the training batches where none was that late.
+
+        Of a run that branches off another one: of those after it.
+        """
+        first = 0.0 if self.training is None or not self.training.examples else self.training.examples[0]
+        late = first + 0.8 * (self.examples - first)
         if self.curve.examples and (self.curve.examples[-1] >= late or self.training is None):
             return self.curve.losses[-1]
         if self.training is None:
@@ -215,7 +228,7 @@ class ProbeReport(Record):
 
     Attributes:
         reference: the long run along which the noise scale was measured; None if the probe stopped before it.
-        branches: the other runs.
+        branches: the other runs, and the cooldowns that branch off runs.
         noise_scales: readings along tuned runs, in the order of measuring.
         step_cost: measured seconds per step; None if the probe stopped before it.
         spending: what each part spent.
@@ -225,7 +238,8 @@ class ProbeReport(Record):
         initial_loss: mean training loss at initialisation; None if the probe stopped before it.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.probe/1"
+    SCHEMA: ClassVar[str] = "batchopt.probe/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "it holds no decays of the learning rate: probe again"
 
     reference: Branch | None
     branches: tuple[Branch, ...]
@@ -254,5 +268,5 @@ class ProbeReport(Record):
 
     @property
     def runs(self) -> tuple[Branch, ...]:
-        """Every run that left a loss curve, the reference first."""
+        """Every run and every cooldown that left a loss curve, the reference first."""
         return self.branches if self.reference is None else (self.reference, *self.branches)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance, Spending
+from batchopt.errors import RecordError
+from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance, Spending, TrainingLosses
+from batchopt.learning_rate_schedule import LearningRateSchedule
 
 losses_lists = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=30)
 
@@ -96,3 +98,43 @@ def test_a_report_adds_up() -> None:
     assert (report.examples_spent, report.steps_spent, report.seconds_spent) == (150.5, 5, 0.75)
     assert report.runs == (reference, branch)
     assert ProbeReport(None, (branch,), (), None, (), 1_000, "out of budget", provenance).runs == (branch,)
+
+
+@pytest.mark.parametrize(
+    ("examples", "multipliers", "falls"),
+    [
+        ((0,), (1.0,), None),
+        ((0, 100), (0.0, 1.0), None),
+        ((0, 100, 200), (0.0, 1.0, 1.0), None),
+        ((0, 800, 1_000), (1.0, 1.0, 0.0), (800, 1_000)),
+        ((0, 100, 800, 1_000), (0.0, 1.0, 1.0, 0.0), (800, 1_000)),
+        ((0, 100, 400, 1_000), (0.0, 1.0, 0.5, 0.0), (100, 1_000)),
+        ((0, 100, 200, 300), (1.0, 0.5, 1.0, 0.9), (0, 300)),
+    ],
+)
+def test_where_a_rate_falls(
+    examples: tuple[int, ...], multipliers: tuple[float, ...], falls: tuple[int, int] | None
+) -> None:
+    schedule = LearningRateSchedule(examples, multipliers)
+    branch = Branch(32, 0.1, curve_of([2.0, 1.0]), learning_rate_schedule=schedule)
+    assert branch.falls == falls
+    assert branch.is_constant == (falls is None)
+    assert Branch(32, 0.1, curve_of([2.0, 1.0])).is_constant
+
+
+def test_the_last_loss_of_a_cooldown_is_of_its_own_last_fifth() -> None:
+    """Of examples since initialisation the last fifth would be all of it."""
+    training = TrainingLosses((1_000.0, 1_025.0, 1_050.0, 1_075.0, 1_100.0), (9.0, 8.0, 7.0, 6.0, 5.0), (0.1,) * 5)
+    assert Branch(32, 0.1, LossCurve((), ()), training=training).last_loss == 5.0
+    evaluated = Branch(32, 0.1, LossCurve((1_100,), (4.0,)), training=training)
+    assert evaluated.last_loss == 4.0
+    from_the_start = TrainingLosses((0.0, 50.0, 85.0, 100.0), (9.0, 8.0, 7.0, 5.0), (0.1,) * 4)
+    assert Branch(32, 0.1, LossCurve((), ()), training=from_the_start).last_loss == 6.0
+
+
+def test_a_report_of_an_older_version_is_refused_with_what_to_do() -> None:
+    provenance = Provenance({"batchopt": "0"}, "cpu", 0, None, 10)
+    report = ProbeReport(None, (Branch(64, 0.1, curve_of([2.0, 0.5])),), (), None, (), 1_000, None, provenance)
+    older = report.to_json().replace(ProbeReport.SCHEMA, "batchopt.probe/1")
+    with pytest.raises(RecordError, match=r"an older batchopt \(batchopt.probe/1; .* no decays .*: probe again$"):
+        ProbeReport.from_json(older)

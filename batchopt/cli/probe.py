@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import Branch, ProbeReport
 
 if TYPE_CHECKING:
     from batchopt.probing.task import TrainingTask
 
-SUMMARY = "Measure a training task: noise scales, short runs, step cost."
+SUMMARY = "Measure a training task: noise scales, short runs and their cooldowns, step cost."
 DETAILS = """\
-Trains the task for a short while, within the budget, and writes what it measured. Finished parts are kept beside the
-output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on where it stopped.
+Trains the task for a short while, within the budget, and writes what it measured: noise scales, the losses of short
+runs at two batch sizes and of cooldowns off them (the learning rate falls to zero), seconds per step. Finished parts
+are kept beside the output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on
+where it stopped.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
 
@@ -150,11 +153,9 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     for kind, method in sorted({(r.kind, r.method) for r in report.noise_scales}):
         console.item(f"{kind}: {method}")
-    console.say("\nruns")
-    console.table(
-        ("batch", "learning rate", "examples", "last loss", "outcome"),
-        [(b.batch_size, b.learning_rate, round(b.examples), b.last_loss, b.outcome) for b in report.runs],
-    )
+    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
+    title = "cooldowns: off the end of a run, the learning rate falls to zero"
+    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
     if report.step_cost is not None:
         cost = report.step_cost
         slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
@@ -165,3 +166,14 @@ def show_probe(report: ProbeReport, console: Console) -> None:
         console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * slopes[0]:.3g} us x B{knees}")
     if report.stopped is not None:
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
+
+
+def _show_runs(title: str, runs: Sequence[Branch], console: Console) -> None:
+    if not runs:
+        return
+    console.say(f"\n{title}")
+    examples = ("examples",) if runs[0].is_constant else ("from examples", "to examples")
+    console.table(
+        ("batch", "learning rate", *examples, "last loss", "outcome"),
+        [(r.batch_size, r.learning_rate, *(r.falls or (round(r.examples),)), r.last_loss, r.outcome) for r in runs],
+    )

@@ -68,6 +68,7 @@ class Forecast(Record):
     """
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe and forecast again"
 
     law: LossPosterior
     constant_law: LawPosterior
@@ -94,7 +95,7 @@ class Forecast(Record):
             seed=seed,
         )
         constant = fit_law(
-            [run for run in report.runs if run.is_stable],
+            [run for run in report.runs if run.is_constant],
             noise=_readings(report),
             initial_loss=report.initial_loss,
             adaptive=provenance.adaptive,
@@ -373,7 +374,7 @@ def _report_doubts(report: ProbeReport) -> list[str]:
         doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales are unresolved.")
     if len({branch.batch_size for branch in report.runs if branch.outcome != "diverged"}) < 2:
         doubts.append("Only one batch size was run, so what another one does is a guess.")
-    if all(branch.is_stable for branch in report.runs):
+    if all(branch.is_constant for branch in report.runs):
         doubts.append("No run's learning rate decayed, so what a decay brings is carried over from other trainings.")
     return doubts
 

@@ -77,6 +77,7 @@ class Plan(Record):
     """
 
     SCHEMA: ClassVar[str] = "batchopt.plan/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
     goal: ReachLoss | LowestLoss
     price: StepCost

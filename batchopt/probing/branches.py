@@ -14,13 +14,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import cloudpickle
 from joblib import Parallel, delayed
 
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.data import evaluation_examples
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun
@@ -37,6 +38,8 @@ LOOK_RATIO = 1.5
 """Whether a run has diverged is looked at from its eighth step on, at steps this factor apart."""
 HOPELESS = 3.0
 """A loss this many times the initial one counts as diverged."""
+COOLDOWN_WINDOWS = 8
+"""Windows of a cooldown's training losses: of equal width, since the loss falls until the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,15 @@ class Leg:
         name: of the part in the journal.
         part: what the spending is filed under.
         batch_size: examples per step.
-        learning_rate: the optimizer's.
+        learning_rate: the optimizer's, at its peak.
         budget: examples that the leg may spend, evaluations counted.
         seed: of initialisation and data order.
         initial_loss: loss at initialisation; None if it is not known.
         continues: name of the leg that this one goes on from, or None.
-        ends_evaluated: whether the loss is evaluated at the leg's end, even where that takes half of its budget.
+        ends_evaluated: whether the loss is evaluated at the leg's end, even where that takes half of its budget; at a
+            cooldown's only if so.
+        cooldown_steps: steps over which the rate falls linearly to zero, from where `continues` ended; such a leg is
+            a branch of its own, and leaves no snapshot. 0 for a leg at a constant rate.
         deadline: time.time() at which the leg stops; None for never.
     """
 
@@ -65,6 +71,7 @@ class Leg:
     initial_loss: float | None = None
     continues: str | None = None
     ends_evaluated: bool = False
+    cooldown_steps: int = 0
     deadline: float | None = None
 
 
@@ -104,68 +111,109 @@ def _run_and_keep(shared: SharedTask, leg: Leg, journal: Journal) -> None:
     journal.keep(leg.name, run_leg(shared.task, leg, journal))
 
 
+class _Trained(NamedTuple):
+    """What a leg saw: losses of batches, (examples, loss) of evaluations, and how it ended."""
+
+    losses: list[float]
+    evaluations: list[tuple[int, float]]
+    outcome: Literal["finished", "stopped", "diverged"]
+    failure: str | None
+
+
 def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
-    """Train one leg: the loss curve of its whole run so far, and what the leg spent."""
+    """Train one leg: the loss curve of its whole run so far, or of the cooldown, and what the leg spent."""
     began = time.perf_counter()
     run, before = _begin(task, leg, journal)
     cost, first_step = evaluation_examples(task) / 3.0, run.steps
-    losses: list[float] = []
-    evaluations: list[tuple[int, float]] = []
-    outcome, failure = "finished", None
-    try:
-        for until, evaluate in stops(leg, done=first_step, evaluation_cost=cost):
-            while first_step + len(losses) < until and not _too_late(leg, run):
-                losses.append(run.step(leg.batch_size))
-            if evaluate:
-                evaluations.append((run.examples_seen, run.evaluate()))
-            if _has_diverged(losses, leg.initial_loss):
-                outcome = "diverged"
-                break
-            if _too_late(leg, run):
-                outcome = "stopped"
-                break
-    except NonFiniteLossError as error:
-        outcome, failure = "diverged", str(error)
+    schedule = schedule_of(leg, warmup_examples=task.warmup_examples, begins_at=run.examples_seen)
+    trained = _train(run, leg, schedule, cost)
     spending = Spending(
         part=leg.part,
-        examples=len(losses) * float(leg.batch_size) + len(evaluations) * cost,
-        steps=len(losses),
+        examples=len(trained.losses) * float(leg.batch_size) + len(trained.evaluations) * cost,
+        steps=len(trained.losses),
         seconds=time.perf_counter() - began,
     )
-    if outcome != "diverged":
+    if trained.outcome != "diverged" and not leg.cooldown_steps:
         save_snapshot(run, journal.snapshot(leg.name))
     windows = training_losses(
-        losses, batch_size=leg.batch_size, before=before.training if before else None, first_step=first_step
+        trained.losses,
+        batch_size=leg.batch_size,
+        before=before.training if before else None,
+        first_step=first_step,
+        windows=COOLDOWN_WINDOWS if leg.cooldown_steps else None,
     )
-    return Part(spending, branch=_branch(leg, before, evaluations, windows, outcome), failure=failure)
+    branch = _branch(leg, before, trained, windows, schedule)
+    return Part(spending, branch=branch, examples_seen=run.examples_seen, failure=trained.failure)
 
 
 def _begin(task: TrainingTask, leg: Leg, journal: Journal) -> tuple[TrainingRun, Branch | None]:
+    """The run, and its curve before this leg; a cooldown's holds only what comes after."""
     run = TrainingRun(task, learning_rate=leg.learning_rate, seed=leg.seed)
     if leg.continues is None:
         return run, None
     load_snapshot(run, journal.snapshot(leg.continues))
-    part = journal.finished(leg.continues)
+    part = None if leg.cooldown_steps else journal.finished(leg.continues)
     return run, part.branch if part else None
+
+
+def schedule_of(leg: Leg, *, warmup_examples: int, begins_at: int) -> LearningRateSchedule | None:
+    """The learning rate of a leg's run from initialisation on; None for a constant one.
+
+    Args:
+        leg: as it is meant, whether or not it gets that far.
+        warmup_examples: of the task.
+        begins_at: examples that the run has seen when the leg begins; a cooldown's come after the warm-up.
+    """
+    points = {0: 0.0, warmup_examples: 1.0} if warmup_examples else {0: 1.0}
+    if leg.cooldown_steps:
+        points |= {begins_at: 1.0, begins_at + leg.cooldown_steps * leg.batch_size: 0.0}
+    elif not warmup_examples:
+        return None
+    return LearningRateSchedule(tuple(points), tuple(points.values()))
+
+
+def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, evaluation_cost: float) -> _Trained:
+    first_step = run.steps
+    losses: list[float] = []
+    evaluations: list[tuple[int, float]] = []
+    try:
+        for until, evaluate in stops(leg, done=first_step, evaluation_cost=evaluation_cost):
+            while run.steps < until and not _too_late(leg, run):
+                losses.append(run.step(leg.batch_size, multiplier=_multiplier(leg, schedule, run.examples_seen)))
+            if evaluate and losses:
+                evaluations.append((run.examples_seen, run.evaluate()))
+            if _has_diverged(losses, leg.initial_loss):
+                return _Trained(losses, evaluations, "diverged", None)
+            if _too_late(leg, run):
+                return _Trained(losses, evaluations, "stopped", None)
+    except NonFiniteLossError as error:
+        return _Trained(losses, evaluations, "diverged", str(error))
+    return _Trained(losses, evaluations, "finished", None)
+
+
+def _multiplier(leg: Leg, schedule: LearningRateSchedule | None, examples: int) -> float:
+    """Of the step that begins after so many examples; the run warms up by itself."""
+    if schedule is None or not leg.cooldown_steps:
+        return 1.0
+    return schedule(examples + 0.5 * leg.batch_size)
 
 
 def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, bool]]:
     """Steps of the run at which a leg looks whether it has diverged, and whether it evaluates the loss there.
 
     Looks are geometric; the last is at the leg's end. Evaluations are at the last looks, each at twice the steps of the
-    one before, as many as `EVALUATION_SHARE` of the budget pays for.
+    one before, as many as `EVALUATION_SHARE` of the budget pays for; of a cooldown only the end is evaluated.
 
     Args:
         leg: with its budget in examples, evaluations counted.
         done: steps that the run has taken.
         evaluation_cost: of one evaluation, in examples.
     """
-    # No leg has room for more evaluations than examples, however little one costs.
-    most = EVALUATION_SHARE * leg.budget
-    count = math.floor(min(most / evaluation_cost, leg.budget)) if evaluation_cost > 0 else 0
-    if leg.ends_evaluated and count == 0 and evaluation_cost <= 0.5 * leg.budget:
-        count = 1
-    end = done + math.floor((leg.budget - count * evaluation_cost) / leg.batch_size)
+    if leg.cooldown_steps:
+        end, count = done + leg.cooldown_steps, int(leg.ends_evaluated)
+    else:
+        count = _evaluations(leg, evaluation_cost)
+        end = done + math.floor((leg.budget - count * evaluation_cost) / leg.batch_size)
     evaluated: set[int] = set()
     at = end
     while len(evaluated) < count and at > done:
@@ -178,6 +226,14 @@ def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, boo
     return [(look, look in evaluated) for look in sorted(looks) if look > done]
 
 
+def _evaluations(leg: Leg, cost: float) -> int:
+    """How many a leg at a constant rate can pay for."""
+    # No leg has room for more evaluations than examples, however little one costs.
+    most = EVALUATION_SHARE * leg.budget
+    count = math.floor(min(most / cost, leg.budget)) if cost > 0 else 0
+    return 1 if leg.ends_evaluated and count == 0 and cost <= 0.5 * leg.budget else count
+
+
 def _has_diverged(losses: Sequence[float], initial: float | None) -> bool:
     """Whether the latest losses are far above those at initialisation."""
     if not losses:
@@ -188,17 +244,18 @@ def _has_diverged(losses: Sequence[float], initial: float | None) -> bool:
 
 
 def _branch(
-    leg: Leg, before: Branch | None, evaluations: list[tuple[int, float]], windows: TrainingLosses, outcome: str
+    leg: Leg, before: Branch | None, trained: _Trained, windows: TrainingLosses, schedule: LearningRateSchedule | None
 ) -> Branch:
     earlier = [] if before is None else list(zip(before.curve.examples, before.curve.losses, strict=True))
-    points = [*earlier, *((n, loss) for n, loss in evaluations if math.isfinite(loss) and loss > 0)]
+    points = [*earlier, *((n, loss) for n, loss in trained.evaluations if math.isfinite(loss) and loss > 0)]
     return Branch(
         batch_size=leg.batch_size,
         learning_rate=leg.learning_rate,
         curve=LossCurve(tuple(n for n, _ in points), tuple(loss for _, loss in points)),
-        outcome=outcome,  # type: ignore[arg-type]
+        outcome=trained.outcome,
         seed=leg.seed,
         training=windows,
+        learning_rate_schedule=schedule,
     )
 
 

@@ -12,13 +12,15 @@ from batchopt.step_cost import StepCost
 SHARES = {
     "step time": 0.03,
     "learning-rate range": 0.06,
-    "learning-rate search": 0.11,
-    "short runs, large batch": 0.24,
-    "short runs, small batch": 0.24,
-    "long runs": 0.24,
-    "noise scales": 0.08,
+    "learning-rate search": 0.10,
+    "short runs, large batch": 0.18,
+    "short runs, small batch": 0.18,
+    "cooldowns of short runs": 0.07,
+    "long runs": 0.18,
+    "cooldowns of long runs": 0.13,
+    "noise scales": 0.07,
 }
-"""Share of the budget that each part may spend."""
+"""Share of the budget that each part may spend. A cooldown's follows from its length and its run's share."""
 
 FIRST_STEPS = 10
 """Steps of a run of the learning-rate search, for a probe of `SMALLEST_PROBE` examples."""
@@ -27,7 +29,7 @@ GROWTH = 0.2
 """Its steps grow with this power of the budget, its batch size with the rest."""
 LEAST_STEPS = 5
 """A run of fewer steps tells nothing about its learning rate."""
-SMALLER, LARGER = 4, 2
+SMALLER, LARGER = 8, 2
 """The small and the large batch size of the short runs lie these factors below and above that of the search."""
 SEARCH_FACTOR = 4.0
 """Neighbouring learning rates of the search: from below the highest, which is two decades too high for Adam."""
@@ -37,10 +39,18 @@ RATES = 4
 """Learning rates of the search to begin with."""
 EXTRA_RATES = 2
 """Runs that are set aside for rates beyond those."""
-FINE_FACTOR = 2.0
+FINE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs."""
 FINE_RATES, EXTRA_FINE_RATES = 3, 1
 """Short runs of a batch size, and those set aside for rates beyond theirs."""
+SHORT_COOLDOWN = 0.25
+"""Length of a cooldown off a short run, as a share of the run: the last fifth of what both see."""
+LONG_COOLDOWNS = (0.1, 0.4)
+"""Likewise off a long run, twice: one length says how far the loss falls, but not how fast noise is forgotten."""
+COOLED_RATES = 2
+"""Short runs of a batch size that are cooled down: the best, and the next best."""
+LEAST_COOLDOWN_STEPS = 4
+"""A cooldown of fewer steps is left out: its rate would fall in jumps."""
 
 
 def examples_within(seconds: float, cost: StepCost) -> int:
@@ -58,7 +68,7 @@ class BatchSizes:
 
 
 def choose_batch_sizes(budget: int, *, bounds: tuple[int, int], population: int) -> BatchSizes:
-    """The batch sizes of a probe: small and large a factor of 8 apart where the bounds allow it.
+    """The batch sizes of a probe: small and large a factor of 16 apart where the bounds allow it.
 
     Args:
         budget: examples of the whole probe.

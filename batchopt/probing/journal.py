@@ -27,7 +27,8 @@ _IDENTITY = "identity.json"
 class Identity(Record):
     """What a probe was asked: a journal of another probe is refused."""
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_identity/1"
+    SCHEMA: ClassVar[str] = "batchopt.probe_identity/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "that probe had no cooldowns and cannot go on: delete the folder to begin anew"
 
     examples: int | None
     seconds: float | None
@@ -40,12 +41,25 @@ class Identity(Record):
 
 @dataclass(frozen=True, slots=True)
 class Part(Record):
-    """The result of one part of a probe. Only what the part measures is filled in."""
+    """The result of one part of a probe. Only what the part measures is filled in.
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_part/1"
+    Attributes:
+        spending: what it took.
+        branch: the run so far, or the cooldown.
+        examples_seen: by the run at the end of the part, whose state is its snapshot.
+        noise_scale: one reading.
+        step_cost: measured seconds per step.
+        initial_loss: mean training loss at initialisation.
+        learning_rate: the highest worth trying.
+        failure: why the part has no result, or what ended it, in words.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.probe_part/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "that probe had no cooldowns and cannot go on: delete the folder to begin anew"
 
     spending: Spending
     branch: Branch | None = None
+    examples_seen: int = 0
     noise_scale: NoiseScale | None = None
     step_cost: StepCost | None = None
     initial_loss: float | None = None
@@ -71,7 +85,7 @@ class Journal:
         """Open or begin the journal of one probe.
 
         Raises:
-            RecordError: the folder holds the journal of another probe.
+            RecordError: the folder holds the journal of another probe, or of another version.
         """
         journal = cls(folder, group)
         journal._of_first(lambda: journal._begin(identity))

@@ -1,8 +1,9 @@
-"""The long runs: the best short run of each batch size goes on, and noise scales are measured on the way to it."""
+"""The long runs: the best short run of each batch size goes on and cools down; noise scales are measured on the way."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,6 +14,7 @@ from batchopt.evidence import Spending
 from batchopt.noise_scale import MeasuredAt
 from batchopt.probing.branches import Leg
 from batchopt.probing.budget import SHARES
+from batchopt.probing.cooldowns import cooldowns_of_long_runs
 from batchopt.probing.journal import Part
 from batchopt.probing.kinds.kind import kind_of
 from batchopt.probing.measure import measure_run
@@ -34,37 +36,50 @@ RELATIVE_WIDTH = 0.2
 """A noise scale is measured until its interval is this narrow, or its share of the budget is spent."""
 
 
-def long_runs(session: Session, found: Leg, small: Leg | None, large: Leg) -> None:
-    """Carry the best short run of each batch size on; the large one is the reference.
+def long_runs(session: Session, found: Leg, small: Sequence[Leg], large: Sequence[Leg]) -> None:
+    """Carry the best short run of each batch size on, and cool it down; the large one is the reference.
 
-    They share their part of the budget and what the short runs have left of theirs.
+    Args:
+        session: the probe.
+        found: the best run of the learning-rate search.
+        small: short runs at the small batch size, the best first; may be empty.
+        large: likewise at the large one; at least one.
 
     Raises:
-        StopProbe: the reference run diverged, or a gradient is not finite.
+        StopProbe: a long run diverged, or a gradient is not finite.
     """
     _noise(session, 0, found)
-    _noise(session, 1, large)
+    _noise(session, 1, large[0])
     session.check_time()
-    budget = (SHARES["long runs"] * session.budget + _left_by_short_runs(session)) / (1 if small is None else 2)
-    reference = _go_on(session, large, REFERENCE, budget)
+    budget = _budget(session) / (2 if small else 1)
+    reference, failure = _go_on(session, large[0], REFERENCE, budget)
+    if failure is not None:
+        raise StopProbe(failure)
     _noise(session, 2, reference)
     session.check_time()
-    if small is not None:
-        _go_on(session, small, "long-small", budget)
+    legs = [reference]
+    if small:
+        longer, failure = _go_on(session, small[0], "long-small", budget)
+        legs += [longer] if failure is None else []
+    cooldowns_of_long_runs(session, legs)
+    if failure is not None:
+        raise StopProbe(failure)
 
 
-def _left_by_short_runs(session: Session) -> float:
-    shares = {f"short runs, {which} batch" for which in ("large", "small")}
-    spent = sum(part.spending.examples for part in session.parts.values() if part.spending.part in shares)
-    return max(0.0, sum(SHARES[share] for share in shares) * session.budget - spent)
+def _budget(session: Session) -> float:
+    """Of all long runs. What the parts before have left is shared by them and their cooldowns."""
+    left = session.left_of("short runs, large batch", "short runs, small batch", "cooldowns of short runs")
+    own, cooldowns = SHARES["long runs"], SHARES["cooldowns of long runs"]
+    return own * session.budget + left * own / (own + cooldowns)
 
 
-def _go_on(session: Session, leg: Leg, name: str, budget: float) -> Leg:
+def _go_on(session: Session, leg: Leg, name: str, budget: float) -> tuple[Leg, str | None]:
+    """The longer run, and why it came to nothing."""
     longer = replace(leg, name=name, part="long runs", continues=leg.name, budget=budget, ends_evaluated=True)
     (part,) = session.run([longer])
-    if last_loss(part) is None:
-        raise StopProbe(f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}")
-    return longer
+    if last_loss(part) is not None:
+        return longer, None
+    return longer, f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}"
 
 
 def _noise(session: Session, level: int, leg: Leg) -> None:

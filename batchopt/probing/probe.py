@@ -3,12 +3,18 @@
     step time             timed steps of a throw-away run at several batch sizes
     learning-rate range   a run whose rate rises until the loss blows up; skipped where a rate is given
     learning-rate search  runs of a few steps at rates far apart
-    short runs            two batch sizes, three learning rates or more each, an octave apart
+    short runs            two batch sizes a factor of 16 apart, three learning rates or more each, a factor of 3 apart
+    cooldowns             off the two best short runs of each batch size: the rate falls to zero, over a quarter of what
+                          the run took
     long runs             the best short run of each batch size goes on; that of the larger one is the reference run
+    cooldowns             off each long run two, over 10 and 40 % of what it took
     noise scales          after the best run of the search, the short and the long reference run
 
-Each has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have fixed
-names and are kept in a journal as they finish: the same call goes on where it stopped.
+Runs warm up as their task says, and then keep their rate. A cooldown begins from the state at a run's end, which stays
+as it is, and is a branch of its own in the report, with its schedule and with losses after that point only.
+
+Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have
+fixed names and are kept in a journal as they finish: the same call goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,8 +31,10 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.branches import SharedTask
-from batchopt.probing.budget import SHARES, BatchSizes, choose_batch_sizes, examples_within
+from batchopt.probing.budget import COOLED_RATES, SHARES, BatchSizes, choose_batch_sizes, examples_within
+from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
@@ -50,7 +58,7 @@ def probe(
     journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ProbeReport:
-    """Measure what a forecast needs: noise scales, short runs, step cost.
+    """Measure what a forecast needs: noise scales, short runs and their cooldowns, step cost.
 
     Under torchrun the first process probes, on its device, and all of them get its report; what is to be written is
     written by that process alone. A model that the task makes sharded (FSDP2) is probed by all processes together: its
@@ -138,15 +146,16 @@ def _run(
             sizes = None
         sizes = sizes or _batch_sizes(session, (low, high))
         found = search_learning_rate(session, learning_rate, sizes.search)
-        large = None if found is None else short_runs(session, "large", sizes.large, found)
-        if found is None or large is None:
+        large = [] if found is None else short_runs(session, "large", sizes.large, found)
+        if found is None or not large:
             raise StopProbe(
                 f"every learning rate that was tried at batch size {sizes.large if found else sizes.search} diverged; "
                 "give one that works"
             )
         small = short_runs(session, "small", sizes.small, found)
+        cooldowns_of_short_runs(session, [*large[:COOLED_RATES], *small[:COOLED_RATES]])
         long_runs(session, found, small, large)
-        if small is None:
+        if not small:
             raise StopProbe(f"every learning rate that was tried at batch size {sizes.small} diverged")
     except StopProbe as stop:
         stopped = str(stop)
@@ -185,11 +194,12 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
 
 
 def _report(session: Session, stopped: str | None, provenance: Provenance) -> ProbeReport:
-    runs: dict[tuple[int, float], Branch] = {}
+    runs: dict[tuple[int, float, LearningRateSchedule | None], Branch] = {}
     for part in session.parts.values():
         # A later leg of the same run holds the whole curve; one that began when the time was up holds nothing.
         if part.branch is not None and part.branch.examples > 0:
-            runs[part.branch.batch_size, part.branch.learning_rate] = part.branch
+            branch = part.branch
+            runs[branch.batch_size, branch.learning_rate, branch.learning_rate_schedule] = branch
     reference = session.parts[REFERENCE].branch if REFERENCE in session.parts else None
     spending: dict[str, Spending] = {}
     for part in session.parts.values():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from batchopt.probing.branches import Leg, SharedTask, run_legs
+from batchopt.probing.budget import SHARES
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.task import TrainingTask
 
@@ -67,6 +68,11 @@ class Session:
         if any(part.branch is not None and part.branch.outcome == "stopped" for part in results):
             raise StopProbe(TIME_WAS_UP)
         return results
+
+    def left_of(self, *names: str) -> float:
+        """Examples that are left of the shares of some parts together."""
+        spent = sum(part.spending.examples for part in self.parts.values() if part.spending.part in names)
+        return max(0.0, sum(SHARES[name] for name in names) * self.budget - spent)
 
     def check_time(self) -> None:
         """End the probe if its time is up."""

@@ -44,11 +44,11 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
         initial_loss=session.initial_loss,
     )
     rates = _first_rates(session, learning_rate, batch_size)
-    return _best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_RATES)
+    return next(iter(_best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_RATES)), None)
 
 
-def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> Leg | None:
-    """Longer runs at three learning rates an octave apart; returns that of the best, None if every run diverged.
+def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> list[Leg]:
+    """Longer runs at three learning rates or more; returns those that are alive, the best first.
 
     Args:
         session: the probe.
@@ -81,10 +81,11 @@ def _first_rates(session: Session, learning_rate: float | None, batch_size: int)
     return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
-def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: int) -> Leg | None:
-    """The best of runs at the given rates, and at rates beyond them while the best is at an edge.
+def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: int) -> list[Leg]:
+    """Runs at the given rates, and at rates beyond them while the best is at an edge: those alive, the best first.
 
-    A run that diverges early costs little, so going on is repeated within what `extra` runs may cost.
+    A run that diverges early costs little, so going on is repeated within what `extra` runs may cost. Upwards it ends
+    where a run diverges, whose rate is then the outermost.
     """
     legs = [replace(leg, name=f"{name}-{k}", learning_rate=rate) for k, rate in enumerate(rates)]
     parts = session.run(legs)
@@ -98,7 +99,7 @@ def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, f
         left -= part.spending.examples
         legs, parts = [*legs, further], [*parts, part]
     session.check_time()
-    return next(iter(_ranked(legs, parts)), None)
+    return _ranked(legs, parts)
 
 
 def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | None:

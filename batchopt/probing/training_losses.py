@@ -18,7 +18,12 @@ LEAST_SCATTER_STEPS = 9
 
 
 def training_losses(
-    losses: Sequence[float], *, batch_size: int, before: TrainingLosses | None = None, first_step: int = 0
+    losses: Sequence[float],
+    *,
+    batch_size: int,
+    before: TrainingLosses | None = None,
+    first_step: int = 0,
+    windows: int | None = None,
 ) -> TrainingLosses:
     """Means of batch losses over windows of steps.
 
@@ -29,6 +34,8 @@ def training_losses(
         batch_size: examples per step.
         before: windows of the run's earlier steps, which the new ones follow.
         first_step: steps that the run had taken before `losses`.
+        windows: so many of equal width over `losses`, as far as there are steps, in place of ever wider ones from the
+            run's first step on.
 
     Example:
         >>> curve = training_losses([4.0, 2.0, 3.0, 1.0, 2.0], batch_size=10)
@@ -37,7 +44,10 @@ def training_losses(
     """
     check_count("batch_size", batch_size)
     values = np.asarray(losses, dtype=np.float64)
-    edges = [step - first_step for step in _edges(first_step, first_step + len(values))]
+    if windows is None:
+        edges = [step - first_step for step in _edges(first_step, first_step + len(values))]
+    else:
+        edges = np.unique(np.linspace(0, len(values), windows + 1).round().astype(int)).tolist()
     rows = [] if before is None else list(zip(before.examples, before.losses, before.errors, strict=True))
     for begin, end in pairwise(edges):
         middle = (first_step + 0.5 * (begin + end - 1)) * batch_size

@@ -205,7 +205,8 @@ def _spending_table(report: ProbeReport) -> str:
 
 
 def _settings_table(report: ProbeReport) -> str:
-    rows = [("runs", count(len(report.runs)))]
+    cooldowns = sum(not run.is_constant for run in report.runs)
+    rows = [("runs", count(len(report.runs) - cooldowns)), ("cooldowns", count(cooldowns))]
     if report.reference is not None:
         run = report.reference
         rows.append(("reference run", f"batch size {count(run.batch_size)}, learning rate {number(run.learning_rate)}"))

@@ -33,6 +33,7 @@ class CurveData(NamedTuple):
         outcome: "finished", "stopped" or "diverged".
         reference: whether it is the long run.
         predicted: (examples, loss) by the forecast; empty for a diverged run and without a forecast.
+        falls: examples at which its rate begins and ends to fall; None for a constant rate.
     """
 
     batch_size: int
@@ -42,6 +43,7 @@ class CurveData(NamedTuple):
     outcome: str
     reference: bool
     predicted: tuple[tuple[float, float], ...]
+    falls: tuple[int, int] | None = None
 
 
 class LossCurvesData(NamedTuple):
@@ -61,7 +63,7 @@ def loss_curves_data(report: ProbeReport, forecast: Forecast | None = None) -> L
 def plot_loss_curves(report: ProbeReport, forecast: Forecast | None = None) -> go.Figure:
     """Measured loss over examples seen (solid) and the forecast's (dashed), one colour for each batch size.
 
-    Crosses end runs that diverged.
+    Cooldowns are dotted, from where they branch off. Crosses end runs that diverged.
     """
     return _draw(loss_curves_data(report, forecast))
 
@@ -81,6 +83,7 @@ def _curve(run: Branch, forecast: Forecast | None, *, reference: bool) -> CurveD
         run.outcome,
         reference,
         _predicted(forecast, run, examples) if forecast is not None and predictable else (),
+        run.falls,
     )
 
 
@@ -139,9 +142,14 @@ def _draw(data: LossCurvesData) -> go.Figure:
 def _strokes(curve: CurveData, colour: str) -> list[_Stroke]:
     """The measured line and the forecast's, as far as there are any."""
     name = f"batch size {count(curve.batch_size)}" + (", reference run" if curve.reference else "")
-    hover = f"{name}, learning rate {number(curve.learning_rate)} ({curve.outcome})"
+    rate = f"learning rate {number(curve.learning_rate)}"
+    if curve.falls is not None:
+        name += ", cooldowns"
+        rate += f" falling from {count(curve.falls[0])} to {count(curve.falls[1])} examples"
+    hover = f"{name}, {rate} ({curve.outcome})"
     width = 3.0 if curve.reference else 1.5
-    strokes = [_Stroke(curve.examples, curve.losses, name, colour, hover, width)]
+    dash = "solid" if curve.falls is None else "dot"
+    strokes = [_Stroke(curve.examples, curve.losses, name, colour, hover, width, dash)]
     if curve.predicted:
         examples, losses = zip(*curve.predicted, strict=True)
         ink = BLACK if curve.reference else colour

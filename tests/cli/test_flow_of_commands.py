@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.console import Console
 from batchopt.cli.main import main
+from batchopt.cli.probe import show_probe
 
 GOAL = 0.25
 
@@ -30,6 +32,19 @@ def test_the_probe_keeps_its_budget_and_leaves_no_journal(flow: Any) -> None:
     assert report.examples_spent <= report.budget_examples == 40_000
     assert len(report.noise_scales) >= 4
     assert not Path(f"{flow.probe}.partial").exists()
+
+
+def test_runs_and_their_cooldowns_are_shown_apart(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    report = ProbeReport.load(flow.probe)
+    show_probe(report, Console(as_json=False))
+    tables = re.split(r"\n\n", capsys.readouterr().out)
+    (runs,) = (table for table in tables if table.startswith("runs\n"))
+    (cooldowns,) = (table for table in tables if table.startswith("cooldowns: off the end of a run,"))
+    falls = [run.falls for run in report.runs if run.falls is not None]
+    assert len(runs.splitlines()) == 3 + len(report.runs) - len(falls)
+    shown = [re.split(r"  +", line.strip())[2:4] for line in cooldowns.splitlines()[3:]]
+    assert shown == [[f"{begin:,}", f"{end:,}"] for begin, end in falls]
+    assert shown
 
 
 def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

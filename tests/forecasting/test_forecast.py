@@ -100,7 +100,7 @@ def test_losses_along_a_run_are_the_laws(forecast: Forecast) -> None:
 
 def test_evidence_without_a_decay_is_doubted() -> None:
     report = known_report(LAW)
-    stable = replace(report, branches=tuple(run for run in report.branches if run.is_stable and run.batch_size == 256))
+    stable = replace(report, branches=tuple(run for run in report.branches if run.is_constant and run.batch_size == 256))
     doubts = Forecast.fit(stable).doubts
     assert any("No run's learning rate decayed" in doubt for doubt in doubts)
     assert any("one batch size" in doubt for doubt in doubts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,12 +18,16 @@ from torch import nn
 import batchopt.probing.branches as branches_module
 from batchopt.errors import BudgetError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES
+from batchopt.probing.journal import Identity
 from batchopt.probing.probe import probe
 from batchopt.probing.task import TrainingTask
 
 BUDGET = 24_000
+SIZES = (4, 64)
+"""Batch sizes of the short runs at that budget."""
 
 
 def make_task(**changes: object) -> TrainingTask:
@@ -62,15 +67,22 @@ def test_everything_is_measured_within_the_budget(report: ProbeReport) -> None:
     assert report.stopped is None
     assert report.examples_spent <= BUDGET
     spent = {part.part: part.examples for part in report.spending}
+    assert sum(SHARES.values()) == pytest.approx(1.0, abs=1e-12)
+    # The long runs have their part of what the short ones and their cooldowns left, and the last cooldowns the rest.
+    first = [name for name in SHARES if "short runs" in name]
+    left = sum(SHARES[name] * BUDGET - spent[name] for name in first)
+    more = {
+        "long runs": left * SHARES["long runs"] / (SHARES["long runs"] + SHARES["cooldowns of long runs"]),
+        "cooldowns of long runs": left + SHARES["long runs"] * BUDGET - spent["long runs"],
+    }
     for part, share in SHARES.items():
-        # The long runs have what the short ones left.
-        left = sum(SHARES[name] * BUDGET - spent[name] for name in SHARES if name.startswith("short runs"))
-        assert 0 < spent[part] <= share * BUDGET + (left if part == "long runs" else 0.0) + 1e-6, part
-    assert spent["long runs"] > 0.9 * SHARES["long runs"] * BUDGET  # a leg takes whole steps only
+        assert 0 < spent[part] <= share * BUDGET + more.get(part, 0.0) + 1e-6, part
+    for part in more:
+        assert spent[part] > 0.9 * SHARES[part] * BUDGET  # a leg takes whole steps only
     # Plain SGD has no metric of its own, so two kinds at three levels.
     assert [scale.kind for scale in report.noise_scales] == ["simple", "hessian"] * 3
     # Those of the short runs, and between them that of the learning-rate search.
-    assert sorted({branch.batch_size for branch in report.runs}) == [8, 32, 64]
+    assert sorted({branch.batch_size for branch in report.runs}) == [4, 32, 64]
     assert report.step_cost is not None
 
 
@@ -118,7 +130,8 @@ def _differentiable_once(model: nn.Module, batch: tuple[torch.Tensor, torch.Tens
 
 def test_reference_is_the_longest_run_of_the_large_batch(report: ProbeReport) -> None:
     assert report.reference is not None
-    same = [branch for branch in report.runs if branch.batch_size == report.reference.batch_size]
+    runs = [run for run in report.runs if run.is_constant]
+    same = [run for run in runs if run.batch_size == report.reference.batch_size]
     assert report.reference.examples == max(branch.examples for branch in same)
     assert report.reference.batch_size == max(branch.batch_size for branch in report.runs)
     levels = [reading.at.loss for reading in report.noise_scales if reading.at is not None]
@@ -127,22 +140,88 @@ def test_reference_is_the_longest_run_of_the_large_batch(report: ProbeReport) ->
 
 
 def test_both_winners_go_on(report: ProbeReport) -> None:
-    longest = [sorted((b.examples for b in report.runs if b.batch_size == size), reverse=True) for size in (8, 64)]
-    assert all(first > 1.4 * second for first, second, *_ in longest)
+    for size in SIZES:
+        lengths = sorted((b.examples for b in report.runs if b.batch_size == size and b.is_constant), reverse=True)
+        assert lengths[0] > 1.4 * lengths[1]
 
 
-def test_short_runs_are_an_octave_of_learning_rate_apart(report: ProbeReport) -> None:
-    for size in (8, 64):
-        rates = sorted(b.learning_rate for b in report.runs if b.batch_size == size)
+def test_short_runs_are_a_factor_of_three_of_learning_rate_apart(report: ProbeReport) -> None:
+    for size in SIZES:
+        rates = sorted(b.learning_rate for b in report.runs if b.batch_size == size and b.is_constant)
         assert len(rates) >= 3
-        assert [high / low for low, high in pairwise(rates)] == pytest.approx([2.0] * (len(rates) - 1))
+        assert [high / low for low, high in pairwise(rates)] == pytest.approx([3.0] * (len(rates) - 1))
+
+
+def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
+    """Off two short runs at neighbouring rates, and two of different length off the long run."""
+    for size in SIZES:
+        stable = {b.learning_rate: b for b in report.runs if b.batch_size == size and b.is_constant}
+        cooled = [b for b in report.runs if b.batch_size == size and not b.is_constant]
+        assert {b.learning_rate for b in cooled} <= set(stable)
+        assert all(b.learning_rate_schedule is not None and b.outcome == "finished" for b in cooled)
+        best = max(stable.values(), key=lambda b: b.examples)
+        stretches = [b.falls for b in cooled if b.falls is not None]
+        assert len(stretches) == len(cooled) == 4
+        long_begin, short_begin = max(begin for begin, _ in stretches), min(begin for begin, _ in stretches)
+        at_long = [b for b in cooled if b.falls and b.falls[0] == long_begin]
+        at_short = [b for b in cooled if b.falls and b.falls[0] == short_begin]
+        assert [b.learning_rate for b in at_long] == [best.learning_rate] * 2
+        short, long = (end - begin for begin, end in sorted(b.falls for b in at_long if b.falls))
+        assert short == pytest.approx(0.1 * long_begin, abs=size)
+        assert 0.25 * long_begin < long <= 0.4 * long_begin + size
+        first, second = sorted(b.learning_rate for b in at_short)
+        assert best.learning_rate in (first, second)
+        assert second == pytest.approx(3.0 * first)
+        assert all(
+            end - begin == pytest.approx(begin / 4, abs=size) for begin, end in stretches if begin == short_begin
+        )
+
+
+def test_every_cooldown_ends_with_an_evaluation_lower_than_it_began(report: ProbeReport) -> None:
+    """The rates of the best runs are high here, so that a decay brings a lot."""
+    cooled = [b for b in report.runs if b.falls is not None]
+    for run in cooled:
+        assert run.falls is not None
+        assert run.curve.examples == (run.falls[1],)
+        assert run.training is not None
+        assert len(run.training.examples) >= 4
+        assert all(run.falls[0] <= n < run.falls[1] for n in run.training.examples)
+        assert run.last_loss < run.training.losses[0]
+
+
+def test_warm_up_is_in_every_schedule_and_no_short_of_it_cools_down() -> None:
+    report = probe(make_task(warmup_examples=500), examples=BUDGET, seed=3, learning_rate=0.5)
+    assert {b.learning_rate_schedule for b in report.runs if b.is_constant} == {
+        LearningRateSchedule((0, 500), (0.0, 1.0))
+    }
+    cooled = [b.learning_rate_schedule for b in report.runs if not b.is_constant]
+    assert cooled
+    for schedule in cooled:
+        assert schedule is not None
+        assert schedule.multipliers == (0.0, 1.0, 1.0, 0.0)
+        assert schedule.examples[1] == 500 < schedule.examples[2]
+
+
+def test_runs_that_diverge_are_not_cooled_down() -> None:
+    """The highest rates are too high for this loss."""
+    report = probe(make_task(loss=_square), examples=BUDGET, seed=3, learning_rate=0.3)
+    diverged = {(b.batch_size, b.learning_rate) for b in report.runs if b.outcome == "diverged" and b.is_constant}
+    cooled = {(b.batch_size, b.learning_rate) for b in report.runs if not b.is_constant}
+    assert diverged
+    assert cooled
+    assert not diverged & cooled
+
+
+def _square(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """A loss that blows up where the rate is too high."""
+    return (model(batch[0]) - nn.functional.one_hot(batch[1], 3)).square().sum(dim=1)
 
 
 def test_the_curves_are_the_losses_of_training_batches(report: ProbeReport) -> None:
     """Evaluations are a small share: each costs as much as 43 examples here."""
     for run in report.runs:
         assert run.training is not None
-        assert run.training.examples[0] < run.batch_size
+        assert run.training.examples[0] - (run.falls[0] if run.falls else 0) < max(run.batch_size, run.examples / 8)
         assert run.training.examples[-1] <= run.examples
         assert len(run.curve.losses) * 43 <= 0.2 * run.examples
 
@@ -193,6 +272,31 @@ def test_a_journal_of_another_probe_is_refused(report: ProbeReport, journal: Pat
         probe(make_task(), examples=BUDGET, seed=1, journal=journal)
 
 
+def test_a_journal_of_an_older_version_is_refused(report: ProbeReport, journal: Path, tmp_path: Path) -> None:
+    old = tmp_path / "journal"
+    shutil.copytree(journal, old)
+    header = old / "identity.json"
+    header.write_text(header.read_text().replace(Identity.SCHEMA, "batchopt.probe_identity/1"))
+    with pytest.raises(RecordError, match=r"identity.json: was written by an older batchopt .* delete the folder"):
+        probe(make_task(), examples=BUDGET, seed=3, journal=old)
+
+
+def test_a_killed_cooldown_is_run_again_from_its_snapshot(report: ProbeReport, journal: Path, tmp_path: Path) -> None:
+    """As after a kill in the middle of the cooldowns, with half a file left over."""
+    killed = tmp_path / "journal"
+    shutil.copytree(journal, killed)
+    names = sorted(file.name for file in killed.glob("*cooldown*.json"))
+    assert len(names) == 8
+    for name in names[::2]:
+        (killed / name).unlink()
+    (killed / f".{names[0]}.abc.tmp").write_text("{")
+    kept = {file.name: file.read_bytes() for file in killed.glob("*.snapshot")}
+    resumed = probe(make_task(), examples=BUDGET, seed=3, journal=killed)
+    assert timeless(resumed) == timeless(report)
+    assert {file.name: file.read_bytes() for file in killed.glob("*.snapshot")} == kept
+    assert not any("cooldown" in name for name in kept)
+
+
 def test_a_refused_budget_leaves_nothing_behind(tmp_path: Path) -> None:
     for examples in (400, 500, 590):
         with pytest.raises(BudgetError, match=rf"the budget must be at least \d+ examples .* got {examples}"):
@@ -239,7 +343,7 @@ def test_a_loss_that_becomes_nan_ends_the_probe_with_what_was_measured() -> None
         nonlocal calls
         calls += 1
         losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        return losses * (math.nan if calls > 1_000 else 1.0)
+        return losses * (math.nan if calls > 1_700 else 1.0)
 
     report = probe(make_task(loss=poisoned), examples=BUDGET)
     assert report.stopped is not None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import cast
+
 import pytest
 
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
-from batchopt.probing.branches import _has_diverged
+from batchopt.probing.branches import Leg, _has_diverged
 from batchopt.probing.journal import Part
-from batchopt.probing.short_runs import _has_risen
+from batchopt.probing.session import Session
+from batchopt.probing.short_runs import _best_of, _has_risen
 
 
 def part_with(losses: tuple[float, ...], errors: tuple[float, ...]) -> Part:
@@ -33,3 +38,52 @@ def test_a_run_that_begins_with_a_shock_is_measured_against_the_initial_loss() -
 def test_divergence_is_far_above_the_initial_loss_whatever_its_sign(initial: float, last: float) -> None:
     assert not _has_diverged([-9.0, 5.0, *([last] * 8)], initial)
     assert _has_diverged([-9.0, 5.0, *([last + 0.2] * 8)], initial)
+
+
+class Runs:
+    """Stands in for a session: the loss falls with the rate up to where runs diverge, or is best at a given rate."""
+
+    def __init__(self, *, stable_up_to: float, best: float | None = None) -> None:
+        self.stable_up_to, self.best = stable_up_to, best
+        self.tried: list[float] = []
+
+    def run(self, legs: Sequence[Leg]) -> list[Part]:
+        self.tried += [leg.learning_rate for leg in legs]
+        return [self._part(leg) for leg in legs]
+
+    def _part(self, leg: Leg) -> Part:
+        rate = leg.learning_rate
+        if rate > self.stable_up_to:
+            branch = Branch(leg.batch_size, rate, LossCurve((), ()), outcome="diverged")
+            return Part(Spending("", 0.1 * leg.budget, 0, 0.0), branch=branch)
+        loss = 1.0 / rate if self.best is None else 1.0 + abs(math.log(rate / self.best))
+        branch = Branch(leg.batch_size, rate, LossCurve((100,), (loss,)))
+        return Part(Spending("", leg.budget, 0, 0.0), branch=branch)
+
+    def check_time(self) -> None:
+        """There is always time."""
+
+    def ranked(self, rates: Sequence[float]) -> list[float]:
+        leg = Leg("", "", 8, 1.0, 100.0, seed=0)
+        found = _best_of(cast("Session", self), "run", leg, rates, factor=3.0, extra=1)
+        return [leg.learning_rate for leg in found]
+
+
+def test_the_search_goes_upwards_until_a_run_diverges_and_no_further() -> None:
+    runs = Runs(stable_up_to=5.0)
+    assert runs.ranked([3.0, 1.0, 1 / 3]) == [3.0, 1.0, 1 / 3]
+    assert runs.tried == [3.0, 1.0, 1 / 3, 9.0]
+
+
+def test_a_rate_above_one_that_diverged_is_not_tried() -> None:
+    runs = Runs(stable_up_to=2.0)
+    assert runs.ranked([3.0, 1.0, 1 / 3]) == [1.0, 1 / 3]
+    assert runs.tried == [3.0, 1.0, 1 / 3]
+
+
+@pytest.mark.parametrize(("best", "beyond"), [(1.0, []), (0.3, [1 / 9]), (8.0, [9.0])])
+def test_rates_are_extended_where_the_best_is_at_an_edge(best: float, beyond: list[float]) -> None:
+    runs = Runs(stable_up_to=100.0, best=best)
+    ranked = runs.ranked([3.0, 1.0, 1 / 3])
+    assert runs.tried[3:] == pytest.approx(beyond)
+    assert ranked[0] == min(runs.tried, key=lambda rate: abs(math.log(rate / best)))

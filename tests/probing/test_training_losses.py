@@ -52,3 +52,23 @@ def test_few_steps() -> None:
     assert WINDOW_RATIO > 1.0
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         training_losses([1.0], batch_size=0)
+
+
+def test_windows_of_equal_width_hold_every_step_once_and_lie_after_the_branch_point() -> None:
+    losses = np.random.default_rng(0).uniform(1.0, 2.0, 83)
+    curve = training_losses(losses, batch_size=4, first_step=500, windows=8)
+    widths, begin = [], 0
+    for examples, loss in zip(curve.examples, curve.losses, strict=True):
+        width = round(2 * (examples / 4 - 500 - begin) + 1)
+        assert loss == pytest.approx(losses[begin : begin + width].mean())
+        widths.append(width)
+        begin += width
+    assert begin == 83
+    assert len(widths) == 8
+    assert max(widths) - min(widths) <= 1
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4, 8])
+def test_no_window_is_empty(steps: int) -> None:
+    curve = training_losses([2.0] * steps, batch_size=4, first_step=500, windows=8)
+    assert curve.examples == tuple(float(4 * (500 + k)) for k in range(steps))

@@ -9,6 +9,7 @@ from visualization.samples import Forecaster
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport, TrainingLosses
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.uncertainty import Estimate
 from batchopt.visualization.loss_curves import DIVERGED, loss_curves_data, plot_loss_curves
 
@@ -85,3 +86,17 @@ def test_each_batch_size_is_named_once(report: ProbeReport, forecast: Forecast) 
 def test_little_data_still_renders(report: ProbeReport, curve: Any) -> None:
     assert plot_loss_curves(only(report, Branch(32, 0.1, curve)), cast("Forecast", Forecaster())).to_json()
     assert plot_loss_curves(only(report)).to_json()
+
+
+def test_a_cooldown_is_a_curve_of_its_own_from_where_it_branches_off(report: ProbeReport, forecast: Forecast) -> None:
+    training = TrainingLosses((8_100.0, 9_000.0, 9_900.0), (0.9, 0.7, 0.6), (0.1, 0.1, 0.1))
+    schedule = LearningRateSchedule((0, 8_000, 10_000), (1.0, 1.0, 0.0))
+    cooldown = Branch(32, 0.1, LossCurve((10_000,), (0.5,)), training=training, learning_rate_schedule=schedule)
+    whole = replace(report, branches=(*report.branches, cooldown))
+    (curve,) = (curve for curve in loss_curves_data(whole, forecast).curves if curve.falls is not None)
+    assert curve.falls == (8_000, 10_000)
+    assert (curve.examples[0], curve.losses[-1]) == (8_100.0, 0.5)
+    assert curve.predicted == ()
+    (trace,) = (trace for trace in plot_loss_curves(whole, forecast).data if trace.line.dash == "dot")
+    assert trace.name == "batch size 32, cooldowns"
+    assert "falling from 8,000 to 10,000 examples" in trace.hovertemplate
