@@ -119,13 +119,13 @@ class ScheduleLaw:
 
     def log_losses(self, wanted: Points) -> Floats:
         """Log losses at other points, (1 + draws, k), with what the law is known to miss near them."""
-        by_law = wanted.of(losses(self.rows, self.frame, wanted.courses))
+        by_law = wanted.of(losses(self.rows, self.frame, wanted.courses, single=True))
         across = _kernel(wanted.places, self.points.places) * (MISSED * self.steepness) ** 2
         return np.asarray(by_law + self.weights @ across.T)
 
 
-def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> ScheduleLaw:
-    """Fit the law to points.
+def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int = DRAWS) -> ScheduleLaw:
+    """Fit the law to points, and draw from its posterior.
 
     Raises:
         EvidenceError: fewer points than say anything.
@@ -140,7 +140,7 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> Schedule
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
     found, costs = minimise(misfit.residuals, misfit.jacobian, kept, most_steps=SEARCH_STEPS)
     best, cost = found[int(np.argmin(costs))], float(costs.min())
-    rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(seed))])
+    rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(seed), draws)])
     missed = points.log_losses - points.of(losses(rows, frame, points.courses))
     variance = (MISSED * steepness) ** 2
     covariance = _kernel(points.places, points.places) * variance + np.diag(points.errors**2 + (OWN * steepness) ** 2)
@@ -260,9 +260,7 @@ class _Misfit:
     def jacobian(self, rows: Floats) -> Floats:
         """(n, points + parameters, parameters)."""
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
-        log_losses, slopes = log_loss_slopes(
-            alike, self.frame, self.points.courses, self.points.run, self.points.piece
-        )
+        log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
         root = np.sqrt(1.0 + self._scaled(log_losses)[0] ** 2)
         softened = np.sqrt(0.5 * (1.0 + root)) / root / self.errors
         found = np.empty((len(rows), len(self.errors) + rows.shape[1], rows.shape[1]))
@@ -270,20 +268,24 @@ class _Misfit:
         found[:, len(self.errors) :] = self.prior.slopes
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def draws(self, best: Floats, cost: float, rng: np.random.Generator) -> Floats:
+    def draws(self, best: Floats, cost: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the posterior, (draws, parameters), by randomize-then-optimize (Bardsley et al. 2014).
 
         Each is the best fit to points and a prior that are disturbed by their own errors.
         """
         count = len(self.points.log_losses)
-        self.shifts = rng.standard_normal((DRAWS, self.shifts.shape[1]))
+        self.shifts = rng.standard_normal((draws, self.shifts.shape[1]))
         self.shifts[:, :count] *= math.sqrt(max(1.0, 2.0 * cost / count))
-        rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (DRAWS, 1)), most_steps=DRAW_STEPS)
+        rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (draws, 1)), most_steps=DRAW_STEPS)
         self.shifts = np.zeros((1, self.shifts.shape[1]))
         return rows
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:
     """Correlation of what is missed at two lists of places."""
-    apart = first[:, None, :] - second[None, :, :]
-    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=2)))
+    middle = second.mean(axis=0)  # squares of what is near the origin lose no digits
+    first, second = first - middle, second - middle
+    found = first @ second.T
+    found -= 0.5 * np.sum(first**2, axis=1)[:, None]
+    found -= 0.5 * np.sum(second**2, axis=1)
+    return np.asarray(np.exp(found, out=found))

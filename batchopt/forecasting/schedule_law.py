@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Indices = NDArray[np.intp]
+    DType = np.dtype[np.float64]
 
 SHAPE = (
     "log_noise", "log_memory", "forgetting", "kappa", "log_oscillation", "log_edge", "log_gradient_noise",
@@ -146,23 +147,25 @@ class Frame:
     is_adaptive: bool
 
 
-def losses(rows: Floats, frame: Frame, courses: Courses) -> Floats:
+def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False) -> Floats:
     """The loss at initialisation and after every piece of every course, by every row of parameters.
 
     Args:
         rows: (n, parameters), in the order of `SHAPE` and then the log slopes of D.
         frame: what they are relative to.
         courses: of the runs.
+        single: compute in single precision: half the time, and off by some parts in a million.
 
     Returns:
         (n, runs, pieces + 1).
     """
-    found = np.full((len(rows), len(courses.steps), courses.steps.shape[1] + 1), frame.initial_loss)
+    rows = np.asarray(rows, np.float32 if single else np.float64)
+    found = np.full((len(rows), len(courses.steps), courses.steps.shape[1] + 1), frame.initial_loss, rows.dtype)
     for row, run, pieces in columns_of(len(rows), courses, COLUMNS):
         law = Law(rows, frame, row)
         state = law.start()
-        for k in range(pieces):
-            state = law.after(state, courses.steps[run, k], courses.batch_sizes[run, k], courses.learning_rates[run, k])
+        for k, setting in enumerate(settings_of(courses, run, pieces, rows.dtype)):
+            state = law.after(state, *setting)
             found[row, run, k + 1] = state.loss
         found[row, run, pieces + 1 :] = state.loss[:, None]
     return found
@@ -178,6 +181,13 @@ def columns_of(rows: int, courses: Courses, most: int) -> Iterator[tuple[Indices
         yield row[part], run[part], int(lengths[run[part]].max())
 
 
+def settings_of(courses: Courses, run: Indices, pieces: int, dtype: DType) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Steps, batch size and learning rate of each of the first pieces, each by column."""
+    tables = (courses.steps, courses.batch_sizes, courses.learning_rates)
+    steps, sizes, rates = (table.T[:pieces].astype(dtype).take(run, axis=1) for table in tables)
+    return zip(steps, sizes, rates, strict=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What a piece did, by column: beside what the notation has, parts of it that derivatives need.
@@ -187,6 +197,7 @@ class Piece:
         rate: eta psi.
         time: rate times steps.
         fall: exp(-D) at its end.
+        knot: of D that is the last before its end.
         slope: of D there.
         log_middle: log of the loss in its middle over L_0.
         shock: e.
@@ -199,6 +210,7 @@ class Piece:
     rate: Floats
     time: Floats
     fall: Floats
+    knot: Indices
     slope: Floats
     log_middle: Floats
     shock: Floats
@@ -239,25 +251,26 @@ class Law:
         self.gradient_noise, self.growth = np.exp(named["log_gradient_noise"]), named["gradient_noise_growth"]
         self.floor = frame.lowest_loss / (1.0 + np.exp(-named["floor"]))
         # (1 + x)^(-beta) is the Laplace transform of a Gamma density of shape beta, here on a grid of log rates.
-        weights = MODE_RATES**np.maximum(named["forgetting"], LEAST_FORGETTING) * np.exp(-MODE_RATES)
-        self.rates = MODE_RATES / np.exp(named["log_memory"])
+        grid = MODE_RATES.astype(rows.dtype)
+        weights = grid ** np.maximum(named["forgetting"], LEAST_FORGETTING) * np.exp(-grid)
+        self.rates = grid / np.exp(named["log_memory"])
         self.shares = weights / weights.sum(axis=0) / self.rates
         self._set_signal(rows, row)
 
     def _set_signal(self, rows: Floats, row: Indices) -> None:
-        self.spacing = self.frame.knots[1]
+        self.spacing = float(self.frame.knots[1])
         self.slopes = np.exp(np.minimum(rows[:, len(SHAPE) :], LARGEST_LOG_SLOPE))
         before = np.cumsum(self.slopes, axis=1) - self.slopes
         self._flat_slopes = self.slopes.ravel()
-        self._offsets = ((before - self.slopes * np.arange(before.shape[1])) * self.spacing).ravel()
+        self._offsets = ((before - self.slopes * np.arange(before.shape[1], dtype=rows.dtype)) * self.spacing).ravel()
         self._first = row * self.slopes.shape[1]
 
     def start(self) -> State:
         """Runs at initialisation."""
-        zero = np.zeros(len(self._first))
+        zero = np.zeros_like(self.noise)
         first = zero + self.frame.initial_loss
         log_first = np.log(first)
-        return State(zero, zero, first, log_first, first, log_first, np.zeros((MODES, len(zero))))
+        return State(zero, zero, first, log_first, first, log_first, np.zeros_like(self.shares))
 
     def after(self, state: State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> State:
         """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
@@ -267,7 +280,8 @@ class Law:
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale
         v = np.log(longer)
-        at = self._first + np.minimum((v / self.spacing).astype(np.intp), self.slopes.shape[1] - 1)
+        knot = np.minimum((v / self.spacing).astype(np.intp), self.slopes.shape[1] - 1)
+        at = self._first + knot
         slope = self._flat_slopes[at]  # beyond the knots, the last one
         fall = np.exp(-(self._offsets[at] + slope * v))
         signal = self.floor + (frame.initial_loss - self.floor) * fall
@@ -285,7 +299,7 @@ class Law:
         noise *= faded
         noise += state.noise
         loss = np.minimum(signal + noise.sum(axis=0), DIVERGED * frame.initial_loss)
-        piece = Piece(noisy, rate, time, fall, slope, log_middle, shock, source, injected, faded)
+        piece = Piece(noisy, rate, time, fall, knot, slope, log_middle, shock, source, injected, faded)
         return State(tau, v, signal, log_signal, loss, np.log(loss), noise, piece)
 
     def _effective(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> tuple[Floats, Floats]:
@@ -293,11 +307,11 @@ class Law:
             return np.zeros_like(v), learning_rates
         noise = self.gradient_noise * np.exp(np.minimum(self.growth * v, LARGEST_LOG_GROWTH))
         left = batch_sizes / (batch_sizes + noise)
-        return 1.0 - left, learning_rates * np.sqrt(left)
+        return np.asarray(1.0 - left), np.asarray(learning_rates * np.sqrt(left))
 
     def _faded(self, time: Floats) -> Floats:
         """exp(-time * rate) - 1 by mode: each mode is four times as fast as the next, (1 + x)^2 - 1 = x (2 + x)."""
-        faded = np.empty((MODES, len(time)))
+        faded: Floats = np.empty_like(self.shares)
         faded[-1] = np.expm1(-time * self.rates[-1])
         for mode in range(MODES - 1, 0, -1):
             half = faded[mode] + 2.0

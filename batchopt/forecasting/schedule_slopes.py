@@ -25,6 +25,7 @@ from batchopt.forecasting.schedule_law import (
     Law,
     State,
     columns_of,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -60,10 +61,9 @@ def log_loss_slopes(
     for row, own, pieces in columns_of(len(rows), courses, max(1, _KEPT // (rows.shape[1] * MODES))):
         law = Law(rows, frame, row)
         state, slope = law.start(), _Slopes(law, rows.shape[1])
-        for k in range(pieces):
-            setting = courses.steps[own, k], courses.batch_sizes[own, k], courses.learning_rates[own, k]
+        for k, setting in enumerate(settings_of(courses, own, pieces, rows.dtype)):
             before, state = state, law.after(state, *setting)
-            slope.follow(before, state, *setting[:2])
+            slope.follow(before, state)
             at = table[own, k]
             here = np.flatnonzero(at >= 0)
             values[row[here], at[here]] = state.log_loss[here]
@@ -72,7 +72,10 @@ def log_loss_slopes(
 
 
 class _Slopes:
-    """d of time and v by the parameters of the adaptive rate, (2, columns), of signal and loss by all, and of noise."""
+    """d of time and v by the parameters of the adaptive rate, (2, columns), of signal and loss by all, and of noise.
+
+    Knots that no run has come to have no derivatives yet: only the first rows of tables are live.
+    """
 
     def __init__(self, law: Law, parameters: int) -> None:
         columns = len(law.floor)
@@ -80,6 +83,7 @@ class _Slopes:
         self.tau = self.v = np.zeros((2, columns))
         self.signal, self.loss = np.zeros((2, parameters, columns))
         self.noise, self._new = np.zeros((2, parameters, MODES, columns))
+        self._live = 0
         forgetting = law.named["forgetting"]
         weights = law.shares * law.rates
         mean = np.sum(weights * np.log(MODE_RATES), axis=0)
@@ -92,7 +96,7 @@ class _Slopes:
         own = law.slopes[law.row].T
         self._log_slopes = own * (own < np.exp(LARGEST_LOG_SLOPE))
 
-    def follow(self, before: State, after: State, steps: Floats, batch_sizes: Floats) -> None:
+    def follow(self, before: State, after: State) -> None:
         """Derivatives after a piece that took the runs from one state to the next."""
         law, piece = self._law, after.piece
         assert piece is not None
@@ -100,13 +104,16 @@ class _Slopes:
         time = piece.time * log_rate
         self.tau = self.tau + time
         self.v = self.tau / (law.frame.scale * np.exp(after.v))
-        middle = self.loss / before.loss - 0.5 * self.signal / before.signal
-        self.signal = self._of_signal(after)
-        middle += 0.5 * self.signal / after.signal
+        live = self._live = len(SHAPE) + 1 + int(piece.knot.max())
+        middle = self.loss[:live] / before.loss - self.signal[:live] * (0.5 / before.signal)
+        self._take_signal(after)
+        middle += self.signal[:live] * (0.5 / after.signal)
         middle *= piece.log_middle < LOG_LARGEST_SHARE
-        injected = self._of_log_injected(after, log_rate, middle) * piece.injected
+        injected = self._of_log_injected(after, log_rate, middle)
+        injected *= piece.injected
         self._carry(before, after, injected, time)
-        self.loss = (self.signal + self.noise.sum(axis=1)) * (after.loss < DIVERGED * law.frame.initial_loss)
+        np.add(self.signal[:live], self.noise[:live].sum(axis=1), out=self.loss[:live])
+        self.loss[:live] *= after.loss < DIVERGED * law.frame.initial_loss
 
     def _of_log_rate(self, before: State, noisy: Floats) -> Floats:
         law = self._law
@@ -116,16 +123,17 @@ class _Slopes:
         log_noise[1] += before.v * grows
         return np.asarray(-0.5 * noisy * log_noise)
 
-    def _of_signal(self, after: State) -> Floats:
-        law, piece = self._law, after.piece
+    def _take_signal(self, after: State) -> None:
+        law, piece, live = self._law, after.piece, self._live
         assert piece is not None
-        found = np.zeros_like(self.signal)
+        first, knots = len(SHAPE), live - len(SHAPE)
         falls = -(law.frame.initial_loss - law.floor) * piece.fall
-        found[len(SHAPE) :] = np.clip(after.v - self._knots, 0.0, self._widths)
-        found[len(SHAPE) :] *= falls * self._log_slopes
-        found[_AT["floor"]] = self._floor * (1.0 - piece.fall)
-        found[self._moves] = falls * piece.slope * self.v
-        return found
+        passed = np.subtract(after.v, self._knots[:knots], out=self.signal[first:live])
+        np.clip(passed, 0.0, self._widths[:knots], out=passed)
+        passed *= falls
+        passed *= self._log_slopes[:knots]
+        self.signal[_AT["floor"]] = self._floor * (1.0 - piece.fall)
+        self.signal[self._moves] = falls * piece.slope * self.v
 
     def _of_log_injected(self, after: State, log_rate: Floats, middle: Floats) -> Floats:
         law, piece = self._law, after.piece
@@ -138,14 +146,15 @@ class _Slopes:
         found[_AT["kappa"]] += piece.log_middle
         found[_AT["log_oscillation"]] -= law.oscillation / piece.source
         found[_AT["log_edge"]] -= rises * share
-        return found
+        return np.asarray(found)
 
     def _carry(self, before: State, after: State, injected: Floats, time: Floats) -> None:
         law, piece = self._law, after.piece
         assert piece is not None
-        np.multiply(-piece.faded * law.shares, injected[:, None], out=self._new)
-        self.noise *= 1.0 + piece.faded
-        self.noise += self._new
+        noise, new = self.noise[: self._live], self._new[: self._live]
+        np.multiply(-piece.faded * law.shares, injected[:, None], out=new)
+        noise *= 1.0 + piece.faded
+        noise += new
         # What a mode keeps is exp(-time * rate), of which the memory sets the rate and, over it, the share.
         added = piece.injected * law.shares
         falls = (1.0 + piece.faded) * law.rates * (before.noise - added)
