@@ -38,8 +38,10 @@ def minimise(residuals: Residuals, jacobian: Jacobian, starts: Floats, *, most_s
     values = residuals(at)
     costs = 0.5 * np.sum(values**2, axis=1)
     damping = np.full(len(at), FIRST_DAMPING)
-    slopes = jacobian(at)
+    moved, slopes = np.ones(len(at), bool), np.empty(0)
     for _ in range(most_steps):
+        if np.any(moved):
+            slopes = jacobian(at)
         squares = slopes.transpose(0, 2, 1) @ slopes
         downhill = -(values[:, None, :] @ slopes)[:, 0]
         diagonal = np.einsum("npp->np", squares)
@@ -54,5 +56,5 @@ def minimise(residuals: Residuals, jacobian: Jacobian, starts: Floats, *, most_s
         damping = np.where(better, damping / 5.0, damping * 5.0)
         if np.all((gain <= ENOUGH * costs) & (better | (damping > 1e4))):
             break
-        slopes = np.where(better[:, None, None], jacobian(at), slopes) if np.any(better) else slopes
+        moved = better
     return at, costs

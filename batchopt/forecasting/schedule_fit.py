@@ -23,6 +23,7 @@ import numpy as np
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.least_squares import minimise
 from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, losses
+from batchopt.forecasting.schedule_slopes import log_loss_slopes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,8 +51,6 @@ LEAST_POINTS = 6
 """Fewer points say nothing of a law with nine parameters beside its curve."""
 DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
-_STEP = 1e-5
-"""Of finite differences; a residual's rounding error over it is some 1e-10."""
 WORST = 50.0
 """Residual of a run that the law lets diverge."""
 _SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
@@ -120,13 +119,13 @@ class ScheduleLaw:
 
     def log_losses(self, wanted: Points) -> Floats:
         """Log losses at other points, (1 + draws, k), with what the law is known to miss near them."""
-        by_law = wanted.of(losses(self.rows, self.frame, wanted.courses))
+        by_law = wanted.of(losses(self.rows, self.frame, wanted.courses, single=True))
         across = _kernel(wanted.places, self.points.places) * (MISSED * self.steepness) ** 2
         return np.asarray(by_law + self.weights @ across.T)
 
 
-def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> ScheduleLaw:
-    """Fit the law to points.
+def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int = DRAWS) -> ScheduleLaw:
+    """Fit the law to points, and draw from its posterior.
 
     Raises:
         EvidenceError: fewer points than say anything.
@@ -141,7 +140,7 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0) -> Schedule
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
     found, costs = minimise(misfit.residuals, misfit.jacobian, kept, most_steps=SEARCH_STEPS)
     best, cost = found[int(np.argmin(costs))], float(costs.min())
-    rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(seed))])
+    rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(seed), draws)])
     missed = points.log_losses - points.of(losses(rows, frame, points.courses))
     variance = (MISSED * steepness) ** 2
     covariance = _kernel(points.places, points.places) * variance + np.diag(points.errors**2 + (OWN * steepness) ** 2)
@@ -196,6 +195,11 @@ class Prior:
         steps = np.concatenate([far[:, : first + 1], np.diff(rows[:, first:], axis=1)], axis=1)
         return np.asarray(steps / self.sd)
 
+    @property
+    def slopes(self) -> Floats:
+        """Derivatives of the residuals by the parameters, (parameters, parameters)."""
+        return self.residuals(np.eye(len(self.mean)) + self.mean).T - self.residuals(self.mean[None]).T
+
 
 def prior_of(points: Points, frame: Frame) -> Prior:
     """What is believed of runs like these before their losses are seen: wide, and set by hand after whole sweeps."""
@@ -243,37 +247,45 @@ class _Misfit:
 
     def residuals(self, rows: Floats) -> Floats:
         """(n, points + parameters); large ones of points count by their size, not by its square."""
-        off = self.points.of(losses(rows, self.frame, self.points.courses)) - self.points.log_losses
-        count = off.shape[1]
-        scaled = np.nan_to_num(off / self.errors, nan=WORST, posinf=WORST, neginf=-WORST) + self.shifts[:, :count]
-        soft = np.sign(scaled) * np.sqrt(2.0 * (np.sqrt(1.0 + scaled**2) - 1.0))
-        return np.concatenate([soft, self.prior.residuals(rows) + self.shifts[:, count:]], axis=1)
+        scaled, shifts = self._scaled(self.points.of(losses(rows, self.frame, self.points.courses)))
+        root = np.sqrt(1.0 + scaled**2)
+        return np.concatenate([scaled * np.sqrt(2.0 / (1.0 + root)), self.prior.residuals(rows) + shifts], axis=1)
+
+    def _scaled(self, log_losses: Floats) -> tuple[Floats, Floats]:
+        count = len(self.errors)
+        off = (log_losses - self.points.log_losses) / self.errors
+        finite = np.nan_to_num(off, nan=WORST, posinf=WORST, neginf=-WORST)
+        return finite + self.shifts[:, :count], self.shifts[:, count:]
 
     def jacobian(self, rows: Floats) -> Floats:
-        """(n, points + parameters, parameters), by finite differences."""
-        n, width = rows.shape
-        moved = rows[:, None, :] + _STEP * np.eye(width)
-        shifts = self.shifts
-        base = self.residuals(rows)
-        self.shifts = np.repeat(shifts, width, axis=0) if len(shifts) == n > 1 else shifts
-        ahead = self.residuals(moved.reshape(n * width, width)).reshape(n, width, -1)
-        self.shifts = shifts
-        return np.asarray((ahead - base[:, None]).transpose(0, 2, 1) / _STEP)
+        """(n, points + parameters, parameters)."""
+        alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
+        log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
+        root = np.sqrt(1.0 + self._scaled(log_losses)[0] ** 2)
+        softened = np.sqrt(0.5 * (1.0 + root)) / root / self.errors
+        found = np.empty((len(rows), len(self.errors) + rows.shape[1], rows.shape[1]))
+        np.multiply(softened[:, :, None], slopes, out=found[:, : len(self.errors)])
+        found[:, len(self.errors) :] = self.prior.slopes
+        return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
-    def draws(self, best: Floats, cost: float, rng: np.random.Generator) -> Floats:
+    def draws(self, best: Floats, cost: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the posterior, (draws, parameters), by randomize-then-optimize (Bardsley et al. 2014).
 
         Each is the best fit to points and a prior that are disturbed by their own errors.
         """
         count = len(self.points.log_losses)
-        self.shifts = rng.standard_normal((DRAWS, self.shifts.shape[1]))
+        self.shifts = rng.standard_normal((draws, self.shifts.shape[1]))
         self.shifts[:, :count] *= math.sqrt(max(1.0, 2.0 * cost / count))
-        rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (DRAWS, 1)), most_steps=DRAW_STEPS)
+        rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (draws, 1)), most_steps=DRAW_STEPS)
         self.shifts = np.zeros((1, self.shifts.shape[1]))
         return rows
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:
     """Correlation of what is missed at two lists of places."""
-    apart = first[:, None, :] - second[None, :, :]
-    return np.asarray(np.exp(-0.5 * np.sum(apart**2, axis=2)))
+    middle = second.mean(axis=0)  # squares of what is near the origin lose no digits
+    first, second = first - middle, second - middle
+    found = first @ second.T
+    found -= 0.5 * np.sum(first**2, axis=1)[:, None]
+    found -= 0.5 * np.sum(second**2, axis=1)
+    return np.asarray(np.exp(found, out=found))

@@ -25,7 +25,7 @@ piece.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
+    DType = np.dtype[np.float64]
 
 SHAPE = (
     "log_noise", "log_memory", "forgetting", "kappa", "log_oscillation", "log_edge", "log_gradient_noise",
@@ -42,15 +44,20 @@ SHAPE = (
 )  # fmt: skip
 """Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, and the logit of
 L_inf over the lowest observed loss. The log slopes of D between knots follow."""
-EDGE_POWER = 4.0
+EDGE_POWER = 4
 """m: how sharp the edge of stability is. Set by hand: free, it came out between 2 and 4 on softmax regression."""
 MODES = 8
 MODE_RATIO = 4.0
 FASTEST_MODE = 3.0
 """K as a sum of exponentials with rates 3 / u_0, a quarter of that, and so on: within 0.03 of the power law, which is 1
 at first, for beta from 0.6 to 2."""
-LARGEST_SHARE = 10.0
-"""The loss counts in q up to this multiple of L_0: what is beyond has diverged."""
+MODE_RATES = FASTEST_MODE * MODE_RATIO ** -np.arange(float(MODES))[:, None]
+LOG_LARGEST_SHARE = math.log(10.0)
+"""The loss counts in q up to the exponential of this times L_0: what is beyond has diverged."""
+LARGEST_SHOCK, LARGEST_LOG_SLOPE, LARGEST_LOG_GROWTH, LEAST_FORGETTING = math.exp(20.0), 4.0, 20.0, 0.05
+"""Bounds far beyond what is believed of parameters, so that a search that goes astray does not overflow."""
+COLUMNS = 8192
+"""Pairs of a row and a run that are taken through their pieces together: what they need fits the cache."""
 DIVERGED = 20.0
 """A loss is cut off at this multiple of L_0."""
 
@@ -108,6 +115,12 @@ class Courses:
             self.learning_rates[i, own] = each.learning_rates
 
     @property
+    def pieces(self) -> Indices:
+        """Of each run, (runs,)."""
+        any_steps = self.steps > 0
+        return np.asarray(any_steps.shape[1] - np.argmax(any_steps[:, ::-1], axis=1))
+
+    @property
     def longest(self) -> float:
         """The largest sum of learning rates over the steps of a run."""
         return float(np.sum(self.steps * self.learning_rates, axis=1).max())
@@ -134,93 +147,178 @@ class Frame:
     is_adaptive: bool
 
 
-def losses(rows: Floats, frame: Frame, courses: Courses) -> Floats:
+def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False) -> Floats:
     """The loss at initialisation and after every piece of every course, by every row of parameters.
 
     Args:
         rows: (n, parameters), in the order of `SHAPE` and then the log slopes of D.
         frame: what they are relative to.
         courses: of the runs.
+        single: compute in single precision: half the time, and off by some parts in a million.
 
     Returns:
         (n, runs, pieces + 1).
     """
-    law = _Law(rows, frame)
-    found = np.empty((len(rows), *courses.steps.shape))
-    state = law.start(len(courses.steps))
-    for k in range(courses.steps.shape[1]):
-        piece = (courses.steps[:, k], courses.batch_sizes[:, k], courses.learning_rates[:, k])
-        state = law.after(state, *piece)
-        found[:, :, k] = state.loss
-    first = np.full((*found.shape[:2], 1), frame.initial_loss)
-    return np.concatenate([first, found], axis=2)
+    rows = np.asarray(rows, np.float32 if single else np.float64)
+    found = np.full((len(rows), len(courses.steps), courses.steps.shape[1] + 1), frame.initial_loss, rows.dtype)
+    for row, run, pieces in columns_of(len(rows), courses, COLUMNS):
+        law = Law(rows, frame, row)
+        state = law.start()
+        for k, setting in enumerate(settings_of(courses, run, pieces, rows.dtype)):
+            state = law.after(state, *setting)
+            found[row, run, k + 1] = state.loss
+        found[row, run, pieces + 1 :] = state.loss[:, None]
+    return found
+
+
+def columns_of(rows: int, courses: Courses, most: int) -> Iterator[tuple[Indices, Indices, int]]:
+    """All pairs of a row and a run, some at a time: row and run of each, (columns,), and pieces of the longest."""
+    lengths = courses.pieces
+    order = np.argsort(lengths, kind="stable")
+    run, row = np.repeat(order, rows), np.tile(np.arange(rows), len(order))
+    for begin in range(0, len(run), most):
+        part = slice(begin, begin + most)
+        yield row[part], run[part], int(lengths[run[part]].max())
+
+
+def settings_of(courses: Courses, run: Indices, pieces: int, dtype: DType) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Steps, batch size and learning rate of each of the first pieces, each by column."""
+    tables = (courses.steps, courses.batch_sizes, courses.learning_rates)
+    steps, sizes, rates = (table.T[:pieces].astype(dtype).take(run, axis=1) for table in tables)
+    return zip(steps, sizes, rates, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """Runs in the middle: intrinsic time, v, signal and loss, each (n, runs), and noise by mode, (n, runs, modes)."""
+class Piece:
+    """What a piece did, by column: beside what the notation has, parts of it that derivatives need.
+
+    Attributes:
+        noisy: share of noise in what the gradient is divided by, b / (b + B).
+        rate: eta psi.
+        time: rate times steps.
+        fall: exp(-D) at its end.
+        knot: of D that is the last before its end.
+        slope: of D there.
+        log_middle: log of the loss in its middle over L_0.
+        shock: e.
+        source: 1 / B + 1 / B_o + e.
+        injected: q.
+        faded: what noise loses over it, as exp(-time * rate) - 1, (modes, columns).
+    """
+
+    noisy: Floats
+    rate: Floats
+    time: Floats
+    fall: Floats
+    knot: Indices
+    slope: Floats
+    log_middle: Floats
+    shock: Floats
+    source: Floats
+    injected: Floats
+    faded: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Runs in the middle: intrinsic time, v, signal, loss and their logs by column; noise by mode, (modes, columns)."""
 
     tau: Floats
     v: Floats
     signal: Floats
+    log_signal: Floats
     loss: Floats
+    log_loss: Floats
     noise: Floats
+    piece: Piece | None = None
 
 
-class _Law:
-    """Rows of parameters, ready to take runs through pieces."""
+class Law:
+    """Parameters of columns, ready to take a run each through pieces.
 
-    def __init__(self, rows: Floats, frame: Frame) -> None:
-        self.frame = frame
-        named = dict(zip(SHAPE, rows.T[:, :, None], strict=False))  # each (n, 1)
+    Args:
+        rows: of parameters, (n, parameters).
+        frame: what they are relative to.
+        row: of each column, (columns,).
+    """
+
+    def __init__(self, rows: Floats, frame: Frame, row: Indices) -> None:
+        self.frame, self.row = frame, row
+        self.named = dict(zip(SHAPE, rows.T[: len(SHAPE), row], strict=True))
+        named = self.named
         self.noise, self.kappa = np.exp(named["log_noise"]), named["kappa"]
-        self.oscillation, self.log_edge = np.exp(-named["log_oscillation"]), named["log_edge"]
+        self.oscillation, self.edge = np.exp(-named["log_oscillation"]), np.exp(named["log_edge"])
         self.gradient_noise, self.growth = np.exp(named["log_gradient_noise"]), named["gradient_noise_growth"]
         self.floor = frame.lowest_loss / (1.0 + np.exp(-named["floor"]))
-        self._set_memory(np.exp(named["log_memory"]), np.maximum(named["forgetting"], 0.05))
-        self.spacing = frame.knots[1]
-        self.slopes = np.exp(np.minimum(rows[:, len(SHAPE) :], 4.0))
-        self.drops = np.concatenate([np.zeros((len(rows), 1)), np.cumsum(self.slopes * self.spacing, axis=1)], axis=1)
-
-    def _set_memory(self, memory: Floats, forgetting: Floats) -> None:
         # (1 + x)^(-beta) is the Laplace transform of a Gamma density of shape beta, here on a grid of log rates.
-        rates = FASTEST_MODE * MODE_RATIO ** -np.arange(float(MODES))
-        weights = rates**forgetting * np.exp(-rates)
-        self.rates = rates / memory
-        self.shares = weights / weights.sum(axis=1, keepdims=True) / self.rates
+        grid = MODE_RATES.astype(rows.dtype)
+        weights = grid ** np.maximum(named["forgetting"], LEAST_FORGETTING) * np.exp(-grid)
+        self.rates = grid / np.exp(named["log_memory"])
+        self.shares = weights / weights.sum(axis=0) / self.rates
+        self._set_signal(rows, row)
 
-    def start(self, runs: int) -> _State:
+    def _set_signal(self, rows: Floats, row: Indices) -> None:
+        self.spacing = float(self.frame.knots[1])
+        self.slopes = np.exp(np.minimum(rows[:, len(SHAPE) :], LARGEST_LOG_SLOPE))
+        before = np.cumsum(self.slopes, axis=1) - self.slopes
+        self._flat_slopes = self.slopes.ravel()
+        self._offsets = ((before - self.slopes * np.arange(before.shape[1], dtype=rows.dtype)) * self.spacing).ravel()
+        self._first = row * self.slopes.shape[1]
+
+    def start(self) -> State:
         """Runs at initialisation."""
-        n = len(self.slopes)
-        zero, first = np.zeros((n, runs)), np.full((n, runs), self.frame.initial_loss)
-        return _State(zero, zero, first, first, np.zeros((n, runs, MODES)))
+        zero = np.zeros_like(self.noise)
+        first = zero + self.frame.initial_loss
+        log_first = np.log(first)
+        return State(zero, zero, first, log_first, first, log_first, np.zeros_like(self.shares))
 
-    def signal(self, v: Floats) -> Floats:
-        """F at v, (n, runs); carried on with the last slope beyond the knots."""
-        piece = np.clip((v / self.spacing).astype(int), 0, self.slopes.shape[1] - 1)
-        slopes, drops = (np.take_along_axis(table, piece, axis=1) for table in (self.slopes, self.drops))
-        drop = drops + slopes * (v - piece * self.spacing)
-        return np.asarray(self.floor + (self.frame.initial_loss - self.floor) * np.exp(-drop))
-
-    def after(self, state: _State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> _State:
-        """The runs after a piece each: steps, batch size and learning rate, each (runs,)."""
+    def after(self, state: State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> State:
+        """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
         frame = self.frame
-        rate = np.broadcast_to(learning_rates, state.v.shape)
-        if frame.is_adaptive:
-            log_growth = np.minimum(self.growth * state.v, 20.0)
-            rate = rate / np.sqrt(1.0 + self.gradient_noise * np.exp(log_growth) / batch_sizes)
+        noisy, rate = self._effective(state.v, batch_sizes, learning_rates)
         time = rate * steps
         tau = state.tau + time
-        v = np.log1p(tau / frame.scale)
-        signal = self.signal(v)
+        longer = 1.0 + tau / frame.scale
+        v = np.log(longer)
+        knot = np.minimum((v / self.spacing).astype(np.intp), self.slopes.shape[1] - 1)
+        at = self._first + knot
+        slope = self._flat_slopes[at]  # beyond the knots, the last one
+        fall = np.exp(-(self._offsets[at] + slope * v))
+        signal = self.floor + (frame.initial_loss - self.floor) * fall
+        log_signal = np.log(signal)
         # The loss in the middle of the piece, from the fall of the signal alone.
-        middle = np.minimum(state.loss / frame.initial_loss * np.sqrt(signal / state.signal), LARGEST_SHARE)
-        shock = np.exp(np.minimum(EDGE_POWER * (np.log(rate) - self.log_edge), 20.0) - v) / frame.batch_size
-        injected = self.noise * rate * (1.0 / batch_sizes + self.oscillation + shock) * middle**self.kappa
-        kept = np.exp(-time[:, :, None] * self.rates[:, None, :])
-        noise = state.noise * kept + injected[:, :, None] * self.shares[:, None, :] * (1.0 - kept)
-        loss = np.minimum(signal + noise.sum(axis=2), DIVERGED * frame.initial_loss)
-        return _State(tau, v, signal, loss, noise)
+        log_middle = state.log_loss - math.log(frame.initial_loss) + 0.5 * (log_signal - state.log_signal)
+        log_middle = np.minimum(log_middle, LOG_LARGEST_SHARE)
+        squared = (rate / self.edge) ** 2
+        shock = np.minimum(squared * squared, LARGEST_SHOCK) / (longer * frame.batch_size)
+        source = 1.0 / batch_sizes + self.oscillation + shock
+        injected = self.noise * rate * source * np.exp(self.kappa * log_middle)
+        faded = self._faded(time)
+        noise = injected * self.shares
+        np.subtract(state.noise, noise, out=noise)
+        noise *= faded
+        noise += state.noise
+        loss = np.minimum(signal + noise.sum(axis=0), DIVERGED * frame.initial_loss)
+        piece = Piece(noisy, rate, time, fall, knot, slope, log_middle, shock, source, injected, faded)
+        return State(tau, v, signal, log_signal, loss, np.log(loss), noise, piece)
+
+    def _effective(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> tuple[Floats, Floats]:
+        if not self.frame.is_adaptive:
+            return np.zeros_like(v), learning_rates
+        noise = self.gradient_noise * np.exp(np.minimum(self.growth * v, LARGEST_LOG_GROWTH))
+        left = batch_sizes / (batch_sizes + noise)
+        return np.asarray(1.0 - left), np.asarray(learning_rates * np.sqrt(left))
+
+    def _faded(self, time: Floats) -> Floats:
+        """exp(-time * rate) - 1 by mode: each mode is four times as fast as the next, (1 + x)^2 - 1 = x (2 + x)."""
+        faded: Floats = np.empty_like(self.shares)
+        faded[-1] = np.expm1(-time * self.rates[-1])
+        for mode in range(MODES - 1, 0, -1):
+            half = faded[mode] + 2.0
+            half *= faded[mode]
+            np.add(half, 2.0, out=faded[mode - 1])
+            faded[mode - 1] *= half
+        return faded
 
 
 def frame_of(

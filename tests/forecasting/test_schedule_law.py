@@ -11,8 +11,10 @@ from forecasting.noisy_quadratic import Schedule, constant, cosine, made_run, ra
 from numpy.typing import NDArray
 
 from batchopt.errors import EvidenceError
+from batchopt.forecasting import schedule_law
 from batchopt.forecasting.schedule_fit import Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import SHAPE, Course, Courses, Frame, course, frame_of, losses
+from batchopt.forecasting.schedule_slopes import log_loss_slopes
 
 SCHEDULES: dict[str, tuple[Schedule, Schedule]] = {
     "constant": (constant, constant),
@@ -139,6 +141,43 @@ def test_it_is_its_definition(is_adaptive: bool) -> None:
             slow = slow_losses(row, frame, run)
             assert of_run[: len(slow)] == pytest.approx(slow, rel=1e-9)
             assert np.ptp(of_run[len(slow) - 1 :]) < 1e-9, "pieces of no steps change nothing"
+
+
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_its_derivatives_are_those_of_differences(is_adaptive: bool) -> None:
+    rng = np.random.default_rng(2)
+    runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (1, 9, 14)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
+    rows = random_rows(6, frame)
+    courses = Courses(runs)
+    run, piece = np.array([2, 0, 1, 1, 2, 2]), np.array([13, 0, 3, 8, 0, 13])
+    values, slopes = log_loss_slopes(rows, frame, courses, run, piece)
+    assert values == pytest.approx(np.log(losses(rows, frame, courses)[:, run, piece + 1]), rel=1e-12)
+    step = 1e-5  # of central differences: off by its square, and by rounding over it
+    for k in range(rows.shape[1]):
+        ahead, behind = rows.copy(), rows.copy()
+        ahead[:, k] += step
+        behind[:, k] -= step
+        found = [np.log(losses(moved, frame, courses)[:, run, piece + 1]) for moved in (ahead, behind)]
+        assert slopes[:, :, k] == pytest.approx((found[0] - found[1]) / (2.0 * step), rel=1e-6, abs=1e-8)
+
+
+def test_single_precision_is_off_by_parts_in_a_million() -> None:
+    rng = np.random.default_rng(4)
+    runs = [Course(rng.uniform(1, 30, 24), 2.0 ** rng.integers(1, 8, 24), rng.uniform(0.01, 1.0, 24)) for _ in range(9)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True)
+    rows = random_rows(20, frame)
+    exact, rough = losses(rows, frame, Courses(runs)), losses(rows, frame, Courses(runs), single=True)
+    assert rough == pytest.approx(exact, rel=5e-5)
+
+
+def test_columns_in_parts_are_those_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    runs = [Course(np.ones(k), np.full(k, 8.0), rng.uniform(0.01, 1.0, k)) for k in (3, 1, 7, 2)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True)
+    together = losses(random_rows(5, frame), frame, Courses(runs))
+    monkeypatch.setattr(schedule_law, "COLUMNS", 3)
+    assert (losses(random_rows(5, frame), frame, Courses(runs)) == together).all()
 
 
 def test_the_memory_is_nearly_a_power_law() -> None:

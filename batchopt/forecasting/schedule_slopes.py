@@ -1,0 +1,164 @@
+"""Derivatives of the schedule law by its parameters, carried along a run with it.
+
+Notation of `schedule_law`; d is a derivative by every parameter. Only two of them, of the adaptive rate, move time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchopt.forecasting.schedule_law import (
+    DIVERGED,
+    EDGE_POWER,
+    LARGEST_LOG_GROWTH,
+    LARGEST_LOG_SLOPE,
+    LARGEST_SHOCK,
+    LEAST_FORGETTING,
+    LOG_LARGEST_SHARE,
+    MODE_RATES,
+    MODES,
+    SHAPE,
+    Courses,
+    Frame,
+    Law,
+    State,
+    columns_of,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Indices = NDArray[np.intp]
+
+_AT = {name: i for i, name in enumerate(SHAPE)}
+_KEPT = 65_536
+"""Numbers of one table of derivatives, by parameter, mode and column, that fit the cache."""
+
+
+def log_loss_slopes(
+    rows: Floats, frame: Frame, courses: Courses, run: Indices, piece: Indices
+) -> tuple[Floats, Floats]:
+    """Log losses after some pieces of some courses, and their derivatives by the parameters.
+
+    Args:
+        rows: (n, parameters), as for `losses`.
+        frame: what they are relative to.
+        courses: of the runs.
+        run: of each place, (m,).
+        piece: after which the loss is meant, (m,).
+
+    Returns:
+        (n, m) and (n, m, parameters); not finite where the parameters are far beyond what a law is.
+    """
+    places, place = np.unique(run * courses.steps.shape[1] + piece, return_inverse=True)
+    table = np.full(courses.steps.shape, -1)
+    table.ravel()[places] = np.arange(len(places))
+    values, slopes = np.empty((len(rows), len(places))), np.empty((len(rows), len(places), rows.shape[1]))
+    for row, own, pieces in columns_of(len(rows), courses, max(1, _KEPT // (rows.shape[1] * MODES))):
+        law = Law(rows, frame, row)
+        state, slope = law.start(), _Slopes(law, rows.shape[1])
+        for k, setting in enumerate(settings_of(courses, own, pieces, rows.dtype)):
+            before, state = state, law.after(state, *setting)
+            slope.follow(before, state)
+            at = table[own, k]
+            here = np.flatnonzero(at >= 0)
+            values[row[here], at[here]] = state.log_loss[here]
+            slopes[row[here], at[here]] = (slope.loss[:, here] / state.loss[here]).T
+    return values[:, place], slopes[:, place]
+
+
+class _Slopes:
+    """d of time and v by the parameters of the adaptive rate, (2, columns), of signal and loss by all, and of noise.
+
+    Knots that no run has come to have no derivatives yet: only the first rows of tables are live.
+    """
+
+    def __init__(self, law: Law, parameters: int) -> None:
+        columns = len(law.floor)
+        self._law, self._moves = law, [_AT["log_gradient_noise"], _AT["gradient_noise_growth"]]
+        self.tau = self.v = np.zeros((2, columns))
+        self.signal, self.loss = np.zeros((2, parameters, columns))
+        self.noise, self._new = np.zeros((2, parameters, MODES, columns))
+        self._live = 0
+        forgetting = law.named["forgetting"]
+        weights = law.shares * law.rates
+        mean = np.sum(weights * np.log(MODE_RATES), axis=0)
+        self._by_forgetting = (forgetting > LEAST_FORGETTING) * law.shares * (np.log(MODE_RATES) - mean)
+        self._floor = law.floor * (1.0 - law.floor / law.frame.lowest_loss)
+        self._knots = law.frame.knots[:-1, None]
+        widths = np.full(len(self._knots), law.spacing)
+        widths[-1] = np.inf
+        self._widths = widths[:, None]
+        own = law.slopes[law.row].T
+        self._log_slopes = own * (own < np.exp(LARGEST_LOG_SLOPE))
+
+    def follow(self, before: State, after: State) -> None:
+        """Derivatives after a piece that took the runs from one state to the next."""
+        law, piece = self._law, after.piece
+        assert piece is not None
+        log_rate = self._of_log_rate(before, piece.noisy) if law.frame.is_adaptive else np.zeros_like(self.tau)
+        time = piece.time * log_rate
+        self.tau = self.tau + time
+        self.v = self.tau / (law.frame.scale * np.exp(after.v))
+        live = self._live = len(SHAPE) + 1 + int(piece.knot.max())
+        middle = self.loss[:live] / before.loss - self.signal[:live] * (0.5 / before.signal)
+        self._take_signal(after)
+        middle += self.signal[:live] * (0.5 / after.signal)
+        middle *= piece.log_middle < LOG_LARGEST_SHARE
+        injected = self._of_log_injected(after, log_rate, middle)
+        injected *= piece.injected
+        self._carry(before, after, injected, time)
+        np.add(self.signal[:live], self.noise[:live].sum(axis=1), out=self.loss[:live])
+        self.loss[:live] *= after.loss < DIVERGED * law.frame.initial_loss
+
+    def _of_log_rate(self, before: State, noisy: Floats) -> Floats:
+        law = self._law
+        grows = law.growth * before.v < LARGEST_LOG_GROWTH
+        log_noise = law.growth * self.v * grows
+        log_noise[0] += 1.0
+        log_noise[1] += before.v * grows
+        return np.asarray(-0.5 * noisy * log_noise)
+
+    def _take_signal(self, after: State) -> None:
+        law, piece, live = self._law, after.piece, self._live
+        assert piece is not None
+        first, knots = len(SHAPE), live - len(SHAPE)
+        falls = -(law.frame.initial_loss - law.floor) * piece.fall
+        passed = np.subtract(after.v, self._knots[:knots], out=self.signal[first:live])
+        np.clip(passed, 0.0, self._widths[:knots], out=passed)
+        passed *= falls
+        passed *= self._log_slopes[:knots]
+        self.signal[_AT["floor"]] = self._floor * (1.0 - piece.fall)
+        self.signal[self._moves] = falls * piece.slope * self.v
+
+    def _of_log_injected(self, after: State, log_rate: Floats, middle: Floats) -> Floats:
+        law, piece = self._law, after.piece
+        assert piece is not None
+        share = piece.shock / piece.source
+        rises = EDGE_POWER * ((piece.rate / law.edge) ** EDGE_POWER < LARGEST_SHOCK)
+        found = law.kappa * middle
+        found[self._moves] += log_rate * (1.0 + rises * share) - share * self.v
+        found[_AT["log_noise"]] += 1.0
+        found[_AT["kappa"]] += piece.log_middle
+        found[_AT["log_oscillation"]] -= law.oscillation / piece.source
+        found[_AT["log_edge"]] -= rises * share
+        return np.asarray(found)
+
+    def _carry(self, before: State, after: State, injected: Floats, time: Floats) -> None:
+        law, piece = self._law, after.piece
+        assert piece is not None
+        noise, new = self.noise[: self._live], self._new[: self._live]
+        np.multiply(-piece.faded * law.shares, injected[:, None], out=new)
+        noise *= 1.0 + piece.faded
+        noise += new
+        # What a mode keeps is exp(-time * rate), of which the memory sets the rate and, over it, the share.
+        added = piece.injected * law.shares
+        falls = (1.0 + piece.faded) * law.rates * (before.noise - added)
+        self.noise[_AT["log_memory"]] += falls * piece.time - piece.faded * added
+        self.noise[_AT["forgetting"]] -= piece.faded * piece.injected * self._by_forgetting
+        if law.frame.is_adaptive:
+            self.noise[self._moves] -= falls * time[:, None]
