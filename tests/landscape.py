@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import optuna
+from forecasting.known_law import forecast_with
 from forecasting.synthetic import true_law
 
 from batchopt.evidence import LossCurve
@@ -46,7 +47,7 @@ def forecast_of(law: LawPosterior, *, spread: float = 0.1, step_cost: StepCost |
     rng = np.random.default_rng(7)
     rows = np.array(law.best) + spread * rng.standard_normal((32, len(law.best))) * (np.arange(len(law.best)) < 7)
     wide = replace(law, draws=tuple(tuple(map(float, row)) for row in rows), batch_sizes=(32, 256))
-    return Forecast(wide, None, step_cost, 4096, (1e-4, 10.0), ())
+    return forecast_with(wide, step_cost=step_cost)
 
 
 def losses_of(

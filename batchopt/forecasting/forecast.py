@@ -14,6 +14,7 @@ from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
+from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.horizons import Ends, ends_of, horizons_for, rates_for, schedule_of
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.law_fit import fit_law
@@ -118,6 +119,11 @@ class Forecast(Record):
     def initial_loss(self) -> float:
         """Loss at initialisation."""
         return self.law.initial_loss
+
+    @property
+    def constant(self) -> ConstantForecast:
+        """What a search starts from."""
+        return ConstantForecast(self.constant_law, self.step_cost, self.batch_size_limit)
 
     @property
     def lowest_observed_loss(self) -> float:

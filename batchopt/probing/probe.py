@@ -31,7 +31,7 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
-from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import COOLED_RATES, SHARES, BatchSizes, choose_batch_sizes, examples_within
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
@@ -45,6 +45,10 @@ from batchopt.probing.short_runs import search_learning_rate, short_runs
 from batchopt.probing.step_time import LARGEST_UNBOUNDED, measure_step_cost, smallest_batch
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
+
+
+SCHEDULE_POINTS = 64
+"""A function of progress is kept by its values at so many steps."""
 
 
 def probe(
@@ -243,7 +247,17 @@ def _provenance(
         parameters=parameters,
         adaptive=is_adaptive(optimizer),
         delay=momentum_delay(optimizer),
+        warmup_examples=task.warmup_examples,
+        learning_rate_schedule=_schedule_of(task),
     )
+
+
+def _schedule_of(task: TrainingTask) -> str | tuple[float, ...] | None:
+    """The task's own schedule as a name, or as multipliers at even progress."""
+    shape = task.learning_rate_schedule
+    if shape is None or isinstance(shape, str):
+        return shape
+    return tuple(multiplier_at(shape, k / SCHEDULE_POINTS) for k in range(SCHEDULE_POINTS + 1))
 
 
 def _check_arguments(

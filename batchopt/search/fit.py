@@ -71,9 +71,9 @@ def usable_law(known: Known) -> LawPosterior | None:
     forecast, goal = known.forecast, known.settings.goal
     if forecast is None:
         return None
-    if isinstance(goal, ReachLoss) and not math.isfinite(sum(least_of(forecast.constant_law, goal.loss))):
-        return forecast.constant_law if goal.loss >= forecast.constant_law.initial_loss else None
-    return forecast.constant_law
+    if isinstance(goal, ReachLoss) and not math.isfinite(sum(least_of(forecast.law, goal.loss))):
+        return forecast.law if goal.loss >= forecast.law.initial_loss else None
+    return forecast.law
 
 
 @lru_cache(maxsize=8)

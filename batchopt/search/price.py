@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
-from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.constant import ConstantForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
@@ -24,7 +24,7 @@ LEAST_TO_LEARN = 3
 
 
 def price_of(
-    goal: ReachLoss | LowestLoss, forecast: Forecast | None, observations: Sequence[Observation], knee: float
+    goal: ReachLoss | LowestLoss, forecast: ConstantForecast | None, observations: Sequence[Observation], knee: float
 ) -> StepCost | None:
     """The cost of a step in the goal's unit; None where the study has two objectives.
 
@@ -48,10 +48,10 @@ def price_of(
     return _learned(seen, name) or _guessed(goal, seen, knee, name)
 
 
-def _balanced(goal: ReachLoss, forecast: Forecast | None) -> StepCost | None:
+def _balanced(goal: ReachLoss, forecast: ConstantForecast | None) -> StepCost | None:
     if forecast is None:
         return None
-    steps_min, examples_min = (float(values[0]) for values in forecast.constant_law.hyperbola(goal.loss))
+    steps_min, examples_min = (float(values[0]) for values in forecast.law.hyperbola(goal.loss))
     if not (math.isfinite(steps_min) and math.isfinite(examples_min)):
         return None
     return goal.price(steps_min=steps_min, examples_min=examples_min)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from batchopt.errors import EvidenceError
-from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -311,10 +311,10 @@ def _steps_to(
     return law.steps_to(sizes, rates, loss, beyond=beyond)
 
 
-def _expected(forecast: Forecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
+def _expected(forecast: ConstantForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
     if forecast is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
-    steps_min, examples_min = least_of(forecast.constant_law, goal.loss)
+    steps_min, examples_min = least_of(forecast.law, goal.loss)
     return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
 
 

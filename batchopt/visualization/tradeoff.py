@@ -155,7 +155,7 @@ def _draw_tradeoff_band(figure: go.Figure, points: Sequence[TradeoffPoint], exam
 def _draw_marks(figure: go.Figure, data: TradeoffData) -> None:
     import plotly.graph_objects as go
 
-    if data.critical is not None:
+    if data.critical is not None and data.critical_batch_size is not None:
         critical = go.Scatter(
             x=[data.critical[0]],
             y=[data.critical[1]],

@@ -9,14 +9,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import optuna
-from forecasting.synthetic import simulated_report, true_law
+from forecasting.known_law import known_law, known_report
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Spending, TrainingLosses
 from batchopt.forecasting.forecast import Forecast
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.planning.goal import ReachLoss
-from batchopt.planning.plan import Alternative, Plan
+from batchopt.planning.plan import Alternative, LossBand, Plan
 from batchopt.schedules.schedule import Schedule, Segment
 from batchopt.search.settings import SETTINGS_KEY, StudySettings
 from batchopt.step_cost import StepCost
@@ -39,7 +39,7 @@ UNRESOLVED = NoiseScale(
 
 def probe_report() -> ProbeReport:
     """A probe with every part: an unresolved reading, a diverged run, training losses, what each part spent."""
-    report = simulated_report(true_law())
+    report = known_report(known_law())
     training = TrainingLosses((0.0, 128.0, 384.0), (2.3, 2.8, 7.0), (0.1, 0.1, 0.2))
     diverged = Branch(32, 2.0, LossCurve((0, 256, 512), (2.3, 2.9, 7.5)), outcome="diverged", training=training)
     parts = {
@@ -71,7 +71,9 @@ def plan_of(sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512), *, best: int =
     def point(size: int) -> Alternative:
         steps = log_normal(300.0 * (1.0 + critical / size), 0.2)
         cost = steps.scaled(price(size))
-        return Alternative(size, 0.01 * size**0.5, Estimate(0.6, 0.6, 0.6, True), steps, steps.scaled(size), cost, cost)
+        loss = Estimate(0.55, 0.5, 0.6, True)
+        horizon = 90_000
+        return Alternative(size, 0.01 * size**0.5, horizon, loss, steps, steps.scaled(size), cost, cost)
 
     points = tuple(point(size) for size in sizes)
     return Plan(
@@ -79,6 +81,8 @@ def plan_of(sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512), *, best: int =
         price=price,
         best=point(best),
         alternatives=points,
+        learning_rate_schedule="wsd",
+        predicted=LossBand((1_000, 72_000, 90_000), (1.5, 0.8, 0.55), (1.4, 0.7, 0.5), (1.6, 0.9, 0.6)),
         critical_batch_size=log_normal(critical, 0.3),
         schedule=rising_schedule(),
         schedule_cost=points[0].cost.scaled(0.9),
@@ -110,8 +114,10 @@ class Forecaster:
     def noise_scale(self, loss: float) -> Estimate:
         raise EvidenceError(f"no trend at {loss}")
 
-    def loss(self, batch_size: int, learning_rate: float, examples: float) -> Estimate:
-        return log_normal(2.0 / (1.0 + examples / 1_000.0), 0.05)
+    def losses_along(
+        self, batch_size: int, learning_rate: float, examples: tuple[float, ...], *, learning_rate_schedule: object
+    ) -> tuple[float, ...]:
+        return tuple(2.0 / (1.0 + n / 1_000.0) for n in examples)
 
 
 def study_of(n_completed: int = 12, *, settings: bool = True) -> optuna.Study:
