@@ -3,6 +3,9 @@
 A record is a frozen dataclass that inherits `Record`. Its JSON is the dataclass's fields plus
 `"schema": "batchopt.<name>/<version>"`. Unknown keys, other schemas and newer versions are errors;
 infinite numbers are written as the strings "inf" and "-inf"; NaN is never written nor read.
+
+A record that changes gets the next version, and an entry in `OLDER` for the one before. Inside another record it has no
+tag and is not upgraded: what it gains must have a default, or every record that holds it gets a next version too.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, cast
 
@@ -23,11 +27,18 @@ _ADAPTERS: dict[str, Any] = {}
 
 
 class Record:
-    """A frozen dataclass that round-trips through JSON. `SCHEMA` is its tag, "batchopt.<name>/<version>"."""
+    """A frozen dataclass that round-trips through JSON.
+
+    Attributes:
+        SCHEMA: its tag, "batchopt.<name>/<version>".
+        OLDER: for the tag of every older version that is still read, what makes this version's keys of its keys; it
+            raises RecordError for keys that the older version did not have.
+    """
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
     SCHEMA: ClassVar[str]
+    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
     def to_json(self) -> str:
         """The record as one JSON object, floats exact."""
@@ -36,7 +47,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, of this version or of one in `OLDER`.
 
         Raises:
             RecordError: not JSON, another schema, a newer version, an unknown or missing key, a wrong value.
@@ -127,8 +138,10 @@ def _read(record: type[Record], text: str) -> Record:
         fields = _read_numbers(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
-    _check_schema(record.SCHEMA, fields)
-    del fields["schema"]
+    _check_schema(record, fields)
+    tag = fields.pop("schema")
+    if tag != record.SCHEMA:
+        fields = record.OLDER[tag](fields)
     try:
         return cast("Record", _adapter(record).validate_json(json.dumps(fields), strict=True))
     except ValidationError as error:
@@ -137,9 +150,10 @@ def _read(record: type[Record], text: str) -> Record:
         raise RecordError(f"{record.SCHEMA}: {where}: {first['msg']}") from None
 
 
-def _check_schema(expected: str, fields: object) -> None:
+def _check_schema(record: type[Record], fields: object) -> None:
+    expected = record.SCHEMA
     tag = fields.get("schema") if isinstance(fields, dict) else None
-    if tag == expected:
+    if isinstance(tag, str) and (tag == expected or tag in record.OLDER):
         return
     if not isinstance(tag, str) or not tag.startswith("batchopt."):
         raise RecordError(f'expected a JSON object with "schema": "{expected}", got schema {tag!r}')
