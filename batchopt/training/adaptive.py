@@ -33,6 +33,7 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.planning.staging import Path, cheapest_rising, segments_of
 from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.schedules.shapes import ending_at
 
 WIDEST = math.log(30.0)
 """A noise scale that is further from its forecast is not of the same quantity."""
@@ -85,7 +86,7 @@ class AdaptiveSchedule:
     """The schedule of a plan, corrected while training.
 
     Give it to `train` in place of a schedule, or in a loop of your own call `update` now and then, and take the batches
-    from `scheduled_loader(dataset, adaptive)` and the learning rate from `schedule.segment_at`. What workers have
+    from `scheduled_loader(dataset, adaptive)` and the learning rate from `schedule.multiplier_of`. What workers have
     fetched ahead keeps its size.
 
     The batch size moves only where that is predicted to save a share `threshold` of the cost of what is left, by
@@ -310,20 +311,20 @@ class AdaptiveSchedule:
 
     def _ending_near(self, segments: tuple[Segment, ...], end: int) -> Schedule:
         """A schedule to a loss: by whole batches, and no longer than a run may be."""
-        schedule = Schedule(segments, min(end, self._longest), self.schedule.learning_rate)
+        schedule = _remade(self.schedule, segments, min(end, self._longest))
         return schedule if end >= self._longest else _by_whole_batches(schedule)
 
     def _adopt(self, now: int, segments: tuple[Segment, ...], end: int) -> None:
         """Keep what was done until now, and go on with other segments."""
         done = tuple(segment for segment in self.schedule.segments if segment.start_examples < now)
-        schedule = Schedule((*done, *segments), end, self.schedule.learning_rate)
+        schedule = _remade(self.schedule, (*done, *segments), end)
         if isinstance(self._plan.goal, LowestLoss):
             end = max(now + 1, self._examples_within(schedule, self._plan.goal.within))
         else:
             end = max(now + 1, min(end, self._longest))
         kept = tuple(segment for segment in schedule.segments if segment.start_examples < end)
         by_loss = isinstance(self._plan.goal, ReachLoss)
-        schedule = self._ending_near(kept, end) if by_loss else Schedule(kept, end, schedule.learning_rate)
+        schedule = self._ending_near(kept, end) if by_loss else _remade(schedule, kept, end)
         self._state = replace(self._state, schedule=schedule)
 
     @property
@@ -346,7 +347,15 @@ class AdaptiveSchedule:
 def _by_whole_batches(schedule: Schedule) -> Schedule:
     """A schedule that ends with a whole batch: a run that may go on must not take a tiny one at its full rate."""
     begins = list(schedule.batches())[-1][0]
-    return Schedule(schedule.segments, begins + schedule(begins), schedule.learning_rate)
+    return _remade(schedule, schedule.segments, begins + schedule(begins))
+
+
+def _remade(schedule: Schedule, segments: tuple[Segment, ...], examples: int) -> Schedule:
+    """A schedule with other segments and another end, to which its decay is stretched."""
+    rates = schedule.learning_rate_schedule
+    if rates is not None and examples != schedule.examples:
+        rates = ending_at(rates, examples, before=schedule.examples)
+    return Schedule(segments, examples, schedule.learning_rate, rates)
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:

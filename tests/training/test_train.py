@@ -51,7 +51,7 @@ def plain_loop(task: TrainingTask, schedule: Schedule, *, seed: int) -> nn.Modul
         size = min(size, 1_500 - seen)
         rows = torch.as_tensor(shuffled_indices(300, seed=seed, start=seen, count=size).copy())
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 * factor * (1.0 - 0.5 * seen / schedule.examples)
+            group["lr"] = 0.1 * factor * (1.0 - 0.5 * (seen + 0.5 * size) / schedule.examples)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
@@ -218,8 +218,17 @@ def test_out_of_memory_says_which_batch() -> None:
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="losses must be positive"):
         train(make_task(loss=lambda model, batch: -model(batch[0])[:, 0].square()), SCHEDULE)
-    with pytest.raises(TaskError, match=r"learning_rate_schedule must return zero or more, got -1\.0 at progress 0"):
-        train(make_task(learning_rate_schedule=lambda progress: -1.0), SCHEDULE)
+    for wrong, message in (
+        (lambda progress: -1.0, r"that gives zero or more, got -1\.0 at progress 0"),
+        (lambda progress: math.nan, r"that gives zero or more, got nan at progress 0"),
+        (lambda progress: 0.0, "must be above zero somewhere, got zero at every point"),
+        (lambda optimizer, steps: 1.0, "must be a function of progress .* and at progress 0 it failed"),
+        (torch.optim.lr_scheduler.LambdaLR, "must be a function of progress .* and at progress 0 it failed"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            train(make_task(learning_rate_schedule=wrong), SCHEDULE)
+    with pytest.raises(TaskError, match="the warm-up must end before the rate decays, got 1200 examples"):
+        train(make_task(learning_rate_schedule="wsd", warmup_examples=1_200), SCHEDULE)
     with pytest.raises(ValueError, match="until_loss must be positive"):
         train(make_task(), SCHEDULE, until_loss=0.0)
     for wrong in (tmp_path, tmp_path / "missing" / "run"):
