@@ -17,6 +17,7 @@ from torch import nn
 from batchopt.errors import RecordError, UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.noise_trend import NoiseTrend
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.noise_scale import NoiseScale
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
@@ -343,6 +344,21 @@ def test_a_decay_goes_on_over_a_run_that_is_made_longer(monkeypatch: pytest.Monk
     assert min(beyond) > 0.0
     assert float(np.mean(beyond)) > 1e-4
     assert result.steps == result.schedule.steps
+
+
+def test_a_schedule_that_holds_a_decay_keeps_it_to_the_new_end() -> None:
+    def with_decay() -> AdaptiveSchedule:
+        rates = LearningRateSchedule.of("linear", examples=PLAN.schedule.examples, warmup_examples=64)
+        return AdaptiveSchedule(replace(PLAN, schedule=replace(PLAN.schedule, learning_rate_schedule=rates)), FORECAST)
+
+    adaptive, plain = with_decay(), AdaptiveSchedule(PLAN, FORECAST)
+    for watched in (adaptive, plain):
+        watched.update(PLAN.schedule.examples // 2, 1.5 * LOSS)  # behind: the run is made longer
+    assert adaptive.examples == plain.examples > PLAN.schedule.examples
+    assert adaptive.segments == plain.segments
+    assert adaptive.schedule.learning_rate_schedule == LearningRateSchedule.of(
+        "linear", examples=adaptive.examples, warmup_examples=64
+    )
 
 
 def test_beyond_the_probes_readings_the_noise_is_expected_to_move_as_the_critical_batch_size_does() -> None:
