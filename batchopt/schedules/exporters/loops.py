@@ -48,7 +48,9 @@ def to_ignite(schedule: Schedule) -> Export:
     Args:
         schedule: the schedule.
     """
+    stepped = "trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: rates.step())\n"
     text = _function(schedule) + (
+        f"\n{_rate(schedule)}{'' if schedule.learning_rate_schedule is None else stepped}"
         f"\nloader = DataLoader(dataset, batch_size={schedule(0)}, shuffle=True)\n"
         "scheduler = BatchSizeScheduler(loader, lambda event: batch_size_at(event + 1))  # for the step after\n"
         "trainer.add_event_handler(Events.ITERATION_COMPLETED, scheduler)\n"
@@ -58,8 +60,9 @@ def to_ignite(schedule: Schedule) -> Export:
         _LATE,
         "epoch_length must be given: Ignite counts it from the first batch size, and would train on",
     ]
-    remedy = "step the rates after each iteration: Events.ITERATION_COMPLETED, lambda _: rates.step()"
-    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "Ignite", remedy)))
+    return Export(
+        text, (*notes, *_rates(schedule, "Ignite", "the trainer's update must step `optimizer`, whose lr is above"))
+    )
 
 
 def to_torch(schedule: Schedule) -> Export:

@@ -72,6 +72,26 @@ def test_ignite() -> None:
     assert sum(sizes) == 120_000
 
 
+def test_ignite_takes_the_exported_rates() -> None:
+    engine, handlers = pytest.importorskip("ignite.engine"), pytest.importorskip("ignite.handlers")
+    rates = LearningRateSchedule.of("wsd", examples=120_000, warmup_examples=6_400)
+    schedule = replace(REFERENCE, learning_rate=0.01, learning_rate_schedule=rates)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    taken: list[float] = []
+
+    def update(_: Any, __: Any) -> None:
+        taken.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+
+    space: dict[str, Any] = {
+        "Events": engine.Events, "BatchSizeScheduler": handlers.BatchSizeScheduler, "DataLoader": DataLoader,
+        "dataset": TensorDataset(torch.arange(120_000)), "trainer": engine.Engine(update), "torch": torch,
+        "optimizer": optimizer,
+    }  # fmt: skip
+    exec(export_schedule(schedule, "ignite").text, space)
+    near(schedule, taken, within=1e-3)
+
+
 def test_lightning_accumulates_as_exported() -> None:
     lightning = pytest.importorskip("lightning.pytorch")
     callbacks = pytest.importorskip("lightning.pytorch.callbacks")
