@@ -3,6 +3,9 @@
 A record is a frozen dataclass that inherits `Record`. Its JSON is the dataclass's fields plus
 `"schema": "batchopt.<name>/<version>"`. Unknown keys, other schemas and newer versions are errors;
 infinite numbers are written as the strings "inf" and "-inf"; NaN is never written nor read.
+
+A record that changes gets the next version, and an entry in `OLDER` for the one before. Inside another record it has no
+tag and is not upgraded: what it gains must have a default, or every record that holds it gets a next version too.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, cast
 
@@ -23,13 +27,20 @@ _ADAPTERS: dict[str, Any] = {}
 
 
 class Record:
-    """A frozen dataclass that round-trips through JSON. `SCHEMA` is its tag, "batchopt.<name>/<version>"."""
+    """A frozen dataclass that round-trips through JSON.
+
+    Attributes:
+        SCHEMA: its tag, "batchopt.<name>/<version>".
+        OLDER: for the tag of every older version that is still read, what makes this version's keys of its keys; it
+            raises RecordError for keys that the older version did not have.
+        REMEDY_OF_OLDER: what the file of an older version that is not read lacks, and how to go on.
+    """
 
     __slots__ = ()
     __pydantic_config__: ClassVar[dict[str, object]] = {"extra": "forbid"}
     SCHEMA: ClassVar[str]
+    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
     REMEDY_OF_OLDER: ClassVar[str] = ""
-    """What a file of an earlier version lacks and how to go on; empty where there was no earlier version."""
 
     def to_json(self) -> str:
         """The record as one JSON object, floats exact."""
@@ -38,7 +49,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, of this version or of one in `OLDER`.
 
         Raises:
             RecordError: not JSON, another schema, a newer version, an unknown or missing key, a wrong value.
@@ -130,7 +141,9 @@ def _read(record: type[Record], text: str) -> Record:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
     _check_schema(record, fields)
-    del fields["schema"]
+    tag = fields.pop("schema")
+    if tag != record.SCHEMA:
+        fields = record.OLDER[tag](fields)
     try:
         return cast("Record", _adapter(record).validate_json(json.dumps(fields), strict=True))
     except ValidationError as error:
@@ -140,8 +153,9 @@ def _read(record: type[Record], text: str) -> Record:
 
 
 def _check_schema(record: type[Record], fields: object) -> None:
-    expected, tag = record.SCHEMA, fields.get("schema") if isinstance(fields, dict) else None
-    if tag == expected:
+    expected = record.SCHEMA
+    tag = fields.get("schema") if isinstance(fields, dict) else None
+    if isinstance(tag, str) and (tag == expected or tag in record.OLDER):
         return
     if not isinstance(tag, str) or not tag.startswith("batchopt."):
         raise RecordError(f'expected a JSON object with "schema": "{expected}", got schema {tag!r}')
@@ -151,7 +165,8 @@ def _check_schema(record: type[Record], fields: object) -> None:
         if int(got_version) > int(version):
             raise RecordError(f"was written by a newer batchopt ({tag}; this one reads {expected}): upgrade batchopt")
         if record.REMEDY_OF_OLDER:
-            raise RecordError(f"was written by an older batchopt ({tag}; this one reads {expected}): {record.REMEDY_OF_OLDER}")
+            lacks = record.REMEDY_OF_OLDER
+            raise RecordError(f"was written by an older batchopt ({tag}; this one reads {expected}): {lacks}")
     raise RecordError(f"holds {tag}, expected {expected}: is it the right file?")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -173,6 +174,23 @@ def test_the_published_schema_carries_the_tag() -> None:
     assert schema["properties"]["schema"] == {"const": "batchopt.estimate/1"}
     assert schema["required"][0] == "schema"
     assert schema["additionalProperties"] is False
+
+
+def test_an_older_version_is_read_by_what_makes_this_one_of_it() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Length(Record):
+        SCHEMA: ClassVar[str] = "batchopt.length/3"
+        OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+            "batchopt.length/2": lambda fields: {"metres": fields["feet"] * 0.3048}
+        }
+        metres: float
+
+    assert Length.from_json('{"schema": "batchopt.length/2", "feet": 10}') == Length(3.048)
+    assert json.loads(Length(1.5).to_json()) == {"schema": "batchopt.length/3", "metres": 1.5}
+    with pytest.raises(RecordError, match=r"holds batchopt\.length/1, expected batchopt\.length/3"):
+        Length.from_json('{"schema": "batchopt.length/1", "inches": 10}')
+    with pytest.raises(RecordError, match="newer batchopt"):
+        Length.from_json('{"schema": "batchopt.length/4", "metres": 1.5}')
 
 
 @pytest.mark.parametrize("unit", ["inf", "-inf"])

@@ -15,6 +15,7 @@ NAMES = [
     "EvidenceError",
     "Forecast",
     "LearningRateRule",
+    "LearningRateSchedule",
     "Log2",
     "LossCurve",
     "LowestLoss",

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from batchopt.errors import RecordError
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.schedule import Schedule, Segment
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000, learning_rate=0.1)
@@ -75,3 +76,23 @@ def test_refused_segments() -> None:
         Segment(0, 8, 0.0)
     with pytest.raises(ValueError, match="learning_rate must be positive"):
         Schedule.constant(8, examples=10, learning_rate=-1.0)
+
+
+def test_the_rate_of_a_step_is_its_segments_times_warm_up_and_decay_in_its_middle() -> None:
+    rates = LearningRateSchedule((0, 10_000, 120_000), (0.0, 1.0, 0.0))
+    schedule = Schedule((Segment(0, 64), Segment(50_000, 256, 1.5)), 120_000, 0.1, rates)
+    assert schedule.multiplier_of(0, 64) == pytest.approx(32 / 10_000)
+    assert schedule.multiplier_of(49_984, 64) == pytest.approx((120_000 - 50_016) / 110_000)
+    assert schedule.multiplier_of(50_048, 256) == pytest.approx(1.5 * (120_000 - 50_176) / 110_000)
+    assert Schedule(schedule.segments, 120_000).multiplier_of(50_048, 256) == 1.5
+
+
+def test_the_decay_ends_within_the_run() -> None:
+    rates = LearningRateSchedule.of("linear", examples=200)
+    assert Schedule.constant(8, examples=200, learning_rate_schedule=rates).learning_rate_schedule == rates
+    with pytest.raises(
+        ValueError,
+        match=r"must end within the run, got its last point at 200 of 199 examples: make it for this run, "
+        r"LearningRateSchedule\.of\(shape, examples=199\), or train longer",
+    ):
+        Schedule.constant(8, examples=199, learning_rate_schedule=rates)

@@ -12,8 +12,10 @@ from batchopt.cli.arguments import UsageError, count
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import RecordError
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.exporters.registry import EXPORTERS, IMPORTERS, export_schedule, import_schedule, options_of
 from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.shapes import shape_of
 
 
 def _flags(options: Iterable[str]) -> str:
@@ -32,6 +34,10 @@ DETAILS = """\
   batchopt schedule schedule.json --to megatron --tokens-per-example 1024 --micro-batch 8 --data-parallel 2
   batchopt schedule config.yaml --from levanter -o schedule.json
   batchopt schedule --schema                                  the JSON Schema of schedule files
+
+A schedule holds batch sizes, the learning rate, and its warm-up and decay (learning_rate_schedule: multipliers at
+numbers of examples, straight lines between). Files without these, of batchopt.schedule/1, are read as well. Each export
+carries them in its framework's own terms, or says that it cannot.
 
 """ + "".join(f"  --to {to:<13} {_wants(to)}\n" for to in sorted(EXPORTERS))
 OPTIONS = {
@@ -76,10 +82,28 @@ def run(args: argparse.Namespace, console: Console) -> None:
             [(s.start_examples, s.batch_size, s.learning_rate_multiplier) for s in schedule.segments],
         )
         rate = "left to your loop" if schedule.learning_rate is None else f"{schedule.learning_rate:.3g}"
-        console.say(f"  {schedule.examples:,} examples in {schedule.steps:,} steps; base learning rate {rate}")
+        console.say(f"  {schedule.examples:,} examples in {schedule.steps:,} steps; peak learning rate {rate}")
+        console.say(f"  {_in_words(schedule.learning_rate_schedule)}")
         console.result(json.loads(schedule.to_json()) | {"steps": schedule.steps})
         return
     _export(schedule, args, console)
+
+
+def _in_words(rates: LearningRateSchedule | None) -> str:
+    """Warm-up and decay."""
+    if rates is None:
+        return "warm-up and decay left to the task or your loop"
+    shape = shape_of(rates)
+    if shape is None:
+        return f"the learning rate follows {len(rates.examples)} points of learning_rate_schedule"
+    warmup = f"rises over {shape.warmup_examples:,} examples, then " if shape.warmup_examples else ""
+    after = {
+        "constant": "stays",
+        "linear": f"falls linearly to zero at {shape.end_examples:,}",
+        "cosine": f"falls as a cosine to zero at {shape.end_examples:,}",
+        "wsd": f"stays, and falls linearly to zero over the {shape.decay_examples:,} before {shape.end_examples:,}",
+    }
+    return f"the learning rate {warmup}{after[shape.name]}"
 
 
 def _imported(file: Path, source: str) -> Schedule:

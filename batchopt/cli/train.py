@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
 PATIENCE = 3
 """Training towards a plan's loss gives up at this many times the examples of the schedule."""
+CONFIRMED = 1.5
+"""The same where the rate has fallen to zero by then, and nothing is learned any more: long enough for two evaluations,
+a factor of 1.2 apart, to confirm what was reached."""
 
 
 class GoalMissedError(BatchoptError):
@@ -176,13 +180,18 @@ def train_by(
     metrics: Path | None = None,
     tensorboard: Path | None = None,
 ) -> TrainingResult:
-    """Train by a schedule; for a plan's loss until it is reached, three times the schedule's examples at most."""
+    """Train by a schedule; for a plan's loss until it is reached, three times the schedule's examples at most.
+
+    Warm-up and decay stay where the schedule has them.
+    """
     from batchopt.training.train import train
 
     goal = plan.goal if plan is not None else None
     until = goal.loss if isinstance(goal, ReachLoss) else None
     if until is not None and isinstance(schedule, Schedule):
-        schedule = Schedule(schedule.segments, PATIENCE * schedule.examples, schedule.learning_rate)
+        rates = schedule.learning_rate_schedule
+        patience = CONFIRMED if rates is not None and rates(schedule.examples) == 0.0 else PATIENCE
+        schedule = replace(schedule, examples=round(patience * schedule.examples))
 
     def show(examples: int, loss: float) -> None:
         console.progress("training", min(1.0, examples / schedule.examples))

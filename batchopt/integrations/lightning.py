@@ -24,7 +24,9 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
 
     Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
     `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example. Every
-    step takes the learning rate that the module's own optimizers and schedulers say, times the schedule's multiplier.
+    step takes the learning rate that the module's own optimizers and schedulers say, times the schedule's multiplier. A
+    schedule that holds warm-up and decay (`learning_rate_schedule`) is followed alone, so the module must have no
+    scheduler of its own.
 
     Args:
         dataset: map-style, or a tuple of tensors.
@@ -34,7 +36,8 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
     Raises:
         TypeError: the schedule is something else: a plan, or the name of a file.
         ValueError: when training begins: the trainer accumulates gradients, runs another length than the schedule's, or
-            would put a sampler of its own in place of the schedule's; a checkpoint of another data set or order.
+            would put a sampler of its own in place of the schedule's; a checkpoint of another data set or order; a
+            learning-rate scheduler beside a schedule that holds warm-up and decay.
     """
 
     def __init__(self, dataset: Dataset[Any] | tuple[Tensor, ...], schedule: Schedule, **loader_options: Any) -> None:
@@ -99,6 +102,7 @@ class WholeRun:
                 raise ValueError("a run over an iterable data set cannot go on in the middle: train on a map-style one")
             sampler.load_state_dict({**sampler.state_dict(), "examples_seen": done})
         optimizers = self._trainer.optimizers
+        _check_schedulers(self._trainer, self._schedule)
         rates = [group.get("initial_lr", group["lr"]) for each in optimizers for group in each.param_groups]
         warn_of_rate(self._schedule, map(float, rates), "make the optimizer with schedule.learning_rate")
         hooks = [
@@ -143,6 +147,15 @@ def _check(trainer: Trainer) -> None:
     if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
         raise ValueError(
             "use_distributed_sampler must be False under a schedule, whose loader gives each process its share"
+        )
+
+
+def _check_schedulers(trainer: Trainer, schedule: Schedule) -> None:
+    if schedule.learning_rate_schedule is not None and trainer.lr_scheduler_configs:
+        names = ", ".join(type(config.scheduler).__name__ for config in trainer.lr_scheduler_configs)
+        raise ValueError(
+            f"a schedule that holds warm-up and decay must be followed alone, and the module has {names} as well: "
+            "leave it out of configure_optimizers, or take a schedule without learning_rate_schedule"
         )
 
 

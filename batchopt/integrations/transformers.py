@@ -7,6 +7,7 @@ batch size. A batch sampler has neither fault.
 
 from __future__ import annotations
 
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,9 +90,10 @@ class ScheduledTrainerMixin:
     One epoch is the whole run, over as many passes through the data as the schedule takes. The schedule's batch sizes
     are global; each rank takes its equal share, and a last batch that does not divide is left out. The learning rate
     that the arguments ask for ends with the run, times the schedule's multipliers: give them
-    `learning_rate=schedule.learning_rate`. Going on from a checkpoint works as the Trainer's own.
-    `per_device_train_batch_size` and `num_train_epochs` say nothing; what the Trainer tells of samples and of samples
-    per second is of one plain epoch.
+    `learning_rate=schedule.learning_rate`. Where the schedule holds warm-up and decay (`learning_rate_schedule`), these
+    take the place of the arguments' lr_scheduler_type and warm-up. Going on from a checkpoint works as the Trainer's
+    own. `per_device_train_batch_size` and `num_train_epochs` say nothing; what the Trainer tells of samples and of
+    samples per second is of one plain epoch.
 
     Args:
         schedule: batch sizes over examples, of all processes together.
@@ -126,6 +128,7 @@ class ScheduledTrainerMixin:
         trainer.add_callback(_KeepFollowed(self._to_follow))
         remedy = "give the arguments learning_rate=schedule.learning_rate"
         warn_of_rate(schedule, [trainer.args.learning_rate], remedy)
+        _warn_of_scheduler(schedule, trainer.args)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's; the checkpoint of another run is refused."""
@@ -190,7 +193,9 @@ class ScheduledTrainerMixin:
         return prepared
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The learning-rate schedule of the arguments, times the schedule's multipliers."""
+        """The learning-rate schedule of the arguments, times the schedule's multipliers; or the schedule's own."""
+        if self.schedule.learning_rate_schedule is not None:
+            return self._own_scheduler(optimizer)
         created: Any = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
         stages = stages_of(self.schedule)
         if all(stage.multiplier == 1.0 for stage in stages):
@@ -210,8 +215,39 @@ class ScheduledTrainerMixin:
             group["lr"] = base * own(created.last_epoch)
         return created
 
+    def _own_scheduler(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.lr_scheduler.LambdaLR:
+        trainer: Any = self
+        if trainer.lr_scheduler is not None and not trainer._created_lr_scheduler:
+            raise ValueError(
+                "a schedule that holds warm-up and decay must be followed alone, and the Trainer was given "
+                f"{type(trainer.lr_scheduler).__name__}: leave it out of optimizers, or take a schedule without "
+                "learning_rate_schedule"
+            )
+        if trainer.lr_scheduler is None:
+            of_steps = [self.schedule.multiplier_of(seen, size) for seen, size in self.schedule.batches()]
+            trainer.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                trainer.optimizer if optimizer is None else optimizer,
+                lambda step: of_steps[min(step, len(of_steps) - 1)],
+            )
+            trainer._created_lr_scheduler = True
+        own: torch.optim.lr_scheduler.LambdaLR = trainer.lr_scheduler
+        return own
+
     def _last_batch(self) -> int:
         return list(self.schedule.batches())[-1][1]
+
+
+def _warn_of_scheduler(schedule: Schedule, args: Any) -> None:
+    """Warn of arguments that the schedule's warm-up and decay take the place of."""
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    warmup = max(float(args.warmup_steps or 0.0), float(getattr(args, "warmup_ratio", None) or 0.0))
+    if schedule.learning_rate_schedule is not None and (kind != "linear" or warmup > 0.0):
+        warnings.warn(
+            f"the schedule holds warm-up and decay, so lr_scheduler_type={kind!r} and a warm-up of {warmup:g} are not "
+            "followed: leave them out, or take a schedule without learning_rate_schedule",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 class ScheduledTrainer(ScheduledTrainerMixin, Trainer):  # type: ignore[misc]

@@ -112,6 +112,7 @@ class TrainingRun:
             )
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
+        self._rates: list[float] | None = None
         self._mean_weight = 1.0
         self.is_sharded = is_sharded(self.model.parameters())
         if self.is_sharded:
@@ -132,6 +133,7 @@ class TrainingRun:
         indices: NDArray[np.int64] | None = None,
         multiplier: float = 1.0,
         micro_batch: int | None = None,
+        warmup: bool = True,
     ) -> float:
         """Take one optimizer step on the next examples of the data order, and return the batch's loss before it.
 
@@ -139,19 +141,21 @@ class TrainingRun:
             batch_size: examples of the step.
             indices: examples to take instead of the next ones, shape (batch_size,).
             multiplier: of the learning rate, on top of warm-up.
+            warmup: whether the task's warm-up is multiplied on; False where the multiplier holds one.
             micro_batch: a larger batch is taken in parts of at most so many examples; the gradient is the whole
                 batch's, but for rounding, and what normalises over a batch (BatchNorm) sees the parts.
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite; no step was taken.
-            TaskError: the loss does not return one value per example.
+            TaskError: the loss does not return one value per example, or something else than the run has set the
+                optimizer's learning rate since the last step.
         """
         check_count("batch_size", batch_size)
         if indices is None:
             indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
         elif len(indices) != batch_size:
             raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
-        self._set_learning_rate(batch_size, multiplier)
+        self._set_learning_rate(self.learning_rate_at(self.examples_seen, batch_size, multiplier, warmup=warmup))
         self._rescaling.apply(batch_size)
         with self._randomness.active():
             value = self._step(indices, micro_batch or batch_size)
@@ -286,16 +290,26 @@ class TrainingRun:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
 
-    def _set_learning_rate(self, batch_size: int, multiplier: float) -> None:
-        rate = self.learning_rate_at(self.examples_seen, batch_size, multiplier)
-        for group, ratio in zip(self.optimizer.param_groups, self._rate_ratios, strict=True):
+    def _set_learning_rate(self, rate: float) -> None:
+        groups = self.optimizer.param_groups
+        for group, ours in zip(groups, self._rates or (), strict=self._rates is not None):
+            if float(group["lr"]) != ours:
+                raise TaskError(
+                    f"the learning rate of a run must be left alone between its steps, and was changed from {ours:g} "
+                    f"to {float(group['lr']):g}: make the optimizer without a scheduler that steps it, and give the "
+                    "task learning_rate_schedule (batchopt.learning_rate_by_progress makes one of a scheduler)"
+                )
+        for group, ratio in zip(groups, self._rate_ratios, strict=True):
             group["lr"] = rate * ratio
+        self._rates = [float(group["lr"]) for group in groups]
 
-    def learning_rate_at(self, examples: int, batch_size: int, multiplier: float = 1.0) -> float:
-        """The rate of a step of `batch_size` that begins at `examples`, warm-up included."""
-        warmup = self.task.warmup_examples
+    def learning_rate_at(
+        self, examples: int, batch_size: int, multiplier: float = 1.0, *, warmup: bool = True
+    ) -> float:
+        """The rate of a step of `batch_size` that begins at `examples`, with or without the task's warm-up."""
+        rises_over = self.task.warmup_examples if warmup else 0
         # The ramp is read at the end of the step, so that the first step moves.
-        ramp = min(1.0, (examples + batch_size) / warmup) if warmup else 1.0
+        ramp = min(1.0, (examples + batch_size) / rises_over) if rises_over else 1.0
         return self.learning_rate * ramp * multiplier
 
     def evaluate(self) -> float:
@@ -355,6 +369,7 @@ class TrainingRun:
             optimizer = shard_optimizer_state(optimizer, self.optimizer)
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
+        self._rates = None
         self.scaler.load_state_dict(state["scaler"])
         self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]

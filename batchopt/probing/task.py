@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from batchopt._checks import check_count, check_finite, check_one_of, check_positive
 from batchopt.errors import TaskError
+from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.rescaling import RESCALED
 from batchopt.probing.sharding import is_sharded
@@ -43,7 +44,8 @@ class TrainingTask:
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
         before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
         warmup_examples: examples over which the learning rate rises linearly.
-        learning_rate_schedule: progress from 0 to 1 -> multiplier of the learning rate.
+        learning_rate_schedule: warm-up apart, what the learning rate does over a run that `train` takes by a schedule
+            without one: "constant", "linear", "cosine", "wsd", or a function from progress (0 to 1) to a multiplier.
         search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
         rescale: optimizer settings that change with the batch size, of "weight_decay" (in proportion) and "beta2" (to
             that power); none by default, so that what is probed is the task as it is written.
@@ -71,7 +73,7 @@ class TrainingTask:
     autocast: torch.dtype | None = None
     before_step: Callable[[nn.Module], object] | None = None
     warmup_examples: int = 0
-    learning_rate_schedule: Callable[[float], float] | None = None
+    learning_rate_schedule: Shape | None = None
     search: Mapping[str, SearchRange] = field(default_factory=dict)
     rescale: tuple[str, ...] = ()
     base_batch_size: int | None = None
@@ -81,9 +83,11 @@ class TrainingTask:
             raise TypeError("model must be a function that makes a new model, got a model: write lambda: make_it()")
         for name in ("model", "loss", "optimizer"):
             _check_callable(name, getattr(self, name))
-        for name in ("collate_fn", "before_step", "learning_rate_schedule"):
+        for name in ("collate_fn", "before_step"):
             if getattr(self, name) is not None:
                 _check_callable(name, getattr(self, name))
+        if self.learning_rate_schedule is not None:
+            check_shape(self.learning_rate_schedule)
         check_data("data", self.data, least=2)
         if self.eval_data is not None:
             check_data("eval_data", self.eval_data, least=1, streams=False)

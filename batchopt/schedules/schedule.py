@@ -1,19 +1,21 @@
-"""A batch-size schedule: piecewise constant over examples seen.
+"""A schedule: batch size, piecewise constant over examples seen, and learning rate.
 
 The batch size of a step is the one in force at the number of examples seen when the step begins, so a switch happens
-at the first step that begins at or after the segment's start; the last step takes what is left.
+at the first step that begins at or after the segment's start; the last step takes what is left. The learning rate of a
+step is the peak, times the multiplier of that segment, times warm-up and decay in the middle of the step's examples.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
 from batchopt._codec import Record
+from batchopt.errors import RecordError
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 
@@ -33,6 +35,13 @@ class Segment(Record):
         check_positive("learning_rate_multiplier", self.learning_rate_multiplier)
 
 
+def _of_first_version(fields: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a batchopt.schedule/1, which left warm-up and decay to the training."""
+    if "learning_rate_schedule" in fields:
+        raise RecordError("batchopt.schedule/1 has no learning_rate_schedule: write batchopt.schedule/2")
+    return fields
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule(Record):
     """Batch size and learning rate over a run of `examples` examples.
@@ -42,15 +51,22 @@ class Schedule(Record):
         examples: examples of the whole run.
         learning_rate: peak learning rate that the multipliers apply to; None leaves it to the user's own loop.
         learning_rate_schedule: warm-up and decay, multiplied with the segments' multipliers; None leaves them to the
-            task or the user's own loop.
+            task or the user's own loop. Its last point lies within the run.
 
     Example:
         >>> schedule = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
         >>> schedule(0), schedule(10_048), schedule.steps
         (64, 128, 743)
+        >>> falling = LearningRateSchedule.of("linear", examples=200, warmup_examples=100)
+        >>> schedule = Schedule((Segment(0, 50), Segment(100, 20, 1.5)), examples=200, learning_rate_schedule=falling)
+        >>> [schedule.multiplier_of(seen, size) for seen, size in schedule.batches()][:4]
+        [0.25, 0.75, 1.35, 1.05]
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.schedule/1"
+    SCHEMA: ClassVar[str] = "batchopt.schedule/2"
+    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+        "batchopt.schedule/1": _of_first_version
+    }
 
     segments: tuple[Segment, ...]
     examples: int
@@ -69,11 +85,25 @@ class Schedule(Record):
             )
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
+        rates = self.learning_rate_schedule
+        if rates is not None and rates.examples[-1] > self.examples:
+            raise ValueError(
+                f"a learning-rate schedule must end within the run, got its last point at {rates.examples[-1]} of "
+                f"{self.examples} examples: make it for this run, LearningRateSchedule.of(shape, "
+                f"examples={self.examples}), or train longer"
+            )
 
     @classmethod
-    def constant(cls, batch_size: int, *, examples: int, learning_rate: float | None = None) -> Schedule:
+    def constant(
+        cls,
+        batch_size: int,
+        *,
+        examples: int,
+        learning_rate: float | None = None,
+        learning_rate_schedule: LearningRateSchedule | None = None,
+    ) -> Schedule:
         """One batch size for the whole run."""
-        return cls((Segment(0, batch_size),), examples, learning_rate)
+        return cls((Segment(0, batch_size),), examples, learning_rate, learning_rate_schedule)
 
     def __call__(self, examples_seen: int) -> int:
         """Batch size of the step that begins at `examples_seen`, before the end of the run cuts it."""
@@ -83,6 +113,13 @@ class Schedule(Record):
         """The segment in force at `examples_seen`."""
         check_count("examples_seen", examples_seen, least=0)
         return self.segments[bisect_right(self.segments, examples_seen, key=lambda segment: segment.start_examples) - 1]
+
+    def multiplier_of(self, examples_seen: int, batch_size: int) -> float:
+        """What the peak learning rate is multiplied with, in a step of `batch_size` that begins at `examples_seen`."""
+        multiplier = self.segment_at(examples_seen).learning_rate_multiplier
+        if self.learning_rate_schedule is None:
+            return multiplier
+        return multiplier * self.learning_rate_schedule(examples_seen + 0.5 * batch_size)
 
     def batches(self, start_examples: int = 0) -> Iterator[tuple[int, int]]:
         """(examples seen, batch size) of every step from `start_examples` to the end of the run."""

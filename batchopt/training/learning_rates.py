@@ -21,7 +21,8 @@ def learning_rate_by_progress(
 
     A scheduler counts steps, and under a schedule of batch sizes a step is no fixed share of the run. This runs it
     once on an optimizer of its own, with a learning rate of 1, and reads it by the share of the run's examples that
-    were seen: step i of `steps` at a share of i / steps. What it does to momentum (OneCycleLR) is not followed.
+    were seen: the middle of step i of `steps` at a share of (i + 1/2) / steps. What it does to momentum (OneCycleLR) is
+    not followed.
 
     Args:
         scheduler: optimizer -> scheduler. Rates that it holds as such (`max_lr` of OneCycleLR, `eta_min`) are shares of
@@ -38,7 +39,7 @@ def learning_rate_by_progress(
     Example:
         >>> half = learning_rate_by_progress(lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.5, 100), steps=100)
         >>> half(0.0), half(0.5), half(1.0)
-        (1.0, 0.75, 0.505)
+        (1.0, 0.7525, 0.505)
     """
     check_count("steps", steps)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -54,7 +55,7 @@ def learning_rate_by_progress(
     for step, multiplier in enumerate(multipliers):
         if not (math.isfinite(multiplier) and multiplier >= 0):
             raise ValueError(f"every multiplier must be zero or more, got {multiplier!r} at step {step}")
-    progress = np.arange(steps) / steps
+    progress = (np.arange(steps) + 0.5) / steps  # a step takes the rate in its middle
 
     def multiplier_at(share: float) -> float:
         return round(float(np.interp(share, progress, multipliers)), 12)

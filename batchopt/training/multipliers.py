@@ -1,4 +1,4 @@
-"""A schedule's learning-rate multipliers, in a training that somebody else steps."""
+"""A schedule's learning rate, warm-up and decay included, in a training that somebody else steps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def scale_learning_rate(
     start_examples: int = 0,
     examples_seen: Callable[[], int] | None = None,
 ) -> tuple[RemovableHandle, RemovableHandle]:
-    """Let every step of an optimizer take its learning rate times the schedule's multiplier.
+    """Let every step of an optimizer take its learning rate times the schedule's, warm-up and decay included.
 
     For loops of one's own, and frameworks: call it once, before training. The rate is multiplied for the step only, so
     that whatever sets it, warm-up or a scheduler, goes on from its own. It counts the optimizer's steps, one for every
-    batch of the schedule: where a scaler leaves some out (float16), give `examples_seen`.
+    batch of the schedule: where a scaler leaves some out (float16), give `examples_seen`. A schedule that has a
+    `learning_rate_schedule` holds warm-up and decay: beside one, leave your own at a constant rate.
 
     Args:
         optimizer: of torch, before a framework wraps it.
@@ -69,11 +70,13 @@ class _Hooks:
         if self._given is not None:
             self._seen = self._given()
         now = self._schedule.schedule if isinstance(self._schedule, AdaptiveSchedule) else self._schedule
-        multiplier = now.segment_at(min(self._seen, now.examples - 1)).learning_rate_multiplier
+        seen = min(self._seen, now.examples - 1)
+        size = min(now(seen), now.examples - seen)
+        multiplier = now.multiplier_of(seen, size)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * multiplier
-        self._seen += now(min(self._seen, now.examples - 1))
+        self._seen += size
 
     def restore(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):

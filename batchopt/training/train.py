@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.distributed import process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
@@ -56,8 +56,10 @@ def train(
     """Train a task by a schedule.
 
     The loss is evaluated before the first step and then at examples that are a factor of 1.2 apart. The learning rate
-    of a step is the base rate, times the schedule's multiplier, times the task's `learning_rate_schedule` of the share
-    of the schedule's examples that were seen when the step begins, times the task's warm-up.
+    of a step is the base rate, times the multiplier of the schedule's segment, times warm-up and decay in the middle of
+    the step. These are the schedule's `learning_rate_schedule`; where it has none, they are made of the task's
+    `learning_rate_schedule` and `warmup_examples` over the schedule's examples; where the task has none either, its
+    warm-up alone is followed, read at the end of the step.
 
     Under torchrun (a process group is there, and every process has its own CUDA device set) the processes share every
     batch of the schedule, whose sizes are of all together; the first evaluates, and alone writes. Where weights or
@@ -65,8 +67,8 @@ def train(
 
     Args:
         task: what to train; not a stream.
-        schedule: batch sizes and learning-rate multipliers over examples seen; also where the run ends. An
-            `AdaptiveSchedule` is corrected at every evaluation, by the loss and by the noise scale of every
+        schedule: batch sizes, learning-rate multipliers, and warm-up and decay over examples seen; also where the run
+            ends. An `AdaptiveSchedule` is corrected at every evaluation, by the loss and by the noise scale of every
             sixteenth step; what was done is the result's `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
@@ -87,7 +89,9 @@ def train(
         ValueError: neither the schedule nor the call gives a learning rate.
         TrainingDivergedError: the loss became NaN or infinite (a `NonFiniteLossError`). Its `result` holds what was
             measured, and the checkpoint of the evaluation before stays.
-        TaskError: a batch does not fit in memory, or the loss is not positive; the checkpoint stays.
+        TaskError: the task's `learning_rate_schedule` is no function of progress that gives zero or more, or its
+            warm-up does not end before the decay begins; something else sets the optimizer's learning rate; a batch
+            does not fit in memory, or the loss is not positive. The checkpoint stays.
         RecordError: the checkpoint belongs to another training.
 
     Example:
@@ -108,6 +112,7 @@ def train(
     adaptive = schedule if isinstance(schedule, AdaptiveSchedule) else None
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
+    with_rates(start, task)
     path = None if checkpoint is None else _checked_path(checkpoint)
     group = process_group(task.torch_device)
     run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
@@ -212,11 +217,15 @@ class _Loop:
         self.micro_batch, self.adaptive, self.corrects = micro_batch, adaptive, True
         self.seconds = measured.clock[-1] if measured.clock else 0.0
         self.resumed_at = measured.examples if measured.clock else None
+        self._as_given, self._with_rates = schedule, with_rates(schedule, run.task)
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule as it is."""
-        return self.start if self.adaptive is None else self.adaptive.schedule
+        """The schedule as it is, with the learning rate's warm-up and decay."""
+        given = self.start if self.adaptive is None else self.adaptive.schedule
+        if given is not self._as_given:
+            self._as_given, self._with_rates = given, with_rates(given, self.run.task)
+        return self._with_rates
 
     @property
     def reached(self) -> float | None:
@@ -277,7 +286,7 @@ class _Loop:
     def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
         return TrainingResult(
             model=self.run.model,
-            schedule=Schedule(self.schedule.segments, self.schedule.examples, self.run.learning_rate),
+            schedule=replace(self.schedule, learning_rate=self.run.learning_rate),
             measured=self.measured,
             steps=self.run.steps,
             examples=self.run.examples_seen,
@@ -299,7 +308,9 @@ class _Loop:
             "examples": examples,
             "steps": round(self.schedule.steps_to(examples)),
             "batch_size": size,
-            "learning_rate": self.run.learning_rate_at(examples, size, self._multiplier(examples)),
+            "learning_rate": self.run.learning_rate_at(
+                examples, size, self.schedule.multiplier_of(examples, size), warmup=self._warms_up
+            ),
             "loss": self.measured.curve.losses[i],
             "seconds": self.measured.clock[i],
         }
@@ -317,7 +328,8 @@ class _Loop:
 
     def _step(self, seen: int, size: int) -> None:
         try:
-            self.run.step(size, multiplier=self._multiplier(seen), micro_batch=self.micro_batch)
+            multiplier = self.schedule.multiplier_of(seen, size)
+            self.run.step(size, multiplier=multiplier, micro_batch=self.micro_batch, warmup=self._warms_up)
         except torch.OutOfMemoryError as error:
             too_large = min(size, self.micro_batch or size)
             raise TaskError(
@@ -325,16 +337,27 @@ class _Loop:
                 f"give micro_batch below {too_large}, or plan with batch sizes below it"
             ) from error
 
-    def _multiplier(self, seen: int) -> float:
-        multiplier = self.schedule.segment_at(seen).learning_rate_multiplier
-        schedule = self.run.task.learning_rate_schedule
-        if schedule is None:
-            return multiplier
-        progress = seen / self.schedule.examples
-        factor = schedule(progress)
-        if not (math.isfinite(factor) and factor >= 0):
-            raise TaskError(f"learning_rate_schedule must return zero or more, got {factor!r} at progress {progress:g}")
-        return multiplier * factor
+    @property
+    def _warms_up(self) -> bool:
+        """Whether the task's warm-up is to be multiplied on: only where the schedule holds none."""
+        return self.schedule.learning_rate_schedule is None
+
+
+def with_rates(schedule: Schedule, task: TrainingTask) -> Schedule:
+    """A schedule with the warm-up and decay that a task asks for, if the schedule has none.
+
+    Raises:
+        TaskError: what the task asks for can't be followed over this run.
+    """
+    if schedule.learning_rate_schedule is not None or task.learning_rate_schedule is None:
+        return schedule
+    try:
+        rates = LearningRateSchedule.of(
+            task.learning_rate_schedule, examples=schedule.examples, warmup_examples=task.warmup_examples
+        )
+    except (TypeError, ValueError) as error:
+        raise TaskError(str(error)) from error
+    return replace(schedule, learning_rate_schedule=rates)
 
 
 def _check_arguments(

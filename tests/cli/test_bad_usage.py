@@ -134,7 +134,7 @@ def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
         broken.write_text(content)
         assert said in fails(capsys, "forecast", str(broken), *out)
     assert "expected batchopt.probe/2" in fails(capsys, "forecast", flow.plan, *out)
-    assert "expected batchopt.schedule/1" in fails(capsys, "schedule", flow.probe)
+    assert "expected batchopt.schedule/2" in fails(capsys, "schedule", flow.probe)
     broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/1", "batchopt.plan/9"))
     assert "newer batchopt (batchopt.plan/9" in fails(capsys, "schedule", str(broken))
     assert "No such file" in fails(capsys, "forecast", str(tmp_path / "missing.json"), *out)

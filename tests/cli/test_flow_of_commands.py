@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from batchopt import Forecast, LowestLoss, Plan, ProbeReport, Schedule, Segment
+from batchopt import Forecast, LearningRateSchedule, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.console import Console
 from batchopt.cli.main import main
 from batchopt.cli.probe import show_probe
+from batchopt.cli.task_file import load_task
+from batchopt.cli.train import train_by
 
 GOAL = 0.25
 
@@ -167,6 +170,52 @@ def test_schedule_shown_exported_and_its_schema(flow: Any, capsys: pytest.Captur
                         "128", "--micro-batch", "8", "--data-parallel", "2")  # fmt: skip
     assert '--step-batch-size-schedule "0:64"' in exported["text"]
     assert run_json(capsys, "schedule", "--schema")["properties"]["schema"]["const"] == Schedule.SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("shape", "warmup", "told"),
+    [
+        (None, 0, "warm-up and decay left to the task or your loop"),
+        ("constant", 0, "the learning rate stays\n"),
+        ("constant", 640, "the learning rate rises over 640 examples, then stays\n"),
+        ("linear", 0, "the learning rate falls linearly to zero at 6,400\n"),
+        ("cosine", 640, "rises over 640 examples, then falls as a cosine to zero at 6,400\n"),
+        ("wsd", 640, "then stays, and falls linearly to zero over the 1,280 before 6,400\n"),
+        (lambda progress: 1.0 - 0.5 * progress, 0, "the learning rate follows 257 points of learning_rate_schedule"),
+    ],
+)
+def test_warm_up_and_decay_are_told_in_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shape: Any, warmup: int, told: str
+) -> None:
+    rates = None
+    if shape is not None:
+        rates = LearningRateSchedule.of(shape, examples=6_400, warmup_examples=warmup)
+    schedule = Schedule.constant(64, examples=6_400, learning_rate_schedule=rates)
+    schedule.save(tmp_path / "s.json")
+    assert main(["schedule", str(tmp_path / "s.json")]) == 0
+    assert told in capsys.readouterr().out
+
+
+def test_a_file_of_the_first_version_is_shown_and_written_as_of_now(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(
+        '{"schema": "batchopt.schedule/1", "segments": [{"start_examples": 0, "batch_size": 64}], "examples": 640}'
+    )
+    assert run_json(capsys, "schedule", str(old), "-o", str(new))["schema"] == "batchopt.schedule/2"
+    assert Schedule.load(new) == Schedule.constant(64, examples=640)
+
+
+@pytest.mark.parametrize(("shape", "times"), [("linear", 1.5), ("constant", 3.0)])
+def test_a_run_to_a_plans_loss_goes_on_while_something_is_learned(flow: Any, shape: Any, times: float) -> None:
+    plan, task = Plan.load(flow.plan), load_task(flow.task)
+    rates = LearningRateSchedule.of(shape, examples=plan.schedule.examples)
+    schedule = replace(plan.schedule, learning_rate_schedule=rates)
+    unreachable = replace(plan, goal=replace(plan.goal, loss=1e-6))
+    result = train_by(task, schedule, Console(as_json=True), plan=unreachable)
+    assert result.examples == round(times * plan.schedule.examples)
+    assert result.schedule.learning_rate_schedule == rates
 
 
 def test_a_plan_stands_for_its_schedule(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.schedule import Schedule, Segment
 
 lightning = pytest.importorskip("lightning.pytorch")
@@ -79,6 +80,26 @@ def test_every_step_takes_the_schedulers_rate_times_the_multiplier() -> None:
         for step, (seen, _) in enumerate(rising.batches())
     ]
     assert float(module.weight.detach()) == pytest.approx(-sum(moved), rel=1e-5)
+
+
+def test_warm_up_and_decay_are_the_schedules_alone() -> None:
+    rates = LearningRateSchedule.of("wsd", examples=620, warmup_examples=100)
+    schedule = Schedule((Segment(0, 8), Segment(100, 16, 1.5), Segment(300, 32, 2.0)), 620, 0.1, rates)
+    module = Module()
+    trainer().fit(module, datamodule=ScheduledDataModule((torch.randn(100),), schedule))
+    moved = [
+        0.1 * schedule.segment_at(seen).learning_rate_multiplier * rates(seen + size / 2)
+        for seen, size in schedule.batches()
+    ]
+    assert float(module.weight.detach()) == pytest.approx(-sum(moved), rel=1e-5)
+
+    class Falling(Module):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.9)]
+
+    with pytest.raises(ValueError, match="must be followed alone, and the module has StepLR as well: leave it out"):
+        trainer().fit(Falling(), datamodule=ScheduledDataModule((torch.randn(100),), schedule))
 
 
 def test_another_learning_rate_than_the_planned_is_told() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.schedule import Schedule, Segment
 
 transformers = pytest.importorskip("transformers")
@@ -85,6 +86,33 @@ def test_the_learning_rate_ends_with_the_run_and_follows_the_multipliers(tmp_pat
     made.train()
     assert watch.rates[0] == pytest.approx(0.025)
     assert watch.rates[-1] == pytest.approx(0.1)
+
+
+def test_warm_up_and_decay_are_the_schedules_alone(tmp_path: Path) -> None:
+    rates = LearningRateSchedule.of("cosine", examples=620, warmup_examples=100)
+    schedule = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32, 0.5)), 620, 0.1, rates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        made, watch = trainer(tmp_path, schedule)
+    made.train()
+    expected = [
+        0.1 * schedule.segment_at(seen).learning_rate_multiplier * rates(seen + size / 2)
+        for seen, size in schedule.batches()
+    ]
+    assert watch.rates == pytest.approx(expected)
+    with pytest.warns(UserWarning, match=r"lr_scheduler_type='linear' and a warm-up of 5 are not followed"):
+        trainer(tmp_path, schedule, warmup_steps=5)
+    with pytest.warns(UserWarning, match=r"lr_scheduler_type='cosine' and a warm-up of 0 are not followed"):
+        trainer(tmp_path, schedule, lr_scheduler_type="cosine")
+
+
+def test_a_scheduler_that_is_given_beside_the_schedules_decay_is_refused(tmp_path: Path) -> None:
+    rates = LearningRateSchedule.of("linear", examples=620)
+    made, _ = trainer(tmp_path, Schedule((Segment(0, 8),), 620, 0.1, rates))
+    optimizer = torch.optim.SGD(made.model.parameters(), lr=0.1)
+    made.optimizer, made.lr_scheduler = optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with pytest.raises(ValueError, match="must be followed alone, and the Trainer was given StepLR: leave it out"):
+        made.train()
 
 
 def test_logs_tell_the_batch_size_and_the_examples(tmp_path: Path) -> None:

@@ -214,6 +214,22 @@ def test_learning_rate_is_base_times_group_times_ramp_times_multiplier() -> None
     run.learning_rate = 0.4
     run.step(10)
     assert rates(run) == pytest.approx([0.4, 0.1])
+    apart = TrainingRun(make_task(optimizer=optimizer, warmup_examples=40), learning_rate=0.8, seed=0)
+    apart.step(10, multiplier=0.5, warmup=False)
+    assert rates(apart) == pytest.approx([0.4, 0.1])
+
+
+def test_a_rate_that_is_changed_between_steps_is_told_and_one_that_is_loaded_is_not() -> None:
+    run = TrainingRun(make_task(), learning_rate=0.1, seed=0)
+    run.step(4)
+    state = run.state_dict()
+    run.learning_rate = 0.05
+    run.step(4)
+    run.load_state_dict(state)  # holds the rate of the first step
+    run.step(4)
+    run.optimizer.param_groups[0]["lr"] = 0.01
+    with pytest.raises(TaskError, match=r"was changed from 0\.05 to 0\.01: make the optimizer without a scheduler"):
+        run.step(4)
 
 
 def test_indices_can_be_chosen() -> None:

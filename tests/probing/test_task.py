@@ -26,6 +26,12 @@ from batchopt.probing.task import batch_loss, trainable_parameters
         ({"eval_data": (torch.zeros(0),)}, TaskError, "eval_data must hold at least 1 example, got 0"),
         ({"autocast": torch.float32}, ValueError, "autocast must be None, torch.bfloat16 or torch.float16"),
         ({"device": "gpu"}, ValueError, "device must name a torch device, got 'gpu'"),
+        (
+            {"learning_rate_schedule": "triangle"},
+            ValueError,
+            "must be one of 'constant', .* or a function of progress from 0 to 1, got 'triangle'",
+        ),
+        ({"learning_rate_schedule": 0.1}, ValueError, r"learning_rate_schedule must be one of .* got 0\.1"),
         ({"warmup_examples": -1}, ValueError, "warmup_examples must be at least 0, got -1"),
         ({"search": ["weight_decay"]}, TypeError, "search must map names"),
         (

@@ -49,7 +49,7 @@ def test_at_a_constant_batch_size_it_is_torchs_own(make: Callable[[Optimizer], L
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = make(optimizer)
     for step in range(STEPS):
-        assert multiplier(step / STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        assert multiplier((step + 0.5) / STEPS) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
         last = optimizer.param_groups[0]["lr"]
         optimizer.step()
         if step < STEPS - 1:
@@ -80,9 +80,9 @@ def test_the_decay_ends_with_the_run_whatever_its_batch_sizes(monkeypatch: pytes
         rates.clear()
         schedule = Schedule(segments, 4_096, 0.1)
         train(task, schedule)
-        begins = [seen for seen, _ in schedule.batches()][-1]
-        assert rates[0] == pytest.approx(0.1)
-        assert rates[-1] == pytest.approx(0.05 * (1.0 + math.cos(math.pi * begins / 4_096)), rel=1e-3)
+        steps = list(schedule.batches())
+        wanted = [0.05 * (1.0 + math.cos(math.pi * (seen + 0.5 * size) / 4_096)) for seen, size in steps]
+        assert rates == pytest.approx(wanted, abs=2.5e-5)  # half a step of 4,096
         assert rates[-1] < 1e-4
 
 

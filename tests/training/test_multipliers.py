@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, StepLR
 
-from batchopt import Schedule, Segment, scale_learning_rate
+from batchopt import LearningRateSchedule, Schedule, Segment, scale_learning_rate
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16, 1.5), Segment(300, 32, 0.5)), examples=620)
 
@@ -62,6 +63,25 @@ def test_schedulers_of_both_kinds_go_on_from_their_own_rate() -> None:
 def test_examples_that_are_given_are_not_counted() -> None:
     moved, _ = steps(examples_seen=lambda: 200, count=5)
     assert moved == pytest.approx([0.15] * 5)
+
+
+@pytest.mark.parametrize("start", [0, 104])
+def test_warm_up_and_decay_are_taken_in_the_middle_of_a_step(start: int) -> None:
+    rates = LearningRateSchedule.of("linear", examples=620, warmup_examples=60)
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    falling = replace(SCHEDULE, learning_rate_schedule=rates)
+    scale_learning_rate(optimizer, falling, start_examples=start)
+    for seen, size in SCHEDULE.batches(start):  # the last step is cut short to 12 examples
+        before = parameter.item()
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        middle = seen + size / 2
+        curve = middle / 60 if middle < 60 else (620 - middle) / 560
+        assert before - parameter.item() == pytest.approx(
+            0.1 * SCHEDULE.segment_at(seen).learning_rate_multiplier * curve
+        )
+    assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 def test_wrong_arguments() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.learning_rate_schedule import SHAPES, LearningRateSchedule
 from batchopt.probing.data import shuffled_indices
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -51,7 +53,7 @@ def plain_loop(task: TrainingTask, schedule: Schedule, *, seed: int) -> nn.Modul
         size = min(size, 1_500 - seen)
         rows = torch.as_tensor(shuffled_indices(300, seed=seed, start=seen, count=size).copy())
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 * factor * (1.0 - 0.5 * seen / schedule.examples)
+            group["lr"] = 0.1 * factor * (1.0 - 0.5 * (seen + 0.5 * size) / schedule.examples)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
@@ -218,8 +220,17 @@ def test_out_of_memory_says_which_batch() -> None:
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="losses must be positive"):
         train(make_task(loss=lambda model, batch: -model(batch[0])[:, 0].square()), SCHEDULE)
-    with pytest.raises(TaskError, match=r"learning_rate_schedule must return zero or more, got -1\.0 at progress 0"):
-        train(make_task(learning_rate_schedule=lambda progress: -1.0), SCHEDULE)
+    for wrong, message in (
+        (lambda progress: -1.0, r"that gives zero or more, got -1\.0 at progress 0"),
+        (lambda progress: math.nan, r"that gives zero or more, got nan at progress 0"),
+        (lambda progress: 0.0, "must be above zero somewhere, got zero at every point"),
+        (lambda optimizer, steps: 1.0, "must be a function of progress .* and at progress 0 it failed"),
+        (torch.optim.lr_scheduler.LambdaLR, "must be a function of progress .* and at progress 0 it failed"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            train(make_task(learning_rate_schedule=wrong), SCHEDULE)
+    with pytest.raises(TaskError, match="the warm-up must end before the rate decays, got 1200 examples"):
+        train(make_task(learning_rate_schedule="wsd", warmup_examples=1_200), SCHEDULE)
     with pytest.raises(ValueError, match="until_loss must be positive"):
         train(make_task(), SCHEDULE, until_loss=0.0)
     for wrong in (tmp_path, tmp_path / "missing" / "run"):
@@ -262,3 +273,67 @@ def test_the_rate_that_was_used_is_kept_with_the_schedule() -> None:
 def test_something_else_than_a_task() -> None:
     with pytest.raises(TypeError, match="task must be a batchopt"):
         train("task", Schedule.constant(8, examples=400, learning_rate=0.001))  # type: ignore[arg-type]
+
+
+def rates_of(monkeypatch: pytest.MonkeyPatch, task: TrainingTask, schedule: Schedule) -> tuple[list[float], Any]:
+    """The rate of every step, and the result."""
+    taken: list[float] = []
+    step = TrainingRun.step
+
+    def watched(run: TrainingRun, *args: Any, **given: Any) -> float:
+        value = step(run, *args, **given)
+        taken.append(run.optimizer.param_groups[0]["lr"])
+        return value
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingRun, "step", watched)
+        return taken, train(task, schedule)
+
+
+def wanted(schedule: Schedule, rates: LearningRateSchedule) -> list[float]:
+    """The peak rate, times the segment's multiplier, times the curve in the middle of the step."""
+    return [
+        0.1 * schedule.segment_at(seen).learning_rate_multiplier * rates(seen + size / 2)
+        for seen, size in schedule.batches()
+    ]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, lambda progress: 1.0 - progress])
+def test_a_task_names_what_its_rate_does(monkeypatch: pytest.MonkeyPatch, shape: Any) -> None:
+    task = make_task(learning_rate_schedule=shape, warmup_examples=300)
+    taken, result = rates_of(monkeypatch, task, SCHEDULE)
+    rates = LearningRateSchedule.of(shape, examples=1_500, warmup_examples=300)
+    assert taken == pytest.approx(wanted(SCHEDULE, rates))
+    # What was followed can be followed again, by a task that says nothing of the rate.
+    assert result.schedule == replace(SCHEDULE, learning_rate_schedule=rates)
+    again, _ = rates_of(monkeypatch, make_task(), result.schedule)
+    assert again == pytest.approx(taken)
+
+
+def test_a_schedule_that_holds_warm_up_and_decay_is_followed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = LearningRateSchedule.of("linear", examples=1_500, warmup_examples=100)
+    schedule = replace(SCHEDULE, learning_rate_schedule=rates)
+    task = make_task(learning_rate_schedule="cosine", warmup_examples=500)
+    taken, _ = rates_of(monkeypatch, task, schedule)
+    assert taken == pytest.approx(wanted(schedule, rates))
+
+
+def test_a_task_with_a_warm_up_alone_reads_it_at_the_end_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, result = rates_of(monkeypatch, make_task(warmup_examples=400), SCHEDULE)
+    expected = [
+        0.1 * SCHEDULE.segment_at(seen).learning_rate_multiplier * min(1.0, (seen + size) / 400)
+        for seen, size in SCHEDULE.batches()
+    ]
+    assert taken == pytest.approx(expected)
+    assert result.schedule == SCHEDULE
+
+
+def test_an_optimizer_that_somebody_else_schedules_is_told() -> None:
+    def scheduled(parameters: Any, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=lr)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        optimizer.register_step_post_hook(lambda *_: scheduler.step())
+        return optimizer
+
+    with pytest.raises(TaskError, match=r"left alone between its steps, and was changed from 0\.1 to 0\.09: make the"):
+        train(make_task(optimizer=scheduled), SCHEDULE)

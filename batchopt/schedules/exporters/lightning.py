@@ -1,6 +1,7 @@
 """Lightning: `GradientAccumulationScheduler`, which changes the accumulation at the beginning of an epoch.
 
-Thresholds between two epochs are moved to the nearest one. A batch sampler (`scheduled_loader`) is exact.
+Thresholds between two epochs are moved to the nearest one. A batch sampler (`scheduled_loader`) is exact. Warm-up and
+decay are a function for torch's LambdaLR over Lightning's own steps: any curve, and the stages' multipliers with it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.rates import Stretch, rate_function, rate_points
 from batchopt.schedules.exporters.stages import first_rate, rate_notes, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
@@ -51,8 +53,27 @@ def to_lightning(schedule: Schedule, *, examples_per_epoch: int, micro_batch: in
         notes.append(f"whole epochs: {epochs * examples_per_epoch:,} examples instead of {schedule.examples:,}")
     if any(math.ceil(examples_per_epoch / share) % factor for factor in factors.values()):
         notes.append("the last window of an epoch is cut short, and Lightning divides its gradient by the whole factor")
-    notes += rate_notes(schedule, "Lightning", "put them into your learning-rate schedule")
+    if schedule.learning_rate_schedule is None:
+        notes += rate_notes(schedule, "Lightning", "put them into your learning-rate schedule")
+        return Export("\n".join(lines), tuple(notes))
+    stretches = _stretches(schedule, factors, epochs, examples_per_epoch, share)
+    lines += ["", rate_function(rate_points(schedule.learning_rate_schedule, stretches))]
+    lines.append("rates = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_multiplier_at)")
+    notes.append('configure_optimizers gives {"scheduler": rates, "interval": "step"} as its lr_scheduler')
     return Export("\n".join(lines), tuple(notes))
+
+
+def _stretches(schedule: Schedule, factors: dict[int, int], epochs: int, each: int, share: int) -> list[Stretch]:
+    """Epoch by epoch, what Lightning takes of the run."""
+    found, step, factor = [], 0, factors[0]
+    for epoch in range(epochs):
+        factor = factors.get(epoch, factor)
+        steps = math.ceil(math.ceil(each / share) / factor)
+        seen = min(epoch * each, schedule.examples - 1)
+        multiplier = schedule.segment_at(min(seen + each // 2, schedule.examples - 1)).learning_rate_multiplier
+        found.append(Stretch((epoch * each, (epoch + 1) * each), (step, step + steps), multiplier))
+        step += steps
+    return found
 
 
 def _steps(factors: dict[int, int], epochs: int, batches: int) -> int:

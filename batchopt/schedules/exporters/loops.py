@@ -1,12 +1,14 @@
-"""bs-scheduler and PyTorch-Ignite: a function of the step, in Python.
+"""bs-scheduler, PyTorch-Ignite and plain torch: functions of the step, in Python.
 
 Both change the loader's sampler from the loop, so with workers a switch comes late by the batches that are fetched
-ahead; with `scheduled_loader` it does not.
+ahead; with `scheduled_loader` it does not. Warm-up and decay are a function for torch's LambdaLR, which follows any
+curve, and the stages' multipliers with it.
 """
 
 from __future__ import annotations
 
 from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.rates import rate_function, rate_points, stretches_of
 from batchopt.schedules.exporters.stages import first_rate, rate_notes, stages_of
 from batchopt.schedules.schedule import Schedule
 
@@ -37,7 +39,7 @@ def to_bs_scheduler(schedule: Schedule) -> Export:
         _LATE,
         "sizes above the data set's are cut silently; an epoch's last batch is smaller: its examples come earlier",
     ]
-    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "bs-scheduler")))
+    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "bs-scheduler", "call rates.step() as well")))
 
 
 def to_ignite(schedule: Schedule) -> Export:
@@ -46,7 +48,9 @@ def to_ignite(schedule: Schedule) -> Export:
     Args:
         schedule: the schedule.
     """
+    stepped = "trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: rates.step())\n"
     text = _function(schedule) + (
+        f"\n{_rate(schedule)}{'' if schedule.learning_rate_schedule is None else stepped}"
         f"\nloader = DataLoader(dataset, batch_size={schedule(0)}, shuffle=True)\n"
         "scheduler = BatchSizeScheduler(loader, lambda event: batch_size_at(event + 1))  # for the step after\n"
         "trainer.add_event_handler(Events.ITERATION_COMPLETED, scheduler)\n"
@@ -56,7 +60,23 @@ def to_ignite(schedule: Schedule) -> Export:
         _LATE,
         "epoch_length must be given: Ignite counts it from the first batch size, and would train on",
     ]
-    return Export(text + _rate(schedule), (*notes, *_rates(schedule, "Ignite")))
+    return Export(
+        text, (*notes, *_rates(schedule, "Ignite", "the trainer's update must step `optimizer`, whose lr is above"))
+    )
+
+
+def to_torch(schedule: Schedule) -> Export:
+    """Python for a loop with `scheduled_loader` and a LambdaLR.
+
+    Args:
+        schedule: the schedule.
+    """
+    text = (
+        'loader = batchopt.scheduled_loader(dataset, batchopt.Schedule.load("schedule.json"))\n'
+        f"total_steps = {schedule.steps}\n"
+    )
+    remedy = "call rates.step() after every optimizer.step(); without scale_learning_rate, which would do it twice"
+    return Export(text + _rate(schedule), tuple(_rates(schedule, "torch", remedy)))
 
 
 def _function(schedule: Schedule) -> str:
@@ -64,9 +84,18 @@ def _function(schedule: Schedule) -> str:
 
 
 def _rate(schedule: Schedule) -> str:
-    rate = first_rate(schedule)
-    return "" if rate is None else f"lr = {rate!r}\n"
+    """The learning rate, and where the schedule carries them, warm-up and decay."""
+    rate, rates = first_rate(schedule), schedule.learning_rate_schedule
+    text = "" if rate is None else f"lr = {rate!r}\n"
+    if rates is None:
+        return text
+    function = rate_function(rate_points(rates, stretches_of(schedule)))
+    return f"{text}\n{function}\nrates = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_multiplier_at)\n"
 
 
-def _rates(schedule: Schedule, consumer: str) -> list[str]:
-    return rate_notes(schedule, consumer, "put them into your learning-rate schedule, by step")
+def _rates(schedule: Schedule, consumer: str, remedy: str) -> list[str]:
+    if schedule.learning_rate_schedule is None:
+        return rate_notes(schedule, consumer, "put them into your learning-rate schedule, by step")
+    first = schedule.segments[0].learning_rate_multiplier
+    own = [] if schedule.learning_rate is not None or first == 1.0 else [f"multiply your own rate by {first:.6g}"]
+    return [remedy, *own]

@@ -1,12 +1,13 @@
 """megatron-core up to 0.17, apex and NeMo 1: --rampup-batch-size, a linear ramp.
 
 Batch sizes grow by equal increments after equal numbers of samples; the increment must divide the whole growth.
-Megatron-core 0.18 and later accept the argument and ignore it.
+Megatron-core 0.18 and later accept the argument and ignore it. Warm-up and decay are given as to those.
 """
 
 from __future__ import annotations
 
 from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.megatron import decay_arguments
 from batchopt.schedules.exporters.stages import first_rate, ramp_notes, ramp_of, rate_notes, share_of
 from batchopt.schedules.schedule import Schedule
 
@@ -20,14 +21,15 @@ def to_megatron_ramp(schedule: Schedule, *, micro_batch: int, data_parallel: int
         data_parallel: number of data-parallel ranks.
 
     Raises:
-        ValueError: a batch size falls, or is not divisible by micro_batch x data_parallel.
+        ValueError: a batch size falls, or is not divisible by micro_batch x data_parallel, or the learning rate follows
+            a curve that Megatron does not know.
     """
     share_of(schedule, micro_batch, data_parallel)
     ramp = ramp_of(schedule, "a Megatron ramp")
     text = f"--micro-batch-size {micro_batch} --global-batch-size {(schedule(0) if ramp is None else ramp.end)}"
     if ramp is not None:
         text += f" --rampup-batch-size {ramp.start} {ramp.increment} {ramp.samples}"
-    text += f" --train-samples {schedule.examples} --lr-decay-samples {schedule.examples}"
+    text += f" --train-samples {schedule.examples} {' '.join(decay_arguments(schedule, schedule.examples))}"
     rate = first_rate(schedule)
     if rate is not None:
         text += f" --lr {rate!r}"

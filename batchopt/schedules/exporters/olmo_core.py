@@ -3,6 +3,9 @@
 It multiplies the learning rate by the square root of the ratio at every switch, and cannot be told not to; it knows
 integer factors only, refuses a size twice in a row, and adjusts Adam-like optimizers only. A switch to a size that is r
 times as large waits until the number of batches is a multiple of r.
+
+Warm-up and decay are counted in tokens, with ConstantWithWarmup, LinearWithWarmup, CosWithWarmup and WSD, whose decay
+ends with the run; another curve cannot be given.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from itertools import pairwise
 
 from batchopt._checks import check_count
 from batchopt.schedules.exporters.export import Export
+from batchopt.schedules.exporters.rates import check_ends_with_run, known_shape
 from batchopt.schedules.exporters.stages import Stage, first_rate, listed, share_of, stages_of
 from batchopt.schedules.schedule import Schedule
 
@@ -30,7 +34,7 @@ def to_olmo_core(schedule: Schedule, *, tokens_per_example: int, micro_batch: in
 
     Raises:
         ValueError: a batch size is no integer factor of the one before, or not divisible by micro_batch x
-            data_parallel.
+            data_parallel, or the learning rate follows a curve that OLMo-core does not know.
     """
     check_count("tokens_per_example", tokens_per_example)
     share_of(schedule, micro_batch, data_parallel)
@@ -51,16 +55,16 @@ def to_olmo_core(schedule: Schedule, *, tokens_per_example: int, micro_batch: in
     rate = first_rate(schedule)
     if rate is not None:
         lines.append(f"lr = {rate!r}")
+    lines += _scheduler(schedule, tokens_per_example)
     if len(stages) > 1:
         lines.append(f"BatchSizeSchedulerCallback(batch_sizes=[{sizes}], schedule=[{starts}])")
     return Export("\n".join(lines), tuple(_notes(schedule, stages)))
 
 
 def _notes(schedule: Schedule, stages: list[Stage]) -> list[str]:
-    notes = [
-        "give the learning-rate scheduler units of tokens, or its horizon is wrong",
-        "the last batch is dropped where it is not whole",
-    ]
+    notes = ["the last batch is dropped where it is not whole"]
+    if schedule.learning_rate_schedule is None:
+        notes.insert(0, "give the learning-rate scheduler units of tokens, or its horizon is wrong")
     if len(stages) > 1:
         notes.append(
             "an increase by a factor r waits until the number of batches is a multiple of r: it may come late by up to "
@@ -80,3 +84,22 @@ def _notes(schedule: Schedule, stages: list[Stage]) -> list[str]:
     if schedule.learning_rate is None and stages[0].multiplier != 1.0:
         notes.append(f"multiply your own learning rate by {stages[0].multiplier:.6g}")
     return notes
+
+
+def _scheduler(schedule: Schedule, tokens: int) -> list[str]:
+    """Warm-up and decay, in tokens; nothing where they are left open."""
+    shape = known_shape(schedule, "OLMo-core", ("constant", "linear", "cosine", "wsd"))
+    if shape is None:
+        return []
+    warmup, end = shape.warmup_examples * tokens, shape.end_examples * tokens
+    units = "units=SchedulerUnits.tokens"
+    if shape.name == "constant":
+        made = f"ConstantWithWarmup({units}, warmup={warmup})" if warmup else "ConstantScheduler()"
+    elif shape.name == "wsd":
+        check_ends_with_run(shape, schedule, "OLMo-core's WSD")
+        decay = f"decay={shape.decay_examples * tokens}, decay_fraction=None"
+        made = f"WSD({units}, warmup={max(1, warmup)}, {decay})"  # a warm-up of 0 is divided by
+    else:
+        kind = "LinearWithWarmup" if shape.name == "linear" else "CosWithWarmup"
+        made = f"{kind}({units}, warmup={warmup}, t_max={end}, alpha_f=0.0)"
+    return [f"scheduler = {made}"]

@@ -15,7 +15,7 @@ from batchopt.schedules.exporters.deepspeed import to_deepspeed
 from batchopt.schedules.exporters.export import Export
 from batchopt.schedules.exporters.levanter import from_levanter, to_levanter
 from batchopt.schedules.exporters.lightning import to_lightning
-from batchopt.schedules.exporters.loops import to_bs_scheduler, to_ignite
+from batchopt.schedules.exporters.loops import to_bs_scheduler, to_ignite, to_torch
 from batchopt.schedules.exporters.maxtext import to_maxtext
 from batchopt.schedules.exporters.megatron import from_megatron, to_megatron
 from batchopt.schedules.exporters.megatron_ramp import to_megatron_ramp
@@ -46,6 +46,7 @@ EXPORTERS: dict[str, Exporter] = {
     "lightning": to_lightning,
     "ignite": to_ignite,
     "bs-scheduler": to_bs_scheduler,
+    "torch": to_torch,
     "nanogns": to_nanogns,
 }
 IMPORTERS: dict[str, Callable[[str], Schedule]] = {"megatron": from_megatron, "levanter": from_levanter}

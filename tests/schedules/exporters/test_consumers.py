@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +23,8 @@ import torch
 import yaml
 from torch.utils.data import DataLoader, TensorDataset
 
-from batchopt.schedules.exporters.registry import export_schedule
+from batchopt.learning_rate_schedule import LearningRateSchedule, ShapeName
+from batchopt.schedules.exporters.registry import export_schedule, import_schedule
 from batchopt.schedules.schedule import Schedule, Segment
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
@@ -63,6 +70,26 @@ def test_ignite() -> None:
     assert len(sizes) == 743
     assert switches(sizes) == SWITCHES
     assert sum(sizes) == 120_000
+
+
+def test_ignite_takes_the_exported_rates() -> None:
+    engine, handlers = pytest.importorskip("ignite.engine"), pytest.importorskip("ignite.handlers")
+    rates = LearningRateSchedule.of("wsd", examples=120_000, warmup_examples=6_400)
+    schedule = replace(REFERENCE, learning_rate=0.01, learning_rate_schedule=rates)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    taken: list[float] = []
+
+    def update(_: Any, __: Any) -> None:
+        taken.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+
+    space: dict[str, Any] = {
+        "Events": engine.Events, "BatchSizeScheduler": handlers.BatchSizeScheduler, "DataLoader": DataLoader,
+        "dataset": TensorDataset(torch.arange(120_000)), "trainer": engine.Engine(update), "torch": torch,
+        "optimizer": optimizer,
+    }  # fmt: skip
+    exec(export_schedule(schedule, "ignite").text, space)
+    near(schedule, taken, within=1e-3)
 
 
 def test_lightning_accumulates_as_exported() -> None:
@@ -200,12 +227,147 @@ def test_levanter() -> None:
     assert schedule.global_data_offset_by_step(470) == 50_112
 
 
+SHAPES_OF_ALL: tuple[ShapeName, ...] = ("constant", "linear", "cosine")
+
+
+def scheduled(shape: ShapeName) -> Schedule:
+    """One batch size, so that steps and examples are the same."""
+    rates = LearningRateSchedule.of(shape, examples=128_000, warmup_examples=6_400)
+    return Schedule.constant(64, examples=128_000, learning_rate=0.01, learning_rate_schedule=rates)
+
+
+def near(schedule: Schedule, rates: list[float], *, within: float) -> None:
+    """Rates of the steps are the schedule's."""
+    own = [0.01 * schedule.multiplier_of(seen, size) for seen, size in schedule.batches()]
+    assert len(rates) == len(own)
+    assert rates == pytest.approx(own, abs=0.01 * within)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES_OF_ALL, "wsd"])
+def test_megatrons_own_scheduler_takes_the_exported_rates(shape: ShapeName) -> None:
+    module = pytest.importorskip("megatron.core.optimizer_param_scheduler")
+    schedule = scheduled(shape)
+    text = export_schedule(schedule, "megatron", tokens_per_example=16, micro_batch=8, data_parallel=2).text
+    given = dict(zip(shlex.split(text)[::2], shlex.split(text)[1::2], strict=True))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=float(given["--lr"]))
+    wsd = {"wsd_decay_steps": int(given["--lr-wsd-decay-samples"])} if shape == "wsd" else {}
+    # As megatron.training makes it of these arguments.
+    scheduler = module.OptimizerParamScheduler(
+        optimizer, init_lr=0.0, max_lr=float(given["--lr"]), min_lr=float(given.get("--min-lr", 0.0)),
+        lr_warmup_steps=int(given["--lr-warmup-samples"]), lr_decay_steps=int(given["--lr-decay-samples"]),
+        lr_decay_style=given["--lr-decay-style"], lr_wsd_decay_style=given.get("--lr-wsd-decay-style"), **wsd,
+        start_wd=0.0, end_wd=0.0, wd_incr_steps=1, wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False, override_opt_param_scheduler=False,
+    )  # fmt: skip
+    rates = []
+    for _, size in schedule.batches():
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        scheduler.step(size)
+    near(schedule, rates, within=0.6 * 64 / 6_400)  # read half a step earlier, and the warm-up is the steepest
+
+
+@pytest.mark.parametrize("shape", [*SHAPES_OF_ALL, "wsd"])
+def test_olmo_cores_own_schedulers_take_the_exported_rates(shape: ShapeName) -> None:
+    module = pytest.importorskip("olmo_core.optim.scheduler")
+    schedule = scheduled(shape)
+    text = export_schedule(schedule, "olmo-core", tokens_per_example=16, micro_batch=8, data_parallel=2).text
+    [line] = [line for line in text.splitlines() if line.startswith("scheduler = ")]
+    space: dict[str, Any] = dict(vars(module))
+    exec(line, space)
+    assert space["scheduler"].units == module.SchedulerUnits.tokens
+    rates = [space["scheduler"].get_lr(0.01, 16 * seen, 16 * 128_000) for seen, _ in schedule.batches()]
+    near(schedule, rates, within=0.6 * 64 / 6_400)
+
+
+def test_olmo_core_without_a_warm_up() -> None:
+    module = pytest.importorskip("olmo_core.optim.scheduler")
+    for shape, first in (("constant", 0.01), ("linear", 0.01), ("cosine", 0.01), ("wsd", 0.0)):
+        rates = LearningRateSchedule.of(shape, examples=128_000)  # type: ignore[arg-type]
+        schedule = Schedule.constant(64, examples=128_000, learning_rate=0.01, learning_rate_schedule=rates)
+        text = export_schedule(schedule, "olmo-core", tokens_per_example=16, micro_batch=8, data_parallel=2).text
+        space: dict[str, Any] = dict(vars(module))
+        exec(next(line for line in text.splitlines() if line.startswith("scheduler = ")), space)
+        lrs = [space["scheduler"].get_lr(0.01, 16 * seen, 16 * 128_000) for seen, _ in schedule.batches()]
+        assert lrs[0] == first  # its WSD divides by the warm-up, so that is one token
+        assert lrs[1:] == pytest.approx([0.01 * rates(seen) for seen, _ in schedule.batches()][1:], abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES_OF_ALL)
+def test_deepspeeds_own_schedulers_take_the_exported_rates(shape: ShapeName) -> None:
+    pytest.importorskip("deepspeed")
+    module = pytest.importorskip("deepspeed.runtime.lr_schedules")
+    schedule = scheduled(shape)
+    export = export_schedule(schedule, "deepspeed", micro_batch=8, data_parallel=2)
+    config, _ = json.JSONDecoder().raw_decode(export.text)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config["optimizer"]["params"]["lr"])
+    scheduler = getattr(module, config["scheduler"]["type"])(optimizer, **config["scheduler"]["params"])
+    rates = []
+    for _ in schedule.batches():
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        scheduler.step()
+    assert rates[:2] == [0.0, 0.0]
+    assert "the first two steps of the warm-up have rate zero" in export.notes
+    near(schedule, rates, within=1.6 * 64 / 6_400)
+
+
+def steps_of_levanter(config: dict[str, Any]) -> Any:
+    """Its own `OptimizerConfig.lr_scheduler`, cut out of a file that needs jax, with optax's parts written out."""
+    try:
+        files = importlib.metadata.files("marin-levanter") or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("marin-levanter is not installed")
+    [file] = [file for file in files if str(file) == "levanter/optim/config.py"]
+    tree = ast.parse(Path(str(file.locate())).read_text())
+    wanted = {"lr_scheduler", "_get_cycle_minima", "_convert_frac_or_steps"}
+    found = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in wanted}
+
+    def joined(parts: list[Any], ends: list[int]) -> Any:
+        starts = [0, *ends]
+        return lambda n: next(part(n - starts[i]) for i, part in enumerate(parts) if i == len(parts) - 1 or n < ends[i])
+
+    optax = SimpleNamespace(
+        constant_schedule=lambda value: lambda n: value,
+        linear_schedule=lambda begin, end, steps: lambda n: begin + (end - begin) * min(1.0, n / steps),
+        cosine_decay_schedule=lambda begin, steps, floor: (
+            lambda n: begin * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, n / steps))))
+        ),
+        join_schedules=joined,
+    )
+    space: dict[str, Any] = {"optax": optax, "warnings": warnings, "LrSchedule": type(None), "np": None}
+    exec(compile(ast.Module(list(found.values()), []), str(file), "exec"), space)
+    defaults = {"min_lr_ratio": 0.1, "warmup": 0.01, "decay": None, "rewarmup": 0.0, "cooldown": None}
+    defaults |= {"cycle_length": None, "cycles": None, "haps": None, "lr_schedule": "cosine"}
+    own = SimpleNamespace(**(defaults | config["optimizer"]))
+    own._get_cycle_minima = lambda steps: space["_get_cycle_minima"](own, steps)
+    return space["lr_scheduler"](own, config["trainer"]["num_train_steps"])
+
+
+@pytest.mark.parametrize("shape", [*SHAPES_OF_ALL, "wsd"])
+def test_levanters_own_scheduler_takes_the_exported_rates(shape: ShapeName) -> None:
+    schedule = scheduled(shape)
+    text = export_schedule(schedule, "levanter", data_parallel=2).text
+    taken = steps_of_levanter(yaml.safe_load(text))
+    near(schedule, [taken(step) for step in range(schedule.steps)], within=0.6 * 64 / 6_400)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES_OF_ALL, "wsd"])
+def test_what_is_read_of_levanter_is_what_it_does(shape: ShapeName) -> None:
+    rates = LearningRateSchedule.of(shape, examples=120_000, warmup_examples=6_400)
+    text = export_schedule(
+        replace(REFERENCE, learning_rate=0.01, learning_rate_schedule=rates), "levanter", data_parallel=2
+    )
+    read, taken = import_schedule(text.text, "levanter"), steps_of_levanter(yaml.safe_load(text.text))
+    assert read.learning_rate_schedule is not None
+    for step, (seen, _) in enumerate(read.batches()):
+        assert 0.01 * read.learning_rate_schedule(seen) == pytest.approx(taken(step), abs=1e-5)
+
+
 DEEPSPEED = """
 import json, sys
 import deepspeed, torch
 text = sys.stdin.read()
 config, end = json.JSONDecoder().raw_decode(text)
-del config["scheduler"]
+config.pop("scheduler", None)
 space = {}
 exec(text[end:], space)
 model = torch.nn.Linear(1, 1, bias=False)

@@ -30,6 +30,7 @@ OPTIONS: dict[str, dict[str, int]] = {
     "lightning": {"examples_per_epoch": 10_000, "micro_batch": 8, "data_parallel": 2},
     "ignite": {},
     "bs-scheduler": {},
+    "torch": {},
     "nanogns": {"tokens_per_example": 1024, "micro_batch": 8, "data_parallel": 2},
 }
 
