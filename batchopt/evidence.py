@@ -42,10 +42,11 @@ class LossCurve(Record):
         inner = [sorted(self.losses[i - 1 : i + 2])[1] for i in range(1, len(self.losses) - 1)]
         return (*self.losses[:1], *inner, *self.losses[1:][-1:])
 
-    def examples_to(self, loss: float) -> float | None:
+    def examples_to(self, loss: float, *, is_over: bool = False) -> float | None:
         """Examples at which `loss` is reached: the first crossing of the running median, log-interpolated.
 
-        The last evaluation has no later neighbour, so it confirms a crossing but never makes one.
+        The last evaluation has no later neighbour, so it confirms a crossing but never makes one; unless the run is
+        over, its learning rate decayed to zero: such a loss does not jump.
         None where the curve does not reach the loss.
 
         Example:
@@ -56,7 +57,7 @@ class LossCurve(Record):
             True
         """
         check_positive("loss", loss)
-        smoothed = self.smoothed()[:-1]
+        smoothed = self.smoothed() if is_over else self.smoothed()[:-1]
         for i, reached in enumerate(smoothed):
             if reached > loss:
                 continue

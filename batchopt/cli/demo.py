@@ -52,10 +52,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.forecast import show_forecast
     from batchopt.cli.plan import show_plan
     from batchopt.cli.probe import probe_with_progress, show_probe
-    from batchopt.cli.train import check_reached, compare, show_comparison, train_by
+    from batchopt.cli.train import check_reached, compare, show_comparison, show_decays, train_by
     from batchopt.cli.tune import study_result
     from batchopt.report import write_report
     from batchopt.search import summarise
+    from batchopt.training.adaptive import AdaptiveSchedule
 
     began = time.perf_counter()
     # The model is tiny: a second thread costs more than it brings.
@@ -81,8 +82,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.heading("4. Study: Optuna over batch size, learning rate and weight decay, around the plan")
     study = search_around(plan, forecast, task, args, console)
 
-    console.heading("5. Train by the schedule: predicted beside measured")
-    result = train_by(task, plan.schedule, console, plan=plan, seed=args.seed + 1)
+    console.heading("5. Train by the plan: predicted beside measured")
+    # The stable part of a wsd run has no end: the run itself decides when its rate decays.
+    adaptive = AdaptiveSchedule(plan, forecast) if plan.learning_rate_schedule == "wsd" else None
+    result = train_by(task, adaptive or plan.schedule, console, plan=plan, seed=args.seed + 1)
+    if adaptive is not None:
+        show_decays(adaptive, result, console)
     rows = compare(plan, plan.schedule, result)
     show_comparison(result, rows, console)
     show_worse_study(study, plan, result, console)

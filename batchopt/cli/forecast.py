@@ -13,9 +13,9 @@ from batchopt.forecasting.forecast import Forecast
 
 SUMMARY = "Extrapolate the critical batch size over the whole training."
 DETAILS = """\
-Fits one law to all runs of a probe, for any learning-rate schedule. What is shown is for a rate that warms up and decays
-(by the task's own schedule, or else wsd), and a loss is reached at the end of the decay. At the critical batch size of a
-loss, a run takes twice the fewest steps and twice the fewest examples to it.
+Fits one law to all runs of a probe, for any learning-rate schedule. What is shown is for a rate that warms up and
+decays (by the task's own schedule, or else wsd), and a loss is reached at the end of the decay. At the critical batch
+size of a loss, a run takes twice the fewest steps and twice the fewest examples to it.
 
   batchopt forecast probe.json -o forecast.json
 """
@@ -61,9 +61,7 @@ def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> l
         losses.append(loss)
         seen = "observed" if loss >= lowest else "extrapolated"
         rows.append((loss, average, local, _rate(forecast, loss), seen))
-    console.table(
-        ("loss", "critical batch size to it", "local, at it", "peak rate at batch 64", "this loss was"), rows
-    )
+    console.table(("loss", "critical batch size to it", "local, at it", "peak rate at batch 64", "this loss was"), rows)
     for doubt in forecast.doubts:
         console.item(f"Doubt: {doubt}")
     return losses

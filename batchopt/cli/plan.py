@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_batch_sizes(parser)
     parser.add_argument("--multiple-of", type=count, default=1, help="batch sizes are multiples of this")
     parser.add_argument(
-        "--learning-rate-schedule", choices=("auto", *SHAPES), default="auto", help="how the learning rate decays (auto)"
+        "--learning-rate-schedule",
+        choices=("auto", *SHAPES),
+        default="auto",
+        help="how the learning rate decays (auto)",
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
     parser.add_argument(
@@ -74,8 +77,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
 def show_plan(plan: Plan, console: Console) -> None:
     """The plan, the trade-off around it and the reasons."""
     console.say(
-        f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} ({plan.learning_rate_schedule}), over "
-        f"{plan.horizon:,} examples"
+        f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} ({plan.learning_rate_schedule}), "
+        f"over {plan.horizon:,} examples"
     )
     doublings = {plan.batch_size * 2**k for k in range(9)} | {plan.batch_size // 2**k for k in range(9)}
     by_cost = isinstance(plan.goal, ReachLoss)
@@ -85,7 +88,11 @@ def show_plan(plan: Plan, console: Console) -> None:
         ("", "batch", "peak rate", "steps", "examples", wanted),
         [
             (
-                "*" if p == plan.best else "", p.batch_size, p.learning_rate, p.steps, p.examples.value,
+                "*" if p == plan.best else "",
+                p.batch_size,
+                p.learning_rate,
+                p.steps,
+                p.examples.value,
                 p.cost.value if by_cost else p.loss,
             )
             for p in near

@@ -38,10 +38,7 @@ AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
 
 PATIENCE = 3
-"""Training towards a plan's loss gives up at this many times the examples of the schedule."""
-CONFIRMED = 1.5
-"""The same where the rate has fallen to zero by then, and nothing is learned any more: long enough for two evaluations,
-a factor of 1.2 apart, to confirm what was reached."""
+"""Training towards a plan's loss at a constant rate gives up at this many times the examples of the schedule."""
 
 
 class GoalMissedError(BatchoptError):
@@ -63,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
     parser.add_argument("--tensorboard", type=Path, help="folder for the evaluations as TensorBoard scalars")
     parser.add_argument(
-        "--adapt", type=Path, metavar="FORECAST", help="correct the plan's schedule by what the training shows"
+        "--adapt", type=Path, metavar="FORECAST", help="let the run decide, by its own losses, when the rate decays"
     )
     parser.add_argument("--realised", type=Path, help="file for the schedule that --adapt followed in the end")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")
@@ -95,11 +92,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     )
     if args.realised is not None and processes.rank() == 0:
         result.schedule.save(args.realised)
-    if adaptive is not None:
-        show_moves(adaptive, console)
     if args.save is not None:
         _save_weights(result, args.save)
     show_training(result, args.checkpoint, console)
+    if adaptive is not None:
+        show_decays(adaptive, result, console)
     rows = []
     if plan is not None and is_as_planned(plan, schedule, result):
         rows = compare(plan, schedule, result)
@@ -137,19 +134,18 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
     return AdaptiveSchedule(plan, Forecast.load(args.adapt))
 
 
-def show_moves(adaptive: AdaptiveSchedule, console: Console) -> None:
-    """What an adaptive schedule changed."""
-    for move in adaptive.moves:
-        sizes = f"went from {move.before:,} to {move.after:,}, and on from there as planned anew"
-        if move.before == move.after:
-            sizes = f"stayed at {move.after:,}, and was planned anew for what came later"
+def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Console) -> None:
+    """When an adaptive schedule let the rate decay."""
+    for decay in adaptive.missed:
         console.item(
-            f"After {move.examples:,} examples, at a loss of {move.loss:.4g}, the batch size {sizes}: the critical "
-            f"batch size looked {move.correction:.2g} times the forecast's at that loss, and the change was predicted "
-            f"to save {move.gain:.0%} of what was left."
+            f"The decay from {decay.begin:,} to {decay.end:,} examples ended at a loss of {decay.loss:.4g}, where "
+            f"{decay.predicted:.4g} was predicted: the run went back to {decay.begin:,} and on from there."
         )
-    if not adaptive.moves:
-        console.say("the schedule was followed as planned: no change was predicted to save enough")
+    begin, planned = adaptive.decay_begins, adaptive.planned_beginning
+    if result.examples <= begin:
+        console.say(f"the loss was reached before the rate decayed; planned from {planned:,} examples on")
+    else:
+        console.say(f"the rate decayed from {begin:,} examples on; planned from {planned:,} on")
 
 
 def show_training(result: TrainingResult, checkpoint: Path | None, console: Console) -> None:
@@ -180,9 +176,9 @@ def train_by(
     metrics: Path | None = None,
     tensorboard: Path | None = None,
 ) -> TrainingResult:
-    """Train by a schedule; for a plan's loss until it is reached, three times the schedule's examples at most.
+    """Train by a schedule; for a plan's loss until it is reached.
 
-    Warm-up and decay stay where the schedule has them.
+    At most to the end of the decay, or to three times the schedule's examples where the rate does not decay.
     """
     from batchopt.training.train import train
 
@@ -190,8 +186,8 @@ def train_by(
     until = goal.loss if isinstance(goal, ReachLoss) else None
     if until is not None and isinstance(schedule, Schedule):
         rates = schedule.learning_rate_schedule
-        patience = CONFIRMED if rates is not None and rates(schedule.examples) == 0.0 else PATIENCE
-        schedule = replace(schedule, examples=round(patience * schedule.examples))
+        if rates is None or rates(schedule.examples) > 0.0:
+            schedule = replace(schedule, examples=PATIENCE * schedule.examples)
 
     def show(examples: int, loss: float) -> None:
         console.progress("training", min(1.0, examples / schedule.examples))
@@ -223,11 +219,12 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
         return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
     steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
     if steps is None or examples is None or seconds is None:
-        return []
-    # The plan's intervals are of its constant batch; the schedule's own totals shift them.
+        is_whole = result.examples >= plan.schedule.examples
+        return [Comparison("loss at the end", plan.loss, result.curve.losses[-1])] if is_whole else []
+    # The plan's intervals are of its constant batch size; the totals of a schedule that raises it shift them.
     rows = [
-        Comparison("steps", plan.steps.scaled(schedule.steps / plan.steps.value), steps),
-        Comparison("examples", plan.examples.scaled(schedule.examples / plan.examples.value), examples),
+        Comparison("steps", plan.steps.scaled(schedule.steps * plan.batch_size / plan.horizon), steps),
+        Comparison("examples", plan.examples.scaled(schedule.examples / plan.horizon), examples),
     ]
     if plan.seconds is not None and processes.count() == 1:  # a step of several takes another time
         gain = plan.schedule_cost.value / plan.cost.value
@@ -241,11 +238,10 @@ def check_reached(plan: Plan, result: TrainingResult) -> None:
         return
     # All that the median was taken of: the last alone may lie below the goal.
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
-    longer = result.examples / plan.schedule.examples
     raise GoalMissedError(
-        f"the plan's loss of {plan.goal.loss:.4g} must be reached by the running median of three evaluations, and the "
-        f"training ended at {losses} after {result.examples:,} examples, {longer:.2g} times the plan's: train at half "
-        "the learning rate, by a longer schedule, or plan for a loss nearer to those that the probe saw"
+        f"the plan's loss of {plan.goal.loss:.4g} must be reached, and the training ended at {losses} after "
+        f"{result.examples:,} examples: let the run decide when its rate decays (--adapt FORECAST), or plan for a loss "
+        "nearer to those that the probe saw"
     )
 
 
@@ -255,7 +251,7 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
         compared = ", which is what is compared" if rows else ""
         console.item(
             f"The loss was reached after {result.reached:,.0f} examples{compared}; "
-            f"the run went on to {result.examples:,}, where the next evaluation confirmed it."
+            f"the run ended at {result.examples:,}, where an evaluation confirmed it."
         )
     if rows:
         console.table(
@@ -264,10 +260,7 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
         )
     missed = [row.name for row in rows if not row.inside]
     if missed:
-        console.item(
-            f"Outside of its 90 % interval: {', '.join(missed)}. One in ten is expected to be, and a single run more "
-            "often: the interval is of the mean over seeds."
-        )
+        console.item(f"Outside of its 90 % interval: {', '.join(missed)}. One in ten is expected to be.")
 
 
 def _save_weights(result: TrainingResult, path: Path) -> None:

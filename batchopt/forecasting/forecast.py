@@ -41,6 +41,9 @@ HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
 AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
 """What a plan chooses from: a constant rate is never cheaper than the best of these."""
+LOCAL = 0.15
+"""Half the distance in log loss over which a local trade-off is read: over less, differences between best rates of a
+grid show."""
 BEYOND = 16.0
 """The trade-off is read over batch sizes up to this factor beyond those that were run."""
 
@@ -154,8 +157,8 @@ class Forecast(Record):
         """dE_min / dS_min at a loss: the critical batch size of the training that happens there."""
         self._check_loss(loss)
         shape = self._shape(learning_rate_schedule)
-        below = self._hyperbola(loss * math.exp(-0.05), shape)
-        above = self._hyperbola(min(loss * math.exp(0.05), 0.999 * self.initial_loss), shape)
+        below = self._hyperbola(loss * math.exp(-LOCAL), shape)
+        above = self._hyperbola(min(loss * math.exp(LOCAL), 0.999 * self.initial_loss), shape)
         with np.errstate(invalid="ignore"):
             return self._ratio(below[1] - above[1], below[0] - above[0], loss)
 
@@ -341,12 +344,14 @@ class Forecast(Record):
             raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")
 
     def _ratio(self, examples: Floats, steps: Floats, loss: float) -> Estimate:
-        if not (np.isfinite(examples[0]) and np.isfinite(steps[0])):
+        good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
+        if np.isfinite(examples[0]) and np.isfinite(steps[0]) and not good[0]:
+            raise UnreachableGoalError(f"no trade-off between steps and examples shows at loss {loss:.4g}")
+        if not good[0]:
             raise UnreachableGoalError(
                 f"loss {loss:.4g} is beyond what the forecast reaches "
                 f"(lowest observed: {self.lowest_observed_loss:.4g})"
             )
-        good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
         ratios = np.where(good, examples / np.where(good, steps, 1.0), np.inf)
         return from_positive_draws(ratios)
 

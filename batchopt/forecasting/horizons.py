@@ -27,7 +27,7 @@ RATE_STEP = 0.5
 """Octaves between them: at the best rate a loss is flat over more than that."""
 LEAST_STEPS = 16
 """Of a run: a decay of fewer than three steps is mostly rounding."""
-SHORTER, LONGER = 16.0, 64.0
+SHORTER, LONGER = 128.0, 64.0
 """Horizons are considered from this share of the longest run up to this multiple of it."""
 WARMUP = 0.05
 """Share of its horizon over which a run warms up where the task says nothing: as long as is usual, and the loss at the

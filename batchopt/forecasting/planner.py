@@ -1,4 +1,4 @@
-"""From the posterior to a plan: predictions at candidate settings, the choice among them, the schedule and the reasons."""
+"""From the posterior to a plan: predictions at candidate settings, the choice, the schedule and the reasons."""
 
 from __future__ import annotations
 
@@ -125,9 +125,7 @@ def _within_memory(bounds: tuple[int, int], measured: StepCost | None) -> tuple[
     return low, high if largest is None else min(high, largest)
 
 
-def _price(
-    goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], tuple[Floats, Floats]]
-) -> StepCost:
+def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], tuple[Floats, Floats]]) -> StepCost:
     if goal.least != "balanced" and not isinstance(goal.least, tuple):
         return goal.price(measured)
     steps_min, examples_min = hyperbola()
@@ -155,8 +153,8 @@ def _reaching(
     found = choose(scores, log_steps)
     if found is None:
         raise UnreachableGoalError(
-            f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}: ask for a loss nearer "
-            "to what was observed, or widen the bounds"
+            f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}: ask for a loss "
+            "nearer to what was observed, or widen the bounds"
         )
     chosen, runs, best = found[0], [], None
     for i, size in enumerate(sizes):

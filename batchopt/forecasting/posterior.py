@@ -115,7 +115,9 @@ class LossPosterior(Record):
         evidence = evidence_of(runs, initial_loss=initial_loss, delay=delay)
         points = evidence.points
         if len(set(points.run.tolist())) < 2:
-            raise EvidenceError("a forecast needs two runs whose loss fell at least, and there is one: probe for longer")
+            raise EvidenceError(
+                "a forecast needs two runs whose loss fell at least, and there is one: probe for longer"
+            )
         lowest = float(np.exp(points.log_losses.min()))
         frame = frame_of(
             points.courses, initial_loss=evidence.initial_loss, lowest_loss=lowest, is_adaptive=bool(adaptive)
@@ -257,9 +259,7 @@ class _Features:
     def drawn(cls, dimensions: int, draws: int, sd: float, rng: np.random.Generator) -> _Features:
         amplitudes = sd * rng.standard_normal((1 + draws, FEATURES))
         amplitudes[0] = 0.0
-        return cls(
-            rng.standard_normal((FEATURES, dimensions)), rng.uniform(0.0, 2.0 * math.pi, FEATURES), amplitudes
-        )
+        return cls(rng.standard_normal((FEATURES, dimensions)), rng.uniform(0.0, 2.0 * math.pi, FEATURES), amplitudes)
 
     def __call__(self, places: Floats) -> Floats:
         """(1 + draws, k) at k places."""

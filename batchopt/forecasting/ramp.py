@@ -1,8 +1,8 @@
 """A batch size that rises once during a run, where that is worth it.
 
 Early in a run the noise of small batches is soon forgotten, so a smaller batch there saves examples; late in it a
-larger one takes the place of a longer decay. Under a decay little of either is left (published gains are 1 to 15 %), so a
-ramp is taken only where its gain is certain.
+larger one takes the place of a longer decay. Under a decay little of either is left (published gains are 1 to 15 %), so
+a ramp is taken only where its gain is certain.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def cheapest_ramp(
     *,
     warmup_examples: int | None,
 ) -> Ramp | None:
-    """The cheapest ramp to the goal's loss (or to that of the constant run); None where none saves enough for certain."""
+    """The cheapest ramp to the goal's loss; None where none saves enough for certain."""
     if isinstance(goal, LowestLoss):
         return None  # a budget of any price is spent in whole: the gain would have to be one of loss
     ways = list(_ways(best.batch_size, batch_sizes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +40,8 @@ class SingleRun:
         learning_rate: peak rate.
         schedule: of its learning rate, over its horizon.
         horizon: examples of the schedule.
-        examples: to the goal's loss; more than the horizon in draws that do not reach it within.
+        examples: to the goal's loss; more than the horizon in draws that do not reach it within. Of wsd where the run
+            decays at the right time, which is left to it.
         losses: at the end of the schedule.
         predicted: losses along the run.
     """
@@ -104,9 +105,9 @@ def run_to_loss(
     # By whole batches, of which the last one takes its full share of the decay.
     horizon = max(2, math.ceil(examples / batch_size)) * batch_size
     run = run_over(posterior, schedule_of(shape, horizon, warmup_examples), batch_size, learning_rate, loss=loss)
-    never = ~np.isfinite(run.examples)
-    run.examples[never] = np.maximum(needed[never], horizon)
-    return run
+    late = ~np.isfinite(run.examples)
+    examples_to = np.where(late, np.maximum(needed, horizon), run.examples)
+    return replace(run, examples=needed if shape == "wsd" else examples_to)
 
 
 def run_over(
@@ -155,5 +156,3 @@ def estimate_of(draws: Floats) -> Estimate:
     if len(draws) == 1:
         return from_positive_draws(draws)
     return from_positive_draws(np.concatenate([[np.median(draws[1:])], draws[1:]]))
-
-

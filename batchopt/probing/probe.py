@@ -46,7 +46,6 @@ from batchopt.probing.step_time import LARGEST_UNBOUNDED, measure_step_cost, sma
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
 
-
 SCHEDULE_POINTS = 64
 """A function of progress is kept by its values at so many steps."""
 

@@ -178,7 +178,8 @@ def plan_in_a_sentence(plan: Plan) -> str:
     doubt = "" if plan.cost.resolved else " This is a best guess: the evidence does not resolve its cost."
     return (
         f"{_goal_in_words(plan)}: train with batch size {count(plan.batch_size)} at a peak learning rate of "
-        f"{number(plan.learning_rate)} ({plan.learning_rate_schedule}), predicted to take {interval(plan.steps)} steps.{doubt}"
+        f"{number(plan.learning_rate)} ({plan.learning_rate_schedule}), predicted to take {interval(plan.steps)} "
+        f"steps.{doubt}"
     )
 
 

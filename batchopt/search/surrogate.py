@@ -311,7 +311,9 @@ def _steps_to(
     return law.steps_to(sizes, rates, loss, beyond=beyond)
 
 
-def _expected(forecast: ConstantForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis) -> float:
+def _expected(
+    forecast: ConstantForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis
+) -> float:
     if forecast is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
     steps_min, examples_min = least_of(forecast.law, goal.loss)

@@ -1,8 +1,9 @@
-"""A run that decides by itself when its learning rate decays: as soon as a decay that begins now is predicted to end at
-the loss that is wanted.
+"""A run that decides by itself when its learning rate decays.
+
+It does as soon as a decay that begins now is predicted to end at the loss that is wanted.
 
 Notation
-    n, n0, n1   examples seen; where the decay begins; where it ends, n1 = n0 + n1 * COOLDOWN
+    n, n0, n1   examples seen; where the decay begins; where it ends, n1 = n0 + n1 COOLDOWN
     r           what the run's log losses lie above a draw's prediction, in the middle of its last evaluations
     e           log loss of a draw at the end of a decay, r and the scatter of single runs included
 """
@@ -159,6 +160,13 @@ class AdaptiveSchedule:
         return rates.examples[-2]
 
     @property
+    def planned_beginning(self) -> int:
+        """Examples at which the decay was to begin by the plan."""
+        rates = self._plan.schedule.learning_rate_schedule
+        assert rates is not None
+        return rates.examples[-2]
+
+    @property
     def missed(self) -> tuple[Decay, ...]:
         """Decays that ended above the loss, and that the run went back on."""
         return self._state.missed
@@ -239,6 +247,7 @@ class AdaptiveSchedule:
 
     def _best_beginning(self, earliest: int) -> int:
         """The first beginning from which a decay is likely enough to end at the loss; the latest if none is."""
+        earliest = max(earliest, self._warmup, self._plan.schedule(0))
         latest = math.floor((1.0 - COOLDOWN) * self._longest)
         begins = np.unique(np.round(np.minimum(earliest * LOOK_AHEAD_RATIO ** np.arange(LOOK_AHEAD), latest)))
         begins = begins[begins >= min(earliest, latest)]
@@ -262,9 +271,7 @@ class AdaptiveSchedule:
         """r, (1 + draws,); of decays that missed as well."""
         law, curve = self._forecast.law, self._state.curve
         last = curve.examples[-1] if curve.examples else 0
-        late = [
-            (n, loss) for n, loss in zip(curve.examples, curve.losses, strict=True) if n > 0 and n * LATEST >= last
-        ]
+        late = [(n, loss) for n, loss in zip(curve.examples, curve.losses, strict=True) if n > 0 and n * LATEST >= last]
         above = np.zeros(1 + law.draws)
         if late:
             at = np.array([n for n, _ in late], dtype=np.float64)
@@ -280,6 +287,7 @@ class AdaptiveSchedule:
 
     def _until(self, begin: int) -> Schedule:
         """The run with a decay from there on, by whole batches."""
+        begin = self._whole(begin)
         horizon = max(begin + 2, self._handed_out, math.ceil(begin / (1.0 - COOLDOWN)))
         segments = tuple(segment for segment in self._plan.schedule.segments if segment.start_examples < horizon)
         last = segments[-1]
@@ -289,6 +297,16 @@ class AdaptiveSchedule:
         points = {0: 0.0 if warmup else 1.0, warmup: 1.0, begin: 1.0, horizon: 0.0}
         rates = LearningRateSchedule(tuple(points), tuple(points.values()))
         return Schedule(segments, horizon, self._plan.learning_rate, rates)
+
+    def _whole(self, examples: int) -> int:
+        """Examples after which a step ends, at least so many."""
+        segments, seen = self._plan.schedule.segments, 0
+        ends = [segment.start_examples for segment in segments[1:]] + [examples]
+        for segment, end in zip(segments, ends, strict=True):
+            left = min(end, examples) - seen
+            if left > 0:
+                seen += math.ceil(left / segment.batch_size) * segment.batch_size
+        return seen
 
     def _decay_from(self, begin: int) -> bool:
         before = self.schedule

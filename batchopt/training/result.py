@@ -49,6 +49,12 @@ class Measured(Record):
             evaluation_seconds=self.evaluation_seconds + evaluation_seconds,
         )
 
+    def until(self, examples: int) -> Measured:
+        """Without the evaluations after a number of examples, whose seconds stay spent."""
+        kept = sum(n <= examples for n in self.curve.examples)
+        curve = LossCurve(self.curve.examples[:kept], self.curve.losses[:kept])
+        return Measured(curve, self.clock[:kept], self.evaluation_seconds)
+
 
 NOTHING_YET = Measured(LossCurve((), ()), (), 0.0)
 
@@ -61,9 +67,9 @@ class TrainingResult:
         model: as the last step left it.
         schedule: what was followed, with the learning rate that was used.
         measured: losses and times at the evaluations.
-        steps: optimizer steps taken.
-        examples: examples trained on.
-        seconds: wall-clock seconds of the steps, evaluations left out.
+        steps: optimizer steps of the run, those of decays that it went back on left out.
+        examples: examples that the run was trained on, likewise.
+        seconds: wall-clock seconds of all steps, evaluations left out.
         reached: examples at which the wanted loss was reached; None if it was not, or none was wanted.
         outcome: "reached" (the wanted loss; the run stopped there), "finished" (the schedule's end) or "diverged" (the
             curve holds what was finite).

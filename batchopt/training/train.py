@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,23 +20,19 @@ from batchopt._checks import check_count, check_positive
 from batchopt._codec import write_text
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.probing.distributed import process_group
+from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
+from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.adaptive import Adapted, AdaptiveSchedule
 from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
-from batchopt.training.monitor import NoiseScaleMonitor
 from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedError, TrainingResult
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "train"]
 
-READ_EVERY = 16
-"""Under an adaptive schedule the noise scale is read off one step of so many."""
-NOT_SURE = 1.001
-"""A loss counts as this far above the wanted one until a second evaluation has confirmed that it is reached."""
 FIRST_EVALUATION_STEPS = 10
 """After the initial loss, the first evaluation is this many steps of the first batch size into the run."""
 
@@ -68,13 +66,15 @@ def train(
     Args:
         task: what to train; not a stream.
         schedule: batch sizes, learning-rate multipliers, and warm-up and decay over examples seen; also where the run
-            ends. An `AdaptiveSchedule` is corrected at every evaluation, by the loss and by the noise scale of every
-            sixteenth step; what was done is the result's `schedule`.
+            ends. An `AdaptiveSchedule` is told every evaluation, and decides by them when the decay begins. Where a
+            decay ends above its loss, the run goes back to where that began, and on. What was done is the result's
+            `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
         hyperparameters: keywords for the task's optimizer factory.
         until_loss: stop when this loss is reached (the running median of three evaluations crosses it, so one
-            evaluation after the crossing).
+            evaluation after the crossing; at the end of a decay one evaluation is enough). An `AdaptiveSchedule`'s own
+            if None.
         checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
             state in a second file beside it. What was evaluated before is in the result but not evaluated again.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
@@ -116,8 +116,6 @@ def train(
     path = None if checkpoint is None else _checked_path(checkpoint)
     group = process_group(task.torch_device)
     run = TrainingRun(task, learning_rate=rate, seed=seed, hyperparameters=hyperparameters, group=group)
-    if adaptive is not None:
-        run.reader = _monitor_of(run)
     correction = None if adaptive is None else adaptive.fingerprint()
     settings = Settings(start, rate, seed, dict(hyperparameters or {}), task.population, correction)
     if group is not None:
@@ -126,11 +124,28 @@ def train(
     measured = NOTHING_YET if path is None else resume(path, run, settings, adaptive)
     if group is not None:
         group.agree({"checkpoint (is its folder shared?)": run.examples_seen})
-    loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive)
+    if adaptive is not None and until_loss is None:
+        until_loss = adaptive.loss
+    with _room_for_state(path, group) as before_decay:
+        loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive, before_decay)
+        return _run(loop, path, settings, group, metrics, tensorboard, on_evaluation)
+
+
+def _run(
+    loop: _Loop,
+    path: Path | None,
+    settings: Settings,
+    group: DefaultGroup | None,
+    metrics: str | os.PathLike[str] | None,
+    tensorboard: str | os.PathLike[str] | None,
+    on_evaluation: Callable[[int, float], None] | None,
+) -> TrainingResult:
+    """Train to the end."""
+    run, adaptive = loop.run, loop.adaptive
     save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
     files = _Files(save, None, None)
     if group is None or group.rank == 0:
-        board = None if tensorboard is None else Board(tensorboard, first_examples=measured.examples)
+        board = None if tensorboard is None else Board(tensorboard, first_examples=loop.measured.examples)
         files = _Files(save, metrics, board)
     files.begin(loop)
     while loop.outcome is None:
@@ -143,6 +158,20 @@ def train(
             on_evaluation(run.examples_seen, loss)
     files.end()
     return loop.result(loop.outcome)
+
+
+@contextlib.contextmanager
+def _room_for_state(checkpoint: Path | None, group: DefaultGroup | None) -> Iterator[Path]:
+    """Where the state at the beginning of a decay is kept: beside a checkpoint, until the training ends."""
+    if checkpoint is not None:
+        state = checkpoint.with_name(f"{checkpoint.name}.decay.state")
+        yield state
+        if group is None or group.rank == 0:
+            state.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="batchopt-") as folder:
+        place = folder if group is None else group.from_first(lambda: folder)
+        yield Path(place) / "decay.state"
 
 
 @dataclass(frozen=True)
@@ -182,25 +211,6 @@ class _Files:
             self.board.add(loop.line(len(loop.measured.clock) - 1))
 
 
-def _monitor_of(run: TrainingRun) -> NoiseScaleMonitor:
-    if run.is_sharded:
-        raise TaskError(
-            "an AdaptiveSchedule follows the running noise scale, which a model that is sharded over processes does "
-            "not give: train by a fixed schedule"
-        )
-    # At fixed steps and in halves: what is timed would not be the same again.
-    return NoiseScaleMonitor(
-        run.model,
-        run.task.loss,
-        every=READ_EVERY,
-        units="halves",
-        population=run.task.population,
-        autocast=run.task.autocast,
-        scaler=run.scaler,
-        across_processes=run.group is not None,
-    )
-
-
 class _Loop:
     """A training under way."""
 
@@ -212,9 +222,10 @@ class _Loop:
         until_loss: float | None,
         micro_batch: int | None,
         adaptive: AdaptiveSchedule | None,
+        before_decay: Path,
     ) -> None:
         self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
-        self.micro_batch, self.adaptive, self.corrects = micro_batch, adaptive, True
+        self.micro_batch, self.adaptive, self.before_decay = micro_batch, adaptive, before_decay
         self.seconds = measured.clock[-1] if measured.clock else 0.0
         self.resumed_at = measured.examples if measured.clock else None
         self._as_given, self._with_rates = schedule, with_rates(schedule, run.task)
@@ -229,18 +240,32 @@ class _Loop:
 
     @property
     def reached(self) -> float | None:
-        return None if self.until_loss is None else self.measured.curve.examples_to(self.until_loss)
+        if self.until_loss is None:
+            return None
+        return self.measured.curve.examples_to(self.until_loss, is_over=self._is_over and self._has_decayed)
 
     @property
     def outcome(self) -> Literal["reached", "finished"] | None:
         if self.reached is not None:
             return "reached"
-        return "finished" if self.measured.examples >= self.schedule.examples else None
+        return "finished" if self._is_over else None
+
+    @property
+    def _is_over(self) -> bool:
+        return self.measured.examples >= self.schedule.examples
+
+    @property
+    def _has_decayed(self) -> bool:
+        rates = self.schedule.learning_rate_schedule
+        return rates is not None and rates(self.schedule.examples) == 0.0
 
     def next_evaluation(self) -> int:
-        """Examples at which to evaluate next."""
+        """Examples at which to evaluate next: where a decay begins as well, since what comes then is decided there."""
         points = evaluation_points(self.schedule.examples, first=FIRST_EVALUATION_STEPS * self.start(0))
-        return next(point for point in points if point > self.measured.examples)
+        coming = next(point for point in points if point > self.measured.examples)
+        if self.adaptive is not None and self.measured.examples < self.adaptive.decay_begins:
+            return min(coming, self.adaptive.decay_begins)
+        return coming
 
     def advance(self, examples: int) -> float:
         """Train until `examples` are seen, and evaluate."""
@@ -255,33 +280,49 @@ class _Loop:
             seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - began,
         )
-        if self.adaptive is not None and self.corrects:
-            self._correct(self.adaptive, loss)
+        if self.adaptive is not None:
+            self._adapt(self.adaptive, loss)
         return loss
 
-    def _correct(self, adaptive: AdaptiveSchedule, loss: float) -> None:
-        """Correct the schedule; where that fails, it goes on as it is, to the end."""
-        reader, group, seen = self.run.reader, self.run.group, self.run.examples_seen
-        assert isinstance(reader, NoiseScaleMonitor)
-        if self.until_loss is not None and self.outcome != "reached":
-            loss = max(loss, NOT_SURE * self.until_loss)
+    def _adapt(self, adaptive: AdaptiveSchedule, loss: float) -> None:
+        """Plan the decay anew; keep the state where it begins; go back to that where it has missed."""
+        seen = self.run.examples_seen
+        if self.outcome is None:
+            self._decide(adaptive, lambda: adaptive.update(seen, loss))
+            if seen == adaptive.decay_begins:
+                save_snapshot(self.run, self.before_decay)
+                if self.run.group is not None:
+                    self.run.group.wait()
+        elif self.outcome == "finished" and adaptive.may_go_on and self.before_decay.exists():
+            missed = len(adaptive.missed)
+            self._decide(adaptive, lambda: adaptive.miss(loss))
+            if len(adaptive.missed) > missed:
+                load_snapshot(self.run, self.before_decay)
+                self.measured = self.measured.until(self.run.examples_seen)
 
-        def updated() -> str:
-            adaptive.update(seen, loss, reader.reading)
+    def _decide(self, adaptive: AdaptiveSchedule, decision: Callable[[], object]) -> None:
+        """Let the schedule be changed; where that fails, the training goes on by the schedule as it is.
+
+        Of several processes the first decides: if their next batches differed, they would wait for each other.
+        """
+
+        def decided() -> str:
+            try:
+                decision()
+            except Exception as error:
+                warnings.warn(
+                    f"the schedule was not changed after {self.run.examples_seen} examples; the training goes on "
+                    f"({type(error).__name__}: {error})",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
             return adaptive.state().to_json()
 
-        try:
-            # Of several processes the first decides: if their next batches differed, they would wait for each other.
-            state = updated() if group is None else group.from_first(updated)
-            adaptive.load_state(Adapted.from_json(state))
-        except Exception as error:
-            self.corrects = False
-            warnings.warn(
-                f"the schedule is no longer corrected, from {seen} examples on; the training goes on "
-                f"({type(error).__name__}: {error})",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        if self.run.group is None:
+            decided()
+            return
+
+        adaptive.load_state(Adapted.from_json(self.run.group.from_first(decided)))
 
     def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
         return TrainingResult(

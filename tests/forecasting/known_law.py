@@ -120,8 +120,6 @@ def known_forecast() -> Forecast:
     return Forecast.fit(known_report(known_law()))
 
 
-def forecast_with(
-    law: LawPosterior, *, step_cost: StepCost | None = None, batch_size_limit: int = 4096
-) -> Forecast:
+def forecast_with(law: LawPosterior, *, step_cost: StepCost | None = None, batch_size_limit: int = 4096) -> Forecast:
     """A forecast around a law of constant rates, for a search."""
     return Forecast(known_law(), law, None, step_cost, batch_size_limit, None, None, ())

@@ -65,7 +65,9 @@ def test_the_best_rate_costs_little_more_than_the_true_best(forecast: Forecast) 
 
 
 def test_decays_reach_a_loss_sooner(forecast: Forecast) -> None:
-    constant, wsd = (forecast.steps(16, 0.45, 0.07, learning_rate_schedule=shape).value for shape in ("constant", "wsd"))
+    constant, wsd = (
+        forecast.steps(16, 0.45, 0.07, learning_rate_schedule=shape).value for shape in ("constant", "wsd")
+    )
     assert wsd < 0.8 * constant
 
 
@@ -100,7 +102,9 @@ def test_losses_along_a_run_are_the_laws(forecast: Forecast) -> None:
 
 def test_evidence_without_a_decay_is_doubted() -> None:
     report = known_report(LAW)
-    stable = replace(report, branches=tuple(run for run in report.branches if run.is_constant and run.batch_size == 256))
+    stable = replace(
+        report, branches=tuple(run for run in report.branches if run.is_constant and run.batch_size == 256)
+    )
     doubts = Forecast.fit(stable).doubts
     assert any("No run's learning rate decayed" in doubt for doubt in doubts)
     assert any("one batch size" in doubt for doubt in doubts)
