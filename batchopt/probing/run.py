@@ -18,6 +18,7 @@ from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.sharded_gradients import check_sharding
 from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
 from batchopt.probing.state import OwnRandomness, evaluating
+from batchopt.probing.step_rates import StepRates
 from batchopt.probing.task import Batch, TrainingTask, batch_loss
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ class TrainingRun:
                 self.model, learning_rate=learning_rate, hyperparameters=hyperparameters
             )
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
-        self._rate_ratios = [group["lr"] / learning_rate for group in self.optimizer.param_groups]
-        self._rates: list[float] | None = None
+        self._rates = StepRates(self.optimizer, learning_rate)
         self._mean_weight = 1.0
         self.is_sharded = is_sharded(self.model.parameters())
         if self.is_sharded:
@@ -155,7 +155,7 @@ class TrainingRun:
             indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
         elif len(indices) != batch_size:
             raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
-        self._set_learning_rate(self.learning_rate_at(self.examples_seen, batch_size, multiplier, warmup=warmup))
+        self._rates.set(self.learning_rate_at(self.examples_seen, batch_size, multiplier, warmup=warmup))
         self._rescaling.apply(batch_size)
         with self._randomness.active():
             value = self._step(indices, micro_batch or batch_size)
@@ -290,19 +290,6 @@ class TrainingRun:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
 
-    def _set_learning_rate(self, rate: float) -> None:
-        groups = self.optimizer.param_groups
-        for group, ours in zip(groups, self._rates or (), strict=self._rates is not None):
-            if float(group["lr"]) != ours:
-                raise TaskError(
-                    f"the learning rate of a run must be left alone between its steps, and was changed from {ours:g} "
-                    f"to {float(group['lr']):g}: make the optimizer without a scheduler that steps it, and give the "
-                    "task learning_rate_schedule (batchopt.learning_rate_by_progress makes one of a scheduler)"
-                )
-        for group, ratio in zip(groups, self._rate_ratios, strict=True):
-            group["lr"] = rate * ratio
-        self._rates = [float(group["lr"]) for group in groups]
-
     def learning_rate_at(
         self, examples: int, batch_size: int, multiplier: float = 1.0, *, warmup: bool = True
     ) -> float:
@@ -369,7 +356,7 @@ class TrainingRun:
             optimizer = shard_optimizer_state(optimizer, self.optimizer)
         self.model.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
-        self._rates = None
+        self._rates.forget()
         self.scaler.load_state_dict(state["scaler"])
         self._randomness.load_state_dict(state["randomness"])
         self.examples_seen = state["examples_seen"]

@@ -59,7 +59,7 @@ class Schedule(Record):
         (64, 128, 743)
         >>> falling = LearningRateSchedule.of("linear", examples=200, warmup_examples=100)
         >>> schedule = Schedule((Segment(0, 50), Segment(100, 20, 1.5)), examples=200, learning_rate_schedule=falling)
-        >>> [schedule.multiplier_of(seen, size) for seen, size in schedule.batches()][:4]
+        >>> [round(schedule.multiplier_of(seen, size), 3) for seen, size in schedule.batches()][:4]
         [0.25, 0.75, 1.35, 1.05]
     """
 
