@@ -123,6 +123,11 @@ class LearningRateSchedule(Record):
         ramps = [min(1.0, n / warmup) if warmup else 1.0 for n in at]
         return cls(tuple(at), tuple(r * multiplier_at(shape, n / examples) for r, n in zip(ramps, at, strict=True)))
 
+    @property
+    def warmup_examples(self) -> int:
+        """Over which the rate rises from zero at first; 0 where it does not."""
+        return self.examples[1] if len(self.examples) > 1 and self.multipliers[0] < self.multipliers[1] else 0
+
     def __call__(self, examples: float) -> float:
         """The multiplier after so many examples."""
         return float(np.interp(examples, self.examples, self.multipliers))

@@ -112,12 +112,14 @@ def ends_of(
     sizes, rates = np.asarray(batch_sizes, float), np.asarray(learning_rates, float)
     found = np.full((1 + posterior.draws, *rates.shape, len(horizons)), np.inf)
     schedules = [schedule_of(shape, horizon, warmup_examples) for horizon in horizons]
+    flat = np.repeat(sizes, rates.shape[1]), rates.ravel()
+    hopeless = np.all(posterior.is_unstable(*flat), axis=0, keepdims=True).reshape(rates.shape)
     wanted = [
         (i, j, k)
         for i, size in enumerate(sizes)
         for j in range(rates.shape[1])
         for k, horizon in enumerate(horizons)
-        if horizon >= LEAST_STEPS * size and not posterior.is_unstable(size, rates[i, j])
+        if horizon >= LEAST_STEPS * size and not hopeless[i, j]
     ]
     if wanted:
         i, j, k = np.array(wanted).T

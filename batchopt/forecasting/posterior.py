@@ -60,7 +60,8 @@ class LossPosterior(Record):
         phases: (features,).
         amplitudes: (1 + draws, features); those of the best guess are 0.
         steepness: how much log loss falls over log examples.
-        unstable: (batch size, learning rate) of runs that diverged.
+        unstable: (batch size, rate that was fine, rate with which a run diverged): stability ends between, in each draw
+            at another rate.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size that was run.
         highest_rate: highest rate that was run without diverging.
@@ -83,7 +84,7 @@ class LossPosterior(Record):
     phases: tuple[float, ...]
     amplitudes: tuple[tuple[float, ...], ...]
     steepness: float
-    unstable: tuple[tuple[int, float], ...]
+    unstable: tuple[tuple[int, float, float], ...]
     batch_sizes: tuple[int, int]
     learning_rates: tuple[float, float]
     highest_rate: float
@@ -128,8 +129,12 @@ class LossPosterior(Record):
         features = _Features.drawn(points.places.shape[1], draws, sd, rng)
         missed = points.log_losses - points.of(losses(law.rows, frame, points.courses))
         errors = np.sqrt(points.errors**2 + (OWN * law.steepness) ** 2)
-        noise = np.concatenate([np.zeros((1, len(errors))), errors * rng.standard_normal((draws, len(errors)))])
-        covariance = _nearness(points.places, points.places) * sd**2 + np.diag(errors**2)
+        # A run, with the cooldowns off it, is off by its seed all along, which says nothing of other runs.
+        of_run = (evidence.settings[:, None] == np.unique(evidence.settings)).astype(float) * SCATTER * law.steepness
+        noise = errors * rng.standard_normal((draws, len(errors)))
+        noise += rng.standard_normal((draws, of_run.shape[1])) @ of_run.T
+        noise = np.concatenate([np.zeros((1, len(errors))), noise])
+        covariance = _nearness(points.places, points.places) * sd**2 + of_run @ of_run.T + np.diag(errors**2)
         weights = np.linalg.solve(covariance, (missed - features(points.places) - noise).T).T
         return cls(
             initial_loss=evidence.initial_loss,
@@ -182,7 +187,7 @@ class LossPosterior(Record):
             courses.append(course_of(size, rate, schedule, edges, delay=self.delay))
         last = np.array([len(course.steps) - 1 for course in courses])
         found = self._log_losses(Courses(courses), np.arange(len(courses)), last)
-        return np.where(self.is_unstable(np.asarray(batch_sizes), np.asarray(learning_rates)), np.inf, found)
+        return np.where(self.is_unstable(batch_sizes, learning_rates), np.inf, found)
 
     def losses_along(self, courses: Sequence[Course]) -> list[Floats]:
         """Log losses after every piece of courses, each (1 + draws, pieces)."""
@@ -201,34 +206,44 @@ class LossPosterior(Record):
         near = _nearness(places, known) * (MISSED * self.steepness) ** 2
         return np.asarray(by_law + np.array(self.weights) @ near.T + self._features(places))
 
-    def largest_stable(self, batch_sizes: Floats) -> Floats:
-        """The learning rate from which on runs are taken to diverge, (k,).
+    def largest_stable(self, batch_sizes: Sequence[float] | Floats) -> Floats:
+        """The learning rate from which on runs diverge, (1 + draws, k).
 
         Small batches bear no higher rate than large ones; a rate that is too high for a batch size is taken to be too
         high for larger ones up to the root of their ratio. A rate more than an octave above all that were run is
         not trusted either: where stability ends, the law can't know.
         """
-        limits = np.full(np.shape(batch_sizes), UNTRIED * self.highest_rate)
-        for size, rate in self.unstable:
-            limits = np.minimum(limits, rate * np.sqrt(np.maximum(1.0, np.asarray(batch_sizes) / size)))
+        sizes = np.asarray(batch_sizes, dtype=np.float64)
+        limits = np.full((1 + self.draws, len(sizes)), UNTRIED * self.highest_rate)
+        # Where between the two rates stability ends is even over draws, and a half in the best guess.
+        parts = (np.random.default_rng(1).permutation(self.draws) + 0.5) / max(1, self.draws)
+        parts = np.concatenate([[0.5], parts])[:, None]
+        for size, fine, broken in self.unstable:
+            edge = fine * (broken / fine) ** parts
+            limits = np.minimum(limits, edge * np.sqrt(np.maximum(1.0, sizes / size)))
         return np.asarray(limits)
 
-    def is_unstable(self, batch_sizes: Floats, learning_rates: Floats) -> NDArray[np.bool_]:
-        """Whether runs are expected to diverge, (k,)."""
-        return np.asarray(learning_rates >= 0.999 * self.largest_stable(batch_sizes))
+    def is_unstable(
+        self, batch_sizes: Sequence[float] | Floats, learning_rates: Sequence[float] | Floats
+    ) -> NDArray[np.bool_]:
+        """Whether runs are expected to diverge, (1 + draws, k)."""
+        return np.asarray(np.asarray(learning_rates) > 1.001 * self.largest_stable(batch_sizes))
 
     def scattered(self, examples: Floats) -> Floats:
         """Numbers of examples to a loss, (1 + draws, ...), as single runs have them: each draw by its own seed."""
-        return np.asarray(examples * np.exp(self._scatter().reshape(-1, *[1] * (examples.ndim - 1))))
+        shares = self.scatter() / self.steepness
+        return np.asarray(examples * np.exp(shares.reshape(-1, *[1] * (examples.ndim - 1))))
 
     def scattered_losses(self, log_losses: Floats) -> Floats:
         """Log losses, (1 + draws, ...), as single runs have them."""
-        return np.asarray(log_losses + self.steepness * self._scatter().reshape(-1, *[1] * (log_losses.ndim - 1)))
+        return np.asarray(log_losses + self.scatter().reshape(-1, *[1] * (log_losses.ndim - 1)))
 
-    def _scatter(self) -> Floats:
-        # Normal scores in a fixed order: a quantile of so few draws would jump about otherwise.
+    def scatter(self, *, seed: int = 0) -> Floats:
+        """What single runs are above the mean over seeds in log loss, (1 + draws,); nothing for the best guess."""
+        # Normal scores in a random order: a quantile of so few draws would jump about otherwise.
         scores = stats.norm.ppf((np.arange(self.draws) + 0.5) / max(1, self.draws))
-        return SCATTER * np.concatenate([[0.0], np.random.default_rng(0).permutation(scores)])
+        scores = np.random.default_rng(seed).permutation(scores)
+        return np.asarray(SCATTER * self.steepness * np.concatenate([[0.0], scores]))
 
     @cached_property
     def frame(self) -> Frame:

@@ -28,8 +28,8 @@ PIECES_OF_RAMP = 6
 """Pieces of each stretch over which the rate rises or falls."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
-UNKNOWN = 2.0
-"""Where no lower rate of the batch size was fine, stability is taken to end this factor below a rate that was not."""
+UNKNOWN = 4.0
+"""Where no lower rate of the batch size was fine, one this factor below is taken to be."""
 BROKEN = 0.35
 """A run that ends so far above one of its batch size at a lower rate, in log loss at no fewer examples, is broken: its
 rate is too high in a way that the law does not describe (dead units), so it is left out and bounds the rates. Softmax
@@ -42,9 +42,9 @@ class Evidence:
 
     Attributes:
         points: of the runs that count.
+        settings: number of the batch size, rate and seed that each point is of, (m,).
         initial_loss: mean loss at initialisation.
-        unstable: (batch size, learning rate) from which on runs are not trusted to stay stable: halfway, in logarithms,
-            from the highest rate that was fine to one with which a run diverged or broke.
+        unstable: (batch size, rate that was fine, rate with which a run diverged or broke): stability ends between.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
         highest_rate: of the runs that count.
@@ -52,8 +52,9 @@ class Evidence:
     """
 
     points: Points
+    settings: NDArray[np.int_]
     initial_loss: float
-    unstable: tuple[tuple[int, float], ...]
+    unstable: tuple[tuple[int, float, float], ...]
     batch_sizes: tuple[int, int]
     learning_rates: tuple[float, float]
     highest_rate: float
@@ -93,11 +94,14 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         )
     index = np.repeat(np.arange(len(used)), [len(pieces) for pieces, _, _ in chosen])
     pieces, log_losses, errors = (np.concatenate([each[k] for each in chosen]) for k in range(3))
+    keys = [(run.batch_size, run.learning_rate, run.seed) for run in used]
+    numbers = np.array([sorted(set(keys)).index(key) for key in keys])
     scaled = [run.learning_rate / math.sqrt(run.batch_size) for run in used]
     return Evidence(
         points=Points(Courses(courses), index, pieces, log_losses, errors),
+        settings=numbers[index],
         initial_loss=first,
-        unstable=tuple(sorted((size, _limit(size, rate, used)) for size, rate in unstable)),
+        unstable=tuple(sorted((size, _fine(size, rate, used), rate) for size, rate in unstable)),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(run.learning_rate for run in used),
@@ -105,9 +109,10 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
     )
 
 
-def _limit(size: int, rate: float, fine: Sequence[Branch]) -> float:
-    below = [run.learning_rate for run in fine if run.batch_size == size and run.learning_rate < rate]
-    return math.sqrt(rate * max(below, default=rate / UNKNOWN**2))
+def _fine(size: int, rate: float, used: Sequence[Branch]) -> float:
+    """The highest rate below one that was fine at a batch size."""
+    below = [run.learning_rate for run in used if run.batch_size == size and run.learning_rate < rate]
+    return max(below, default=rate / UNKNOWN)
 
 
 def _initial_loss(runs: Sequence[Branch]) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.forecasting.horizons import FINE_RATIO, ends_of, first_crossing, schedule_of
+from batchopt.forecasting.own_decision import examples_by_own_decision
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
@@ -41,7 +42,7 @@ class SingleRun:
         schedule: of its learning rate, over its horizon.
         horizon: examples of the schedule.
         examples: to the goal's loss; more than the horizon in draws that do not reach it within. Of wsd where the run
-            decays at the right time, which is left to it.
+            decides by itself when to decay.
         losses: at the end of the schedule.
         predicted: losses along the run.
     """
@@ -96,7 +97,7 @@ def run_to_loss(
     needed = examples_needed(
         posterior, shape, batch_size, learning_rate, loss, near=near, warmup_examples=warmup_examples
     )
-    needed = posterior.scattered(needed)
+    mean, needed = needed, posterior.scattered(needed)
     middle = float(np.median(needed[1:]))
     if not math.isfinite(middle):
         return None
@@ -107,7 +108,16 @@ def run_to_loss(
     run = run_over(posterior, schedule_of(shape, horizon, warmup_examples), batch_size, learning_rate, loss=loss)
     late = ~np.isfinite(run.examples)
     examples_to = np.where(late, np.maximum(needed, horizon), run.examples)
-    return replace(run, examples=needed if shape == "wsd" else examples_to)
+    if shape == "wsd":
+        examples_to = examples_by_own_decision(
+            posterior,
+            batch_size,
+            learning_rate,
+            loss,
+            near=float(np.median(mean)),
+            warmup_examples=run.schedule.warmup_examples,
+        )
+    return replace(run, examples=examples_to)
 
 
 def run_over(
@@ -134,6 +144,7 @@ def run_over(
     edges = edges_of(batch_size, schedule, points / batch_size)
     course = course_of(batch_size, learning_rate, schedule, edges, delay=posterior.delay)
     found = posterior.scattered_losses(posterior.losses_along([course])[0])
+    found[posterior.is_unstable([batch_size], [learning_rate])[:, 0]] = np.inf
     examples = np.full(len(found), float(end))
     if loss is not None:
         examples = first_crossing(found, np.log(edges[1:] * batch_size), math.log(loss))

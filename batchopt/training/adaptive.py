@@ -22,24 +22,19 @@ from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
 from batchopt.evidence import LossCurve
 from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.own_decision import CHANCE, LATER, OWN_SHARE
 from batchopt.forecasting.schedule_points import course_along
 from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.schedules.schedule import Schedule, Segment
 
-CHANCE = 0.9
-"""Chance of ending at the loss with which a decay begins, unless told otherwise."""
 LONGEST = 3.0
 """The run has at most this many times the examples that were planned; then it decays, whatever is predicted."""
 LOOK_AHEAD_RATIO, LOOK_AHEAD = 1.05, 48
 """Beginnings of the decay that are compared: so far apart, and so many: up to ten times the examples seen."""
 LATEST = 2.0
 """The run's losses since this share of its examples tell how it differs from the forecast."""
-OWN_SHARE = 0.5
-"""Of the scatter of single runs, what the losses before a decay do not tell of its end."""
-LATER = 1.1
-"""After a decay that missed, the next one begins later by this factor at least."""
 
 
 NOTHING_SEEN = LossCurve((), ())
@@ -264,7 +259,7 @@ class AdaptiveSchedule:
             edges = np.array([*np.geomspace(1.0, begin, 16), *np.linspace(begin, schedule.examples, 7)[1:]])
             courses.append(course_along(schedule, rate, np.unique(np.concatenate([[0.0], edges])), delay=law.delay))
         ends = np.stack([found[:, -1] for found in law.losses_along(courses)], axis=1)
-        scatter = OWN_SHARE * (law.scattered_losses(ends) - ends)
+        scatter = OWN_SHARE * law.scatter(seed=1)[:, None]
         return np.asarray(ends + scatter + self._above()[:, None])
 
     def _above(self) -> np.ndarray:
@@ -316,8 +311,7 @@ class AdaptiveSchedule:
     @property
     def _warmup(self) -> int:
         rates = self._plan.schedule.learning_rate_schedule
-        assert rates is not None
-        return rates.examples[1] if rates.multipliers[0] == 0.0 else 0
+        return 0 if rates is None else rates.warmup_examples
 
     @property
     def _longest(self) -> float:

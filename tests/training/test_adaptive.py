@@ -11,11 +11,12 @@ import pytest
 import torch
 from forecasting.known_law import known_forecast, known_law, losses_at
 
+from batchopt.forecasting.own_decision import LATER
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
-from batchopt.training.adaptive import LATER, LONGEST, Adapted, AdaptiveSchedule
+from batchopt.training.adaptive import LONGEST, Adapted, AdaptiveSchedule
 from batchopt.training.loader import scheduled_loader
 
 LAW = known_law()
