@@ -199,7 +199,7 @@ def answers(folder: Path) -> dict[str, Any]:
             found[name] = probe(task_of(), seed=0, **given).to_json()
         found["late"] = cut_short()
         found["with_dropout"] = probe(
-            task_of(model=with_dropout, loss=plain), examples=4_500, seed=0, batch_sizes=(16, 32)
+            task_of(model=with_dropout, loss=plain), examples=4_800, seed=0, batch_sizes=(16, 32)
         ).to_json()
         found["normalised"] = probe(
             task_of(model=normalised, loss=plain), examples=3_000, seed=0, learning_rate=0.1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import joblib
 import pytest
 import torch
 from hypothesis import given
@@ -230,10 +231,10 @@ def test_two_cooldowns_of_different_length_off_a_long_run(tmp_path: Path) -> Non
     session.run([leg])
     seen = session.parts["stable"].examples_seen
     cooldowns_of_long_runs(session, [leg])
-    falls = [part.branch.falls for name, part in session.parts.items() if part.branch and "cooldown" in name]
-    assert len(falls) == 2
-    assert [begin for begin, _ in falls if begin] == [seen, seen]  # type: ignore[misc]
-    lengths = [(end - begin) / seen for begin, end in falls]  # type: ignore[misc]
+    branches = [part.branch for name, part in session.parts.items() if part.branch and "cooldown" in name]
+    falls = [branch.falls for branch in branches if branch.falls is not None]
+    assert [begin for begin, _ in falls] == [seen, seen]
+    lengths = [(end - begin) / seen for begin, end in falls]
     assert lengths == pytest.approx(LONG_COOLDOWNS, abs=0.5 * SIZE / seen)
     assert all(session.parts[f"stable-cooldown-{k}"].spending.part == LONG for k in range(2))
 
@@ -252,10 +253,8 @@ def test_the_longer_of_two_gives_way_where_the_budget_is_short(tmp_path: Path) -
 
 
 def test_parallel_cooldowns_off_one_snapshot(tmp_path: Path) -> None:
-    import joblib
-
     parts = []
-    for backend in ("sequential", "threading", "loky"):
+    for backend in ("sequential", "threading"):
         (tmp_path / backend).mkdir()
         session = session_of(tmp_path / backend)
         leg = stable_leg(part="long runs", budget=1_600.0)

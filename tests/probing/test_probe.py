@@ -18,7 +18,6 @@ from torch import nn
 import batchopt.probing.branches as branches_module
 from batchopt.errors import BudgetError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
-from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES
 from batchopt.probing.journal import Identity
@@ -152,71 +151,6 @@ def test_short_runs_are_a_factor_of_three_of_learning_rate_apart(report: ProbeRe
         assert [high / low for low, high in pairwise(rates)] == pytest.approx([3.0] * (len(rates) - 1))
 
 
-def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
-    """Off two short runs at neighbouring rates, and two of different length off the long run."""
-    for size in SIZES:
-        stable = {b.learning_rate: b for b in report.runs if b.batch_size == size and b.is_constant}
-        cooled = [b for b in report.runs if b.batch_size == size and not b.is_constant]
-        assert {b.learning_rate for b in cooled} <= set(stable)
-        assert all(b.learning_rate_schedule is not None and b.outcome == "finished" for b in cooled)
-        best = max(stable.values(), key=lambda b: b.examples)
-        stretches = [b.falls for b in cooled if b.falls is not None]
-        assert len(stretches) == len(cooled) == 4
-        long_begin, short_begin = max(begin for begin, _ in stretches), min(begin for begin, _ in stretches)
-        at_long = [b for b in cooled if b.falls and b.falls[0] == long_begin]
-        at_short = [b for b in cooled if b.falls and b.falls[0] == short_begin]
-        assert [b.learning_rate for b in at_long] == [best.learning_rate] * 2
-        short, long = (end - begin for begin, end in sorted(b.falls for b in at_long if b.falls))
-        assert short == pytest.approx(0.1 * long_begin, abs=size)
-        assert 0.25 * long_begin < long <= 0.4 * long_begin + size
-        first, second = sorted(b.learning_rate for b in at_short)
-        assert best.learning_rate in (first, second)
-        assert second == pytest.approx(3.0 * first)
-        assert all(
-            end - begin == pytest.approx(begin / 4, abs=size) for begin, end in stretches if begin == short_begin
-        )
-
-
-def test_every_cooldown_ends_with_an_evaluation_lower_than_it_began(report: ProbeReport) -> None:
-    """The rates of the best runs are high here, so that a decay brings a lot."""
-    cooled = [b for b in report.runs if b.falls is not None]
-    for run in cooled:
-        assert run.falls is not None
-        assert run.curve.examples == (run.falls[1],)
-        assert run.training is not None
-        assert len(run.training.examples) >= 4
-        assert all(run.falls[0] <= n < run.falls[1] for n in run.training.examples)
-        assert run.last_loss < run.training.losses[0]
-
-
-def test_warm_up_is_in_every_schedule_and_no_short_of_it_cools_down() -> None:
-    report = probe(make_task(warmup_examples=500), examples=BUDGET, seed=3, learning_rate=0.5)
-    assert {b.learning_rate_schedule for b in report.runs if b.is_constant} == {
-        LearningRateSchedule((0, 500), (0.0, 1.0))
-    }
-    cooled = [b.learning_rate_schedule for b in report.runs if not b.is_constant]
-    assert cooled
-    for schedule in cooled:
-        assert schedule is not None
-        assert schedule.multipliers == (0.0, 1.0, 1.0, 0.0)
-        assert schedule.examples[1] == 500 < schedule.examples[2]
-
-
-def test_runs_that_diverge_are_not_cooled_down() -> None:
-    """The highest rates are too high for this loss."""
-    report = probe(make_task(loss=_square), examples=BUDGET, seed=3, learning_rate=0.3)
-    diverged = {(b.batch_size, b.learning_rate) for b in report.runs if b.outcome == "diverged" and b.is_constant}
-    cooled = {(b.batch_size, b.learning_rate) for b in report.runs if not b.is_constant}
-    assert diverged
-    assert cooled
-    assert not diverged & cooled
-
-
-def _square(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """A loss that blows up where the rate is too high."""
-    return (model(batch[0]) - nn.functional.one_hot(batch[1], 3)).square().sum(dim=1)
-
-
 def test_the_curves_are_the_losses_of_training_batches(report: ProbeReport) -> None:
     """Evaluations are a small share: each costs as much as 43 examples here."""
     for run in report.runs:
@@ -279,22 +213,6 @@ def test_a_journal_of_an_older_version_is_refused(report: ProbeReport, journal: 
     header.write_text(header.read_text().replace(Identity.SCHEMA, "batchopt.probe_identity/1"))
     with pytest.raises(RecordError, match=r"identity.json: was written by an older batchopt .* delete the folder"):
         probe(make_task(), examples=BUDGET, seed=3, journal=old)
-
-
-def test_a_killed_cooldown_is_run_again_from_its_snapshot(report: ProbeReport, journal: Path, tmp_path: Path) -> None:
-    """As after a kill in the middle of the cooldowns, with half a file left over."""
-    killed = tmp_path / "journal"
-    shutil.copytree(journal, killed)
-    names = sorted(file.name for file in killed.glob("*cooldown*.json"))
-    assert len(names) == 8
-    for name in names[::2]:
-        (killed / name).unlink()
-    (killed / f".{names[0]}.abc.tmp").write_text("{")
-    kept = {file.name: file.read_bytes() for file in killed.glob("*.snapshot")}
-    resumed = probe(make_task(), examples=BUDGET, seed=3, journal=killed)
-    assert timeless(resumed) == timeless(report)
-    assert {file.name: file.read_bytes() for file in killed.glob("*.snapshot")} == kept
-    assert not any("cooldown" in name for name in kept)
 
 
 def test_a_refused_budget_leaves_nothing_behind(tmp_path: Path) -> None:
