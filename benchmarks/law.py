@@ -3,8 +3,10 @@
 Constant rates: half of a sweep's runs, drawn once, are fitted, and all losses of the other half predicted. Decays: the
 constant runs, the stable parts and a few cooldowns are fitted, and the final losses of all other cooldowns predicted,
 for settings within `NEAR` of the best one of their batch size and horizon; and of the rates that were run, the one that
-the law would choose is compared with the best one. Also the processor's time of a fit and
-of 1,000 predictions, 64 draws each.
+the law would choose is compared with the best one. Beside it two laws of others on the same runs, where they say
+something: the Multi-Power Law at batch sizes and rates of which a cooldown was fitted, and the three-term law of the
+best decayed loss of each batch size and horizon. Also the processor's time of a fit and of 1,000 predictions, 64 draws
+each.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from machine import machine, save
+from rivals.decays import multi_power_errors, three_term_errors
 from truth.curves import FOLDER, Run, unpack
 from truth.decaying import COOLDOWN, multiplier, warmup_of
 from truth.problems import PROBLEMS
@@ -81,14 +84,17 @@ class Sample:
         last = points[-1]
         grids = [[0.0], points, np.geomspace(min(1.0, last), last, 14)]
         if run.shape == "wsd":
-            warmup = warmup_of(self._problem, run.batch_size, self._constant) / run.batch_size
-            grids.append(np.linspace(0.0, min(warmup, last), 4))
+            grids.append(np.linspace(0.0, min(self.warmup_steps(run.batch_size), last), 4))
         if run.horizon:
             grids.append(np.linspace((1.0 - COOLDOWN) * last, last, DECAY_PIECES + 1))
         edges = np.unique(np.concatenate(grids))
         # A grid point next to one that is needed only makes a piece of no length.
         keep = np.concatenate([[True], np.diff(edges) > 1e-3 * edges[1:]]) | np.isin(edges, points)
         return edges[keep]
+
+    def warmup_steps(self, batch_size: int) -> float:
+        """Of stable runs at this batch size."""
+        return warmup_of(self._problem, batch_size, self._constant) / batch_size
 
     @property
     def points(self) -> Points:
@@ -188,6 +194,11 @@ def decays(name: str) -> dict[str, Any] | None:
         cells[run.batch_size, run.horizon][run.learning_rate].append((ends[run.key], float(value)))
     errors, regrets = _errors_and_regrets(cells)
     bare = wanted.of(losses(law.rows[:1], law.frame, wanted.courses))[0] - wanted.log_losses
+    own = {run.key: float(value) - ends[run.key] for run, value in zip(other.runs, found, strict=True)}
+    near = {
+        run.key for run in other.runs
+        if ends[run.key] < min(end for pairs in cells[run.batch_size, run.horizon].values() for end, _ in pairs) + NEAR
+    }  # fmt: skip
     many = Sample(name)
     for i in range(1_000):
         many.add(held[i % len(held)], ends=True)
@@ -212,6 +223,47 @@ def decays(name: str) -> dict[str, Any] | None:
         "rate_within_2_percent": float(np.mean(np.array(regrets) < 0.02)),
         "seconds": seconds,
         "seconds_of_1000_predictions": time.process_time() - begin,
+        "multi_power_law": _beside_multi_power(sample, [run for run in held if run.key in near], ends, own),
+        "three_term_law": _beside_three_term(sample, cells, ends),
+    }
+
+
+def _beside_multi_power(
+    sample: Sample, held: Sequence[Run], ends: dict[Any, float], own: dict[Any, float]
+) -> dict[str, Any] | None:
+    """Where a cooldown of the same batch size and rate was fitted: its error, and that of our law for the same runs."""
+    points = sample.points
+    steps = np.cumsum(points.courses.steps, axis=1)[points.run, points.piece]
+    fitted = [(sample.runs[i], n, y) for i, n, y in zip(points.run, steps, points.log_losses, strict=True)]
+    errors = multi_power_errors(fitted, [(run, ends[run.key]) for run in held], sample.warmup_steps)
+    return _both(list(errors.values()), [own[key] for key in errors])
+
+
+def _beside_three_term(sample: Sample, cells: dict[Any, Any], ends: dict[Any, float]) -> dict[str, Any] | None:
+    """The best loss of each batch size and horizon of which none was fitted: its error, and ours."""
+    fitted: dict[tuple[int, int], float] = {}
+    for run in sample.runs:
+        if run.horizon:
+            cell = run.batch_size, run.horizon
+            fitted[cell] = min(fitted.get(cell, math.inf), ends[run.key])
+    best = {
+        cell: tuple(min(float(np.mean([pair[k] for pair in pairs])) for pairs in rates.values()) for k in (0, 1))
+        for cell, rates in cells.items()
+        if cell not in fitted
+    }
+    errors = three_term_errors(fitted, {cell: true for cell, (true, _) in best.items()})
+    return _both(list(errors.values()), [best[cell][1] - best[cell][0] for cell in errors])
+
+
+def _both(rival: Sequence[float], own: Sequence[float]) -> dict[str, Any] | None:
+    if not rival:
+        return None
+    return {
+        "predicted": len(rival),
+        "median_error": float(np.median(np.abs(rival))),
+        "error_90th_percentile": float(np.quantile(np.abs(rival), 0.9)),
+        "schedule_law": float(np.median(np.abs(own))),
+        "schedule_law_90th_percentile": float(np.quantile(np.abs(own), 0.9)),
     }
 
 
@@ -287,6 +339,9 @@ def _line(row: dict[str, Any]) -> str:
         found = row["decays"]
         parts.append(f"decays {found['median_error']:.3f} (90 %: {found['error_90th_percentile']:.3f})")
         parts.append(f"without what is missed {found['median_error_alone']:.3f}")
+        for rival in ("multi_power_law", "three_term_law"):
+            if own := found[rival]:
+                parts.append(f"{rival.replace('_', ' ')} {own['median_error']:.3f} (ours {own['schedule_law']:.3f})")
         parts.append(f"rate {found['rate_regret_median']:.3f} (90 %: {found['rate_regret_90th_percentile']:.3f})")
         parts.append(f"fit {found['seconds']:.1f} s, 1,000 in {found['seconds_of_1000_predictions']:.2f} s")
     return "  ".join(parts)

@@ -46,9 +46,15 @@ little and follow no law."""
 BATCH_OCTAVES, RATE_OCTAVES, LOG_EXAMPLES, DECAY = 3.0, 1.5, 1.2, 0.7
 """Distances over which what is missed changes: in batch size, in learning rate over the root of the batch size, in log
 examples, and in how far the rate has decayed (from 0 to 1)."""
+DECAYED, DECAYED_ERROR = 0.7, 0.5
+"""Points at which the rate is below this share of its peak count as if their error were so much smaller: few runs have
+decayed, and the ends of decays are what is asked for. On six sweeps with decays it lowered the median error of the law
+alone from 0.068 to 0.053 (geometric mean); a quarter gained no more."""
 LEAST_STEEPNESS = 0.02
+ALIKE = 0.1
+"""Runs whose log examples differ by less are of one length."""
 LEAST_POINTS = 6
-"""Fewer points say nothing of a law with nine parameters beside its curve."""
+"""Fewer points say nothing of a law with ten parameters beside its curve."""
 DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 WORST = 50.0
@@ -81,7 +87,7 @@ class Points:
         every = self.courses
         examples = np.cumsum(every.steps * every.batch_sizes, axis=1)[self.run, self.piece]
         size = every.batch_sizes[self.run, self.piece]
-        peak = every.learning_rates.max(axis=1, where=every.steps > 0, initial=0.0)[self.run]
+        peak = every.peaks[self.run]
         left = every.learning_rates[self.run, self.piece] / peak
         scaled = (
             np.log2(size) / BATCH_OCTAVES,
@@ -148,14 +154,21 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int 
 
 
 def steepness_of(points: Points) -> float:
-    """How much log loss falls over log examples along the runs, in the middle of them all."""
+    """How much log loss falls over log examples along the runs, in the middle of them all.
+
+    Where only the ends of runs are known, it is how much the lowest falls from the shortest runs to the longest.
+    """
     falls = []
-    examples = np.exp(points.places[:, 2] * LOG_EXAMPLES)
+    log_examples = points.places[:, 2] * LOG_EXAMPLES
     for run in np.unique(points.run):
         own = points.run == run
         if own.sum() > 1:
-            falls.append(-np.polyfit(np.log(examples[own]), points.log_losses[own], 1)[0])
-    return max(LEAST_STEEPNESS, float(np.median(falls)) if falls else 1.0)
+            falls.append(-np.polyfit(log_examples[own], points.log_losses[own], 1)[0])
+    if not falls:
+        first, last = (points.log_losses[log_examples < log_examples.min() + ALIKE], points.log_losses)
+        apart = np.ptp(log_examples)
+        falls = [(first.min() - last.min()) / apart] if apart > ALIKE else [1.0]
+    return max(LEAST_STEEPNESS, float(np.median(falls)))
 
 
 def errors_of(points: Points, steepness: float) -> Floats:
@@ -165,6 +178,7 @@ def errors_of(points: Points, steepness: float) -> Floats:
     counts = np.bincount(points.run)[points.run]
     early = (log_examples.max() - log_examples) / math.log(2.0)
     missed = MISSED * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
+    missed *= np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
     return np.asarray(np.sqrt(points.errors**2 + missed**2 * np.maximum(1.0, counts / INDEPENDENT_POINTS)))
 
 
@@ -204,7 +218,7 @@ class Prior:
 def prior_of(points: Points, frame: Frame) -> Prior:
     """What is believed of runs like these before their losses are seen: wide, and set by hand after whole sweeps."""
     every = points.courses
-    rates = every.learning_rates.max(axis=1)
+    rates = every.peaks
     rate = float(np.exp(np.mean(np.log(rates))))
     fall = math.log(frame.initial_loss / math.exp(points.log_losses.min()))
     adaptive = frame.is_adaptive
@@ -218,6 +232,7 @@ def prior_of(points: Points, frame: Frame) -> Prior:
         "log_gradient_noise": (math.log(30.0), 2.0) if adaptive else (-30.0, 1e-3),
         "gradient_noise_growth": (0.3, 0.3) if adaptive else (0.0, 1e-3),
         "floor": (-3.0, 2.0),
+        "pace": (1.0, 0.2 if adaptive else 1e-3),
     }
     slope = math.log(max(fall, 0.05) / frame.knots[-1])
     slopes = len(frame.knots) - 1

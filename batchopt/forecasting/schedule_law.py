@@ -4,7 +4,8 @@ Notation
     eta, B    learning rate and batch size of a step
     psi       what an optimizer that divides by the size of a noisy gradient leaves of the rate, (1 + b / B)^(-1/2)
     b         batch size at which noise and signal of that gradient are equal, b_0 (1 + tau / tau_0)^g; 0 for SGD
-    tau       intrinsic time, the sum of eta psi over steps
+    tau       intrinsic time, the sum of eta psi (eta psi / eta_r)^(p - 1) over steps, with p = 1 for SGD
+    eta_r     a rate in the middle of those that were run
     v         log(1 + tau / tau_0)
     F         signal, the loss that there would be without noise: L_inf + (L_0 - L_inf) exp(-D(v)), D rising and
               piecewise linear between knots
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 
 SHAPE = (
     "log_noise", "log_memory", "forgetting", "kappa", "log_oscillation", "log_edge", "log_gradient_noise",
-    "gradient_noise_growth", "floor",
+    "gradient_noise_growth", "floor", "pace",
 )  # fmt: skip
-"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, and the logit of
-L_inf over the lowest observed loss. The log slopes of D between knots follow."""
+"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, the logit of
+L_inf over the lowest observed loss, and p. The log slopes of D between knots follow."""
 EDGE_POWER = 4
 """m: how sharp the edge of stability is. Set by hand: free, it came out between 2 and 4 on softmax regression."""
 MODES = 8
@@ -56,6 +57,8 @@ LOG_LARGEST_SHARE = math.log(10.0)
 """The loss counts in q up to the exponential of this times L_0: what is beyond has diverged."""
 LARGEST_SHOCK, LARGEST_LOG_SLOPE, LARGEST_LOG_GROWTH, LEAST_FORGETTING = math.exp(20.0), 4.0, 20.0, 0.05
 """Bounds far beyond what is believed of parameters, so that a search that goes astray does not overflow."""
+LEAST_RATE = 1e-9
+"""A rate counts as at least so much of eta_r where its logarithm is taken: a decay may end at 0."""
 COLUMNS = 8192
 """Pairs of a row and a run that are taken through their pieces together: what they need fits the cache."""
 DIVERGED = 20.0
@@ -121,6 +124,11 @@ class Courses:
         return np.asarray(any_steps.shape[1] - np.argmax(any_steps[:, ::-1], axis=1))
 
     @property
+    def peaks(self) -> Floats:
+        """The highest learning rate of each run, (runs,)."""
+        return np.asarray(self.learning_rates.max(axis=1, where=self.steps > 0, initial=0.0))
+
+    @property
     def longest(self) -> float:
         """The largest sum of learning rates over the steps of a run."""
         return float(np.sum(self.steps * self.learning_rates, axis=1).max())
@@ -137,6 +145,7 @@ class Frame:
         knots: of D, evenly spaced in v from 0, (k,).
         batch_size: B_mid.
         is_adaptive: whether the optimizer divides by the size of the gradient.
+        rate: eta_r.
     """
 
     initial_loss: float
@@ -145,6 +154,7 @@ class Frame:
     knots: Floats
     batch_size: float
     is_adaptive: bool
+    rate: float = 1.0
 
 
 def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False) -> Floats:
@@ -195,7 +205,7 @@ class Piece:
     Attributes:
         noisy: share of noise in what the gradient is divided by, b / (b + B).
         rate: eta psi.
-        time: rate times steps.
+        time: intrinsic, that passed.
         fall: exp(-D) at its end.
         knot: of D that is the last before its end.
         slope: of D there.
@@ -249,6 +259,7 @@ class Law:
         self.noise, self.kappa = np.exp(named["log_noise"]), named["kappa"]
         self.oscillation, self.edge = np.exp(-named["log_oscillation"]), np.exp(named["log_edge"])
         self.gradient_noise, self.growth = np.exp(named["log_gradient_noise"]), named["gradient_noise_growth"]
+        self.pace = named["pace"]
         self.floor = frame.lowest_loss / (1.0 + np.exp(-named["floor"]))
         # (1 + x)^(-beta) is the Laplace transform of a Gamma density of shape beta, here on a grid of log rates.
         grid = MODE_RATES.astype(rows.dtype)
@@ -277,6 +288,8 @@ class Law:
         frame = self.frame
         noisy, rate = self._effective(state.v, batch_sizes, learning_rates)
         time = rate * steps
+        if frame.is_adaptive:
+            time = time * np.exp((self.pace - 1.0) * np.log(np.maximum(rate / frame.rate, LEAST_RATE)))
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale
         v = np.log(longer)
@@ -329,4 +342,5 @@ def frame_of(
     end = math.log1p(courses.longest / first)
     knots = np.linspace(0.0, end, max(3, math.ceil(end / spacing) + 1))
     size = float(np.exp(np.mean(np.log(courses.batch_sizes[:, 0]))))
-    return Frame(initial_loss, lowest_loss, first, knots, size, is_adaptive)
+    rate = float(np.exp(np.mean(np.log(courses.peaks))))
+    return Frame(initial_loss, lowest_loss, first, knots, size, is_adaptive, rate)

@@ -1,6 +1,6 @@
 """Derivatives of the schedule law by its parameters, carried along a run with it.
 
-Notation of `schedule_law`; d is a derivative by every parameter. Only two of them, of the adaptive rate, move time.
+Notation of `schedule_law`; d is a derivative by every parameter. Only three of them move time, of adaptive optimizers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from batchopt.forecasting.schedule_law import (
     LARGEST_LOG_SLOPE,
     LARGEST_SHOCK,
     LEAST_FORGETTING,
+    LEAST_RATE,
     LOG_LARGEST_SHARE,
     MODE_RATES,
     MODES,
@@ -23,6 +24,7 @@ from batchopt.forecasting.schedule_law import (
     Courses,
     Frame,
     Law,
+    Piece,
     State,
     columns_of,
     settings_of,
@@ -72,15 +74,15 @@ def log_loss_slopes(
 
 
 class _Slopes:
-    """d of time and v by the parameters of the adaptive rate, (2, columns), of signal and loss by all, and of noise.
+    """d of time and v by the parameters that move them, (3, columns), of signal and loss by all, and of noise.
 
     Knots that no run has come to have no derivatives yet: only the first rows of tables are live.
     """
 
     def __init__(self, law: Law, parameters: int) -> None:
         columns = len(law.floor)
-        self._law, self._moves = law, [_AT["log_gradient_noise"], _AT["gradient_noise_growth"]]
-        self.tau = self.v = np.zeros((2, columns))
+        self._law, self._moves = law, [_AT["log_gradient_noise"], _AT["gradient_noise_growth"], _AT["pace"]]
+        self.tau = self.v = np.zeros((3, columns))
         self.signal, self.loss = np.zeros((2, parameters, columns))
         self.noise, self._new = np.zeros((2, parameters, MODES, columns))
         self._live = 0
@@ -100,8 +102,8 @@ class _Slopes:
         """Derivatives after a piece that took the runs from one state to the next."""
         law, piece = self._law, after.piece
         assert piece is not None
-        log_rate = self._of_log_rate(before, piece.noisy) if law.frame.is_adaptive else np.zeros_like(self.tau)
-        time = piece.time * log_rate
+        log_rate = self._of_log_rate(before, piece.noisy)
+        time = piece.time * self._of_log_time(piece, log_rate)
         self.tau = self.tau + time
         self.v = self.tau / (law.frame.scale * np.exp(after.v))
         live = self._live = len(SHAPE) + 1 + int(piece.knot.max())
@@ -117,11 +119,20 @@ class _Slopes:
 
     def _of_log_rate(self, before: State, noisy: Floats) -> Floats:
         law = self._law
+        if not law.frame.is_adaptive:
+            return np.zeros_like(self.tau)
         grows = law.growth * before.v < LARGEST_LOG_GROWTH
         log_noise = law.growth * self.v * grows
         log_noise[0] += 1.0
         log_noise[1] += before.v * grows
         return np.asarray(-0.5 * noisy * log_noise)
+
+    def _of_log_time(self, piece: Piece, log_rate: Floats) -> Floats:
+        law = self._law
+        found = law.pace * log_rate
+        if law.frame.is_adaptive:
+            found[2] += np.log(np.maximum(piece.rate / law.frame.rate, LEAST_RATE))
+        return np.asarray(found)
 
     def _take_signal(self, after: State) -> None:
         law, piece, live = self._law, after.piece, self._live

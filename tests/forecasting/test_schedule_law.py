@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting import schedule_law
-from batchopt.forecasting.schedule_fit import Points, ScheduleLaw, fit_schedule_law
+from batchopt.forecasting.schedule_fit import Points, ScheduleLaw, fit_schedule_law, steepness_of
 from batchopt.forecasting.schedule_law import SHAPE, Course, Courses, Frame, course, frame_of, losses
 from batchopt.forecasting.schedule_slopes import log_loss_slopes
 
@@ -71,7 +71,16 @@ def test_what_is_missed_is_known_near_a_run(quadratic: dict[str, list[tuple[Cour
     other = [made_run(size, 1.1 * rate, 3_000, wsd) for size, rate in SETTINGS]
     points = points_of(other, every=10_000)
     with_missed = np.abs(law.log_losses(points)[0] - points.log_losses)
-    assert np.median(with_missed) < 0.5 * np.median(law_errors(law, points))
+    assert np.median(with_missed) < 0.8 * np.median(law_errors(law, points))
+
+
+def test_steepness_is_that_of_the_lowest_ends_where_only_ends_are_known() -> None:
+    runs = [course(size, 0.1, [0.0, steps / size]) for size in (4.0, 16.0) for steps in (1_000.0, 8_000.0)]
+    first, index = np.zeros(4, dtype=int), np.arange(4)
+    logs = np.array([0.0, -0.3, 0.2, -0.2])
+    assert steepness_of(Points(Courses(runs), index, first, logs, np.zeros(4))) == pytest.approx(0.3 / math.log(8.0))
+    alike = Points(Courses(runs[::2]), index[:2], first[:2], logs[::2], np.zeros(2))
+    assert steepness_of(alike) == 1.0, "runs of one length say nothing"
 
 
 def random_rows(n: int, frame: Frame) -> NDArray[np.float64]:
@@ -86,6 +95,7 @@ def random_rows(n: int, frame: Frame) -> NDArray[np.float64]:
         (2.0, 1.0),
         (0.3, 0.2),
         (-2.0, 1.0),
+        (1.0, 0.2),
     ]
     assert len(beliefs) == len(SHAPE)
     shape = np.array([mean + sd * rng.standard_normal(n) for mean, sd in beliefs]).T
@@ -118,7 +128,8 @@ def slow_losses(row: NDArray[np.float64], frame: Frame, run: Course) -> list[flo
         v = math.log1p(taus[-1] / frame.scale)
         noisy = math.exp(named["log_gradient_noise"] + named["gradient_noise_growth"] * v)
         eta = rate / math.sqrt(1.0 + noisy / size) if frame.is_adaptive else rate
-        taus.append(taus[-1] + eta * steps)
+        slower = (eta / frame.rate) ** (named["pace"] - 1.0) if frame.is_adaptive else 1.0
+        taus.append(taus[-1] + eta * steps * slower)
         middle = found[-1] / frame.initial_loss * math.sqrt(signal(taus[-1]) / signal(taus[-2]))
         shock = (eta / math.exp(named["log_edge"])) ** 4 / (1.0 + taus[-1] / frame.scale) / frame.batch_size
         per_time = math.exp(named["log_noise"]) * eta * min(middle, 10.0) ** named["kappa"]
@@ -133,7 +144,7 @@ def slow_losses(row: NDArray[np.float64], frame: Frame, run: Course) -> list[flo
 def test_it_is_its_definition(is_adaptive: bool) -> None:
     rng = np.random.default_rng(1)
     runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (1, 9, 14)]
-    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive, 0.3)
     rows = random_rows(6, frame)
     found = losses(rows, frame, Courses(runs))
     for row, of_row in zip(rows, found, strict=True):
@@ -147,7 +158,7 @@ def test_it_is_its_definition(is_adaptive: bool) -> None:
 def test_its_derivatives_are_those_of_differences(is_adaptive: bool) -> None:
     rng = np.random.default_rng(2)
     runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (1, 9, 14)]
-    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive, 0.3)
     rows = random_rows(6, frame)
     courses = Courses(runs)
     run, piece = np.array([2, 0, 1, 1, 2, 2]), np.array([13, 0, 3, 8, 0, 13])
@@ -165,7 +176,7 @@ def test_its_derivatives_are_those_of_differences(is_adaptive: bool) -> None:
 def test_single_precision_is_off_by_parts_in_a_million() -> None:
     rng = np.random.default_rng(4)
     runs = [Course(rng.uniform(1, 30, 24), 2.0 ** rng.integers(1, 8, 24), rng.uniform(0.01, 1.0, 24)) for _ in range(9)]
-    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True, 0.3)
     rows = random_rows(20, frame)
     exact, rough = losses(rows, frame, Courses(runs)), losses(rows, frame, Courses(runs), single=True)
     assert rough == pytest.approx(exact, rel=5e-5)
@@ -174,7 +185,7 @@ def test_single_precision_is_off_by_parts_in_a_million() -> None:
 def test_columns_in_parts_are_those_together(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     runs = [Course(np.ones(k), np.full(k, 8.0), rng.uniform(0.01, 1.0, k)) for k in (3, 1, 7, 2)]
-    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True, 0.3)
     together = losses(random_rows(5, frame), frame, Courses(runs))
     monkeypatch.setattr(schedule_law, "COLUMNS", 3)
     assert (losses(random_rows(5, frame), frame, Courses(runs)) == together).all()
