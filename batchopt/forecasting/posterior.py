@@ -51,6 +51,7 @@ class LossPosterior(Record):
         scale: tau_0.
         knots: of D.
         middle_batch_size: B_mid.
+        middle_rate: eta_r.
         is_adaptive: whether the optimizer divides by the size of the gradient.
         delay: steps that momentum lags behind.
         rows: parameters, (1 + draws, parameters).
@@ -75,6 +76,7 @@ class LossPosterior(Record):
     scale: float
     knots: tuple[float, ...]
     middle_batch_size: float
+    middle_rate: float
     is_adaptive: bool
     delay: float
     rows: tuple[tuple[float, ...], ...]
@@ -142,6 +144,7 @@ class LossPosterior(Record):
             scale=frame.scale,
             knots=tuple(frame.knots.tolist()),
             middle_batch_size=frame.batch_size,
+            middle_rate=frame.rate,
             is_adaptive=frame.is_adaptive,
             delay=delay,
             rows=_as_tuples(law.rows),
@@ -249,9 +252,14 @@ class LossPosterior(Record):
     def frame(self) -> Frame:
         """What the parameters are relative to."""
         return Frame(
-            self.initial_loss, self.lowest_loss, self.scale, np.array(self.knots), self.middle_batch_size,
-            self.is_adaptive,
-        )  # fmt: skip
+            initial_loss=self.initial_loss,
+            lowest_loss=self.lowest_loss,
+            scale=self.scale,
+            knots=np.array(self.knots),
+            batch_size=self.middle_batch_size,
+            is_adaptive=self.is_adaptive,
+            rate=self.middle_rate,
+        )
 
     @cached_property
     def _rows(self) -> Floats:
