@@ -43,6 +43,9 @@ FINE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs."""
 FINE_RATES, EXTRA_FINE_RATES = 3, 1
 """Short runs of a batch size, and those set aside for rates beyond theirs."""
+WARMUP = 0.1
+"""Share of a short run over which runs warm up where the task does not say how: without, the high rates that are best
+for long runs begin with a shock that a short run does not recover from."""
 SHORT_COOLDOWN = 0.25
 """Length of a cooldown off a short run, as a share of the run: the last fifth of what both see."""
 LONG_COOLDOWNS = (0.1, 0.4)

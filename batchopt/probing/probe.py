@@ -10,7 +10,7 @@
     cooldowns             off each long run two, over 10 and 40 % of what it took
     noise scales          after the best run of the search, the short and the long reference run
 
-Runs warm up as their task says, and then keep their rate. A cooldown begins from the state at a run's end, which stays
+Runs warm up as their task says, or else over a tenth of a short run, and then keep their rate. A cooldown begins from the state at a run's end, which stays
 as it is, and is a branch of its own in the report, with its schedule and with losses after that point only.
 
 Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have
@@ -33,7 +33,15 @@ from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
 from batchopt.probing.branches import SharedTask
-from batchopt.probing.budget import COOLED_RATES, SHARES, BatchSizes, choose_batch_sizes, examples_within
+from batchopt.probing.budget import (
+    COOLED_RATES,
+    SHARES,
+    WARMUP,
+    BatchSizes,
+    choose_batch_sizes,
+    examples_within,
+    short_run_budget,
+)
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
@@ -148,6 +156,7 @@ def _run(
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
             sizes = None
         sizes = sizes or _batch_sizes(session, (low, high))
+        session.warm_up(round(WARMUP * short_run_budget(session.budget)))
         found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:

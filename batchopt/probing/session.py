@@ -50,6 +50,11 @@ class Session:
         """Mean training loss at initialisation, once it is measured."""
         return next((part.initial_loss for part in self.parts.values() if part.initial_loss is not None), None)
 
+    def warm_up(self, examples: int) -> None:
+        """Let all runs warm up over so many examples, where the task does not say how."""
+        if not self.task.warmup_examples:
+            self.task = self.shared.task = replace(self.task, warmup_examples=examples)
+
     def do(self, name: str, work: Callable[[], Part]) -> Part:
         """The result of a part: from the journal, or worked out."""
         part = self.journal.do(name, work)
