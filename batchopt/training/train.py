@@ -226,6 +226,7 @@ class _Loop:
     ) -> None:
         self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
         self.micro_batch, self.adaptive, self.before_decay = micro_batch, adaptive, before_decay
+        self.adapts = True
         self.seconds = measured.clock[-1] if measured.clock else 0.0
         self.resumed_at = measured.examples if measured.clock else None
         self._as_given, self._with_rates = schedule, with_rates(schedule, run.task)
@@ -301,18 +302,20 @@ class _Loop:
                 self.measured = self.measured.until(self.run.examples_seen)
 
     def _decide(self, adaptive: AdaptiveSchedule, decision: Callable[[], object]) -> None:
-        """Let the schedule be changed; where that fails, the training goes on by the schedule as it is.
+        """Let the schedule be changed; where that fails, the training goes on by the schedule as it is, to its end.
 
         Of several processes the first decides: if their next batches differed, they would wait for each other.
         """
 
         def decided() -> str:
             try:
-                decision()
+                if self.adapts:
+                    decision()
             except Exception as error:
+                self.adapts = False
                 warnings.warn(
-                    f"the schedule was not changed after {self.run.examples_seen} examples; the training goes on "
-                    f"({type(error).__name__}: {error})",
+                    f"the schedule is no longer changed, from {self.run.examples_seen} examples on; the training goes "
+                    f"on ({type(error).__name__}: {error})",
                     RuntimeWarning,
                     stacklevel=3,
                 )

@@ -18,7 +18,7 @@ from batchopt.uncertainty import log_normal
 
 INITIAL_LOSS = 2.3
 SHAPE = (3.5, -1.5, 1.1, 1.1, 5.5, 1.8, -30.0, 0.0, -3.0, 1.0)
-"""Like that of a perceptron under SGD: noise, memory, forgetting, kappa, oscillation, edge, two of Adam's, floor, pace."""
+"""Like that of a perceptron under SGD, in the order of the law's `SHAPE`."""
 SLOPES = (-1.7, -1.7, -1.6, -1.5, -1.3, -0.9, -0.6, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5)
 
 

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 import torch
 from forecasting.known_law import known_forecast, known_law, losses_at
+from torch import nn
 
 from batchopt.forecasting.own_decision import LATER
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.probing.evaluation import evaluation_points
+from batchopt.probing.run import TrainingRun
+from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.training.adaptive import LONGEST, Adapted, AdaptiveSchedule
 from batchopt.training.loader import scheduled_loader
+from batchopt.training.result import TrainingResult
+from batchopt.training.train import train
 
 LAW = known_law()
 FORECAST = known_forecast()
@@ -146,3 +151,105 @@ def test_what_cannot_be_followed_is_refused() -> None:
         AdaptiveSchedule(PLAN, other)
     with pytest.raises(TypeError, match="got dict and Forecast"):
         AdaptiveSchedule({}, FORECAST)  # type: ignore[arg-type]
+
+
+def task() -> TrainingTask:
+    """A regression that bears any rate of the plan, and whose own losses nobody looks at."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2_000, 8, generator=generator)
+    return TrainingTask(
+        model=lambda: nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.1), nn.Linear(4, 1)),
+        data=(x, x.sum(1) + torch.randn(2_000, generator=generator)),
+        loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=1e-3 * lr),
+        device="cpu",
+    )
+
+
+def show_the_laws_loss(
+    monkeypatch: pytest.MonkeyPatch, adaptive: AdaptiveSchedule, *, first_decay: float = 1.0
+) -> None:
+    """Evaluations give the known law's loss, times a factor in the first decay."""
+
+    def evaluated(run: TrainingRun) -> float:
+        seen = max(1, run.examples_seen)
+        spoilt = seen > adaptive.decay_begins and not adaptive.missed
+        return loss_at(adaptive.schedule, seen) * (first_decay if spoilt else 1.0)
+
+    monkeypatch.setattr(TrainingRun, "evaluate", evaluated)
+
+
+def test_training_follows_it_and_stops_at_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive)
+    result = train(task(), adaptive, seed=3)
+    assert result.outcome == "reached"
+    assert result.reached is not None
+    assert adaptive.decay_begins <= result.reached <= adaptive.examples
+    assert result.schedule == replace(adaptive.schedule, learning_rate=PLAN.learning_rate)
+    assert adaptive.decay_begins in result.curve.examples, "what comes next is decided where the decay begins"
+
+
+def test_a_training_goes_back_to_where_a_decay_began_that_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive, first_decay=1.5)
+    result = train(task(), adaptive, seed=3)
+    (decay,) = adaptive.missed
+    assert result.outcome == "reached"
+    assert decay.loss > LOSS
+    assert adaptive.decay_begins >= LATER * decay.begin
+    # The run itself is by the schedule that was followed in the end, as if there had been no other decay.
+    plain = TrainingRun(task(), learning_rate=PLAN.learning_rate, seed=3)
+    for seen, size in result.schedule.batches():
+        if seen < result.examples:
+            plain.step(size, multiplier=result.schedule.multiplier_of(seen, size), warmup=False)
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("first_decay", [1.0, 1.5])
+def test_a_killed_training_goes_on_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first_decay: float
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    calls = {"left": -1}
+
+    def kill(examples: int, loss: float) -> None:
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            raise KilledError
+
+    def follow(**given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
+        adaptive = AdaptiveSchedule(PLAN, FORECAST)
+        show_the_laws_loss(monkeypatch, adaptive, first_decay=first_decay)
+        return adaptive, train(task(), adaptive, seed=3, **given)
+
+    adaptive, whole = follow()
+    evaluations = len(whole.curve.examples) + 3 * len(adaptive.missed)
+    for k in (evaluations // 2, evaluations - 3, evaluations - 1):
+        checkpoint = tmp_path / f"killed-{k}"
+        calls["left"] = k
+        with pytest.raises(KilledError):
+            follow(checkpoint=checkpoint, on_evaluation=kill)
+        again, result = follow(checkpoint=checkpoint)
+        assert again.state() == adaptive.state()
+        assert result.curve == whole.curve
+        assert all(
+            torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in whole.model.state_dict().items()
+        )
+        assert not list(tmp_path.glob("*decay.state")), "nothing is left beside the checkpoint"
+
+
+def test_a_decision_that_fails_leaves_the_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive)
+
+    def broken(*_: object) -> bool:
+        raise RuntimeError("no forecast")
+
+    monkeypatch.setattr(AdaptiveSchedule, "update", broken)
+    with pytest.warns(RuntimeWarning, match=r"no longer changed, from 0 examples on; .*no forecast"):
+        result = train(task(), adaptive, seed=3)
+    assert result.schedule.learning_rate_schedule == PLAN.schedule.learning_rate_schedule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from batchopt import (
     train,
 )
 from batchopt.probing.run import TrainingRun
+from batchopt.training.result import TrainingResult
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 24, 1.5), Segment(600, 48, 2.0)), examples=1_501, learning_rate=0.1)
 """The last batch is of 37."""
@@ -138,7 +138,7 @@ def unused_and_named() -> list[float]:
 
 
 def adapted(folder: Path, count: int) -> dict[str, Any]:
-    """A training whose schedule is corrected, once cut off in the middle: there is more noise than was forecast."""
+    """A training that decides when to decay, and goes back on its first decay; once cut off in the middle."""
     plan, forecast = Plan.load(folder.parent / "plan.json"), Forecast.load(folder.parent / "forecast.json")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2_000, 8, generator=generator)
@@ -146,7 +146,7 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
         model=lambda: nn.Linear(8, 1),
         data=(x, x.sum(1) + 3.0 * torch.randn(2_000, generator=generator)),
         loss=lambda model, batch: (model(batch[0])[:, 0] - batch[1]).square(),
-        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+        optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=1e-3 * lr),
         device="cpu",
     )
 
@@ -157,22 +157,27 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
         if examples > plan.schedule.examples / 3:
             raise CutOffError
 
-    def follow(**given: Any) -> AdaptiveSchedule:
+    def follow(**given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
         adaptive = AdaptiveSchedule(plan, forecast)
-        train(task, adaptive, seed=3, **given)
-        return adaptive
 
-    # The task's losses are above the law's initial one: show the law's own.
-    with patch.object(TrainingRun, "evaluate", lambda run: 2.0 * math.exp(-run.examples_seen / 40_000)):
-        whole = follow()
-        with contextlib.suppress(CutOffError):
-            follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
-        again = follow(checkpoint=folder / f"adapted{count}")
+        def evaluated(run: TrainingRun) -> float:
+            """The forecast's own loss; the first decay is spoilt."""
+            seen, rates = max(1, run.examples_seen), adaptive.schedule.learning_rate_schedule
+            (loss,) = forecast.losses_along(plan.batch_size, plan.learning_rate, (seen,), learning_rate_schedule=rates)
+            return loss * (1.5 if seen > adaptive.decay_begins and not adaptive.missed else 1.0)
+
+        with patch.object(TrainingRun, "evaluate", evaluated):
+            return adaptive, train(task, adaptive, seed=3, **given)
+
+    whole, result = follow()
+    with contextlib.suppress(CutOffError):
+        follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
+    again, _ = follow(checkpoint=folder / f"adapted{count}")
     return {
         "schedule": json.loads(whole.schedule.to_json()),
         "again": json.loads(again.schedule.to_json()),
-        "correction": whole.correction,
-        "moves": [(move.before, move.after) for move in whole.moves],
+        "missed": [(decay.begin, decay.end) for decay in whole.missed],
+        "weights": result.model.weight.flatten().tolist(),
     }
 
 
