@@ -92,7 +92,15 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_comparison(result, rows, console)
     show_worse_study(study, plan, result, console)
 
-    write_report(out / "report.html", report=report, forecast=forecast, plan=plan, study=study, training=rows)
+    write_report(
+        out / "report.html",
+        report=report,
+        forecast=forecast,
+        plan=plan,
+        study=study,
+        training=rows,
+        measured=result.curve,
+    )
     seconds = time.perf_counter() - began
     console.say(f"\ndone in {seconds:.0f} s; open {out / 'report.html'} in a browser")
     console.result(

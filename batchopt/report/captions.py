@@ -31,8 +31,13 @@ HOW_TO_READ = {
         "steps; no batch size gives both. The star is the plan, the diamond the critical batch size."
     ),
     "schedule": (
-        "The batch size of a step is the one in force when the step begins. It rises where the loss has fallen far "
-        "enough for larger batches to pay."
+        "The batch size of a step is the one in force when the step begins; the learning rate, with its warm-up and "
+        "decay, is shown below it."
+    ),
+    "training": (
+        "The band holds nine of ten single runs by the plan's own schedule; the dashed line is where the plan lets the "
+        "learning rate decay, the dotted one the loss to reach. A run that decides itself when to decay leaves the "
+        "band where it goes on longer."
     ),
     "study": (
         "Each mark is a trial. A filled point was trained to its end, its colour is the value; a cross was pruned "

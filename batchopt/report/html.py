@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from batchopt._codec import write_text
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import LossCurve, ProbeReport
 from batchopt.planning.plan import Plan
 from batchopt.report import sections
 from batchopt.report.comparison import Comparison
@@ -31,6 +31,7 @@ def write_report(
     schedule: Schedule | None = None,
     study: optuna.Study | None = None,
     training: Iterable[Comparison] | None = None,
+    measured: LossCurve | None = None,
 ) -> None:
     """Write one self-contained page, whole or not at all; what is not given is left out.
 
@@ -42,10 +43,19 @@ def write_report(
         schedule: the batch size over the run; the plan's own if None.
         study: an Optuna study over batch size and learning rate.
         training: predictions beside what a training took.
+        measured: losses of that training, drawn beside those that the plan predicts.
     """
     write_text(
         path,
-        render_report(report=report, forecast=forecast, plan=plan, schedule=schedule, study=study, training=training),
+        render_report(
+            report=report,
+            forecast=forecast,
+            plan=plan,
+            schedule=schedule,
+            study=study,
+            training=training,
+            measured=measured,
+        ),
     )
 
 
@@ -57,6 +67,7 @@ def render_report(
     schedule: Schedule | None = None,
     study: optuna.Study | None = None,
     training: Iterable[Comparison] | None = None,
+    measured: LossCurve | None = None,
 ) -> str:
     """The page that `write_report` writes."""
     if schedule is None and plan is not None:
@@ -69,7 +80,7 @@ def render_report(
         sections.plan(plan) if plan else None,
         sections.schedule(schedule, plan) if schedule else None,
         sections.study(study, plan) if study is not None else None,
-        sections.training(rows) if rows else None,
+        sections.training(rows, plan, measured) if rows or (plan is not None and measured is not None) else None,
     ]
     shown = [part for part in parts if part is not None]
     return page(TITLE, _intro(report, plan) if shown else paragraph("Nothing was given to report on."), shown)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchopt.errors import EvidenceError
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import LossCurve, ProbeReport
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.report.comparison import Comparison
@@ -22,6 +22,7 @@ from batchopt.visualization.spending import plot_spending, spending_data
 from batchopt.visualization.study import draw_study
 from batchopt.visualization.study_history import draw_history
 from batchopt.visualization.tradeoff import plot_plan_cost, plot_tradeoff
+from batchopt.visualization.training import plot_training
 from batchopt.visualization.trials import StudyData, study_data
 from batchopt.visualization.wording import count, interval, number, seconds
 
@@ -157,8 +158,8 @@ def study(study: optuna.Study, plan: Plan | None) -> Section:
     return Section("Study", body)
 
 
-def training(rows: Sequence[Comparison]) -> Section:
-    """Predictions beside what a training took."""
+def training(rows: Sequence[Comparison], plan: Plan | None, measured: LossCurve | None) -> Section:
+    """Predictions beside what a training took, and the losses of both along the run."""
     cells = [
         (
             row.name,
@@ -169,7 +170,9 @@ def training(rows: Sequence[Comparison]) -> Section:
         )
         for row in rows
     ]
-    body = table("", ("", "predicted", "measured", "error", "90 % interval"), cells)
+    body = table("", ("", "predicted", "measured", "error", "90 % interval"), cells) if cells else ""
+    if plan is not None and measured is not None:
+        body += figure(plot_training(plan, measured), name="training")
     return Section("Predicted beside measured", body)
 
 

@@ -10,6 +10,7 @@ from batchopt.visualization.spending import plot_spending
 from batchopt.visualization.study import plot_study
 from batchopt.visualization.study_history import plot_study_history
 from batchopt.visualization.tradeoff import plot_plan_cost, plot_tradeoff
+from batchopt.visualization.training import plot_training
 
 __all__ = [
     "plot_forecast",
@@ -21,4 +22,5 @@ __all__ = [
     "plot_study",
     "plot_study_history",
     "plot_tradeoff",
+    "plot_training",
 ]

@@ -1,4 +1,4 @@
-"""Figure: a schedule's batch size over the run."""
+"""Figure: a schedule's batch size and learning rate over the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.visualization.axes import log_axis, span_of
-from batchopt.visualization.canvas import BLUE, blank
+from batchopt.visualization.canvas import BLUE, ORANGE, blank
 from batchopt.visualization.wording import count, number
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_BELOW = 0.35
+"""Share of the figure's height for the learning rate."""
 _MOST_LABELS = 10
 """A piece shorter than one in so many of the run is not labelled: its label would cover its neighbours'."""
 
@@ -44,9 +46,30 @@ def schedule_data(schedule: Schedule) -> tuple[Piece, ...]:
     )
 
 
+def learning_rates(schedule: Schedule) -> tuple[tuple[int, float], ...]:
+    """(examples seen, learning rate) where the rate turns or jumps; multipliers where there is no peak rate.
+
+    Empty where neither warm-up nor decay are the schedule's.
+    """
+    rates = schedule.learning_rate_schedule
+    if rates is None:
+        return ()
+    peak, points = schedule.learning_rate or 1.0, []
+    for piece in schedule_data(schedule):
+        inside = [n for n in rates.examples if piece.start < n < piece.end]
+        points += [(n, peak * piece.multiplier * rates(n)) for n in (piece.start, *inside, piece.end)]
+    return tuple(points)
+
+
 def plot_schedule(schedule: Schedule) -> go.Figure:
-    """Batch size over examples seen, as steps, each labelled with its batch size and learning rate."""
-    return _draw(schedule_data(schedule))
+    """Batch size over examples seen, as steps, each labelled with its batch size and learning rate.
+
+    Below it the learning rate, where warm-up and decay are the schedule's.
+    """
+    figure, rates = _draw(schedule_data(schedule)), learning_rates(schedule)
+    if rates:
+        _add_rates(figure, rates, "learning rate" if schedule.learning_rate else "learning rate, over its peak")
+    return figure
 
 
 def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
@@ -54,7 +77,7 @@ def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
 
     sizes = span_of((piece.batch_size for piece in pieces), least=8.0, margin=0.12)
     figure = blank(
-        "Batch size over the run",
+        "Batch size and learning rate over the run",
         xaxis={"title": {"text": "examples seen"}, "range": [0, pieces[-1].end], "tickformat": "~s"},
         yaxis=log_axis("batch size (examples per step)", sizes, powers=True),
     )
@@ -80,6 +103,26 @@ def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
                 showarrow=False,
             )
     return figure
+
+
+def _add_rates(figure: go.Figure, rates: tuple[tuple[int, float], ...], name: str) -> None:
+    import plotly.graph_objects as go
+
+    line = go.Scatter(
+        x=[n for n, _ in rates],
+        y=[rate for _, rate in rates],
+        yaxis="y2",
+        mode="lines",
+        line={"color": ORANGE, "width": 3},
+        hovertemplate=f"{name} %{{y:.3g}} after %{{x:,}} examples<extra></extra>",
+        showlegend=False,
+    )
+    figure.add_trace(line)
+    below = dict(figure.layout.yaxis.to_plotly_json())
+    below |= {"title": {"text": name}, "type": "linear", "domain": [0.0, _BELOW], "rangemode": "tozero"}
+    for key in ("range", "tickvals", "ticktext", "tickmode", "dtick"):
+        below.pop(key, None)
+    figure.update_layout(yaxis={"domain": [_BELOW + 0.1, 1.0]}, yaxis2=below)
 
 
 def _rate(piece: Piece) -> str:

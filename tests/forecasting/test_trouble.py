@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forecasting.synthetic import INITIAL_LOSS, fitted, simulated_report, true_law
+from forecasting.known_law import INITIAL_LOSS, known_forecast, known_law, known_report
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport
@@ -15,7 +15,7 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.uncertainty import Estimate
 
-LAW = true_law()
+LAW = known_law()
 
 
 def with_curves(report: ProbeReport, change: object) -> ProbeReport:
@@ -30,37 +30,41 @@ def with_curves(report: ProbeReport, change: object) -> ProbeReport:
 
 
 def test_unresolved_noise_everywhere_is_a_doubt_and_no_trend() -> None:
-    report = simulated_report(LAW)
+    report = known_report(LAW)
     unresolved = [replace(scale, batch_size=Estimate(900.0, 300.0, math.inf, False)) for scale in report.noise_scales]
     forecast = Forecast.fit(replace(report, noise_scales=tuple(unresolved)))
-    assert "4 of 4 noise scales are unresolved." in forecast.doubts
+    assert "3 of 3 noise scales are unresolved." in forecast.doubts
     with pytest.raises(EvidenceError, match="fewer than two noise scales"):
         forecast.noise_scale(1.0)
 
 
 def test_a_probe_that_ended_before_its_second_level_says_why() -> None:
-    report = simulated_report(LAW)
+    report = known_report(LAW)
     ended = replace(report, reference=None, noise_scales=report.noise_scales[:1], stopped="the time ran out")
     forecast = Forecast.fit(ended)
     assert forecast.doubts[0] == "The probe stopped before its plan was done: the time ran out."
     assert forecast.noise_trend is None
-    whole = fitted().critical_batch_size(0.8)
-    part = forecast.critical_batch_size(0.8)
+    whole, part = (known.loss(256, 0.8, 200_000) for known in (known_forecast(), forecast))
     assert math.log(part.high / part.low) > math.log(whole.high / whole.low)
 
 
 def test_losses_that_rise_tell_nothing() -> None:
-    report = with_curves(simulated_report(LAW), lambda n, losses: INITIAL_LOSS * (1.0 + 0.1 * np.log1p(n / 1e3)))
-    forecast = Forecast.fit(replace(report, noise_scales=()))
+    report = with_curves(known_report(LAW), lambda n, losses: INITIAL_LOSS * (1.06 + 0.1 * np.log1p(n / 1e3)))
+    with pytest.raises(EvidenceError, match="no run has a loss below that at initialisation: probe at lower"):
+        Forecast.fit(replace(report, noise_scales=()))
+
+
+def test_losses_that_hardly_fall_are_a_doubt() -> None:
+    report = with_curves(known_report(LAW), lambda n, losses: INITIAL_LOSS * (1.0 - 0.005 * np.log1p(n / 1e4)))
+    forecast = Forecast.fit(report)
     assert any("hardly fell" in doubt for doubt in forecast.doubts)
-    for loss in (2.2, 1.5, 1.0):
-        assert not forecast.critical_batch_size(loss).resolved
-    assert forecast.plan(ReachLoss(1.5)).reasons[0].startswith("This is a best guess")
+    with pytest.raises(UnreachableGoalError):
+        forecast.plan(ReachLoss(0.3))
 
 
 def test_a_loss_below_a_plateau_is_not_promised() -> None:
     """All runs settle at 1.2 and stay there."""
-    report = with_curves(simulated_report(LAW), lambda n, losses: np.maximum(losses, 1.2))
+    report = with_curves(known_report(LAW), lambda n, losses: np.maximum(losses, 1.2))
     forecast = Forecast.fit(replace(report, noise_scales=()))
     try:
         below = forecast.critical_batch_size(0.6)
@@ -71,11 +75,11 @@ def test_a_loss_below_a_plateau_is_not_promised() -> None:
 
 
 def test_diverged_runs_bound_the_rates_and_tell_no_pace() -> None:
-    report = simulated_report(LAW)
-    wild = Branch(256, 2.0, LossCurve((0, 256, 512), (2.3, 9.0, 90.0)), outcome="diverged")
+    report = known_report(LAW)
+    wild = Branch(256, 3.0, LossCurve((0, 256, 512), (2.3, 9.0, 90.0)), outcome="diverged")
     forecast = Forecast.fit(replace(report, branches=(*report.branches, wild)))
     with pytest.raises(UnreachableGoalError, match="not predicted to reach"):
-        forecast.steps(256, 2.0, 1.0)
+        forecast.steps(256, 3.1, 1.0)
     only_wild = replace(report, reference=None, branches=(wild, replace(wild, batch_size=32)))
-    with pytest.raises(EvidenceError, match="needs 2 loss curves of at least 3 evaluations, got 0"):
+    with pytest.raises(EvidenceError, match="no run has a loss below that at initialisation"):
         Forecast.fit(only_wild)

@@ -13,7 +13,7 @@ import pytest
 from visualization.samples import Forecaster, add_trial, plan_of, rising_schedule, study_of
 
 from batchopt import _codec
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import LossCurve, ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss
 from batchopt.planning.plan import Plan
@@ -23,6 +23,7 @@ from batchopt.step_cost import StepCost
 from batchopt.uncertainty import log_normal
 
 SECTIONS = ["Probe", "Forecast", "When not to trust it", "Plan", "Schedule", "Study", "Predicted beside measured"]
+MEASURED = LossCurve((0, 2_000, 80_000), (2.3, 1.2, 0.7))
 _VOID = {"meta", "br"}
 
 
@@ -70,7 +71,9 @@ def rows() -> tuple[Comparison, ...]:
 @pytest.fixture(scope="session")
 def whole(report: ProbeReport, plan: Plan, rows: tuple[Comparison, ...]) -> str:
     forecaster = cast("Forecast", Forecaster())
-    return render_report(report=report, forecast=forecaster, plan=plan, study=study_of(), training=rows)
+    return render_report(
+        report=report, forecast=forecaster, plan=plan, study=study_of(), training=rows, measured=MEASURED
+    )
 
 
 def test_sections_follow_the_flow(whole: str) -> None:
@@ -111,7 +114,7 @@ def test_numbers_of_the_flow_are_on_the_page(whole: str, plan: Plan) -> None:
         "short runs, small batch 40.1k 22% 1,250 11 s",
         "all, of the budget 179k 90% of 200k 2,112 31.3 s",
         "more than 300 (unresolved)",
-        "Loss 0.6 for the least seconds: train with batch size 128 at learning rate 0.113",
+        "Loss 0.6 for the least seconds: train with batch size 128 at a peak learning rate of 0.113 (wsd)",
         "pruned before compute 5 pruned while running 5 completed 12",
         "steps 800 (679 to 943) 960 +20% outside",
         "seconds 800 (679 to 943) 8,000 +900% outside",
@@ -125,7 +128,7 @@ def test_doubts_are_said(whole: str) -> None:
     text = Page(whole).text
     assert Forecaster.doubts[0] in text
     assert "The simple noise scale at loss 0.75 is more than 300 (unresolved), from 2,000 examples." in text
-    assert "a rate that decays reaches a loss in other steps" in text
+    assert "of a single run by its own schedule" in text
 
 
 @pytest.mark.usefixtures("few_points")
@@ -136,7 +139,7 @@ def test_without_doubts_it_says_so(forecast: Forecast) -> None:
 
 @pytest.mark.parametrize("part", ["probe", "plan", "schedule", "study", "training"])
 def test_what_is_missing_is_left_out(part: str, report: ProbeReport, plan: Plan, rows: tuple[Comparison, ...]) -> None:
-    clean = replace(report, noise_scales=report.noise_scales[:4])
+    clean = replace(report, noise_scales=report.noise_scales[:3])
     pages = {
         "probe": (render_report(report=clean), ["Probe"]),
         "plan": (render_report(plan=plan), ["Plan", "Schedule"]),
@@ -187,7 +190,7 @@ def test_text_from_records_is_shown_as_text(report: ProbeReport, plan: Plan) -> 
 def test_a_budget_shows_its_loss(plan: Plan) -> None:
     text = Page(render_report(plan=replace(plan, goal=LowestLoss(30.0)))).text
     assert "The lowest loss within 30 seconds" in text
-    assert "loss at the end 0.6" in text
+    assert "loss at the end of the schedule 0.55 (0.5 to 0.6)" in text
 
 
 def test_seconds_stand_beside_another_cost(plan: Plan) -> None:

@@ -62,7 +62,7 @@ def test_an_older_file_holds_no_more_than_its_version_knew() -> None:
 def test_a_schedule_of_the_first_version_inside_another_record_is_read() -> None:
     inside = json.loads((GOLDEN / "whole.json").read_text())
     del inside["schema"]
-    adapted = json.dumps({"schema": "batchopt.adapted/1", "schedule": inside})
+    adapted = json.dumps({"schema": "batchopt.adapted/2", "schedule": inside})
     assert Adapted.from_json(adapted).schedule == Schedule.load(GOLDEN / "whole.json")
 
 

@@ -13,9 +13,9 @@ from batchopt.visualization.noise_scale import BEYOND, noise_scale_data, plot_no
 
 def test_readings_stand_at_the_loss_where_they_were_measured(report: ProbeReport) -> None:
     data = noise_scale_data(report)
-    assert [reading.x for reading in data.readings["simple"]] == [1.9, 1.4, 1.1, 0.9, 0.75]
+    assert [reading.x for reading in data.readings["simple"]] == [1.9, 1.0, 0.3, 0.75]
     assert [r.value for r in data.readings["simple"]] == [scale.batch_size.value for scale in report.noise_scales]
-    assert [r.one_sided for r in data.readings["simple"]] == [False, False, False, False, True]
+    assert [r.one_sided for r in data.readings["simple"]] == [False, False, False, True]
     assert (data.trend, data.lowest_observed) == ((), None)
 
 

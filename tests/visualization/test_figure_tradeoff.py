@@ -82,7 +82,7 @@ def test_cost_over_batch_size_for_a_loss_to_reach(plan: Plan) -> None:
 def test_loss_over_batch_size_for_a_budget(plan: Plan) -> None:
     figure = plot_plan_cost(replace(plan, goal=LowestLoss(30.0)))
     assert figure.layout.yaxis.title.text == "predicted loss"
-    assert list(figure.data[1].y) == pytest.approx([0.6] * 6)
+    assert list(figure.data[1].y) == pytest.approx([0.55] * 6)
 
 
 def test_a_single_batch_size_still_renders() -> None:
