@@ -157,6 +157,7 @@ class Frame:
     rate: float = 1.0
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of a search that goes astray
 def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False) -> Floats:
     """The loss at initialisation and after every piece of every course, by every row of parameters.
 
@@ -293,7 +294,7 @@ class Law:
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale
         v = np.log(longer)
-        knot = np.minimum((v / self.spacing).astype(np.intp), self.slopes.shape[1] - 1)
+        knot = np.fmin(v / self.spacing, self.slopes.shape[1] - 1).astype(np.intp)  # also where v is not finite
         at = self._first + knot
         slope = self._flat_slopes[at]  # beyond the knots, the last one
         fall = np.exp(-(self._offsets[at] + slope * v))

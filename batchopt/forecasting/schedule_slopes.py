@@ -41,6 +41,7 @@ _KEPT = 65_536
 """Numbers of one table of derivatives, by parameter, mode and column, that fit the cache."""
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of a search that goes astray
 def log_loss_slopes(
     rows: Floats, frame: Frame, courses: Courses, run: Indices, piece: Indices
 ) -> tuple[Floats, Floats]:
@@ -101,19 +102,19 @@ class _Slopes:
     def follow(self, before: State, after: State) -> None:
         """Derivatives after a piece that took the runs from one state to the next."""
         law, piece = self._law, after.piece
-        assert piece is not None
+        assert piece is not None  # only a start has none
         log_rate = self._of_log_rate(before, piece.noisy)
         time = piece.time * self._of_log_time(piece, log_rate)
         self.tau = self.tau + time
         self.v = self.tau / (law.frame.scale * np.exp(after.v))
         live = self._live = len(SHAPE) + 1 + int(piece.knot.max())
         middle = self.loss[:live] / before.loss - self.signal[:live] * (0.5 / before.signal)
-        self._take_signal(after)
+        self._take_signal(after, piece)
         middle += self.signal[:live] * (0.5 / after.signal)
         middle *= piece.log_middle < LOG_LARGEST_SHARE
-        injected = self._of_log_injected(after, log_rate, middle)
+        injected = self._of_log_injected(piece, log_rate, middle)
         injected *= piece.injected
-        self._carry(before, after, injected, time)
+        self._carry(before, piece, injected, time)
         np.add(self.signal[:live], self.noise[:live].sum(axis=1), out=self.loss[:live])
         self.loss[:live] *= after.loss < DIVERGED * law.frame.initial_loss
 
@@ -134,9 +135,8 @@ class _Slopes:
             found[2] += np.log(np.maximum(piece.rate / law.frame.rate, LEAST_RATE))
         return np.asarray(found)
 
-    def _take_signal(self, after: State) -> None:
-        law, piece, live = self._law, after.piece, self._live
-        assert piece is not None
+    def _take_signal(self, after: State, piece: Piece) -> None:
+        law, live = self._law, self._live
         first, knots = len(SHAPE), live - len(SHAPE)
         falls = -(law.frame.initial_loss - law.floor) * piece.fall
         passed = np.subtract(after.v, self._knots[:knots], out=self.signal[first:live])
@@ -146,9 +146,8 @@ class _Slopes:
         self.signal[_AT["floor"]] = self._floor * (1.0 - piece.fall)
         self.signal[self._moves] = falls * piece.slope * self.v
 
-    def _of_log_injected(self, after: State, log_rate: Floats, middle: Floats) -> Floats:
-        law, piece = self._law, after.piece
-        assert piece is not None
+    def _of_log_injected(self, piece: Piece, log_rate: Floats, middle: Floats) -> Floats:
+        law = self._law
         share = piece.shock / piece.source
         rises = EDGE_POWER * ((piece.rate / law.edge) ** EDGE_POWER < LARGEST_SHOCK)
         found = law.kappa * middle
@@ -159,9 +158,8 @@ class _Slopes:
         found[_AT["log_edge"]] -= rises * share
         return np.asarray(found)
 
-    def _carry(self, before: State, after: State, injected: Floats, time: Floats) -> None:
-        law, piece = self._law, after.piece
-        assert piece is not None
+    def _carry(self, before: State, piece: Piece, injected: Floats, time: Floats) -> None:
+        law = self._law
         noise, new = self.noise[: self._live], self._new[: self._live]
         np.multiply(-piece.faded * law.shares, injected[:, None], out=new)
         noise *= 1.0 + piece.faded

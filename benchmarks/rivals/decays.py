@@ -14,9 +14,9 @@ from rivals.multi_power import Schedule, fit_multi_power, schedule
 from rivals.three_term import fit_three_term
 
 DECAY_PIECES, WARMUP_PIECES = 24, 8
-LATE = 32.0
-"""The Multi-Power Law is fitted to points after the warm-up, over a last factor of so much of a setting's steps: its
-power law does not describe the start."""
+EARLIEST = 0.4
+"""The Multi-Power Law is fitted to points after the warm-up and after this share of the shortest fitted cooldown's
+steps, since its power law does not describe the start; and it is asked for no shorter cooldown."""
 LEAST_ENDS = 4
 """Best ends of decays, by batch size and horizon, to which the three-term law is fitted."""
 
@@ -53,11 +53,15 @@ def multi_power_errors(
         points[run.batch_size, run.learning_rate].append((run, steps, loss))
     errors: dict[Any, float] = {}
     for setting, own in points.items():
-        wanted = [(run, loss) for run, loss in held if (run.batch_size, run.learning_rate) == setting]
-        if not wanted or not any(run.horizon for run, _, _ in own):
+        horizons = [run.horizon for run, _, _ in own if run.horizon]
+        wanted = [
+            (run, loss) for run, loss in held
+            if (run.batch_size, run.learning_rate) == setting and horizons and run.horizon >= min(horizons)
+        ]  # fmt: skip
+        if not wanted:
             continue
         begin = warmup(setting[0])
-        first = max(begin, max(steps for _, steps, _ in own) / LATE)
+        first = max(begin, EARLIEST * min(horizons) / setting[0])
         late = [point for point in own if point[1] > first]
         law = fit_multi_power([schedule_of(run, n, begin) for run, n, _ in late], np.array([y for _, _, y in late]))
         found = law.log_losses([schedule_of(run, run.horizon / run.batch_size, begin) for run, _ in wanted])

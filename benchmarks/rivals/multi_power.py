@@ -7,7 +7,8 @@ Notation
     LD        B sum over drops of (eta_{k-1} - eta_k) G(eta_k^(-gamma) S_k), G(x) = 1 - (1 + C x)^(-beta)
 
 Fitted to log losses by a robust loss, as by its authors, from a few starts. beta and gamma are held near what the
-authors found at three model sizes (0.59, 0.64), since a cell here has two cooldowns. Rates are relative to the peak
+authors found at three model sizes (0.59, 0.64), since a cell here has two cooldowns, and the others by wide beliefs, so
+that no fit ends where a decay brings nothing. Rates are relative to the peak
 and steps to the first loss, so that A, B and C are of order one; what there is of the rate's unit goes into C.
 """
 
@@ -21,10 +22,12 @@ import numpy as np
 from scipy.optimize import least_squares
 
 Floats = np.ndarray
-BETA, GAMMA = 0.59, 0.64
-EXPONENT_SD = 0.3
-"""Of log beta and log gamma about these."""
-ROBUST = 0.05
+ALPHA, SPEED, BETA, GAMMA = 0.5, 2.0, 0.59, 0.64
+GAIN = 0.5
+"""B over the lowest loss."""
+BELIEFS_SD = np.array([2.0, 4.0, 4.0, 0.3, 0.3])
+"""Of the logs of alpha, B, C, beta and gamma about these."""
+ROBUST = 0.02
 """Log loss beyond which a residual counts by its size."""
 _LEAST_RATE = 1e-3
 """Of the peak: where a rate ends at 0 its power would not be finite."""
@@ -83,10 +86,11 @@ def fit_multi_power(runs: list[Schedule], log_losses: Floats) -> MultiPowerLaw:
     unit = min(run.progress for run in runs)
     lowest, highest = math.exp(log_losses.min()), math.exp(log_losses.max())
 
+    believed = np.log([ALPHA, GAIN * lowest, SPEED, BETA, GAMMA])
+
     def residuals(parameters: Floats) -> Floats:
         off = (_log_losses(parameters, runs, unit) - log_losses) / ROBUST
-        prior = (parameters[-2:] - np.log([BETA, GAMMA])) / EXPONENT_SD
-        return np.concatenate([off, prior])
+        return np.concatenate([off, (parameters[2:] - believed) / BELIEFS_SD])
 
     found = []
     for floor, power, gain in itertools.product((0.3, 0.9), (0.3, 0.8), (0.1, 1.0)):

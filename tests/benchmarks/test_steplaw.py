@@ -1,4 +1,4 @@
-"""The benchmark on Step Law's table: what it reads, a run's schedule, and what a choice costs. Needs no data."""
+"""The benchmark on Step Law's table: what it reads, a schedule of a run, and what a choice costs. Needs no data."""
 
 from __future__ import annotations
 

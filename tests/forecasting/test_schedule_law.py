@@ -182,6 +182,17 @@ def test_single_precision_is_off_by_parts_in_a_million() -> None:
     assert rough == pytest.approx(exact, rel=5e-5)
 
 
+@pytest.mark.parametrize("name", SHAPE)
+def test_parameters_astray_are_not_an_error(name: str) -> None:
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, True, 0.3)
+    rows = random_rows(4, frame)
+    rows[:, SHAPE.index(name)] = (-1e4, -50.0, 50.0, 1e4)
+    courses = Courses([Course(np.ones(5), np.full(5, 8.0), np.linspace(0.01, 1.0, 5))])
+    found = losses(rows, frame, courses)
+    assert (np.isnan(found) | (found <= 60.0)).all()
+    log_loss_slopes(rows, frame, courses, np.array([0]), np.array([4]))
+
+
 def test_columns_in_parts_are_those_together(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     runs = [Course(np.ones(k), np.full(k, 8.0), rng.uniform(0.01, 1.0, k)) for k in (3, 1, 7, 2)]
