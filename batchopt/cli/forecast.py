@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from batchopt.cli.arguments import positive
@@ -10,6 +12,7 @@ from batchopt.cli.console import Console
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
+from batchopt.uncertainty import Estimate
 
 SUMMARY = "Fit one law of the loss to a probe, and show the critical batch size over the whole training."
 DETAILS = """\
@@ -54,7 +57,7 @@ def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> l
     rows, losses = [], []
     for loss in sorted({*ladder, *asked}, reverse=True):
         try:
-            average, local = forecast.critical_batch_size(loss), forecast.local_critical_batch_size(loss)
+            average = forecast.critical_batch_size(loss)
         except UnreachableGoalError as error:
             if loss in asked:
                 raise
@@ -62,15 +65,17 @@ def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> l
             continue
         losses.append(loss)
         seen = "observed" if loss >= lowest else "extrapolated"
-        rows.append((loss, average, local, _rate(forecast, loss), seen))
+        local = _told(partial(forecast.local_critical_batch_size, loss))
+        rows.append((loss, average, local, _told(partial(forecast.learning_rate, 64, loss)), seen))
     console.table(("loss", "critical batch size to it", "local, at it", "peak rate at batch 64", "this loss was"), rows)
     for doubt in forecast.doubts:
         console.item(f"Doubt: {doubt}")
     return losses
 
 
-def _rate(forecast: Forecast, loss: float) -> object:
+def _told(read: Callable[[], Estimate]) -> Estimate | str:
+    """A read-out, or a dash where the forecast has none."""
     try:
-        return forecast.learning_rate(64, loss)
+        return read()
     except UnreachableGoalError:
         return "-"

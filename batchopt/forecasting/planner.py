@@ -13,7 +13,7 @@ from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.horizons import LEAST_STEPS, ends_of, horizons_for, rates_for, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.ramp import cheapest_ramp
-from batchopt.forecasting.single_run import SingleRun, estimate_of, run_over, run_to_loss
+from batchopt.forecasting.single_run import CHANCE, SingleRun, estimate_of, run_over, run_to_loss
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.choice import DIVERGED, UNREACHED, candidate_batch_sizes, choose, mean_log
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+
+OPEN_ENDED = ("wsd", "constant")
+"""Shapes whose runs need not know their end beforehand: they take what they need, and the others what nine of ten do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,11 @@ def _reaching(
         for shape in wanted.shapes
     ], axis=1)  # (draws, shapes, sizes, rates)  # fmt: skip
     middle = np.median(needed, axis=0)
-    scores = mean_log(needed, otherwise=UNREACHED * horizons[-1]) + np.log(prices / of_size)
+    never = UNREACHED * horizons[-1]
+    scores = np.stack([
+        mean_log(needed[:, k], otherwise=never) if shape in OPEN_ENDED else _log_safe(needed[:, k], never)
+        for k, shape in enumerate(wanted.shapes)
+    ]) + np.log(prices / of_size)  # fmt: skip
     scores = np.where(np.isfinite(middle), scores, np.inf)
     log_steps = np.log(middle / of_size)
     found = choose(scores, log_steps)
@@ -179,6 +187,12 @@ def _reaching(
             "observed"
         )
     return wanted.shapes[chosen], runs, best
+
+
+def _log_safe(needed: Floats, never: float) -> Floats:
+    """Log horizons that are long enough by the chance with which a run is to arrive, (...)."""
+    reached = np.where(np.isfinite(needed), needed, never)
+    return np.asarray(np.log(np.quantile(reached, CHANCE, axis=0, method="higher")))
 
 
 def _within_budget(

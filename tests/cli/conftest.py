@@ -65,7 +65,7 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["forecast", flow.probe, "-o", flow.forecast, "--loss", "0.61", "--json"]) == 0
     flow.told.update(json.loads(out.getvalue()))
-    plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced"]
+    plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced", "--learning-rate-schedule", "wsd"]
     assert main([*plan, "-o", flow.plan, "--schedule", flow.schedule]) == 0
     return flow
 

@@ -55,7 +55,7 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
                  "--schedule", str(tmp_path / "s")]) == 0  # fmt: skip
     text = capsys.readouterr().out
     plan = Plan.load(tmp_path / "p")
-    assert text.startswith(f"batch size {plan.batch_size}, learning rate {plan.learning_rate:.3g}")
+    assert text.startswith(f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} (")
     assert plan.reasons[0].split(".")[0] in " ".join(text.split())
     assert Schedule.load(tmp_path / "s") == plan.schedule
 
@@ -94,7 +94,8 @@ def test_training_is_compared_with_the_plan(flow: Any, capsys: pytest.CaptureFix
     found = run_json(capsys, "train", flow.task, flow.schedule, "--plan", flow.plan, "--save", str(weights))
     compared = {row["name"]: row for row in found["compared"]}
     plan = Plan.load(flow.plan)
-    assert compared["steps"]["predicted"]["value"] == pytest.approx(plan.schedule.steps)
+    of_schedule = plan.schedule.steps * plan.batch_size / plan.horizon  # 1, unless the batch size rises
+    assert compared["steps"]["predicted"]["value"] == pytest.approx(of_schedule * plan.steps.value)
     assert compared["examples"]["measured"] == found["reached_at_examples"]
     assert set(torch.load(weights)) == {"weight", "bias"}
 
@@ -103,9 +104,9 @@ def test_the_crossing_and_what_was_trained_are_told_apart(flow: Any, capsys: pyt
     found = run_json(capsys, "train", flow.task, flow.schedule, "--plan", flow.plan)
     assert main(["train", flow.task, flow.schedule, "--plan", flow.plan]) == 0
     reached, examples = round(found["reached_at_examples"]), found["examples"]
-    assert reached < examples
+    assert reached <= examples
     text = " ".join(capsys.readouterr().out.split())
-    assert f"reached after {reached:,} examples, which is what is compared; the run went on to {examples:,}," in text
+    assert f"reached after {reached:,} examples, which is what is compared; the run ended at {examples:,}," in text
 
 
 def test_training_without_a_plan_goes_to_the_schedules_end(
@@ -207,7 +208,7 @@ def test_a_file_of_the_first_version_is_shown_and_written_as_of_now(
     assert Schedule.load(new) == Schedule.constant(64, examples=640)
 
 
-@pytest.mark.parametrize(("shape", "times"), [("linear", 1.5), ("constant", 3.0)])
+@pytest.mark.parametrize(("shape", "times"), [("linear", 1.0), ("constant", 3.0)])
 def test_a_run_to_a_plans_loss_goes_on_while_something_is_learned(flow: Any, shape: Any, times: float) -> None:
     plan, task = Plan.load(flow.plan), load_task(flow.task)
     rates = LearningRateSchedule.of(shape, examples=plan.schedule.examples)
@@ -259,7 +260,9 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
     realised, board = tmp_path / "realised.json", tmp_path / "board"
     command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
     assert main([*command, "--realised", str(realised), "--tensorboard", str(board)]) == 0
-    assert "the schedule was followed as planned" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    begins = Plan.load(flow.plan).schedule.learning_rate_schedule.examples[-2]
+    assert f"planned from {begins:,}" in told
     assert Schedule.load(realised).segments[0] == Plan.load(flow.plan).schedule.segments[0]
     assert list(board.iterdir())
     for wrong in (
@@ -275,8 +278,8 @@ def test_another_schedule_or_rate_is_not_compared_with_the_plan(
 ) -> None:
     plan, own = Plan.load(flow.plan), tmp_path / "own.json"
     Schedule.constant(plan.batch_size, examples=7 * plan.schedule.examples, learning_rate=plan.learning_rate).save(own)
-    half = str(0.5 * plan.learning_rate)
-    for command in ([str(own)], [flow.schedule, "--learning-rate", half]):
+    other = str(0.99 * plan.learning_rate)
+    for command in ([str(own)], [flow.schedule, "--learning-rate", other]):
         assert main(["train", flow.task, *command, "--plan", flow.plan]) == 0
         told = capsys.readouterr().out
         assert "nothing is compared" in told
