@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 SUMMARY = "Train a task by a schedule, and compare with what the plan predicted."
 DETAILS = """\
-Without --plan it trains the schedule to its end. With it, until the plan's loss is reached, and shows what was predicted
-beside what was measured; where the loss is not reached, the exit code is 1, and all files are written.
+Without --plan it trains the schedule to its end. With it, until the plan's loss is reached or the decay has ended, and
+shows what was predicted beside what was measured. Where the loss is not reached, the exit code is 1, and all files are
+written.
 
 With --adapt the run decides by itself when its rate decays, for a plan to reach a loss by wsd: the rate keeps its peak
 until a decay is predicted to end at the loss. Where one misses, the run goes back to where the decay began, and on.
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan`, schedule or plan, or of your own")
     parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
-    parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
+    parser.add_argument("--learning-rate", type=positive, help="peak learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
     parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
