@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
     parser.add_argument("--tensorboard", type=Path, help="folder for the evaluations as TensorBoard scalars")
     parser.add_argument(
-        "--adapt", type=Path, metavar="FORECAST", help="forecast of the plan: the run decides, by its own losses, when the rate decays"
+        "--adapt",
+        type=Path,
+        metavar="FORECAST",
+        help="let the run decide, by this and its losses, when the rate decays",
     )
     parser.add_argument("--realised", type=Path, help="file for the schedule that --adapt followed in the end")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")

@@ -23,9 +23,9 @@ An Optuna study in an SQLite file. TradeoffSampler proposes by the forecast, che
 TradeoffPruner stops running ones; every trial says why (batchopt explain). After Ctrl-C or a crash the same command
 goes on until the study has --trials trials that completed or were pruned; several may run at once on the same study.
 
-Trials keep their learning rate after the task's warm-up, and the law that judges them is one of constant rates: take the
-best setting's batch size and rate from here, and let the rate decay in the run that follows. A task with a
-learning_rate_schedule of its own decays by it over --max-examples in every trial, which that law does not know.
+Trials keep their learning rate after the task's warm-up, and the law that judges them is one of constant rates: take
+batch size and rate from here, and let the rate decay in the run that follows. A task with a learning_rate_schedule of
+its own decays by it over --max-examples in every trial, which that law does not know.
 
   batchopt tune my_task.py:task forecast.json --plan plan.json --trials 20 --study study.db
 """

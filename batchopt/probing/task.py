@@ -43,8 +43,8 @@ class TrainingTask:
         device: where to train; None takes CUDA where there is one.
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
         before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
-        warmup_examples: examples over which the learning rate rises linearly; 0 leaves it to the probe and to plans, which
-            then warm up over a tenth of a short run and a twentieth of the horizon.
+        warmup_examples: examples over which the learning rate rises linearly; 0 leaves it to the probe and to plans,
+            which warm up over a tenth of a short run and a twentieth of the horizon.
         learning_rate_schedule: warm-up apart, what the learning rate does over a whole run: "constant", "linear",
             "cosine", "wsd", or a function from progress (0 to 1) to a multiplier. Forecasts and plans are for it unless
             told otherwise, and `train` follows it where a schedule holds none. None leaves the choice to the plan.
