@@ -1,8 +1,8 @@
 """batchopt: which batch size and learning rate to train a PyTorch model with, after a short probe.
 
-The flow: `probe` a `TrainingTask`, fit a `Forecast`, `.plan` for a goal, search around it with `TradeoffSampler` in
-Optuna, train by the plan's `Schedule`. Names load what they need when they are first used, so importing batchopt is
-cheap.
+The flow: `probe` a `TrainingTask`, fit a `Forecast`, `.plan` for a goal (batch size, peak rate, decay and horizon),
+search around it with `TradeoffSampler` in Optuna, `train` by the plan's `Schedule`. Names load what they need when they
+are first used, so importing batchopt is cheap.
 """
 
 from __future__ import annotations

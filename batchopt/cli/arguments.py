@@ -89,8 +89,8 @@ def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
 def add_goal(parser: argparse.ArgumentParser) -> None:
     """The goal: a loss at least cost, or the least loss within a budget."""
     goal = parser.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--reach-loss", type=positive, metavar="LOSS", help="reach this loss at the least cost")
-    goal.add_argument("--within", type=positive, metavar="N", help="reach the lowest loss within a budget of N")
+    goal.add_argument("--reach-loss", type=positive, metavar="LOSS", help="end at this loss at the least cost")
+    goal.add_argument("--within", type=positive, metavar="N", help="end at the lowest loss within a budget of N")
     parser.add_argument(
         "--least",
         choices=("seconds", "examples", "steps", "balanced"),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SUMMARY = "The whole flow on handwritten digits, in two minutes; leaves its files in out/."
 DETAILS = """\
-Probe, forecast, plan, a short Optuna study, and a training run by the plan, on the digits that ship with scikit-learn.
-Nothing is downloaded. Open out/report.html afterwards.
+Probe, forecast, plan, a short Optuna study, and a training run by the plan that decides itself when its learning rate
+decays, on the digits that ship with scikit-learn. Nothing is downloaded. Open out/report.html afterwards.
 
   batchopt demo
 """
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder to write (out)")
     parser.add_argument("--examples", type=count, default=BUDGET, help=f"budget of the probe ({BUDGET:,})")
     parser.add_argument("--trials", type=count, default=TRIALS, help=f"trials of the study ({TRIALS})")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
 
 
 def run(args: argparse.Namespace, console: Console) -> None:

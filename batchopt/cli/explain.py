@@ -9,6 +9,8 @@ from batchopt.cli.console import Console
 
 SUMMARY = "Say why each trial of a study was proposed or pruned."
 DETAILS = """\
+Says what a study reads and believes, what it did, and for each trial why the sampler proposed it and why it ended.
+
   batchopt explain study.db                # the reasons of the last five trials
   batchopt explain study.db --last 20      # of the last 20; --all for all
 """

@@ -14,11 +14,13 @@ from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.uncertainty import Estimate
 
-SUMMARY = "Extrapolate the critical batch size over the whole training."
+SUMMARY = "Fit one law of the loss to a probe, and show the critical batch size over the whole training."
 DETAILS = """\
-Fits one law to all runs of a probe, for any learning-rate schedule. What is shown is for a rate that warms up and
-decays (by the task's own schedule, or else wsd), and a loss is reached at the end of the decay. At the critical batch
-size of a loss, a run takes twice the fewest steps and twice the fewest examples to it.
+Fits one law to all runs and cooldowns of a probe, for any schedule of the learning rate. What is shown is for a rate
+that warms up and decays (by the task's own schedule, or else wsd: a stable rate, then a linear decay over the last
+fifth). A loss is reached at the end of the decay. At the critical batch size of a loss, a run takes twice the fewest
+steps and twice the fewest examples to it; the local one is of the training that happens at that loss. A question mark
+says that a value is unresolved.
 
   batchopt forecast probe.json -o forecast.json
 """

@@ -12,7 +12,7 @@ from batchopt.learning_rate_schedule import SHAPES
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 
-SUMMARY = "Choose the batch size, learning rate and its decay for a goal."
+SUMMARY = "Choose the batch size, peak learning rate, its decay and the horizon for a goal."
 DETAILS = """\
   batchopt plan forecast.json --reach-loss 0.25                            least seconds to a loss
   batchopt plan forecast.json --reach-loss 0.25 --least balanced           steps and examples alike
@@ -20,7 +20,9 @@ DETAILS = """\
   batchopt plan forecast.json --within 3600 --of seconds                   lowest loss in an hour
   batchopt plan forecast.json --reach-loss 0.25 --learning-rate-schedule cosine
 
-Without --learning-rate-schedule it takes the task's own, or else the cheapest of wsd, linear and cosine.
+--reach-loss means at the end of the decay, and the horizon is chosen with it; --within gives the horizon. Without
+--learning-rate-schedule it takes the task's own, or else the best of wsd, linear and cosine. Two files are written: the
+plan, with its predictions and reasons, and its schedule, which `batchopt train` follows.
 """
 
 
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate-schedule",
         choices=("auto", *SHAPES),
         default="auto",
-        help="how the learning rate decays (auto)",
+        help="how the learning rate decays (auto: the task's own, or the best of wsd, linear and cosine)",
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
     parser.add_argument(

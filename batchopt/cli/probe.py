@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples", type=count, help="ceiling on examples that get a gradient (an evaluated one: 1/3)"
     )
     parser.add_argument("--seconds", type=positive, help="ceiling on wall-clock time")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument("--learning-rate", type=positive, help="a rate that works; it is searched if left out")
     add_batch_sizes(parser)
     parser.add_argument("--workers", type=count, default=1, help="short runs in parallel (processes, by joblib)")

@@ -14,6 +14,8 @@ from batchopt.planning.plan import Plan
 
 SUMMARY = "Draw everything as one self-contained HTML page."
 DETAILS = """\
+What is not given is left out of the page. It needs no network.
+
   batchopt report --probe probe.json --forecast forecast.json --plan plan.json --study study.db -o report.html
 """
 

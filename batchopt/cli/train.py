@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 SUMMARY = "Train a task by a schedule, and compare with what the plan predicted."
 DETAILS = """\
-Without --plan it trains the schedule to its end. With it, until the plan's loss is reached; where that is not, the exit
-code is 1, and all files are written.
+Without --plan it trains the schedule to its end. With it, until the plan's loss is reached or the decay has ended, and
+shows what was predicted beside what was measured. Where the loss is not reached, the exit code is 1, and all files are
+written.
+
+With --adapt the run decides by itself when its rate decays, for a plan to reach a loss by wsd: the rate keeps its peak
+until a decay is predicted to end at the loss. Where one misses, the run goes back to where the decay began, and on.
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
   batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
@@ -54,13 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan`, schedule or plan, or of your own")
     parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
-    parser.add_argument("--learning-rate", type=positive, help="base learning rate, if the schedule has none")
+    parser.add_argument("--learning-rate", type=positive, help="peak learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
     parser.add_argument("--metrics", type=Path, help="file for the evaluations, a JSON object in a line")
     parser.add_argument("--tensorboard", type=Path, help="folder for the evaluations as TensorBoard scalars")
     parser.add_argument(
-        "--adapt", type=Path, metavar="FORECAST", help="let the run decide, by its own losses, when the rate decays"
+        "--adapt",
+        type=Path,
+        metavar="FORECAST",
+        help="let the run decide, by this and its losses, when the rate decays",
     )
     parser.add_argument("--realised", type=Path, help="file for the schedule that --adapt followed in the end")
     parser.add_argument("--save", type=Path, help="file for the trained weights (torch state_dict)")

@@ -23,6 +23,10 @@ An Optuna study in an SQLite file. TradeoffSampler proposes by the forecast, che
 TradeoffPruner stops running ones; every trial says why (batchopt explain). After Ctrl-C or a crash the same command
 goes on until the study has --trials trials that completed or were pruned; several may run at once on the same study.
 
+Trials keep their learning rate after the task's warm-up, and the law that judges them is one of constant rates: take
+batch size and rate from here, and let the rate decay in the run that follows. A task with a learning_rate_schedule of
+its own decays by it over --max-examples in every trial, which that law does not know.
+
   batchopt tune my_task.py:task forecast.json --plan plan.json --trials 20 --study study.db
 """
 AFTER_INTERRUPT = "the trials so far are kept, and the same command goes on with the study"
@@ -45,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--try", dest="first", type=setting, action="append", default=[], metavar="BATCH:RATE",
         help="a setting to try first, 64:0.1 for example; repeatable",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler (0)")
     add_batch_sizes(parser)
 
 

@@ -56,8 +56,9 @@ class Forecast(Record):
     of runs whose learning rate decays unless told otherwise: by the task's own schedule, or else by wsd (warm-up,
     stable part, linear decay over the last fifth). A loss is reached at the end of the decay. Rates are peak rates.
 
-    Do not trust it far beyond the lowest observed loss, nor beyond some sixteen times the longest run of the probe: the
-    choice of settings carries further than the level of the loss.
+    Do not trust the level of a loss beyond about five times the horizon of the probe's longest run: it is off by more
+    than its interval says. The choice of settings carries further. A rate above twice the highest that ran well, or
+    above one that diverged, is expected to diverge, and never planned.
 
     Attributes:
         law: the law of the loss, with its posterior.
@@ -144,8 +145,12 @@ class Forecast(Record):
             learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
                 own, else "wsd".
 
+        Returns:
+            Examples, with the interval of the expectation over seeds.
+
         Raises:
             UnreachableGoalError: the best guess never reaches the loss, or shows no trade-off.
+            ValueError: the loss is not below the initial loss, or the schedule is none of these.
         """
         self._check_loss(loss)
         steps_min, examples_min = self._hyperbola(loss, self._shape(learning_rate_schedule))
@@ -154,7 +159,10 @@ class Forecast(Record):
     def local_critical_batch_size(
         self, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"
     ) -> Estimate:
-        """dE_min / dS_min at a loss: the critical batch size of the training that happens there."""
+        """dE_min / dS_min at a loss: the critical batch size of the training that happens there.
+
+        Arguments, units and errors as for `critical_batch_size`.
+        """
         self._check_loss(loss)
         shape = self._shape(learning_rate_schedule)
         below = self._hyperbola(loss * math.exp(-LOCAL), shape)
@@ -179,6 +187,11 @@ class Forecast(Record):
     ) -> Estimate:
         """The peak rate with which a batch size ends at a loss after the fewest examples.
 
+        Args:
+            batch_size: examples per step.
+            loss: below the initial loss.
+            learning_rate_schedule: as for `critical_batch_size`.
+
         Raises:
             UnreachableGoalError: the best guess never reaches the loss.
         """
@@ -199,6 +212,12 @@ class Forecast(Record):
         learning_rate_schedule: Shape | Literal["auto"] = "auto",
     ) -> Estimate:
         """Steps of the shortest run that ends at a loss: a single run, so its scatter over seeds is in the interval.
+
+        Args:
+            batch_size: examples per step.
+            learning_rate: the peak rate.
+            loss: below the initial loss.
+            learning_rate_schedule: as for `critical_batch_size`.
 
         Raises:
             UnreachableGoalError: the best guess never reaches the loss, or the run diverges.
@@ -259,8 +278,12 @@ class Forecast(Record):
         Args:
             batch_size: examples per step.
             learning_rate: the peak rate.
-            examples: rising, positive.
-            learning_rate_schedule: of the run, from initialisation on; None for a constant rate.
+            examples: rising, positive, (k,).
+            learning_rate_schedule: multipliers over the examples of the run, not the name of a shape; None for a
+                constant rate.
+
+        Returns:
+            Losses, (k,); of a rate that is too high as well, where `loss` raises.
         """
         check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
@@ -285,7 +308,7 @@ class Forecast(Record):
             goal: what is wanted. `ReachLoss` means at the end of the decay, and the horizon is chosen; `LowestLoss` has
                 it given by the budget.
             learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
-                own, else the cheapest.
+                own, else the best of wsd, linear and cosine for the goal.
             batch_sizes: smallest and largest batch size to consider; up to `batch_size_limit` if None.
             multiple_of: batch sizes are multiples of this.
             step_cost: seconds per step, in place of the measured one.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 OPEN_ENDED = ("wsd", "constant")
-"""Shapes whose runs need not know their end beforehand: they take what they need, the others what nine of ten do."""
+"""Shapes whose runs need not know their end: they take what they need, and the others what nine of ten do."""
 
 
 @dataclass(frozen=True, slots=True)

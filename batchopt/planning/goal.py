@@ -22,7 +22,7 @@ _OTHER_PRICES = "any other cost of a step is a StepCost(per_step=..., per_exampl
 
 @dataclass(frozen=True, slots=True)
 class ReachLoss(Record):
-    """Reach a loss at the least cost.
+    """Reach a loss at the least cost. It counts as reached at the end of the learning rate's decay.
 
     Attributes:
         loss: the loss to reach, as the probe measures it.
@@ -75,11 +75,17 @@ class ReachLoss(Record):
 
 @dataclass(frozen=True, slots=True)
 class LowestLoss(Record):
-    """Reach the lowest loss within a budget.
+    """Reach the lowest loss within a budget, which gives every batch size its horizon.
 
     Attributes:
         within: the budget.
         of: what the budget is counted in: "seconds" (by the measured step cost), "examples", "steps" or any `StepCost`.
+
+    Example:
+        >>> LowestLoss(3_600.0).price(StepCost(per_step=2e-3, per_example=1e-5)).per_example
+        1e-05
+        >>> LowestLoss(1e6, of="examples").price()(512)
+        512.0
     """
 
     SCHEMA: ClassVar[str] = "batchopt.goal.lowest_loss/1"

@@ -21,8 +21,9 @@ class Alternative(Record):
         learning_rate: best peak rate at that batch size.
         horizon: examples of the run's schedule.
         loss: at the end of the schedule.
-        steps: to the goal's loss; of the whole run for `LowestLoss`.
-        examples: likewise.
+        steps: to the goal's loss, for "wsd" of a run that decides by itself when to decay (`AdaptiveSchedule`); of the
+            whole run for `LowestLoss`.
+        examples: likewise; may exceed the horizon in part of the interval.
         seconds: likewise; None without a measured step cost.
         cost: likewise, in the goal's unit.
     """
@@ -102,7 +103,7 @@ class Plan(Record):
 
     @property
     def horizon(self) -> int:
-        """Examples of the best constant plan's schedule."""
+        """Examples over which the best constant plan warms up, trains and decays."""
         return self.best.horizon
 
     @property
@@ -112,12 +113,12 @@ class Plan(Record):
 
     @property
     def steps(self) -> Estimate:
-        """Predicted steps of the best constant plan."""
+        """Predicted steps of the best constant plan, to the goal's loss or over the whole budget."""
         return self.best.steps
 
     @property
     def examples(self) -> Estimate:
-        """Predicted examples of the best constant plan."""
+        """Predicted examples of the best constant plan, likewise."""
         return self.best.examples
 
     @property

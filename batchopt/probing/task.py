@@ -43,9 +43,11 @@ class TrainingTask:
         device: where to train; None takes CUDA where there is one.
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
         before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
-        warmup_examples: examples over which the learning rate rises linearly.
-        learning_rate_schedule: warm-up apart, what the learning rate does over a run that `train` takes by a schedule
-            without one: "constant", "linear", "cosine", "wsd", or a function from progress (0 to 1) to a multiplier.
+        warmup_examples: examples over which the learning rate rises linearly; 0 leaves it to the probe and to plans,
+            which warm up over a tenth of a short run and a twentieth of the horizon.
+        learning_rate_schedule: warm-up apart, what the learning rate does over a whole run: "constant", "linear",
+            "cosine", "wsd", or a function from progress (0 to 1) to a multiplier. Forecasts and plans are for it unless
+            told otherwise, and `train` follows it where a schedule holds none. None leaves the choice to the plan.
         search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
         rescale: optimizer settings that change with the batch size, of "weight_decay" (in proportion) and "beta2" (to
             that power); none by default, so that what is probed is the task as it is written.

@@ -65,7 +65,8 @@ class TradeoffPruner(BasePruner):
     trial spends more than what would be a gain on the best that has. Where another sampler than `TradeoffSampler`
     proposes, a trial ends when it has next to no chance to beat the best completed one. A loss that is not finite ends
     it at once. Reports may be at any number of examples; no trial ends within its first three reports or 16 steps. Why
-    one ended is its user attribute `batchopt:ended`.
+    one ended is its user attribute `batchopt:ended`. Every trial is read as a run at a constant learning rate: leave
+    the pruner out where the rate of trials decays.
 
     Args:
         forecast: read from the study where it is left out; without one the law is learned from the trials alone.

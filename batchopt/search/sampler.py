@@ -54,8 +54,9 @@ class TradeoffSampler(BaseSampler):
     the two parameters it is the base sampler.
 
     Under `ReachLoss` the objective returns the cost at the crossing in the goal's unit, under `LowestLoss` the loss at
-    the end of the budget. Trials report the loss against examples seen. Do not trust it where the learning rate decays
-    over a horizon that differs between trials: losses along the way then mean different things.
+    the end of the budget. Trials report the loss against examples seen. Every trial is read as a run that keeps its
+    learning rate after a warm-up. Do not trust it where the rate decays: a loss that falls for that reason is taken for
+    progress, and a trial before its decay looks worse than it is, the more so where horizons differ between trials.
 
     Args:
         forecast: from a probe; None to learn the law from the trials alone (or to read the study's).

@@ -94,7 +94,9 @@ class AdaptiveSchedule:
         chance: with which a decay is to end at the loss, before it begins.
 
     Raises:
-        ValueError: the plan has no stable part, or is for a budget, or was made from another forecast.
+        TypeError: plan or forecast is something else.
+        ValueError: the plan is not by wsd, or is for a budget, or was made from another forecast; the chance is not
+            between 0 and 1.
 
     Example:
         >>> adaptive = AdaptiveSchedule(plan, forecast)                                   # doctest: +SKIP
