@@ -59,6 +59,7 @@ DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 WORST = 50.0
 """Residual of a run that the law lets diverge."""
+KAPPA, KAPPA_SD, GN, GG, PACE, PACE_SD = 0.7, 0.6, math.log(30.0), 0.3, 0.7, 0.15
 _SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
 """Log slopes of D: the first is vague, each next one a small step away."""
 
@@ -226,13 +227,13 @@ def prior_of(points: Points, frame: Frame) -> Prior:
         "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), 3.0),
         "log_memory": (math.log(frame.scale), 2.0),
         "forgetting": (0.8, 0.4),
-        "kappa": (1.0, 0.4),
+        "kappa": (KAPPA, KAPPA_SD),
         "log_oscillation": (math.log(frame.batch_size) + 2.0, 1.5),
         "log_edge": (math.log(float(rates.max())) + 1.0, 1.0),
-        "log_gradient_noise": (math.log(30.0), 2.0) if adaptive else (-30.0, 1e-3),
-        "gradient_noise_growth": (0.3, 0.3) if adaptive else (0.0, 1e-3),
+        "log_gradient_noise": (GN, 2.0) if adaptive else (-30.0, 1e-3),
+        "gradient_noise_growth": (GG, 0.3) if adaptive else (0.0, 1e-3),
         "floor": (-3.0, 2.0),
-        "pace": (1.0, 0.2 if adaptive else 1e-3),
+        "pace": (PACE, PACE_SD) if adaptive else (1.0, 1e-3),
     }
     slope = math.log(max(fall, 0.05) / frame.knots[-1])
     slopes = len(frame.knots) - 1
