@@ -51,6 +51,8 @@ DECAYED, DECAYED_ERROR = 0.7, 0.5
 decayed, and the ends of decays are what is asked for. On six sweeps with decays it lowered the median error of the law
 alone from 0.068 to 0.053 (geometric mean); a quarter gained no more."""
 LEAST_STEEPNESS = 0.02
+LATE = 2.0
+"""The last so much of log examples is late: from a probe's short runs to its long ones."""
 ALIKE = 0.1
 """Runs whose log examples differ by less are of one length."""
 LEAST_POINTS = 6
@@ -155,21 +157,26 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int 
 
 
 def steepness_of(points: Points) -> float:
-    """How much log loss falls over log examples along the runs, in the middle of them all.
+    """How much log loss falls over log examples late in the runs.
 
-    Where only the ends of runs are known, it is how much the lowest falls from the shortest runs to the longest.
+    It is the fall of the lowest loss so far of a batch size, in the middle of the batch sizes that have long runs. Most
+    runs of a probe are short, and may be on a plateau all along: they say nothing of what comes after it. Where only
+    the ends of runs are known, it is how much the lowest falls from the shortest runs to the longest.
     """
-    falls = []
     log_examples = points.places[:, 2] * LOG_EXAMPLES
-    for run in np.unique(points.run):
-        own = points.run == run
-        if own.sum() > 1:
-            falls.append(-np.polyfit(log_examples[own], points.log_losses[own], 1)[0])
-    if not falls:
-        first, last = (points.log_losses[log_examples < log_examples.min() + ALIKE], points.log_losses)
-        apart = np.ptp(log_examples)
-        falls = [(first.min() - last.min()) / apart] if apart > ALIKE else [1.0]
-    return max(LEAST_STEEPNESS, float(np.median(falls)))
+    if np.bincount(points.run).max() == 1:
+        first, apart = points.log_losses[log_examples < log_examples.min() + ALIKE], np.ptp(log_examples)
+        return max(LEAST_STEEPNESS, float(first.min() - points.log_losses.min()) / apart if apart > ALIKE else 1.0)
+    sizes = points.courses.batch_sizes[points.run, points.piece]
+    falls = []
+    for size in np.unique(sizes):
+        own = np.flatnonzero(sizes == size)
+        own = own[np.argsort(log_examples[own], kind="stable")]
+        at, lowest = log_examples[own], np.minimum.accumulate(points.log_losses[own])
+        begin = max(float(at[0]), float(at[-1]) - LATE)
+        if at[-1] > log_examples.max() - LATE and at[-1] > begin + ALIKE:
+            falls.append((np.interp(begin, at, lowest) - lowest[-1]) / (at[-1] - begin))
+    return max(LEAST_STEEPNESS, float(np.median(falls)) if falls else 1.0)
 
 
 def errors_of(points: Points, steepness: float) -> Floats:
