@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-MISSED = 0.3
-"""Standard deviation of what the law misses, as a share of the examples to a loss. This and the numbers below were set
-by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
+MISSED = 0.2
+"""Standard deviation of what the law misses, as a share of the examples to a loss: at 0.15, 0.2 and 0.3 the
+90 % intervals of 24 probes held 0.83, 0.87 and 0.90 of the final losses. The numbers below were set by hand on six sweeps
+at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
 INDEPENDENT_POINTS = 3.0
@@ -61,7 +62,6 @@ DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 WORST = 50.0
 """Residual of a run that the law lets diverge."""
-KAPPA, KAPPA_SD, GN, GG, PACE, PACE_SD = 0.7, 0.6, math.log(30.0), 0.3, 0.7, 0.15
 _SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
 """Log slopes of D: the first is vague, each next one a small step away."""
 
@@ -224,7 +224,11 @@ class Prior:
 
 
 def prior_of(points: Points, frame: Frame) -> Prior:
-    """What is believed of runs like these before their losses are seen: wide, and set by hand after whole sweeps."""
+    """What is believed of runs like these before their losses are seen: wide, and set by hand after whole sweeps.
+
+    kappa was 0.1, 0.4, 0.8, 1.0 and 1.1 in five sweeps whose loss fell by more than a factor of ten, and the pace 0.58,
+    0.59, 0.70 and 0.79 in those of adaptive optimizers.
+    """
     every = points.courses
     rates = every.peaks
     rate = float(np.exp(np.mean(np.log(rates))))
@@ -234,13 +238,13 @@ def prior_of(points: Points, frame: Frame) -> Prior:
         "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), 3.0),
         "log_memory": (math.log(frame.scale), 2.0),
         "forgetting": (0.8, 0.4),
-        "kappa": (KAPPA, KAPPA_SD),
+        "kappa": (0.7, 0.6),
         "log_oscillation": (math.log(frame.batch_size) + 2.0, 1.5),
         "log_edge": (math.log(float(rates.max())) + 1.0, 1.0),
-        "log_gradient_noise": (GN, 2.0) if adaptive else (-30.0, 1e-3),
-        "gradient_noise_growth": (GG, 0.3) if adaptive else (0.0, 1e-3),
+        "log_gradient_noise": (math.log(30.0), 2.0) if adaptive else (-30.0, 1e-3),
+        "gradient_noise_growth": (0.3, 0.3) if adaptive else (0.0, 1e-3),
         "floor": (-3.0, 2.0),
-        "pace": (PACE, PACE_SD) if adaptive else (1.0, 1e-3),
+        "pace": (0.7, 0.15) if adaptive else (1.0, 1e-3),
     }
     slope = math.log(max(fall, 0.05) / frame.knots[-1])
     slopes = len(frame.knots) - 1

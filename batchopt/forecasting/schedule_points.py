@@ -30,13 +30,13 @@ PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
 UNKNOWN = 4.0
 """Where no lower rate of the batch size was fine, one this factor below is taken to be."""
-BROKEN = 0.35
-"""A run that ends so far above one of its batch size at a lower rate, in log loss at no fewer examples, is broken: its
-rate is too high in a way that the law does not describe (dead units), so it is left out and bounds the rates. Softmax
-regression and perceptrons of `benchmarks/truth` have such runs."""
+STUCK, BROKEN = 0.05, 0.35
+"""A run whose loss ends no further than the first below the initial one, in logs, and further than the second above
+that of a run of its batch size at a lower rate and no more examples, is broken: its rate is too high in a way that the
+law does not describe (dead units), so it is left out and bounds the rates. Softmax regression and perceptrons of
+`benchmarks/truth` have such runs. One that fell and is far behind is no such run: it is noisy, and decays to a low loss.
+"""
 
-STUCK = 0.05
-"""And it has not come so far below the initial log loss: a run that is noisy falls behind one at a lower rate, and is fine."""
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
