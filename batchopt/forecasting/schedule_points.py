@@ -34,7 +34,7 @@ STUCK, BROKEN = 0.05, 0.35
 """A run whose loss ends no further than the first below the initial one, in logs, and further than the second above
 that of a run of its batch size at a lower rate and no more examples, is broken: its rate is too high in a way that the
 law does not describe (dead units), so it is left out and bounds the rates. Softmax regression and perceptrons of
-`benchmarks/truth` have such runs. One that fell and is far behind is no such run: it is noisy, and decays to a low loss.
+`benchmarks/truth` have such runs. One that fell and is far behind is none: it is noisy, and decays to a low loss.
 """
 
 
