@@ -103,7 +103,7 @@ def run(job: Job, probes: Path) -> dict[str, Any]:
 
 def probe_of(job: Job, arena: Arena, probes: Path) -> tuple[Forecast, float]:
     """The forecast of a probe, made wrong where the part says so, and what the probe cost; probes are kept."""
-    from prediction import probe_problem
+    from probes import probe_problem
 
     seed = PROBE_SEEDS[job.seed % len(PROBE_SEEDS)]
     report = probe_problem(job.problem, PROBE_SHARE, seed, probes).report

@@ -1,4 +1,4 @@
-"""What the sweeps say, as a table: S_min, E_min and B_crit to every loss, with bootstrap intervals and the residual."""
+"""What the sweeps say of every loss, as a table: S_min, E_min, B_crit and the best rate, constant and decaying."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from machine import machine, save
 
 from batchopt.errors import EvidenceError
-from batchopt.tradeoff import TradeoffFit, fit_tradeoff
+from batchopt.tradeoff import fit_tradeoff
 from truth.curves import FOLDER
+from truth.decayed import decayed_sweep_of, has_decays
 from truth.problems import PROBLEMS
 from truth.tradeoff import Tradeoff, sweep_of
 
@@ -28,26 +30,24 @@ def swept() -> list[str]:
 
 def rows_of(name: str) -> list[dict[str, Any]]:
     """One row for each loss of a problem."""
-    sweep = sweep_of(name)
     rows = []
-    for loss in sweep.problem.losses:
+    for loss in PROBLEMS[name].losses:
+        row: dict[str, Any] = {"problem": name, "loss": loss}
         try:
-            found = sweep.tradeoff(loss)
+            row["constant"] = _told(sweep_of(name).tradeoff(loss))
         except EvidenceError as error:
-            rows.append({"problem": name, "loss": loss, "failure": str(error)})
-            continue
-        rows.append(_row(name, found) | {"decaying": _decaying(sweep.decaying_tradeoff(loss))})
+            row["constant"] = {"failure": str(error)}
+        rows.append(row | {"decaying": _decaying(name, loss)})
     return rows
 
 
-def _row(name: str, found: Tradeoff) -> dict[str, Any]:
+def _told(found: Tradeoff) -> dict[str, Any]:
     law = found.fit.law
     return {
-        "problem": name,
-        "loss": found.loss,
         "steps_min": [law.steps_min, *found.steps_min],
         "examples_min": [law.examples_min, *found.examples_min],
         "critical_batch_size": [law.critical_batch_size, *found.critical_batch_size],
+        "learning_rate": best_rate(found),
         "certain": found.is_certain,
         "residual": found.fit.rms,
         "batch_sizes": list(found.batch_sizes),
@@ -56,11 +56,24 @@ def _row(name: str, found: Tradeoff) -> dict[str, Any]:
     }
 
 
-def _decaying(fit: TradeoffFit | None) -> dict[str, float] | None:
-    if fit is None:
+def best_rate(found: Tradeoff) -> float:
+    """The best learning rate at the critical batch size, interpolated over batch sizes."""
+    at = math.log(found.fit.law.critical_batch_size)
+    return math.exp(float(np.interp(at, np.log(found.batch_sizes), np.log(found.learning_rates))))
+
+
+def _decaying(name: str, loss: float) -> dict[str, Any] | None:
+    """As for constant rates; None where nothing decays, or every run is at the loss by its shortest horizon."""
+    if not has_decays(name):
         return None
-    law = fit.law
-    return {"critical_batch_size": law.critical_batch_size, "steps_min": law.steps_min, "residual": fit.rms}
+    sweep = decayed_sweep_of(name)
+    found = sweep.tradeoff(loss)
+    if found is None:
+        return None
+    nearest = min(found.batch_sizes, key=lambda size: abs(math.log(size / found.fit.law.critical_batch_size)))
+    k = found.batch_sizes.index(nearest)
+    held_out = sweep.held_out(nearest, found.learning_rates[k], found.examples[k])
+    return _told(found) | {"resolved": sweep.is_resolved(found), "held_out_loss": held_out}
 
 
 def language_models() -> list[dict[str, Any]]:
@@ -86,24 +99,29 @@ def table() -> None:
     rows = [row for name in swept() for row in rows_of(name)]
     published = language_models()
     save(RESULT, {"machine": machine(), "rows": rows, "language_models": published})
-    print(f"{'problem':16}{'loss':>7}{'S_min':>18}{'E_min':>22}{'B_crit':>18}{'residual':>10}{'cosine B_crit':>15}")
+    columns = ("S_min", "E_min", "B_crit", "rate", "residual")
     for row in rows:
-        print(_shown(row))
-    print("\n? not certain: the interval reaches further than a factor of 1.5 from the value\n")
+        for shape in ("constant", "decaying"):
+            if row[shape] is not None:
+                print(_shown(row, shape))
+    print(f"\ncolumns: problem, loss, rates, {', '.join(columns)}, held-out loss (of decayed runs)")
+    print("? not certain: the interval reaches further than a factor of 1.5 from the value")
+    print("! not resolved: the fewest steps are those of the shortest horizons, of 16 steps\n")
     for row in published:
         value, low, high = row["critical_batch_size"]
         told = f"B_crit {value:.0f} sequences ({low:.0f} to {high:.0f}), residual {row['residual']:.1%}"
         print(f"{row['problem']:28} to loss {row['loss']:g}: {told}")
 
 
-def _shown(row: dict[str, Any]) -> str:
-    begin = f"{row['problem']:16}{row['loss']:7g}"
-    if "failure" in row:
-        return f"{begin}  {row['failure']}"
-    cells = [_interval(row[key]) for key in ("steps_min", "examples_min", "critical_batch_size")]
-    mark = " " if row["certain"] else "?"
-    cosine = "" if row["decaying"] is None else f"{row['decaying']['critical_batch_size']:.0f}"
-    return f"{begin}{cells[0]:>18} {cells[1]:>21} {cells[2]:>16}{mark}{row['residual']:>10.1%}{cosine:>15}"
+def _shown(row: dict[str, Any], shape: str) -> str:
+    told, begin = row[shape], f"{row['problem']:16}{row['loss']:7g}  {shape:9}"
+    if "failure" in told:
+        return f"{begin}  {told['failure']}"
+    cells = [_interval(told[key]) for key in ("steps_min", "examples_min", "critical_batch_size")]
+    mark = "!" if not told.get("resolved", True) else " " if told["certain"] else "?"
+    held_out = "" if told.get("held_out_loss") is None else f"{told['held_out_loss']:10.3g}"
+    numbers = f"{told['learning_rate']:9.3g}{told['residual']:8.1%}{held_out}"
+    return f"{begin}{cells[0]:>18} {cells[1]:>21} {cells[2]:>16}{mark}{numbers}"
 
 
 def _interval(values: Sequence[float]) -> str:

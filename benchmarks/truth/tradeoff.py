@@ -1,4 +1,4 @@
-"""What a sweep says: the trade-off to every loss, and the cost of any configuration."""
+"""What a sweep of constant rates says: the trade-off to every loss, and the cost of any configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from batchopt.errors import EvidenceError
 from batchopt.tradeoff import TradeoffFit, fit_tradeoff
 from truth.curves import FOLDER, Run, unpack
-from truth.decaying import ends_of
 from truth.problems import PROBLEMS, Problem
 from truth.training import GIVEN_UP
 
@@ -56,21 +55,17 @@ class Tradeoff:
 
 
 class Sweep:
-    """The runs of one problem, at constant learning rates unless said otherwise.
+    """The runs of one problem at constant learning rates.
 
     Args:
         name: of the problem.
-        runs: its runs at constant rates; those packed in the repository if None.
-        decaying: its runs of shape "wsd"; those packed in the repository if None.
+        runs: those packed in the repository if None.
     """
 
-    def __init__(self, name: str, runs: Sequence[Run] | None = None, decaying: Sequence[Run] | None = None) -> None:
+    def __init__(self, name: str, runs: Sequence[Run] | None = None) -> None:
         self.name = name
         self.problem: Problem = PROBLEMS[name]
         self.runs = unpack(FOLDER / f"{name}.npz") if runs is None else list(runs)
-        packed = FOLDER / f"{name}-decaying.npz"
-        every = decaying if decaying is not None else unpack(packed) if packed.exists() else []
-        self.decaying_runs = [run for run in every if run.shape == "wsd" and not run.rescaled]
         self._examples_to: dict[float, dict[tuple[int, float], Floats]] = {}
 
     @cached_property
@@ -92,7 +87,7 @@ class Sweep:
     @cached_property
     def fewest_examples(self) -> float:
         """The fewest examples with which any configuration reaches the last loss."""
-        means = [_log_mean(values) for values in self.examples_to(self.problem.losses[-1]).values()]
+        means = [log_mean(values) for values in self.examples_to(self.problem.losses[-1]).values()]
         return math.exp(min(means))
 
     def tradeoff(self, loss: float, *, seed: int = 0) -> Tradeoff:
@@ -102,30 +97,8 @@ class Sweep:
         learning rate of each batch size again, and draws batch sizes with replacement.
         """
         found = self.examples_to(loss)
-        means = {key: _log_mean(values) for key, values in found.items()}
-        spread = _seed_spread(list(found.values())) / math.sqrt(len(self.problem.seeds))
-        sizes, logs, rates = _best_of_sizes(means)
-        fit = fit_tradeoff(sizes, np.exp(logs) / sizes)
-        rng = np.random.default_rng(seed)
-        laws = []
-        while len(laws) < RESAMPLES:
-            drawn = {key: mean + spread * rng.standard_normal() for key, mean in means.items()}
-            at, log_examples, _ = _best_of_sizes(drawn)
-            chosen = rng.integers(len(at), size=len(at))
-            try:
-                laws.append(fit_tradeoff(at[chosen], np.exp(log_examples[chosen]) / at[chosen]).law)
-            except EvidenceError:
-                continue  # fewer than three different batch sizes
-        return Tradeoff(
-            loss,
-            tuple(map(int, sizes)),
-            tuple(map(float, np.exp(logs))),
-            tuple(map(float, rates)),
-            fit,
-            critical_batch_size=_interval([law.critical_batch_size for law in laws]),
-            steps_min=_interval([law.steps_min for law in laws]),
-            examples_min=_interval([law.examples_min for law in laws]),
-        )
+        spread = seed_spread(list(found.values())) / math.sqrt(len(self.problem.seeds))
+        return tradeoff_through(loss, {key: log_mean(values) for key, values in found.items()}, spread, seed=seed)
 
     def steps(self, batch_size: float, learning_rate: float, loss: float) -> float:
         """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it.
@@ -134,8 +107,8 @@ class Sweep:
         stopped because it was far behind counts as just so far behind. Towards a rate that diverges the speed falls to
         zero, in proportion to the distance in log rate.
         """
-        means = {key: _log_mean(values) for key, values in self.examples_to(loss).items()}
-        sizes, fewest, rates = _best_of_sizes(means)
+        means = {key: log_mean(values) for key, values in self.examples_to(loss).items()}
+        sizes, fewest, rates = best_of_sizes(means)
         best = dict(zip(map(int, sizes), map(float, rates), strict=True))
         behind = {
             int(size): log_examples + math.log(GIVEN_UP) for size, log_examples in zip(sizes, fewest, strict=True)
@@ -152,42 +125,48 @@ class Sweep:
         below = max(size for size in best if size <= batch_size)
         part = 0.0 if above == below else math.log(batch_size / below) / math.log(above / below)
         multiple = learning_rate / (best[below] ** (1.0 - part) * best[above] ** part)
-        ends = [_over_rates(table, size, multiple * best[size]) for size in (below, above)]
+        ends = [over_rates(table, size, multiple * best[size]) for size in (below, above)]
         value = (1.0 - part) * ends[0] + part * ends[1] if math.isfinite(sum(ends)) else math.inf
         return math.exp(value) if math.isfinite(value) else math.inf
 
     def _was_stopped(self, size: int, rate: float) -> bool:
         return all(run.outcome != "diverged" for run in self.configs[size, rate])
 
-    def decaying_examples_to(self, loss: float) -> dict[tuple[int, float], float]:
-        """The horizon at whose end each batch size and peak rate is at a loss; those that have none are left out."""
-        found = {}
-        for size in self.problem.batch_sizes:
-            for rate, ends in ends_of([run for run in self.decaying_runs if run.batch_size == size]).items():
-                horizon = _horizon_to(ends, loss)
-                if math.isfinite(horizon):
-                    found[size, rate] = horizon
-        return found
 
-    def decaying_tradeoff(self, loss: float) -> TradeoffFit | None:
-        """The trade-off of runs that end their decay at a loss, over horizons and peak rates; None where too few do."""
-        fewest: dict[int, float] = {}
-        for (size, _), examples in self.decaying_examples_to(loss).items():
-            fewest[size] = min(fewest.get(size, math.inf), examples)
-        if len(fewest) < 3:
-            return None
-        return fit_tradeoff(list(fewest), [examples / size for size, examples in fewest.items()])
+def tradeoff_through(loss: float, means: dict[tuple[int, float], float], spread: float, *, seed: int = 0) -> Tradeoff:
+    """The trade-off through the best rate of each batch size, with a bootstrap.
 
+    Args:
+        loss: that is reached.
+        means: log examples by batch size and learning rate; infinite where the loss is not reached.
+        spread: standard error of these.
+        seed: of the bootstrap.
 
-def _horizon_to(ends: dict[int, float], loss: float) -> float:
-    """The horizon that ends at a loss, interpolated between log losses at the end; infinite outside of those run."""
-    horizons = sorted(horizon for horizon, end in ends.items() if math.isfinite(end))
-    if not horizons:
-        return math.inf
-    logs = np.minimum.accumulate([ends[horizon] for horizon in horizons])
-    if not logs[-1] <= math.log(loss) <= logs[0]:
-        return math.inf
-    return math.exp(float(np.interp(-math.log(loss), -logs, np.log(horizons))))
+    Raises:
+        EvidenceError: fewer than three batch sizes reach the loss.
+    """
+    sizes, logs, rates = best_of_sizes(means)
+    fit = fit_tradeoff(sizes, np.exp(logs) / sizes)
+    rng = np.random.default_rng(seed)
+    laws = []
+    while len(laws) < RESAMPLES:
+        drawn = {key: mean + spread * rng.standard_normal() for key, mean in means.items()}
+        at, log_examples, _ = best_of_sizes(drawn)
+        chosen = rng.integers(len(at), size=len(at))
+        try:
+            laws.append(fit_tradeoff(at[chosen], np.exp(log_examples[chosen]) / at[chosen]).law)
+        except EvidenceError:
+            continue  # fewer than three different batch sizes
+    return Tradeoff(
+        loss,
+        tuple(map(int, sizes)),
+        tuple(map(float, np.exp(logs))),
+        tuple(map(float, rates)),
+        fit,
+        critical_batch_size=_interval([law.critical_batch_size for law in laws]),
+        steps_min=_interval([law.steps_min for law in laws]),
+        examples_min=_interval([law.examples_min for law in laws]),
+    )
 
 
 @cache
@@ -202,8 +181,8 @@ def tradeoffs_of(name: str) -> list[Tradeoff]:
     return [sweep_of(name).tradeoff(loss) for loss in PROBLEMS[name].losses]
 
 
-def _over_rates(table: dict[tuple[int, float], float], size: int, rate: float) -> float:
-    """Log steps at one batch size, interpolated over its learning rates."""
+def over_rates(table: dict[tuple[int, float], float], size: int, rate: float) -> float:
+    """A logarithm of steps or examples at one batch size, interpolated over its rates; infinite beyond them."""
     rates = sorted(r for s, r in table if s == size)
     if not rates[0] * 0.999 <= rate <= rates[-1] * 1.001:
         return math.inf
@@ -218,17 +197,18 @@ def _over_rates(table: dict[tuple[int, float], float], size: int, rate: float) -
     return (1.0 - part) * values[low] + part * values[k] if math.isfinite(values[low]) else math.inf
 
 
-def _log_mean(values: Floats) -> float:
+def log_mean(values: Floats) -> float:
+    """Of examples, over seeds; infinite where one does not get there."""
     return float(np.mean(np.log(np.maximum(values, 1.0)))) if np.all(np.isfinite(values)) else math.inf
 
 
-def _seed_spread(groups: Sequence[Floats]) -> float:
+def seed_spread(groups: Sequence[Floats]) -> float:
     """Standard deviation of log examples over seeds, pooled over configurations."""
     logs = [np.log(np.maximum(values, 1.0)) for values in groups if len(values) > 1 and np.all(np.isfinite(values))]
     return math.sqrt(float(np.mean([np.var(values, ddof=1) for values in logs]))) if logs else 0.0
 
 
-def _best_of_sizes(means: dict[tuple[int, float], float]) -> tuple[Floats, Floats, Floats]:
+def best_of_sizes(means: dict[tuple[int, float], float]) -> tuple[Floats, Floats, Floats]:
     """Batch sizes that reach the loss, log examples of their best learning rate, and that rate."""
     best: dict[int, tuple[float, float]] = {}
     for (size, rate), mean in means.items():

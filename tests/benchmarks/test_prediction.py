@@ -6,78 +6,51 @@ import math
 from typing import Any
 
 import pytest
-from prediction import (
-    GOALS,
-    baselines,
-    cheapest_config,
-    errors_of,
-    factor,
-    misses,
-    noise_at,
-    regrets_of,
-    summary,
-    tuned_rate,
-)
+from prediction import GOALS, baselines, live_summary, noise_at, regret, summary
+from prediction_table import misses
+from truth.decayed import decayed_sweep_of
 from truth.table import language_models, rows_of
-from truth.tradeoff import Tradeoff, sweep_of, tradeoffs_of
 
-from batchopt import StepCost
 from batchopt.evidence import ProbeReport, Provenance
 from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.uncertainty import log_normal
 
-PROBLEM = "digits_mlp"
-PRICE = StepCost(per_step=64.0, per_example=1.0)
+PROBLEM, LOSS = "digits_mlp", 0.1
+PRICE = GOALS["seconds at 64 + B"]
 
 
-@pytest.fixture(scope="module")
-def truth() -> Tradeoff:
-    return next(found for found in tradeoffs_of(PROBLEM) if found.loss == 0.1)
-
-
-def test_errors_weigh_problems_alike() -> None:
-    found = errors_of([("a", 2.0, 1.0), ("a", 1.0, 2.0), ("b", 8.0, 1.0)])
-    assert found["geometric_mean"] == pytest.approx(4.0)
-    assert found["by_problem"] == {"a": pytest.approx(2.0), "b": pytest.approx(8.0)}
-    assert found["worst"] == 8.0
-    assert factor(1.0, 5.0) == factor(5.0, 1.0) == 5.0
-
-
-def test_a_plan_beyond_the_grid_is_infinitely_regretted() -> None:
-    found = regrets_of([0.1, 0.2, None])
-    assert (found["median"], found["worst"], found["cases"]) == (0.2, None, 3)
-    assert found["beyond_40_percent"] == pytest.approx(1 / 3)
-    assert regrets_of([None, None, 0.1])["median"] is None
-
-
-def cell(prediction: list[float | None] | None, *, certain: bool = True) -> dict[str, Any]:
+def cell(prediction: list[float | None] | None, *, counted: bool = True) -> dict[str, Any]:
+    goal = {"regret": 0.1, "batch_regret": 0.0, "rate_ratio": 1.5, "rate_excess": 0.01}
     return {
         "loss": 1.0,
         "truth": 100.0,
-        "certain": certain,
+        "counted": counted,
         "prediction": prediction,
         "lowest_observed": 1.5,
-        "decaying": [50.0, 30.0],
-        "examples_min": 20.0,
         "noise": {"simple": 400.0, "preconditioned": None, "hessian": 50.0},
-        "goals": {"balanced": {"regret": 0.1, "rate_ratio": 1.5}},
-        "baselines": {"balanced": {"batch 32, tuned rate": None}},
+        "goals": {"64 + B": goal, "512 + B": {"failure": "too low", "regret": None}},
+        "baselines": {"64 + B": {"batch 32, tuned rate": None}},
     }
 
 
-def test_the_summary_counts_what_is_certain() -> None:
-    cells = [cell([200.0, 90.0, None]), cell([50.0, 20.0, 90.0]), cell(None), cell([1e9, 1e8, 1e10], certain=False)]
-    rows = [{"problem": "a", "failure": None, "losses": cells}, {"problem": "b", "failure": "too small", "losses": []}]
+def test_the_summary_counts_what_is_certain_and_resolved() -> None:
+    cells = [cell([200.0, 90.0, None]), cell([50.0, 20.0, 90.0]), cell(None), cell([1e9, 1e8, 1e10], counted=False)]
+    rows = [
+        {"problem": "a", "failure": None, "losses": cells, "constant": [cell([300.0, 250.0, 350.0])]},
+        {"problem": "b", "failure": "too small", "losses": [], "constant": []},
+    ]
     found = summary(rows)
-    assert (found["probes"], found["failed"], found["cells"], found["unanswered"]) == (2, 1, 3, 1)
-    assert found["errors"]["forecast"]["geometric_mean"] == pytest.approx(2.0)
-    assert found["errors"]["simple noise scale"]["worst"] == pytest.approx(4.0)
-    assert found["errors"]["preconditioned noise scale"]["geometric_mean"] is None
-    assert found["errors"]["forecast, truth with cosine decay"]["worst"] == pytest.approx(4.0)
-    assert found["examples_under_decay"] == pytest.approx(1.5)
-    assert found["coverage"] == 0.5
-    assert found["regrets"]["plan"]["median"] == pytest.approx(0.1)
-    assert found["rate_within_2"] == 1.0
+    critical = found["critical_batch_size"]
+    assert (found["probes"], found["failed"], critical["cells"], critical["unanswered"]) == (2, 1, 3, 1)
+    assert critical["geometric_mean"] == pytest.approx(2.0)
+    assert critical["signed"] == pytest.approx(1.0)
+    assert critical["coverage"] == 0.5
+    assert found["constant_rates"]["worst"] == pytest.approx(3.0)
+    assert found["noise_scales"]["simple"]["worst"] == pytest.approx(4.0)
+    assert found["noise_scales"]["preconditioned"]["geometric_mean"] is None
+    assert found["regrets"]["plan"]["never"] == found["regret_by_problem"]["a"]["never"] == 3
+    assert found["regrets"]["batch 32, tuned rate"]["cases"] == 3
+    assert found["rate_within_2_percent"] == found["rate_within_factor_2"] == 0.5
 
 
 def test_misses_are_told_with_what_the_forecast_said() -> None:
@@ -90,26 +63,39 @@ def test_misses_are_told_with_what_the_forecast_said() -> None:
     )
 
 
-def test_the_cheapest_setting_has_no_regret(truth: Tradeoff) -> None:
-    cost, size, rate = cheapest_config(PROBLEM, truth.loss, PRICE)
-    sweep = sweep_of(PROBLEM)
-    assert sweep.steps(size, rate, truth.loss) * PRICE(size) == pytest.approx(cost)
-    others = [sweep.steps(b, r, truth.loss) * PRICE(b) for b, r in sweep.configs]
-    assert min(others) >= cost * (1 - 1e-9)
-    assert tuned_rate(truth, size) == pytest.approx(rate)
+def test_live_runs_are_told_beside_what_was_said_of_them() -> None:
+    fixed = {"problem": "a", "way": "schedule", "reached": True, "last_loss": 1.1, "predicted_loss": [1.0, 0.9, 1.2]}
+    adaptive = {
+        "problem": "a", "way": "adaptive", "reached": True, "spent": 30.0, "predicted_cost": 20.0, "examples": 50.0,
+        "predicted_examples": [40.0, 30.0, 45.0], "missed_decays": 2,
+    }  # fmt: skip
+    lost = {"problem": "a", "way": "adaptive", "reached": False, "failure": "no plan"}
+    none = {"problem": "a", "way": "schedule", "reached": False, "failure": "no plan"}
+    found = live_summary([fixed, adaptive, lost, none])["all"]
+    assert found["final_loss"]["median_absolute_log_error"] == pytest.approx(math.log(1.1))
+    assert (found["final_loss"]["runs"], found["final_loss"]["without_a_plan"]) == (1, 1)
+    assert found["final_loss"]["coverage"] == 1.0
+    told = found["adaptive"]
+    assert (told["runs"], told["arrived"], told["examples_in_interval"], told["missed_decays"]) == (2, 1, 0, 2)
+    assert told["cost_over_predicted"] == pytest.approx([1.5] * 3)
 
 
-def test_baselines_are_settings_of_the_sweep(truth: Tradeoff) -> None:
-    for least in GOALS.values():
-        found = baselines(PROBLEM, truth, least, noise=truth.fit.law.critical_batch_size)
+def test_the_cheapest_setting_has_no_regret() -> None:
+    sweep = decayed_sweep_of(PROBLEM)
+    best = sweep.cheapest(LOSS, PRICE)
+    assert regret(PROBLEM, best.batch_size, best.learning_rate, LOSS, PRICE) == pytest.approx(0.0)
+    others = [regret(PROBLEM, size, rate, LOSS, PRICE) for size, rate in sweep.ladders]
+    assert all(other is None or other > -1e-9 for other in others)
+    assert regret(PROBLEM, best.batch_size, 1e3, LOSS, PRICE) is None
+
+
+def test_baselines_are_settings_of_the_sweep() -> None:
+    for price in GOALS.values():
+        found = baselines(PROBLEM, LOSS, price, noise=20.0)
         assert len(found) == 5
-        assert all(regret is None or regret > -1e-9 for regret in found.values())
+        assert all(value is None or value > -1e-9 for value in found.values())
         assert found["largest batch, tuned rate"] is not None
-    assert len(baselines(PROBLEM, truth, "balanced", noise=None)) == 4
-    # At balanced prices the critical batch size with its best rate is close to the best there is.
-    balanced = baselines(PROBLEM, truth, "balanced", noise=truth.fit.law.critical_batch_size)["B_simple, tuned rate"]
-    assert balanced is not None
-    assert balanced < 0.35
+    assert len(baselines(PROBLEM, LOSS, PRICE, noise=None)) == 4
 
 
 def test_noise_is_carried_by_kind() -> None:
@@ -127,8 +113,15 @@ def test_noise_is_carried_by_kind() -> None:
 def test_the_table_has_every_loss_and_the_published_models() -> None:
     rows = rows_of(PROBLEM)
     assert [row["loss"] for row in rows] == [1.0, 0.3, 0.1, 0.03, 0.01]
-    assert all(row["critical_batch_size"][1] <= row["critical_batch_size"][2] for row in rows)
+    for row in rows:
+        for told in (row["constant"], row["decaying"]):
+            value, low, high = told["critical_batch_size"]
+            assert low <= value <= high
+            assert min(told["learning_rates"]) <= told["learning_rate"] <= max(told["learning_rates"])
+            assert math.isfinite(told["residual"])
+        assert row["decaying"]["examples_min"][0] < row["constant"]["examples_min"][0]
+        assert row["decaying"]["held_out_loss"] > 0
+    assert [row["decaying"]["resolved"] for row in rows] == [False, True, True, True, True]
     found = [row["critical_batch_size"][0] for row in language_models()]
     # Reference values of the five models.
     assert found == pytest.approx([2192, 3241, 5434, 7905, 11125], rel=2e-3)
-    assert all(math.isfinite(row["residual"]) for row in rows)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from truth import quadratic
 from truth.curves import Run, pack, unpack
+from truth.decayed import DecayedSweep
 from truth.problems import PROBLEMS, Problem
 from truth.sweep import missing, rank
 from truth.tradeoff import Sweep
 
+from batchopt import StepCost
+from batchopt.errors import EvidenceError
 from batchopt.tradeoff import TradeoffLaw
 
 SMALL = replace(
@@ -128,3 +131,78 @@ def test_curves_survive_packing(tmp_path: Path) -> None:
         assert twin.examples == run.examples
         assert twin.losses == pytest.approx(run.losses, rel=1e-6)
         assert twin.outcome == run.outcome
+
+
+def ladder(batch_size: int, learning_rate: float, seed: int, *, times: float, last: int = 12) -> list[Run]:
+    """A stable run and its cooldowns, which end at loss 0.5 after `times` the law's examples."""
+    needed = float(LAW.examples(batch_size)) * times
+    stable = Run(batch_size, learning_rate, seed, 0, "stopped", (1,), (2.0,), (2.0,), "wsd")
+    ends = [2 ** (9 + k) for k in range(last)]
+    losses = [0.5 * (end / needed) ** -0.5 for end in ends]
+    return [stable] + [
+        Run(batch_size, learning_rate, seed, end, "reached", (end,), (loss,), (2.0 * loss,), "wsd")
+        for end, loss in zip(ends, losses, strict=True)
+    ]
+
+
+def decayed(*, sizes: tuple[int, ...] = (4, 16, 64, 256)) -> DecayedSweep:
+    """The best rate is 0.1 everywhere; 0.05 takes twice the examples, and 0.2 diverges."""
+    runs = [
+        run
+        for size in sizes
+        for seed in (0, 1)
+        for rate, times in ((0.05, 2.0), (0.1, 1.0))
+        for run in ladder(size, rate, seed, times=times * (1.0 + 0.02 * seed))
+    ]
+    broken = [Run(size, 0.2, 0, 0, "diverged", (1,), (2.0,), (2.0,), "wsd") for size in sizes]
+    return DecayedSweep("quadratic", runs + broken)
+
+
+def test_decayed_runs_tell_the_trade_off() -> None:
+    found = decayed().tradeoff(0.5)
+    assert found is not None
+    assert found.fit.law.critical_batch_size == pytest.approx(LAW.critical_batch_size, rel=0.01)
+    assert found.learning_rates == (0.1,) * 4
+    low, high = found.critical_batch_size
+    assert low <= LAW.critical_batch_size <= high
+    assert decayed().is_resolved(found)
+
+
+def test_a_loss_that_the_shortest_runs_reach_is_not_resolved() -> None:
+    sweep = decayed()
+    assert sweep.floored(1.5) == (4, 16, 64)
+    assert sweep.tradeoff(1.5) is None
+    assert sweep.tradeoff(2.5) is None
+
+
+def test_decayed_settings_between_rates_and_beyond() -> None:
+    sweep, fewest = decayed(), float(LAW.examples(16)) * math.sqrt(1.02)
+    assert sweep.examples(16, 0.1, 0.5) == pytest.approx(fewest, rel=1e-3)
+    assert sweep.examples(16, 0.05, 0.5) == pytest.approx(2.0 * fewest, rel=1e-3)
+    assert sweep.examples(16, math.sqrt(0.05 * 0.1), 0.5) == pytest.approx(math.sqrt(2.0) * fewest, rel=1e-3)
+    # The speed falls to zero at the rate that diverges.
+    assert sweep.examples(16, math.sqrt(0.1 * 0.2), 0.5) == pytest.approx(2.0 * fewest, rel=1e-3)
+    assert math.isinf(sweep.examples(16, 0.2, 0.5))
+    assert math.isinf(sweep.examples(16, 0.04, 0.5))
+    assert math.isinf(sweep.examples(8, 0.1, 0.5))
+
+
+def test_a_rate_that_was_not_followed_to_the_loss_is_as_far_behind_as_it_must_be() -> None:
+    runs = ladder(16, 0.1, 0, times=1.0) + ladder(16, 0.05, 0, times=9.0, last=5)
+    sweep = DecayedSweep("quadratic", runs)
+    assert math.exp(sweep.log_examples(0.5)[16, 0.05]) == pytest.approx(2.0 * 2**13)
+
+
+def test_the_cheapest_decayed_setting_and_how_far_others_end_above() -> None:
+    sweep = decayed()
+    price = StepCost(per_step=0.0, per_example=1.0)
+    best = sweep.cheapest(0.5, price)
+    assert (best.batch_size, best.learning_rate) == (4, 0.1)
+    assert best.cost == pytest.approx(best.examples)
+    assert sweep.cheapest(0.5, price, 64).batch_size == 64
+    with pytest.raises(EvidenceError, match="no run of batch size 8"):
+        sweep.cheapest(0.5, price, 8)
+    assert sweep.excess(64, 0.1, 5_000) == pytest.approx(0.0)
+    assert sweep.excess(64, 0.05, 5_000) == pytest.approx(0.5 * math.log(2.0))
+    assert math.isinf(sweep.excess(64, 0.4, 5_000))
+    assert sweep.held_out(16, 0.1, 4_096) == pytest.approx(2.0 * math.exp(sweep.ladders[16, 0.1][4_096]))
