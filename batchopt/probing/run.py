@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from batchopt.probing.sharded_gradients import check_sharding
 from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.step_rates import StepRates
-from batchopt.probing.task import Batch, TrainingTask, batch_loss
+from batchopt.probing.task import TrainingTask, batch_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,25 +27,6 @@ if TYPE_CHECKING:
 
 RANK_STRIDE, EXAMPLE_STRIDE = 1_000_003, 7_919
 """Seeds of what is random in training are this far apart from one process to the next, and for every example before."""
-
-
-class GradientReader(Protocol):
-    """What looks at gradients on their way: a `NoiseScaleMonitor`."""
-
-    def backward(self, batch: Batch) -> Tensor:
-        """Add the gradient of a whole batch's loss to `.grad`, and give the loss."""
-
-    def micro_batch(self, examples: int, *, weight: float) -> None:
-        """A part of a batch, of so many examples and of that weight, has added its gradient."""
-
-    def step(self, examples: int, *, weight: float, divisor: float) -> None:
-        """All parts of a batch have, those of other processes as well; their weighted losses were divided."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and text."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from them."""
 
 
 class TrainingRun:
@@ -72,7 +53,6 @@ class TrainingRun:
         examples_seen: examples that got a gradient: the position in the data order.
         steps: optimizer steps taken.
         scaler: of gradients, under float16.
-        reader: looks at the gradients of every step; None for nothing.
         group: that it is trained by; None for this process alone.
         is_sharded: whether every process holds a part of every parameter only.
 
@@ -102,7 +82,6 @@ class TrainingRun:
         self.learning_rate = learning_rate
         self.examples_seen = 0
         self.steps = 0
-        self.reader: GradientReader | None = None
         self._population = population
         host = not isinstance(task.data, tuple) or task.collate_fn is not None
         self._randomness = OwnRandomness(seed, device=task.torch_device, host=host)
@@ -212,8 +191,6 @@ class TrainingRun:
     def _at_once(self, indices: NDArray[np.int64]) -> float:
         """The batch's loss, its gradient added to `.grad`."""
         batch = fetch(self.task, indices)
-        if self.reader is not None:
-            return self._finite(float(self.reader.backward(batch).item()), len(indices))
         loss = batch_loss(*self.task.losses(self.model, batch))
         _check_attached(loss)
         value = self._finite(loss.item(), len(indices))
@@ -236,14 +213,10 @@ class TrainingRun:
             _check_attached(total)
             sums += torch.stack([total.detach(), weights.sum()]).double().cpu()
             torch.autograd.backward(self.scaler.scale(total / guess))
-            if self.reader is not None:
-                self.reader.micro_batch(int(counts[part].sum()), weight=float(weights.sum()))
         if self.group is not None:
             self.group.add_up(sums)
             self._add_up_gradients(self.group)
         total_loss, weight = sums.tolist()
-        if self.reader is not None:
-            self.reader.step(len(indices), weight=weight, divisor=guess)
         self._finite(total_loss, len(indices))
         if weight <= 0:
             raise TaskError(f"the weights of a batch must add up to more than 0, got {weight} {self._where()}")
@@ -342,7 +315,6 @@ class TrainingRun:
             "examples_seen": self.examples_seen,
             "steps": self.steps,
             "mean_weight": self._mean_weight,
-            **({} if self.reader is None else {"reader": self.reader.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -367,8 +339,6 @@ class TrainingRun:
             self._randomness.load_state_dict(of_all[self.group.rank])
         elif self.group is not None:
             self._draw_apart(self.group)
-        if self.reader is not None and "reader" in state:
-            self.reader.load_state_dict(state["reader"])
 
 
 def _check_no_fsdp1(model: nn.Module) -> None:

@@ -122,7 +122,7 @@ def _add_rates(figure: go.Figure, rates: tuple[tuple[int, float], ...], name: st
     below |= {"title": {"text": name}, "type": "linear", "domain": [0.0, _BELOW], "rangemode": "tozero"}
     for key in ("range", "tickvals", "ticktext", "tickmode", "dtick"):
         below.pop(key, None)
-    figure.update_layout(yaxis={"domain": [_BELOW + 0.1, 1.0]}, yaxis2=below)
+    figure.update_layout(yaxis={"domain": [_BELOW + 0.1, 1.0]}, yaxis2=below, xaxis={"anchor": "y2"})
 
 
 def _rate(piece: Piece) -> str:
