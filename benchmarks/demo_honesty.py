@@ -36,7 +36,7 @@ def demo(seed: int) -> dict[str, Any]:
     task = make_task()
     try:
         forecast = Forecast.fit(probe(task, examples=BUDGET, seed=seed))
-        plan = forecast.plan(ReachLoss(GOAL_LOSS))
+        plan = forecast.plan(ReachLoss(GOAL_LOSS), learning_rate_schedule="wsd")
     except BatchoptError as error:
         return {"seed": seed, "reached": False, "failure": f"{type(error).__name__}: {error}"}
     adaptive = AdaptiveSchedule(plan, forecast) if plan.learning_rate_schedule == "wsd" else None

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_forecast(forecast, console, [])
 
     console.heading(f"3. Plan: least time to a loss of {GOAL_LOSS}")
-    plan = forecast.plan(ReachLoss(GOAL_LOSS))
+    # The stable part of a wsd run has no end: the run itself decides when its rate decays.
+    plan = forecast.plan(ReachLoss(GOAL_LOSS), learning_rate_schedule="wsd")
     save_plan(plan, out)
     show_plan(plan, console)
 
@@ -83,11 +84,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
     study = search_around(plan, forecast, task, args, console)
 
     console.heading("5. Train by the plan: predicted beside measured")
-    # The stable part of a wsd run has no end: the run itself decides when its rate decays.
-    adaptive = AdaptiveSchedule(plan, forecast) if plan.learning_rate_schedule == "wsd" else None
-    result = train_by(task, adaptive or plan.schedule, console, plan=plan, seed=args.seed + 1)
-    if adaptive is not None:
-        show_decays(adaptive, result, console)
+    adaptive = AdaptiveSchedule(plan, forecast)
+    result = train_by(task, adaptive, console, plan=plan, seed=args.seed + 1)
+    show_decays(adaptive, result, console)
     rows = compare(plan, plan.schedule, result)
     show_comparison(result, rows, console)
     show_worse_study(study, plan, result, console)

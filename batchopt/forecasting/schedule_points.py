@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PIECES = 14
 """A course has so many pieces, evenly over the logarithm of its steps, beside those that its points ask for."""
-PIECES_OF_RAMP = 6
+PIECES_OF_RAMP = 8
 """Pieces of each stretch over which the rate rises or falls."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
