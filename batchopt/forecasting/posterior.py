@@ -34,9 +34,6 @@ FEATURES = 128
 """Random Fourier features of a draw: the kernel is met within 0.09, the error of a mean of so many cosines."""
 UNTRIED = 2.01
 """Rates are used up to this multiple of the highest that was run."""
-BEYOND = math.log(64.0)
-WANDER = 0.2
-MOMENTUM, DAMP = 0.0, 0.7
 DIGITS = 5
 """Significant digits of what the law misses."""
 SCATTER = 0.15
@@ -141,17 +138,16 @@ class LossPosterior(Record):
         noise = np.concatenate([np.zeros((1, len(errors))), noise])
         covariance = _nearness(points.places, points.places) * sd**2 + of_run @ of_run.T + np.diag(errors**2)
         weights = np.linalg.solve(covariance, (missed - features(points.places) - noise).T).T
-        rows, knots = _carried_on(law.rows, frame.knots, rng)
         return cls(
             initial_loss=evidence.initial_loss,
             lowest_loss=lowest,
             scale=frame.scale,
-            knots=tuple(knots.tolist()),
+            knots=tuple(frame.knots.tolist()),
             middle_batch_size=frame.batch_size,
             middle_rate=frame.rate,
             is_adaptive=frame.is_adaptive,
             delay=delay,
-            rows=_as_tuples(rows),
+            rows=_as_tuples(law.rows),
             places=_rounded(points.places),
             weights=_rounded(weights),
             frequencies=_rounded(features.frequencies),
@@ -272,16 +268,6 @@ class LossPosterior(Record):
     @cached_property
     def _features(self) -> _Features:
         return _Features(np.array(self.frequencies), np.array(self.phases), np.array(self.amplitudes))
-
-
-def _carried_on(rows: Floats, knots: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Parameters with log slopes of D beyond the runs, and knots: each draw's slopes wander, the best guess's stay."""
-    further = math.ceil(BEYOND / knots[1])
-    steps = WANDER * rng.standard_normal((len(rows), further))
-    steps[0] = 0.0
-    steps += MOMENTUM * (rows[:, -1:] - rows[:, -3:-2]) / 2 * DAMP ** np.arange(1, further + 1)
-    wide = np.concatenate([rows, rows[:, -1:] + np.cumsum(steps, axis=1)], axis=1)
-    return wide, np.concatenate([knots, knots[-1] + knots[1] * np.arange(1, further + 1)])
 
 
 @dataclass(frozen=True, slots=True)

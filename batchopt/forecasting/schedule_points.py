@@ -30,10 +30,12 @@ PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
 UNKNOWN = 4.0
 """Where no lower rate of the batch size was fine, one this factor below is taken to be."""
-BROKEN = 0.35
-"""A run that ends so far above one of its batch size at a lower rate, in log loss at no fewer examples, is broken: its
-rate is too high in a way that the law does not describe (dead units), so it is left out and bounds the rates. Softmax
-regression and perceptrons of `benchmarks/truth` have such runs."""
+STUCK, BROKEN = 0.05, 0.35
+"""A run whose loss ends no further than the first below the initial one, in logs, and further than the second above
+that of a run of its batch size at a lower rate and no more examples, is broken: its rate is too high in a way that the
+law does not describe (dead units), so it is left out and bounds the rates. Softmax regression and perceptrons of
+`benchmarks/truth` have such runs. One that fell and is far behind is none: it is noisy, and decays to a low loss.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
     """
     first = initial_loss or _initial_loss(runs)
     offset = TrainingOffset(runs, first)
-    broken = {id(run) for run in runs if run.outcome != "diverged" and _is_broken(run, runs)}
+    broken = {id(run) for run in runs if run.outcome != "diverged" and _is_broken(run, runs, first)}
     unstable = {(run.batch_size, run.learning_rate) for run in runs if run.outcome == "diverged" or id(run) in broken}
     courses, chosen, used = [], [], []
     for run in runs:
@@ -126,9 +128,9 @@ def _initial_loss(runs: Sequence[Branch]) -> float:
     return float(np.median(firsts))
 
 
-def _is_broken(run: Branch, runs: Sequence[Branch]) -> bool:
+def _is_broken(run: Branch, runs: Sequence[Branch], initial_loss: float) -> bool:
     own = math.log(max(run.last_loss, 1e-300))
-    return any(
+    return own > math.log(initial_loss) - STUCK and any(
         other.batch_size == run.batch_size
         and other.learning_rate < run.learning_rate
         and other.outcome != "diverged"

@@ -11,7 +11,7 @@ from forecasting.noisy_quadratic import Schedule, constant, cosine, made_run, ra
 from numpy.typing import NDArray
 
 from batchopt.errors import EvidenceError
-from batchopt.forecasting import schedule_law
+from batchopt.forecasting import schedule_fit, schedule_law
 from batchopt.forecasting.schedule_fit import Points, ScheduleLaw, fit_schedule_law, steepness_of
 from batchopt.forecasting.schedule_law import SHAPE, Course, Courses, Frame, course, frame_of, losses
 from batchopt.forecasting.schedule_slopes import log_loss_slopes
@@ -57,8 +57,9 @@ def law_errors(law: ScheduleLaw, points: Points) -> NDArray[np.float64]:
 
 
 def test_it_fits_a_noisy_quadratic_under_every_schedule(
-    quadratic: dict[str, list[tuple[Course, NDArray[np.float64]]]],
+    quadratic: dict[str, list[tuple[Course, NDArray[np.float64]]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schedule_fit, "MISSED", 0.02)  # as close as the law's form allows
     law = fitted(list(itertools.chain(*quadratic.values())))
     for name, runs in quadratic.items():
         errors = law_errors(law, points_of(runs))
@@ -81,6 +82,16 @@ def test_steepness_is_that_of_the_lowest_ends_where_only_ends_are_known() -> Non
     assert steepness_of(Points(Courses(runs), index, first, logs, np.zeros(4))) == pytest.approx(0.3 / math.log(8.0))
     alike = Points(Courses(runs[::2]), index[:2], first[:2], logs[::2], np.zeros(2))
     assert steepness_of(alike) == 1.0, "runs of one length say nothing"
+
+
+def test_steepness_is_not_that_of_runs_that_end_on_a_plateau() -> None:
+    edges = np.geomspace(1.0, 4_096.0, 13)
+    runs = [course(4.0, 0.1, [0.0, *edges[: 13 if long else 8]]) for long in (True, False, False, False)]
+    run = np.repeat(np.arange(4), [13, 8, 8, 8])
+    piece = np.concatenate([np.arange(13), *[np.arange(8)] * 3])
+    logs = np.minimum(0.0, -0.8 * np.log(edges[piece] / edges[7]))
+    points = Points(Courses(runs), run, piece, logs, np.zeros(len(run)))
+    assert steepness_of(points) == pytest.approx(0.8)
 
 
 def random_rows(n: int, frame: Frame) -> NDArray[np.float64]:

@@ -124,7 +124,7 @@ def test_nothing_is_pruned_where_the_goal_is_beyond_the_law() -> None:
 
 def test_nothing_is_pruned_on_a_law_that_completed_trials_deny() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
-    surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST))
+    surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST.constant))
     assert isinstance(surrogate, Surrogate)
     assert judge(surrogate, bar_of(surrogate), 8, 1e-5, {}).rejected
     denied = replace(surrogate, misfit=math.inf)
@@ -134,7 +134,7 @@ def test_nothing_is_pruned_on_a_law_that_completed_trials_deny() -> None:
 
 def test_the_bar_gives_way_by_as_much_as_the_law_missed() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
-    surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST))
+    surrogate = build_surrogate(optuna.create_study(), Known(settings, FORECAST.constant))
     assert isinstance(surrogate, Surrogate)
     sharp, blunt = (judge(s, bar_of(s), 8, 1e-5, {}) for s in (surrogate, replace(surrogate, misfit=math.log(3.0))))
     assert sharp.optimistic == pytest.approx(3.0 * (blunt.optimistic or 0.0))

@@ -56,7 +56,7 @@ def test_a_first_trial_ends_where_the_forecast_is_long_exceeded() -> None:
 
 
 def test_what_a_forecast_expects_of_the_best() -> None:
-    known = Known(StudySettings(GOAL, "batch_size", False, "lr"), forecast_of(LAW, spread=0.01))
+    known = Known(StudySettings(GOAL, "batch_size", False, "lr"), forecast_of(LAW, spread=0.01).constant)
     surrogate = build_surrogate(optuna.create_study(), known)
     assert isinstance(surrogate, Surrogate)
     assert surrogate.expected == pytest.approx(BEST, rel=0.1)

@@ -58,18 +58,20 @@ def test_learned_prices_are_never_negative() -> None:
 
 def test_a_measured_price_is_scaled_to_what_trials_took() -> None:
     measured = StepCost(1e-3, 0.5e-5, knees=(Knee(4096.0, 1e-6),), largest_batch_size=8192)
-    scaled = price_of(SECONDS, forecast_of(LAW, step_cost=measured), timed([16, 64, 256]), KNEE)
+    scaled = price_of(SECONDS, forecast_of(LAW, step_cost=measured).constant, timed([16, 64, 256]), KNEE)
     assert scaled is not None
     assert scaled.per_step == pytest.approx(2e-3, rel=0.15)
     assert scaled.knees[0].per_example == pytest.approx(2e-6, rel=0.15)
     assert scaled.largest_batch_size == 8192
-    assert price_of(SECONDS, forecast_of(LAW, step_cost=measured), [], KNEE) == measured
+    assert price_of(SECONDS, forecast_of(LAW, step_cost=measured).constant, [], KNEE) == measured
 
 
 def test_balanced_is_priced_by_the_forecast() -> None:
-    forecast = forecast_of(LAW)
+    forecast = forecast_of(LAW).constant
     goal = ReachLoss(LOSS, least="balanced")
-    assert price_of(goal, forecast, [], KNEE) == forecast.plan(goal).price
+    steps_min, examples_min = (float(draws[0]) for draws in forecast.law.hyperbola(LOSS))
+    expected = goal.price(steps_min=steps_min, examples_min=examples_min)
+    assert price_of(goal, forecast, [], KNEE) == expected
     guess = price_of(ReachLoss(LOSS, least="balanced"), None, [], KNEE)
     assert guess is not None
     assert (guess.per_step, guess.unit) == (KNEE, GUESSED)

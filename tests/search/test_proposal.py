@@ -31,7 +31,7 @@ RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribut
 
 
 def surrogate_of(spread: float = 0.3, settings: StudySettings = SETTINGS) -> Surrogate:
-    surrogate = build_surrogate(optuna.create_study(), Known(settings, forecast_of(LAW, spread=spread)))
+    surrogate = build_surrogate(optuna.create_study(), Known(settings, forecast_of(LAW, spread=spread).constant))
     assert isinstance(surrogate, Surrogate)
     return replace(surrogate, space=SPACE)
 

@@ -54,7 +54,7 @@ def add_run(study: optuna.Study, size: int, rate: float, *, pruned_at: int | Non
 
 
 def built(study: optuna.Study, forecast: Forecast | None, settings: StudySettings = SETTINGS) -> Surrogate:
-    surrogate = build_surrogate(study, Known(settings, forecast))
+    surrogate = build_surrogate(study, Known(settings, None if forecast is None else forecast.constant))
     assert isinstance(surrogate, Surrogate), surrogate
     return surrogate
 
@@ -224,7 +224,7 @@ def test_memory_bounds_the_space() -> None:
 
 def test_a_goal_that_needs_no_training() -> None:
     easy = replace(SETTINGS, goal=ReachLoss(5.0, least=PRICE))
-    thin = build_surrogate(optuna.create_study(), Known(easy, forecast_of(LAW)))
+    thin = build_surrogate(optuna.create_study(), Known(easy, forecast_of(LAW).constant))
     assert thin == Thin("the goal's loss is not below the initial loss, 2.3")
 
 
@@ -232,7 +232,7 @@ def test_seconds_that_nobody_measured() -> None:
     seconds = replace(SETTINGS, goal=ReachLoss(LOSS))
     assert built(optuna.create_study(), forecast_of(LAW, step_cost=None), seconds).price.unit == GUESSED
     seconds = replace(SETTINGS, goal=LowestLoss(within=10.0))
-    thin = build_surrogate(optuna.create_study(), Known(seconds, forecast_of(LAW, step_cost=None)))
+    thin = build_surrogate(optuna.create_study(), Known(seconds, forecast_of(LAW, step_cost=None).constant))
     assert isinstance(thin, Thin)
     assert "no step cost was measured" in thin.reason
 
@@ -254,10 +254,10 @@ def test_diverged_trials_bound_the_learning_rate() -> None:
 
 def test_a_contradiction_is_refused_once_the_parameters_are_there() -> None:
     study = optuna.create_study(direction="maximize")
-    assert isinstance(build_surrogate(study, Known(SETTINGS, forecast_of(LAW))), Surrogate)
+    assert isinstance(build_surrogate(study, Known(SETTINGS, forecast_of(LAW).constant)), Surrogate)
     add_run(study, 64, 0.1)
     with pytest.raises(EvidenceError, match="must minimise, got direction maximize"):
-        build_surrogate(study, Known(SETTINGS, forecast_of(LAW)))
+        build_surrogate(study, Known(SETTINGS, forecast_of(LAW).constant))
 
 
 def test_the_same_evidence_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_the_same_evidence_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> No
     update = module.fit_paced
     monkeypatch.setattr(module, "fit_paced", counting)
     module._fit.cache_clear()
-    known = Known(SETTINGS, forecast_of(LAW))
+    known = Known(SETTINGS, forecast_of(LAW).constant)
     for _ in range(3):
         assert isinstance(build_surrogate(study, known), Surrogate)
     assert len(calls) == 1

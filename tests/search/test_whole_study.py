@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from forecasting.known_law import forecast_with
 from forecasting.synthetic import fitted, simulated_report, true_law
 from landscape import (
     BEST,
@@ -93,7 +94,7 @@ def test_without_a_probe_it_spends_less_than_the_default(seeds: Sequence[int], e
 def test_seconds_are_learned_where_no_step_was_timed() -> None:
     """The objective returns its own seconds; until the price is known the base sampler proposes."""
     clock = StepCost(0.064, 0.001)
-    forecast = Forecast(LAW, None, None, 4096, (1e-4, 10.0), ())
+    forecast = forecast_with(LAW)
     study = optuna.create_study(
         sampler=TradeoffSampler(forecast, goal=ReachLoss(LOSS), seed=1, **NAMES),  # type: ignore[arg-type]
     )

@@ -214,11 +214,11 @@ def test_a_killed_training_goes_on_bit_for_bit(
     class KilledError(Exception):
         pass
 
-    calls = {"left": -1}
+    calls = {"made": 0, "last": 0}
 
-    def kill(examples: int, loss: float) -> None:
-        calls["left"] -= 1
-        if calls["left"] == 0:
+    def count(examples: int, loss: float) -> None:
+        calls["made"] += 1
+        if calls["made"] == calls["last"]:
             raise KilledError
 
     def follow(**given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
@@ -226,13 +226,13 @@ def test_a_killed_training_goes_on_bit_for_bit(
         show_the_laws_loss(monkeypatch, adaptive, first_decay=first_decay)
         return adaptive, train(task(), adaptive, seed=3, **given)
 
-    adaptive, whole = follow()
-    evaluations = len(whole.curve.examples) + 3 * len(adaptive.missed)
+    adaptive, whole = follow(on_evaluation=count)
+    evaluations = calls["made"]
     for k in (evaluations // 2, evaluations - 3, evaluations - 1):
         checkpoint = tmp_path / f"killed-{k}"
-        calls["left"] = k
+        calls.update(made=0, last=k)
         with pytest.raises(KilledError):
-            follow(checkpoint=checkpoint, on_evaluation=kill)
+            follow(checkpoint=checkpoint, on_evaluation=count)
         again, result = follow(checkpoint=checkpoint)
         assert again.state() == adaptive.state()
         assert result.curve == whole.curve
