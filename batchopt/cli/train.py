@@ -149,7 +149,7 @@ def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Con
             f"{decay.predicted:.4g} was predicted: the run went back to {decay.begin:,} and on from there."
         )
     begin, planned = adaptive.decay_begins, adaptive.planned_beginning
-    if result.examples <= begin:
+    if result.reached is not None and result.reached <= begin:
         console.say(f"the loss was reached before the rate decayed; planned from {planned:,} examples on")
     else:
         console.say(f"the rate decayed from {begin:,} examples on; planned from {planned:,} on")
@@ -230,8 +230,10 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
         return [Comparison("loss at the end", plan.loss, result.curve.losses[-1])] if is_whole else []
     # The plan's intervals are of its constant batch size; the totals of a schedule that raises it shift them.
     rows = [
-        Comparison("steps", plan.steps.scaled(schedule.steps * plan.batch_size / plan.horizon), steps),
-        Comparison("examples", plan.examples.scaled(schedule.examples / plan.horizon), examples),
+        Comparison(
+            "steps", plan.steps.scaled(schedule.steps * plan.batch_size / plan.horizon), steps + result.steps_gone_back
+        ),
+        Comparison("examples", plan.examples.scaled(schedule.examples / plan.horizon), examples + result.gone_back),
     ]
     if plan.seconds is not None and processes.count() == 1:  # a step of several takes another time
         gain = plan.schedule_cost.value / plan.cost.value
@@ -247,8 +249,8 @@ def check_reached(plan: Plan, result: TrainingResult) -> None:
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
     raise GoalMissedError(
         f"the plan's loss of {plan.goal.loss:.4g} must be reached, and the training ended at {losses} after "
-        f"{result.examples:,} examples: let the run decide when its rate decays (--adapt FORECAST), or plan for a loss "
-        "nearer to those that the probe saw"
+        f"{result.examples:,} examples, where nine of ten runs were expected to be there: let the run decide when its "
+        "rate decays (--adapt FORECAST), or probe for longer"
     )
 
 

@@ -42,7 +42,9 @@ def examples_by_own_decision(
     warmup_examples: int,
     chance: float = CHANCE,
 ) -> Floats:
-    """Examples at which runs reach a loss, (1 + draws,); inf where none of the beginnings leads there.
+    """Examples with which runs reach a loss, (1 + draws,); inf where none of the beginnings leads there.
+
+    Those of decays that missed, and that the run went back on, are counted.
 
     Args:
         posterior: what is believed.
@@ -85,19 +87,20 @@ def _paths(
 def _crossing(
     begins: Floats, stable: Floats, inside: Floats, at: Floats, likely: NDArray[np.bool_], target: float
 ) -> float:
-    """Examples at which one run reaches the loss."""
-    earliest = begins[0]
+    """Examples with which one run reaches the loss."""
+    earliest, gone_back = begins[0], 0.0
     while True:
         ready = np.flatnonzero(likely & (begins >= earliest))
         k = int(ready[0]) if len(ready) else len(begins) - 1
         before = np.flatnonzero(stable[: k + 1] <= target)
         if len(before):
-            return float(begins[before[0]])
+            return float(gone_back + begins[before[0]])
         if inside[k, -1] <= target:
             j = int(np.argmax(inside[k] <= target))
             high, left = (stable[k], begins[k]) if j == 0 else (inside[k, j - 1], at[k, j - 1])
             part = (high - target) / max(high - inside[k, j], 1e-12)
-            return float(left + part * (at[k, j] - left))
+            return float(gone_back + left + part * (at[k, j] - left))
         if k == len(begins) - 1:
             return math.inf
+        gone_back += at[k, -1] - begins[k]
         earliest = LATER * begins[k]

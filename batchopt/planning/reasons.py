@@ -19,6 +19,13 @@ SHAPES_IN_WORDS = {
 }
 
 
+OWN_DECISION = (
+    "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
+    "--adapt): most need less than the schedule, some more."
+)
+STEPS_UNTIL_THEN = "The steps and examples above are those until the loss is reached."
+
+
 def reasons_for(
     goal: ReachLoss | LowestLoss,
     best: Alternative,
@@ -36,6 +43,8 @@ def reasons_for(
     reasons = [*doubts]
     if not best.cost.resolved:
         reasons.insert(0, f"This is a best guess: the predicted cost is known only as {best.cost} {price.unit}.")
+    if not best.loss.resolved:
+        reasons.insert(0, f"The loss at the end of the schedule is unresolved: {best.loss}.")
     loss = goal.loss if isinstance(goal, ReachLoss) else best.loss.value
     if loss < lowest_observed / 1.2:
         reasons.append(
@@ -45,8 +54,8 @@ def reasons_for(
     reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {best.horizon:,} examples.")
     if isinstance(goal, ReachLoss):
         reasons.append(
-            "A loss counts as reached at the end of the decay. The horizon is long enough for nine of ten runs to "
-            "get there, as far as the forecast can tell; the steps and examples above are those until then."
+            "A loss counts as reached at the end of the decay. The schedule is long enough for nine of ten runs, as "
+            "far as the forecast can tell. " + (OWN_DECISION if shape == "wsd" else STEPS_UNTIL_THEN)
         )
     if critical is not None:
         reasons.append(
@@ -93,7 +102,7 @@ def _neighbour_sentences(
 def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:
     change = other.cost.value / best.cost.value - 1.0
     # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
-    doubt = " in the middle of the predictions, but more over all that the evidence allows" if change < -0.01 else ""
+    doubt = " in the middle of the predictions, but dearer on average over what is possible" if change < -0.01 else ""
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
         f"{other.examples.value:,.0f} examples: {change:+.0%} {price.unit}{doubt}."

@@ -49,6 +49,7 @@ class Decay(Record):
     Attributes:
         begin: examples at which it began.
         end: examples at which it ended.
+        steps: that it took.
         predicted: loss at its end by the forecast, corrected by the run's own losses, in the middle.
         loss: evaluated at its end.
     """
@@ -57,6 +58,7 @@ class Decay(Record):
 
     begin: int
     end: int
+    steps: int
     predicted: float
     loss: float
 
@@ -213,7 +215,8 @@ class AdaptiveSchedule:
         check_positive("loss", loss)
         begin = self.decay_begins
         predicted = math.exp(float(np.median(self._ends([begin])[1:, 0])))
-        decay = Decay(begin, self.examples, predicted, loss)
+        steps = self.schedule.steps - round(self.schedule.steps_to(begin))
+        decay = Decay(begin, self.examples, steps, predicted, loss)
         kept = sum(n <= begin for n in self._state.curve.examples)
         curve = LossCurve(self._state.curve.examples[:kept], self._state.curve.losses[:kept])
         self._state = replace(self._state, missed=(*self._state.missed, decay), curve=curve)

@@ -74,6 +74,8 @@ class TrainingResult:
         outcome: "reached" (the wanted loss; the run stopped there), "finished" (the schedule's end) or "diverged" (the
             curve holds what was finite).
         resumed_at: examples at which a checkpoint was gone on from; None if the training began here.
+        gone_back: examples of decays that missed the loss, and that the run went back on.
+        steps_gone_back: likewise, in steps.
     """
 
     model: nn.Module
@@ -85,6 +87,8 @@ class TrainingResult:
     reached: float | None
     outcome: Literal["reached", "finished", "diverged"]
     resumed_at: int | None = None
+    gone_back: int = 0
+    steps_gone_back: int = 0
 
     @property
     def curve(self) -> LossCurve:

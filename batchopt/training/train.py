@@ -26,7 +26,7 @@ from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, check_schedule
-from batchopt.training.adaptive import Adapted, AdaptiveSchedule
+from batchopt.training.adaptive import Adapted, AdaptiveSchedule, Decay
 from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
 from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedError, TrainingResult
@@ -338,7 +338,13 @@ class _Loop:
             reached=self.reached,
             outcome=outcome,
             resumed_at=self.resumed_at,
+            gone_back=sum(decay.end - decay.begin for decay in self._missed),
+            steps_gone_back=sum(decay.steps for decay in self._missed),
         )
+
+    @property
+    def _missed(self) -> tuple[Decay, ...]:
+        return () if self.adaptive is None else self.adaptive.missed
 
     def lines(self) -> str:
         """A JSON object in a line for every evaluation."""

@@ -163,7 +163,7 @@ def test_a_training_that_misses_the_plan_s_loss_fails_when_all_is_written(
     assert all(file.stat().st_size > 0 for file in kept.values())
     line = err.splitlines()[-1]
     assert line.startswith(f"batchopt: error: the plan's loss of {GOAL} must be reached")
-    assert f"{found['loss']:.4g} after {found['examples']:,} examples: let the run decide when its rate decays" in line
+    assert f"{found['loss']:.4g} after {found['examples']:,} examples, where nine of ten runs were expected" in line
     longest = 3 * plan.schedule.examples if adapt else plan.schedule.examples
     assert found["examples"] == pytest.approx(longest, abs=2 * plan.batch_size)
 
