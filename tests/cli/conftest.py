@@ -38,7 +38,7 @@ task = batchopt.TrainingTask(
 not_a_task = 3
 """
 
-GOAL = 0.25
+GOAL = 0.4
 
 
 @dataclass(frozen=True)

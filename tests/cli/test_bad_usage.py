@@ -24,7 +24,7 @@ from batchopt.cli.main import main
 from batchopt.cli.schedule import OPTIONS
 from batchopt.schedules.exporters.registry import EXPORTERS
 
-GOAL = 0.25
+GOAL = 0.4
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> str:

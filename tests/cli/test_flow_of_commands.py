@@ -18,7 +18,7 @@ from batchopt.cli.probe import show_probe
 from batchopt.cli.task_file import load_task
 from batchopt.cli.train import train_by
 
-GOAL = 0.25
+GOAL = 0.4
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
