@@ -45,7 +45,7 @@ class LearningRateSchedule(Record):
 
     Attributes:
         examples: of the points, rising, from 0.
-        multipliers: at the points, zero or more, one of them more.
+        multipliers: at the points, zero or more, and above zero at one of them at least.
 
     Example:
         >>> schedule = LearningRateSchedule.of("wsd", examples=1_000, warmup_examples=100)
@@ -94,6 +94,8 @@ class LearningRateSchedule(Record):
         check_count("examples", examples)
         check_count("warmup_examples", warmup_examples, least=0)
         check_shape(shape)
+        if not 0.0 < cooldown <= 1.0:
+            raise ValueError(f"cooldown must be a share of the horizon, above 0 and at most 1, got {cooldown!r}")
         stable_end = round((1.0 - cooldown) * examples) if shape == "wsd" else examples
         if warmup_examples >= stable_end and warmup_examples:
             raise ValueError(
@@ -126,7 +128,15 @@ class LearningRateSchedule(Record):
     @property
     def warmup_examples(self) -> int:
         """Over which the rate rises from zero at first; 0 where it does not."""
-        return self.examples[1] if len(self.examples) > 1 and self.multipliers[0] < self.multipliers[1] else 0
+        if self.multipliers[0] > 0.0:
+            return 0
+        pairs = zip(self.examples, self.multipliers, self.multipliers[1:], strict=False)
+        return next((n for n, here, coming in pairs if coming <= here), self.examples[-1])
+
+    @property
+    def decays(self) -> bool:
+        """Whether the rate ends below its peak."""
+        return self.multipliers[-1] < max(self.multipliers)
 
     def __call__(self, examples: float) -> float:
         """The multiplier after so many examples."""

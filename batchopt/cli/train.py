@@ -183,17 +183,19 @@ def train_by(
     metrics: Path | None = None,
     tensorboard: Path | None = None,
 ) -> TrainingResult:
-    """Train by a schedule; for a plan's loss until it is reached.
+    """Train by a schedule: one whose rate decays to its end, which is where its loss is reached.
 
-    At most to the end of the decay, or to three times the schedule's examples where the rate does not decay.
+    Where the rate does not decay, or the run decides itself when, it ends at the plan's loss; at three times the
+    planned examples at most.
     """
     from batchopt.training.train import train
 
     goal = plan.goal if plan is not None else None
     until = goal.loss if isinstance(goal, ReachLoss) else None
     if until is not None and isinstance(schedule, Schedule):
-        rates = schedule.learning_rate_schedule
-        if rates is None or rates(schedule.examples) > 0.0:
+        if _decays(schedule):
+            until = None
+        else:
             schedule = replace(schedule, examples=PATIENCE * schedule.examples)
 
     def show(examples: int, loss: float) -> None:
@@ -215,6 +217,11 @@ def train_by(
     return result
 
 
+def _decays(schedule: Schedule) -> bool:
+    rates = schedule.learning_rate_schedule
+    return rates is not None and rates.decays
+
+
 def is_as_planned(plan: Plan, schedule: Schedule, result: TrainingResult) -> bool:
     """Whether a run was by the plan's own schedule, at its learning rate: of no other does it predict anything."""
     return schedule == plan.schedule and result.schedule.learning_rate == schedule.learning_rate
@@ -224,10 +231,12 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
     if not isinstance(plan.goal, ReachLoss):
         return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
+    if result.schedule == schedule and _decays(schedule):  # a schedule that was followed to its end
+        same = len(schedule.segments) == 1  # the plan's loss is of its constant batch size
+        return [Comparison("loss at the end", plan.loss, result.curve.losses[-1])] if same else []
     steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
     if steps is None or examples is None or seconds is None:
-        is_whole = result.examples >= plan.schedule.examples
-        return [Comparison("loss at the end", plan.loss, result.curve.losses[-1])] if is_whole else []
+        return []
     # The plan's intervals are of its constant batch size; the totals of a schedule that raises it shift them.
     rows = [
         Comparison(
@@ -243,7 +252,10 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
 
 def check_reached(plan: Plan, result: TrainingResult) -> None:
     """Raise GoalMissedError where a plan's loss was not reached: a command's last act, when all else is written."""
-    if not isinstance(plan.goal, ReachLoss) or result.reached is not None:
+    if not isinstance(plan.goal, ReachLoss):
+        return
+    decayed = result.schedule.learning_rate_schedule is not None and result.outcome == "finished"
+    if result.reached is not None or result.curve.examples_to(plan.goal.loss, is_over=decayed) is not None:
         return
     # All that the median was taken of: the last alone may lie below the goal.
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from batchopt._checks import check_count, check_positive
+from batchopt._checks import check_count, check_increasing, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
@@ -23,8 +23,9 @@ from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_st
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_points import course_of, edges_of
-from batchopt.forecasting.single_run import estimate_of, examples_needed
+from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, check_shape, function_of
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
 from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import Estimate, from_positive_draws
@@ -32,7 +33,6 @@ from batchopt.uncertainty import Estimate, from_positive_draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from batchopt.planning.goal import LowestLoss, ReachLoss
     from batchopt.planning.plan import Plan
 
     Floats = NDArray[np.float64]
@@ -230,12 +230,13 @@ class Forecast(Record):
         shape, rates = self._shape(learning_rate_schedule), np.array([[learning_rate]])
         horizons = horizons_for(self.law)
         coarse = ends_of(self.law, shape, [batch_size], rates, horizons, warmup_examples=self.warmup_examples)
-        near = float(np.median(coarse.examples_to(loss)[:, 0, 0]))
+        near = float(np.median(of_draws(coarse.examples_to(loss)[:, 0, 0])))
         self._check_reached(near, batch_size, loss, learning_rate)
         needed = examples_needed(
             self.law, shape, batch_size, learning_rate, loss, near=near, warmup_examples=self.warmup_examples
         )
-        return estimate_of(self.law.scattered(needed)).scaled(1.0 / batch_size)
+        self._check_reached(float(np.median(of_draws(needed))), batch_size, loss, learning_rate)
+        return estimate_of(needed).scaled(1.0 / batch_size)
 
     def loss(
         self,
@@ -261,7 +262,7 @@ class Forecast(Record):
         check_positive("examples", examples)
         schedule = schedule_of(self._shape(learning_rate_schedule), examples, self.warmup_examples)
         log_losses = self.law.losses_at_end([batch_size], [learning_rate], [schedule], [examples])
-        if not np.isfinite(np.median(log_losses)):
+        if not np.isfinite(np.median(of_draws(log_losses))):
             raise UnreachableGoalError(
                 f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
             )
@@ -289,6 +290,10 @@ class Forecast(Record):
         """
         check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
+        if not len(examples):
+            raise ValueError("examples must be one number at least, got none")
+        check_increasing("examples", examples)
+        check_positive("the first of examples", examples[0])
         steps = np.asarray(examples, dtype=np.float64) / batch_size
         edges = edges_of(batch_size, learning_rate_schedule, steps)
         course = course_of(batch_size, learning_rate, learning_rate_schedule, edges, delay=self.law.delay)
@@ -319,6 +324,8 @@ class Forecast(Record):
             UnreachableGoalError: no batch size within the bounds reaches the goal.
             EvidenceError: the goal needs a step cost and there is none.
         """
+        if not isinstance(goal, ReachLoss | LowestLoss):
+            raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {goal!r}")
         shapes: tuple[Shape, ...] = AUTOMATIC
         if learning_rate_schedule != "auto" or self.task_schedule is not None:
             shapes = (self._shape(learning_rate_schedule),)

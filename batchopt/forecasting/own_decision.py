@@ -63,9 +63,10 @@ def examples_by_own_decision(
     drops = inside[:, :, -1] - stable + hidden
     own, inside = stable + seen, inside + (seen + hidden)[:, :, None]
     chances = np.mean(own[:, None] + drops[None, 1:] <= target, axis=1)
-    return np.array([
+    found = np.array([
         _crossing(begins, own[d], inside[d], at, chances[d] >= chance, target) for d in range(len(own))
     ])  # fmt: skip
+    return np.where(posterior.is_unstable([batch_size], [learning_rate])[:, 0], np.inf, found)
 
 
 def _paths(

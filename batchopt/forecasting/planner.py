@@ -13,7 +13,7 @@ from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.horizons import LEAST_STEPS, ends_of, horizons_for, rates_for, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.ramp import cheapest_ramp
-from batchopt.forecasting.single_run import CHANCE, SingleRun, estimate_of, run_over, run_to_loss
+from batchopt.forecasting.single_run import SingleRun, estimate_of, of_draws, run_over, run_to_loss
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.choice import DIVERGED, UNREACHED, candidate_batch_sizes, choose, mean_log
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-
-OPEN_ENDED = ("wsd", "constant")
-"""Shapes whose runs need not know their end: they take what they need, and the others what nine of ten do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +97,7 @@ def make_plan(
             chosen,
             points,
             shape=name,
+            horizon=horizon,
             critical=critical,
             segments=segments,
             relative_cost=relative,
@@ -142,57 +139,75 @@ def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], t
 def _reaching(
     posterior: LossPosterior, wanted: Wanted, goal: ReachLoss, sizes: Sequence[int], price: StepCost
 ) -> tuple[Shape, list[SingleRun], SingleRun]:
-    """The shape to take, the best run of each batch size with it, and the best of all."""
-    rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
-    of_size = np.array(sizes, float)[:, None]
-    prices = np.array([price(size) for size in sizes])[:, None]
-    needed = np.stack([
-        ends_of(posterior, shape, sizes, rates, horizons, warmup_examples=wanted.warmup_examples).examples_to(goal.loss)
-        for shape in wanted.shapes
-    ], axis=1)  # (draws, shapes, sizes, rates)  # fmt: skip
-    middle = np.median(needed, axis=0)
-    never = UNREACHED * horizons[-1]
-    scores = np.stack([
-        mean_log(needed[:, k], otherwise=never) if shape in OPEN_ENDED else _log_safe(needed[:, k], never)
-        for k, shape in enumerate(wanted.shapes)
-    ]) + np.log(prices / of_size)  # fmt: skip
-    scores = np.where(np.isfinite(middle), scores, np.inf)
-    log_steps = np.log(middle / of_size)
-    found = choose(scores, log_steps)
-    if found is None:
-        raise UnreachableGoalError(
-            f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}: ask for a loss "
-            "nearer to what was observed, or widen the bounds"
-        )
-    chosen, runs, best = found[0], [], None
-    for i, size in enumerate(sizes):
-        at = choose(scores[chosen, i], log_steps[chosen, i]) if i != found[1] else (found[2],)
-        if at is None:
-            continue
-        run = run_to_loss(
-            posterior,
-            wanted.shapes[chosen],
-            size,
-            float(rates[i, at[0]]),
-            goal.loss,
-            near=float(middle[chosen, i, at[0]]),
-            warmup_examples=wanted.warmup_examples,
-        )
+    """The shape to take, the best run of each batch size with it, and the best of all.
+
+    Of every shape the best setting is looked at closely, and the shapes are compared by what its run costs.
+    """
+    grid = _Grid(posterior, wanted, goal.loss, sizes, price)
+    found: list[tuple[float, Shape, SingleRun]] = []
+    for shape in wanted.shapes:
+        at = grid.best(shape)
+        run = None if at is None else grid.run(shape, *at)
         if run is not None:
-            runs.append(run)
-            best = run if i == found[1] else best
-    if best is None:
+            cost = float(mean_log(run.examples, otherwise=grid.never)) + math.log(
+                price(run.batch_size) / run.batch_size
+            )
+            found.append((cost, shape, run))
+    if not found:
         raise UnreachableGoalError(
-            f"the loss {goal.loss:.4g} is more likely never reached than reached: ask for a loss nearer to what was "
-            "observed"
+            f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
+            "ask for a loss nearer to what was observed, or widen the bounds"
         )
-    return wanted.shapes[chosen], runs, best
+    _, shape, best = min(found, key=lambda each: each[0])
+    runs = []
+    for i, size in enumerate(sizes):
+        j = grid.best_rate(shape, i)
+        run = best if size == best.batch_size else None if j is None else grid.run(shape, i, j)
+        runs += [] if run is None else [run]
+    return shape, runs, best
 
 
-def _log_safe(needed: Floats, never: float) -> Floats:
-    """Log horizons that are long enough by the chance with which a run is to arrive, (...)."""
-    reached = np.where(np.isfinite(needed), needed, never)
-    return np.asarray(np.log(np.quantile(reached, CHANCE, axis=0, method="higher")))
+class _Grid:
+    """Horizons that reach a loss over batch sizes and peak rates, by shape."""
+
+    def __init__(
+        self, posterior: LossPosterior, wanted: Wanted, loss: float, sizes: Sequence[int], price: StepCost
+    ) -> None:
+        self.posterior, self.warmup, self.loss, self.sizes = posterior, wanted.warmup_examples, loss, sizes
+        self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
+        self.never = UNREACHED * float(horizons[-1])
+        of_size = np.array(sizes, float)[:, None]
+        prices = np.array([price(size) for size in sizes])[:, None]
+        self._middle, self._scores, self._log_steps = {}, {}, {}
+        for shape in wanted.shapes:
+            ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
+            needed = ends.examples_to(loss)
+            middle = np.median(of_draws(needed), axis=0)
+            scores = mean_log(needed, otherwise=self.never) + np.log(prices / of_size)
+            self._middle[shape] = middle
+            self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)
+            self._log_steps[shape] = np.log(middle / of_size)
+
+    def best(self, shape: Shape) -> tuple[int, ...] | None:
+        """Indices of batch size and rate; None where none is likely to reach the loss."""
+        return choose(self._scores[shape], self._log_steps[shape])
+
+    def best_rate(self, shape: Shape, i: int) -> int | None:
+        """Index of the rate at one batch size."""
+        at = choose(self._scores[shape][i], self._log_steps[shape][i])
+        return None if at is None else at[0]
+
+    def run(self, shape: Shape, i: int, j: int) -> SingleRun | None:
+        """The run of a setting, looked at closely."""
+        return run_to_loss(
+            self.posterior,
+            shape,
+            self.sizes[i],
+            float(self.rates[i, j]),
+            self.loss,
+            near=float(self._middle[shape][i, j]),
+            warmup_examples=self.warmup,
+        )
 
 
 def _within_budget(
@@ -210,7 +225,7 @@ def _within_budget(
             width = rates.shape[1]
             found[:, k, i] = posterior.losses_at_end([size] * width, rates[i], [schedule] * width, [horizon] * width)
     scores = np.mean(np.minimum(found, math.log(DIVERGED * posterior.initial_loss)), axis=0)
-    scores = np.where(np.isfinite(np.median(found, axis=0)), scores, np.inf)
+    scores = np.where(np.isfinite(np.median(of_draws(found), axis=0)), scores, np.inf)
     log_steps = np.log([steps[size] for size in usable])[None, :, None] + np.zeros_like(scores)
     at = choose(scores, log_steps) if usable else None
     if at is None:

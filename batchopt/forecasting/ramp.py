@@ -17,11 +17,11 @@ import numpy as np
 from batchopt.forecasting.horizons import LEAST_STEPS, first_crossing, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_law import Course
-from batchopt.forecasting.schedule_points import edges_of
+from batchopt.forecasting.schedule_points import course_along, edges_of
 from batchopt.forecasting.single_run import SingleRun
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.schedules.schedule import Segment
+from batchopt.schedules.schedule import Schedule, Segment
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -68,7 +68,12 @@ def cheapest_ramp(
     """The cheapest ramp to the goal's loss; None where none saves enough for certain."""
     if isinstance(goal, LowestLoss):
         return None  # a budget of any price is spent in whole: the gain would have to be one of loss
-    ways = list(_ways(best.batch_size, batch_sizes))
+    ways = [
+        way for way in _ways(best.batch_size, batch_sizes)
+        if not posterior.is_unstable(way[:2], [best.learning_rate] * 2).any() and best.horizon >= LEAST_STEPS * way[1]
+    ]  # fmt: skip
+    if not ways:
+        return None
     lengths = best.horizon * LENGTHS
     costs = _costs(posterior, shape, best, [(best.batch_size, best.batch_size, 0.5), *ways], lengths, goal.loss, price,
                    warmup_examples)  # fmt: skip
@@ -108,7 +113,7 @@ def _costs(
 ) -> Floats:
     """What each way costs to the loss, (ways, 1 + draws); inf where it is not reached within the lengths."""
     courses = [
-        _course(way, best.learning_rate, schedule_of(shape, length, warmup_examples), length)
+        _course(way, best.learning_rate, schedule_of(shape, length, warmup_examples), length, delay=posterior.delay)
         for way in ways
         for length in lengths
     ]
@@ -120,13 +125,13 @@ def _costs(
 
 
 def _course(
-    way: tuple[int, int, float], learning_rate: float, schedule: LearningRateSchedule, horizon: float
+    way: tuple[int, int, float], learning_rate: float, rates: LearningRateSchedule, horizon: float, *, delay: float
 ) -> Course:
     first, second, share = way
-    edges = edges_of(1.0, schedule, np.array([share * horizon, horizon]))
-    sizes = np.where(edges[1:] <= share * horizon * (1.0 + 1e-9), float(first), float(second))
-    rates = np.maximum(learning_rate * schedule.means(edges), 1e-12 * learning_rate)
-    return Course(np.diff(edges) / sizes, sizes, rates)
+    end = max(rates.examples[-1], math.ceil(horizon))
+    schedule = Schedule((Segment(0, first), Segment(max(1, round(share * horizon)), second)), end, None, rates)
+    edges = edges_of(1.0, rates, np.array([float(schedule.segments[1].start_examples), horizon]))
+    return course_along(schedule, learning_rate, edges, delay=delay)
 
 
 def _horizon(best: SingleRun, first: int, second: int, share: float, relative: float, price: StepCost) -> int:

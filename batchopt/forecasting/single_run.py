@@ -66,11 +66,12 @@ def examples_needed(
     near: float,
     warmup_examples: int | None = None,
 ) -> Floats:
-    """Horizons at whose end runs of a setting reach a loss, (1 + draws,), on a fine ladder about `near`; inf beyond."""
+    """Horizons at whose end single runs of a setting reach a loss, (1 + draws,), about `near`; inf far beyond."""
     horizons = near * FINE_RATIO ** np.arange(-FINE_STEPS, 2.0 * FINE_STEPS)
     rates = np.array([[learning_rate]])
     ends = ends_of(posterior, shape, [batch_size], rates, horizons, warmup_examples=warmup_examples)
-    return ends.examples_to(loss)[:, 0, 0]
+    log_losses = posterior.scattered_losses(ends.log_losses[:, 0, 0])
+    return first_crossing(log_losses, np.log(horizons), math.log(loss))
 
 
 def run_to_loss(
@@ -97,27 +98,26 @@ def run_to_loss(
     needed = examples_needed(
         posterior, shape, batch_size, learning_rate, loss, near=near, warmup_examples=warmup_examples
     )
-    mean, needed = needed, posterior.scattered(needed)
-    middle = float(np.median(needed[1:]))
+    middle = float(np.median(of_draws(needed)))
     if not math.isfinite(middle):
         return None
-    safe = float(np.quantile(needed[1:], CHANCE, method="higher"))
-    examples = min(safe, MOST_PATIENCE * middle)
+    safe = min(float(np.quantile(of_draws(needed), CHANCE, method="higher")), MOST_PATIENCE * middle)
     # By whole batches, of which the last one takes its full share of the decay.
-    horizon = max(2, math.ceil(examples / batch_size)) * batch_size
-    run = run_over(posterior, schedule_of(shape, horizon, warmup_examples), batch_size, learning_rate, loss=loss)
-    late = ~np.isfinite(run.examples)
-    examples_to = np.where(late, np.maximum(needed, horizon), run.examples)
+    horizon = max(2, math.ceil(safe / batch_size)) * batch_size
+    schedule = schedule_of(shape, horizon, warmup_examples)
+    run = run_over(posterior, schedule, batch_size, learning_rate, horizon=horizon, loss=loss)
     if shape == "wsd":
-        examples_to = examples_by_own_decision(
-            posterior,
-            batch_size,
-            learning_rate,
-            loss,
-            near=float(np.median(mean)),
-            warmup_examples=run.schedule.warmup_examples,
+        warmup = schedule.warmup_examples
+        examples = examples_by_own_decision(
+            posterior, batch_size, learning_rate, loss, near=middle, warmup_examples=warmup
         )
-    return replace(run, examples=examples_to)
+    else:
+        # A run that ends above the loss has used its schedule up. At a constant rate it goes on.
+        lost = 0 if shape == "constant" else horizon
+        examples = np.where(np.isfinite(run.examples), run.examples, lost + np.maximum(needed, horizon))
+    if not math.isfinite(float(np.median(of_draws(examples)))):
+        return None
+    return replace(run, examples=np.maximum(examples, batch_size))
 
 
 def run_over(
@@ -126,7 +126,7 @@ def run_over(
     batch_size: int,
     learning_rate: float,
     *,
-    horizon: int | None = None,
+    horizon: int,
     loss: float | None = None,
 ) -> SingleRun:
     """A run of a given schedule, to its end.
@@ -136,10 +136,10 @@ def run_over(
         schedule: of the learning rate.
         batch_size: examples per step.
         learning_rate: peak rate.
-        horizon: examples; the end of the schedule if None.
+        horizon: examples of the run.
         loss: whose first crossing `examples` are, inf where there is none; None for the whole run.
     """
-    end = horizon or schedule.examples[-1]
+    end = horizon
     points = np.unique(np.concatenate([np.geomspace(1.0, end, POINTS), end * np.linspace(0.5, 1.0, POINTS // 2)]))
     edges = edges_of(batch_size, schedule, points / batch_size)
     course = course_of(batch_size, learning_rate, schedule, edges, delay=posterior.delay)
@@ -155,15 +155,20 @@ def run_over(
 def _band(examples: Floats, losses: Floats) -> LossBand:
     """At the last of the points that round to the same number of examples."""
     keep = np.flatnonzero(np.diff(examples, append=np.inf) > 0)
-    draws = losses[1:, keep] if len(losses) > 1 else losses[:, keep]
+    draws = of_draws(losses)[:, keep]
     tail = (1.0 - LEVEL) / 2.0
-    low, middle, high = np.quantile(draws, (tail, 0.5, 1.0 - tail), axis=0)
+    low, middle = (np.quantile(draws, q, axis=0, method="lower") for q in (tail, 0.5))
+    high = np.quantile(draws, 1.0 - tail, axis=0, method="higher")
     at = tuple(int(n) for n in examples[keep])
     return LossBand(at, tuple(middle.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 
 
-def estimate_of(draws: Floats) -> Estimate:
-    """The median of draws with their central 90 %; the first row, a best guess without scatter, is left out."""
-    if len(draws) == 1:
-        return from_positive_draws(draws)
-    return from_positive_draws(np.concatenate([[np.median(draws[1:])], draws[1:]]))
+def of_draws(rows: Floats) -> Floats:
+    """The draws without the best guess, which has no scatter; the best guess where there are no draws."""
+    return rows[1:] if len(rows) > 1 else rows
+
+
+def estimate_of(rows: Floats) -> Estimate:
+    """The median of draws, which must be finite, with their central 90 %."""
+    draws = of_draws(rows)
+    return from_positive_draws(np.concatenate([[np.median(draws)], draws]))

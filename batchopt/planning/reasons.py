@@ -23,7 +23,7 @@ OWN_DECISION = (
     "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
     "--adapt): most need less than the schedule, some more."
 )
-STEPS_UNTIL_THEN = "The steps and examples above are those until the loss is reached."
+STEPS_UNTIL_THEN = "The steps and examples above are those until the loss is reached; a run that misses begins anew."
 
 
 def reasons_for(
@@ -32,6 +32,7 @@ def reasons_for(
     points: Sequence[Alternative],
     *,
     shape: str,
+    horizon: int,
     critical: Estimate | None,
     segments: Sequence[Segment],
     relative_cost: float,
@@ -51,11 +52,12 @@ def reasons_for(
             f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
             f"that the probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
-    reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {best.horizon:,} examples.")
+    reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
     if isinstance(goal, ReachLoss):
         reasons.append(
-            "A loss counts as reached at the end of the decay. The schedule is long enough for nine of ten runs, as "
-            "far as the forecast can tell. " + (OWN_DECISION if shape == "wsd" else STEPS_UNTIL_THEN)
+            "A loss counts as reached at the end of the decay. The schedule is as long as nine of ten runs need, by "
+            "the forecast, but at most three times what the middle one does. "
+            + (OWN_DECISION if shape == "wsd" else STEPS_UNTIL_THEN)
         )
     if critical is not None:
         reasons.append(
@@ -64,7 +66,8 @@ def reasons_for(
         )
     reasons.append(_step_cost_sentence(goal, price))
     reasons.extend(_neighbour_sentences(goal, best, points, price))
-    reasons.append(_schedule_sentence(segments, relative_cost))
+    if isinstance(goal, ReachLoss):
+        reasons.append(_schedule_sentence(segments, relative_cost))
     return tuple(reasons)
 
 

@@ -87,7 +87,7 @@ class AdaptiveSchedule:
     to end at the loss or below with the chance that is wanted. Give it to `train` in place of a schedule: where a decay
     misses, the run goes back to where it began, and on from there. In a loop of your own call `update` after every
     evaluation, take the batches from `scheduled_loader(dataset, adaptive)` and the learning rate from
-    `scale_learning_rate`.
+    `scale_learning_rate`; where the decay ended too high and `may_go_on`, call `miss` and put the run back.
 
     The run is never more than three times as long as planned. What was done is `schedule`, which can be saved and
     followed again.
@@ -213,6 +213,8 @@ class AdaptiveSchedule:
         The run must be put back to where it was there.
         """
         check_positive("loss", loss)
+        if not self.may_go_on:
+            raise ValueError(f"the run has {self.examples} examples, and may have no more: end it here (may_go_on)")
         begin = self.decay_begins
         predicted = math.exp(float(np.median(self._ends([begin])[1:, 0])))
         steps = self.schedule.steps - round(self.schedule.steps_to(begin))
@@ -263,8 +265,9 @@ class AdaptiveSchedule:
         courses = []
         for begin in begins:
             schedule = self._until(round(begin))
-            edges = np.array([*np.geomspace(1.0, begin, 16), *np.linspace(begin, schedule.examples, 7)[1:]])
-            courses.append(course_along(schedule, rate, np.unique(np.concatenate([[0.0], edges])), delay=law.delay))
+            switches = [float(segment.start_examples) for segment in schedule.segments]
+            edges = [*switches, *np.geomspace(1.0, begin, 16), *np.linspace(begin, schedule.examples, 7)[1:]]
+            courses.append(course_along(schedule, rate, np.unique(edges), delay=law.delay))
         ends = np.stack([found[:, -1] for found in law.losses_along(courses)], axis=1)
         scatter = OWN_SHARE * law.scatter(seed=1)[:, None]
         return np.asarray(ends + scatter + self._above()[:, None])
@@ -282,19 +285,15 @@ class AdaptiveSchedule:
             (found,) = law.losses_along([course])
             predicted = found[:, np.searchsorted(edges, at) - 1]
             above = np.mean(np.log([loss for _, loss in late]) - predicted, axis=1)
-        if self.missed:
-            decay = self.missed[-1]
-            above = above + max(0.0, math.log(decay.loss / decay.predicted))
-        return np.asarray(above)
+        # Each decay was predicted with what the ones before had taught, so their lessons add up.
+        return np.asarray(above + sum(max(0.0, math.log(decay.loss / decay.predicted)) for decay in self.missed))
 
     def _until(self, begin: int) -> Schedule:
         """The run with a decay from there on, by whole batches."""
         begin = self._whole(begin)
         horizon = max(begin + 2, self._handed_out, math.ceil(begin / (1.0 - COOLDOWN)))
         segments = tuple(segment for segment in self._plan.schedule.segments if segment.start_examples < horizon)
-        last = segments[-1]
-        steps = math.ceil((horizon - last.start_examples) / last.batch_size)
-        horizon = last.start_examples + steps * last.batch_size
+        horizon = self._whole(horizon)
         warmup = min(self._warmup, begin)
         points = {0: 0.0 if warmup else 1.0, warmup: 1.0, begin: 1.0, horizon: 0.0}
         rates = LearningRateSchedule(tuple(points), tuple(points.values()))
@@ -327,7 +326,9 @@ class AdaptiveSchedule:
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:
     schedule = schedule_of("wsd", plan.horizon, forecast.warmup_examples)
-    again = estimate_of(run_over(forecast.law, schedule, plan.batch_size, plan.learning_rate).losses)
+    again = estimate_of(
+        run_over(forecast.law, schedule, plan.batch_size, plan.learning_rate, horizon=plan.horizon).losses
+    )
     if not math.isclose(again.value, plan.loss.value, rel_tol=1e-6):
         raise ValueError(
             f"forecast must be the one that the plan was made from, and predicts another loss at the plan's end: "

@@ -56,7 +56,8 @@ class Checkpoint(Record):
         adapted: where an adaptive schedule is; None of a fixed one.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.training_checkpoint/1"
+    SCHEMA: ClassVar[str] = "batchopt.training_checkpoint/2"
+    REMEDY_OF_OLDER: ClassVar[str] = "its schedule has no decay: delete it to begin anew"
 
     settings: Settings
     measured: Measured

@@ -111,6 +111,8 @@ def train(
     check_schedule(schedule, AdaptiveSchedule)
     adaptive = schedule if isinstance(schedule, AdaptiveSchedule) else None
     start = schedule.begin() if isinstance(schedule, AdaptiveSchedule) else schedule
+    if adaptive is not None:
+        _check_adaptive(adaptive, learning_rate, until_loss)
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
     with_rates(start, task)
     path = None if checkpoint is None else _checked_path(checkpoint)
@@ -150,12 +152,12 @@ def _run(
     files.begin(loop)
     while loop.outcome is None:
         try:
-            loss = loop.advance(loop.next_evaluation())
+            examples, loss = loop.advance(loop.next_evaluation())
         except NonFiniteLossError as error:
             raise TrainingDivergedError(str(error), loop.result("diverged")) from error
         files.keep(loop)
         if on_evaluation is not None:
-            on_evaluation(run.examples_seen, loss)
+            on_evaluation(examples, loss)
     files.end()
     return loop.result(loop.outcome)
 
@@ -258,7 +260,7 @@ class _Loop:
     @property
     def _has_decayed(self) -> bool:
         rates = self.schedule.learning_rate_schedule
-        return rates is not None and rates(self.schedule.examples) == 0.0
+        return rates is not None and rates.decays
 
     def next_evaluation(self) -> int:
         """Examples at which to evaluate next: where a decay begins as well, since what comes then is decided there."""
@@ -268,8 +270,8 @@ class _Loop:
             return min(coming, self.adaptive.decay_begins)
         return coming
 
-    def advance(self, examples: int) -> float:
-        """Train until `examples` are seen, and evaluate."""
+    def advance(self, examples: int) -> tuple[int, float]:
+        """Train until `examples` are seen, and evaluate: gives those that were seen, and the loss."""
         self._train_to(examples)
         began = time.perf_counter()
         loss = self.run.evaluate()
@@ -281,9 +283,10 @@ class _Loop:
             seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - began,
         )
+        seen = self.run.examples_seen
         if self.adaptive is not None:
             self._adapt(self.adaptive, loss)
-        return loss
+        return seen, loss
 
     def _adapt(self, adaptive: AdaptiveSchedule, loss: float) -> None:
         """Plan the decay anew; keep the state where it begins; go back to that where it has missed."""
@@ -423,6 +426,21 @@ def _check_arguments(
     if micro_batch is not None:
         check_count("micro_batch", micro_batch)
     return rate
+
+
+def _check_adaptive(adaptive: AdaptiveSchedule, learning_rate: float | None, until_loss: float | None) -> None:
+    """Raise where a training is to be another one than that of which the forecast tells."""
+    planned = adaptive.schedule.learning_rate
+    if learning_rate is not None and learning_rate != planned:
+        raise ValueError(
+            f"an AdaptiveSchedule predicts runs at the plan's learning rate {planned:.6g}, got {learning_rate:.6g}: "
+            "leave learning_rate out, or train by plan.schedule"
+        )
+    if until_loss is not None and until_loss != adaptive.loss:
+        raise ValueError(
+            f"an AdaptiveSchedule decays towards the plan's loss {adaptive.loss:.6g}, got until_loss={until_loss:.6g}: "
+            "leave until_loss out, or plan for that loss"
+        )
 
 
 def _checked_path(checkpoint: str | os.PathLike[str]) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.evidence import LossCurve
+from batchopt.learning_rate_schedule import COOLDOWN
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.uncertainty import Estimate
@@ -42,13 +44,12 @@ def training_data(plan: Plan, measured: LossCurve | None = None) -> TrainingData
     band = plan.predicted
     columns = zip(band.examples, band.losses, band.low, band.high, strict=True)
     predicted = tuple(
-        Reading.of(float(n), Estimate(loss, low, high, resolved=True)) for n, loss, low, high in columns if n >= first
+        Reading.of(float(n), Estimate(loss, low, high, resolved=math.isfinite(high)))
+        for n, loss, low, high in columns
+        if n >= first
     )
     pairs = () if measured is None else zip(measured.examples, measured.losses, strict=True)
-    rates = plan.schedule.learning_rate_schedule
-    begins = None
-    if rates is not None and plan.learning_rate_schedule == "wsd":
-        begins = rates.examples[-2]
+    begins = round((1.0 - COOLDOWN) * plan.horizon) if plan.learning_rate_schedule == "wsd" else None
     goal = plan.goal.loss if isinstance(plan.goal, ReachLoss) else None
     return TrainingData(predicted, tuple((n, loss) for n, loss in pairs if n >= first), goal, begins)
 

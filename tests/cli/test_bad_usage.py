@@ -148,24 +148,26 @@ def test_goals_out_of_reach(flow: Any, capsys: pytest.CaptureFixture[str], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("adapt", [False, True])
 def test_a_training_that_misses_the_plan_s_loss_fails_when_all_is_written(
-    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, adapt: bool
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    kept = {f"--{name}": tmp_path / name for name in ("save", "metrics", "realised")[: 3 if adapt else 2]}
+    kept = {f"--{name}": tmp_path / name for name in ("save", "metrics")}
     command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--learning-rate", "1e-4", "--json"]
-    command += [str(part) for pair in kept.items() for part in pair] + ["--adapt", flow.forecast] * adapt
+    command += [str(part) for pair in kept.items() for part in pair]
     assert main(command) == 1
     out, err = capsys.readouterr()
     found, plan = json.loads(out), Plan.load(flow.plan)
-    assert found["reached_at_examples"] is None
-    assert found["compared"] == []
+    assert (found["reached_at_examples"], found["compared"]) == (None, [])
     assert all(file.stat().st_size > 0 for file in kept.values())
     line = err.splitlines()[-1]
     assert line.startswith(f"batchopt: error: the plan's loss of {GOAL} must be reached")
     assert f"{found['loss']:.4g} after {found['examples']:,} examples, where nine of ten runs were expected" in line
-    longest = 3 * plan.schedule.examples if adapt else plan.schedule.examples
-    assert found["examples"] == pytest.approx(longest, abs=2 * plan.batch_size)
+    assert found["examples"] == plan.schedule.examples
+
+
+def test_a_run_that_decides_when_to_decay_has_the_plan_s_rate(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
+    assert "predicts runs at the plan's learning rate" in fails(capsys, *command, "--learning-rate", "1e-4")
 
 
 def test_too_small_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

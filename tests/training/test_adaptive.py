@@ -97,6 +97,26 @@ def test_a_run_that_never_comes_near_ends_at_three_times_the_plan() -> None:
     assert not adaptive.may_go_on
 
 
+def test_what_misses_have_taught_adds_up_and_the_end_is_told() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST, chance=0.5)
+    shifts = []
+    while adaptive.may_go_on and len(shifts) < 3:
+        adaptive.miss(2.0 * LOSS)
+        shifts.append(math.log(adaptive.missed[-1].loss / adaptive.missed[-1].predicted))
+    assert all(later < 0.7 * shifts[0] for later in shifts[1:]), "a lesson is not learned anew"
+    while adaptive.may_go_on:
+        adaptive.miss(2.0 * LOSS)
+    with pytest.raises(ValueError, match="may have no more: end it here"):
+        adaptive.miss(2.0 * LOSS)
+
+
+def test_another_rate_or_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="predicts runs at the plan's learning rate"):
+        train(task(), AdaptiveSchedule(PLAN, FORECAST), learning_rate=0.5 * PLAN.learning_rate)
+    with pytest.raises(ValueError, match=r"decays towards the plan's loss 0\.1, got until_loss=0\.2"):
+        train(task(), AdaptiveSchedule(PLAN, FORECAST), until_loss=0.2)
+
+
 def test_nothing_moves_once_the_decay_has_begun() -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
     begins, schedule = adaptive.decay_begins, adaptive.schedule
@@ -126,7 +146,6 @@ def test_an_iterable_data_set_cannot_follow_it() -> None:
 
 def test_the_realised_schedule_and_the_state_round_trip(tmp_path: Path) -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
-    adaptive.update(5_000, 0.5)
     adaptive.miss(0.2)
     adaptive.schedule.save(tmp_path / "realised.json")
     assert Schedule.load(tmp_path / "realised.json") == adaptive.schedule
