@@ -91,7 +91,7 @@ class DecayedSweep:
         floored = self.floored(loss)
         means = {key: value for key, value in self.log_examples(loss).items() if key[0] not in floored}
         try:
-            return tradeoff_through(loss, means, self._spread(loss), seed=seed)
+            return tradeoff_through(loss, means, self._errors(means, loss), seed=seed)
         except EvidenceError:
             return None
 
@@ -99,12 +99,15 @@ class DecayedSweep:
         """Whether the fewest steps were not set by the shortest horizon, of 16 steps."""
         return tradeoff.fit.law.steps_min >= RESOLVED_STEPS and not self.floored(tradeoff.loss)
 
-    def _spread(self, loss: float) -> float:
-        """Standard error of a setting's log examples."""
-        seeds = self._ladders_of_seeds
-        settings = set.intersection(*(set(own) for own in seeds))
-        told = [np.exp([horizon_to(own[setting], loss) for own in seeds]) for setting in settings]
-        return seed_spread(told) / math.sqrt(len(seeds))
+    def _errors(self, means: dict[Setting, float], loss: float) -> dict[Setting, float]:
+        """Standard errors of log examples, from the seeds of settings near the best of their batch size: others scatter
+        more, and decide nothing."""
+        fewest, seeds = dict(zip(*best_of_sizes(means)[:2], strict=True)), self._ladders_of_seeds
+        near = [key for key, value in means.items() if value <= fewest.get(key[0], -math.inf) + math.log(BEHIND)]
+        spread = seed_spread([
+            np.exp([horizon_to(own[key], loss) for own in seeds]) for key in near if all(key in own for own in seeds)
+        ])  # fmt: skip
+        return {key: spread / math.sqrt(sum(key in own for own in seeds)) for key in means}
 
     def examples(self, batch_size: int, learning_rate: float, loss: float) -> float:
         """The horizon at whose end a setting is at a loss, interpolated over log rates; infinite beyond the grid."""

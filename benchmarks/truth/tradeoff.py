@@ -98,7 +98,8 @@ class Sweep:
         """
         found = self.examples_to(loss)
         spread = seed_spread(list(found.values())) / math.sqrt(len(self.problem.seeds))
-        return tradeoff_through(loss, {key: log_mean(values) for key, values in found.items()}, spread, seed=seed)
+        means = {key: log_mean(values) for key, values in found.items()}
+        return tradeoff_through(loss, means, dict.fromkeys(means, spread), seed=seed)
 
     def steps(self, batch_size: float, learning_rate: float, loss: float) -> float:
         """Steps of any configuration to a loss, interpolated over the grid in logarithms; infinite beyond it.
@@ -133,13 +134,15 @@ class Sweep:
         return all(run.outcome != "diverged" for run in self.configs[size, rate])
 
 
-def tradeoff_through(loss: float, means: dict[tuple[int, float], float], spread: float, *, seed: int = 0) -> Tradeoff:
+def tradeoff_through(
+    loss: float, means: dict[tuple[int, float], float], errors: dict[tuple[int, float], float], *, seed: int = 0
+) -> Tradeoff:
     """The trade-off through the best rate of each batch size, with a bootstrap.
 
     Args:
         loss: that is reached.
         means: log examples by batch size and learning rate; infinite where the loss is not reached.
-        spread: standard error of these.
+        errors: their standard errors.
         seed: of the bootstrap.
 
     Raises:
@@ -150,7 +153,7 @@ def tradeoff_through(loss: float, means: dict[tuple[int, float], float], spread:
     rng = np.random.default_rng(seed)
     laws = []
     while len(laws) < RESAMPLES:
-        drawn = {key: mean + spread * rng.standard_normal() for key, mean in means.items()}
+        drawn = {key: mean + errors[key] * rng.standard_normal() for key, mean in means.items()}
         at, log_examples, _ = best_of_sizes(drawn)
         chosen = rng.integers(len(at), size=len(at))
         try:

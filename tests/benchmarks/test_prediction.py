@@ -26,7 +26,6 @@ def cell(prediction: list[float | None] | None, *, counted: bool = True) -> dict
         "truth": 100.0,
         "counted": counted,
         "prediction": prediction,
-        "lowest_observed": 1.5,
         "noise": {"simple": 400.0, "preconditioned": None, "hessian": 50.0},
         "goals": {"64 + B": goal, "512 + B": {"failure": "too low", "regret": None}},
         "baselines": {"64 + B": {"batch 32, tuned rate": None}},
@@ -54,7 +53,7 @@ def test_the_summary_counts_what_is_certain_and_resolved() -> None:
 
 
 def test_misses_are_told_with_what_the_forecast_said() -> None:
-    row = {"problem": "a", "share": 1.0, "failure": None, "doubts": ["thin"]}
+    row = {"problem": "a", "share": 1.0, "failure": None, "doubts": ["thin"], "lowest_observed": 1.5}
     hit, miss = cell([150.0, 90.0, None]), cell([700.0, 200.0, 900.0])
     assert misses([row | {"losses": [hit]}]) == []
     (line,) = misses([row | {"losses": [miss]}])

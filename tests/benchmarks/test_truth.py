@@ -154,7 +154,7 @@ def decayed(*, sizes: tuple[int, ...] = (4, 16, 64, 256)) -> DecayedSweep:
         for rate, times in ((0.05, 2.0), (0.1, 1.0))
         for run in ladder(size, rate, seed, times=times * (1.0 + 0.02 * seed))
     ]
-    broken = [Run(size, 0.2, 0, 0, "diverged", (1,), (2.0,), (2.0,), "wsd") for size in sizes]
+    broken = [Run(size, 0.2, seed, 0, "diverged", (1,), (2.0,), (2.0,), "wsd") for size in sizes for seed in (0, 1)]
     return DecayedSweep("quadratic", runs + broken)
 
 
@@ -166,6 +166,17 @@ def test_decayed_runs_tell_the_trade_off() -> None:
     low, high = found.critical_batch_size
     assert low <= LAW.critical_batch_size <= high
     assert decayed().is_resolved(found)
+
+
+def test_a_setting_of_fewer_seeds_is_less_certain() -> None:
+    whole = decayed()
+    half = DecayedSweep("quadratic", [run for run in whole.runs if run.seed == 0 or run.batch_size > 16])
+    found, less = whole.tradeoff(0.5), half.tradeoff(0.5)
+    assert found is not None
+    assert less is not None
+    assert found.fit.law.critical_batch_size == pytest.approx(less.fit.law.critical_batch_size, rel=0.1)
+    errors = half._errors(half.log_examples(0.5), 0.5)
+    assert errors[16, 0.1] == pytest.approx(math.sqrt(2.0) * errors[64, 0.1])
 
 
 def test_a_loss_that_the_shortest_runs_reach_is_not_resolved() -> None:
