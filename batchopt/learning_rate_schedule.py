@@ -33,6 +33,8 @@ COOLDOWN = 0.2
 """Share of the horizon over which a wsd rate falls: between 10 and 20 % nothing is lost (Hägele et al. 2024)."""
 COSINE_POINTS = 65
 """Points of a cosine: lines between them are within 2e-4 of it."""
+PEAK = 1.5
+"""A function of progress whose largest value is further than this factor from 1 gives something else than shares."""
 FUNCTION_POINTS = 257
 """Points at which a function of progress is read."""
 
@@ -123,7 +125,13 @@ class LearningRateSchedule(Record):
     def _of_function(cls, shape: Callable[[float], float], examples: int, warmup: int) -> LearningRateSchedule:
         at = sorted({0, warmup, *np.linspace(0, examples, FUNCTION_POINTS).round().astype(int).tolist()})
         ramps = [min(1.0, n / warmup) if warmup else 1.0 for n in at]
-        return cls(tuple(at), tuple(r * multiplier_at(shape, n / examples) for r, n in zip(ramps, at, strict=True)))
+        values = [multiplier_at(shape, n / examples) for n in at]
+        if any(values) and not 1.0 / PEAK <= max(values) <= PEAK:
+            raise ValueError(
+                f"learning_rate_schedule must give the share of the peak rate, at most 1, and its largest value is "
+                f"{max(values):.4g}: divide it by that"
+            )
+        return cls(tuple(at), tuple(ramp * value for ramp, value in zip(ramps, values, strict=True)))
 
     @property
     def warmup_examples(self) -> int:

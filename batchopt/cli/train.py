@@ -12,7 +12,7 @@ from batchopt.cli.arguments import UsageError, check_outputs, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import BatchoptError, NonFiniteLossError
-from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.forecast import HARDLY_FELL, Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.report.comparison import Comparison
@@ -278,6 +278,12 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
         console.table(
             ("", "predicted", "measured", "measured / predicted", "in the 90 % interval"),
             [(r.name, r.predicted, r.measured, r.error_ratio, "yes" if r.inside else "no") for r in rows],
+        )
+    losses = result.curve.losses
+    if losses and losses[-1] > HARDLY_FELL * losses[0]:
+        console.item(
+            f"The loss hardly fell, from {losses[0]:.4g} to {losses[-1]:.4g}: the learning rate is too high for this "
+            "run. Train at half of it, and probe for longer before the next plan."
         )
     missed = [row.name for row in rows if not row.inside]
     if missed:

@@ -414,7 +414,8 @@ def _report_doubts(report: ProbeReport) -> list[str]:
         doubts.append(f"The probe stopped before its plan was done: {report.stopped}.")
     unresolved = sum(1 for reading in report.noise_scales if not reading.resolved)
     if unresolved:
-        doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales are unresolved.")
+        are = "is" if unresolved == 1 else "are"
+        doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales {are} unresolved.")
     if len({branch.batch_size for branch in report.runs if branch.outcome != "diverged"}) < 2:
         doubts.append("Only one batch size was run, so what another one does is a guess.")
     if all(branch.is_constant for branch in report.runs):

@@ -65,7 +65,7 @@ class LossPosterior(Record):
             at another rate.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size that was run.
-        highest_rate: highest rate that was run without diverging.
+        highest_rate: highest rate that a run which did well has reached.
         longest: examples of the longest run.
     """
 

@@ -28,6 +28,9 @@ PIECES_OF_RAMP = 8
 """Pieces of each stretch over which the rate rises or falls."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
+WELL = 0.5
+"""A run that fell by less than this share of what the best of its batch size did, in logs, is no evidence that its rate
+can be used."""
 UNKNOWN = 4.0
 """Where no lower rate of the batch size was fine, one this factor below is taken to be."""
 STUCK, BROKEN = 0.05, 0.35
@@ -49,7 +52,7 @@ class Evidence:
         unstable: (batch size, rate that was fine, rate with which a run diverged or broke): stability ends between.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
-        highest_rate: of the runs that count.
+        highest_rate: that a run which did well has reached.
         longest: examples of the longest run.
     """
 
@@ -106,7 +109,7 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         unstable=tuple(sorted((size, _fine(size, rate, used), rate) for size, rate in unstable)),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
-        highest_rate=max(run.learning_rate for run in used),
+        highest_rate=max(_rate_reached(run) for run in used if _did_well(run, used, first)),
         longest=max(run.examples for run in used),
     )
 
@@ -115,6 +118,24 @@ def _fine(size: int, rate: float, used: Sequence[Branch]) -> float:
     """The highest rate below one that was fine at a batch size."""
     below = [run.learning_rate for run in used if run.batch_size == size and run.learning_rate < rate]
     return max(below, default=rate / UNKNOWN)
+
+
+def _rate_reached(run: Branch) -> float:
+    """The highest learning rate that a run took: it may have ended within its warm-up."""
+    schedule = run.learning_rate_schedule
+    if schedule is None:
+        return run.learning_rate
+    seen = [m for n, m in zip(schedule.examples, schedule.multipliers, strict=True) if n <= run.examples]
+    return run.learning_rate * max(*seen, schedule(run.examples))
+
+
+def _did_well(run: Branch, used: Sequence[Branch], initial_loss: float) -> bool:
+    """Whether a run's log loss fell by the share `WELL` of what the best of its batch size fell by."""
+
+    def fall(other: Branch) -> float:
+        return math.log(initial_loss / max(other.last_loss, 1e-300))
+
+    return fall(run) >= WELL * max(fall(other) for other in used if other.batch_size == run.batch_size)
 
 
 def _initial_loss(runs: Sequence[Branch]) -> float:

@@ -19,6 +19,7 @@ SHAPES_IN_WORDS = {
 }
 
 
+DEARER = " in the middle of the predictions, but it is worse on average over what is possible"
 OWN_DECISION = (
     "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
     "--adapt): most need less than the schedule, some more."
@@ -98,14 +99,18 @@ def _neighbour_sentences(
     doubles = [p for p in points if p.batch_size == 2 * best.batch_size]
     named = [("Half", p) for p in halves] + [("Twice", p) for p in doubles]
     if isinstance(goal, LowestLoss):
-        return [f"{word} the batch ({p.batch_size}) ends at a loss of {p.loss.value:.4g}." for word, p in named]
+        return [
+            f"{word} the batch ({p.batch_size}) ends at a loss of {p.loss.value:.4g}"
+            f"{DEARER if p.loss.value < 0.99 * best.loss.value else ''}."
+            for word, p in named
+        ]
     return [_neighbour_sentence(word, p, best, price) for word, p in named]
 
 
 def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:
     change = other.cost.value / best.cost.value - 1.0
     # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
-    doubt = " in the middle of the predictions, but dearer on average over what is possible" if change < -0.01 else ""
+    doubt = DEARER if change < -0.01 else ""
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
         f"{other.examples.value:,.0f} examples: {change:+.0%} {price.unit}{doubt}."

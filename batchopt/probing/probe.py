@@ -266,6 +266,7 @@ def _schedule_of(task: TrainingTask) -> str | tuple[float, ...] | None:
     shape = task.learning_rate_schedule
     if shape is None or isinstance(shape, str):
         return shape
+    LearningRateSchedule.of(shape, examples=SCHEDULE_POINTS)  # refuses what is no schedule
     return tuple(multiplier_at(shape, k / SCHEDULE_POINTS) for k in range(SCHEDULE_POINTS + 1))
 
 
