@@ -96,7 +96,7 @@ class LearningRateSchedule(Record):
         check_count("examples", examples)
         check_count("warmup_examples", warmup_examples, least=0)
         check_shape(shape)
-        if not 0.0 < cooldown <= 1.0:
+        if shape == "wsd" and not 0.0 < cooldown <= 1.0:
             raise ValueError(f"cooldown must be a share of the horizon, above 0 and at most 1, got {cooldown!r}")
         stable_end = round((1.0 - cooldown) * examples) if shape == "wsd" else examples
         if warmup_examples >= stable_end and warmup_examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_wsd_falls_over_its_last_fifth() -> None:
 def test_means_are_integrals() -> None:
     schedule = LearningRateSchedule.of("cosine", examples=1_000, warmup_examples=130)
     edges = np.array([0.0, 10.0, 200.0, 203.0, 950.0, 1_400.0])
-    fine = [np.mean([schedule(n) for n in np.linspace(a, b, 20_001)]) for a, b in zip(edges, edges[1:], strict=False)]
+    fine = [np.mean([schedule(n) for n in np.linspace(a, b, 20_001)]) for a, b in pairwise(edges)]
     np.testing.assert_allclose(schedule.means(edges), fine, atol=1e-4)
     assert schedule.mean(200.0, 203.0) == pytest.approx(fine[2], abs=1e-4)
 

@@ -28,7 +28,7 @@ PIECES_OF_RAMP = 8
 """Pieces of each stretch over which the rate rises or falls."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
-WELL = 0.5
+WELL = 0.25
 """A run that fell by less than this share of what the best of its batch size did, in logs, is no evidence that its rate
 can be used."""
 UNKNOWN = 4.0
