@@ -106,7 +106,7 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         points=Points(Courses(courses), index, pieces, log_losses, errors),
         settings=numbers[index],
         initial_loss=first,
-        unstable=tuple(sorted((size, _fine(size, rate, used), rate) for size, rate in unstable)),
+        unstable=_edges(unstable, used, first),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(_rate_reached(run) for run in used if _did_well(run, used, first)),
@@ -114,10 +114,18 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
     )
 
 
-def _fine(size: int, rate: float, used: Sequence[Branch]) -> float:
-    """The highest rate below one that was fine at a batch size."""
-    below = [run.learning_rate for run in used if run.batch_size == size and run.learning_rate < rate]
-    return max(below, default=rate / UNKNOWN)
+def _edges(
+    unstable: set[tuple[int, float]], used: Sequence[Branch], initial_loss: float
+) -> tuple[tuple[int, float, float], ...]:
+    """Where stability ends: between the highest rate that did well, and one above it that did not, or diverged."""
+    well = {(run.batch_size, run.learning_rate) for run in used if _did_well(run, used, initial_loss)}
+    edges = []
+    for size, rate in unstable | ({(run.batch_size, run.learning_rate) for run in used} - well):
+        below = [other for own, other in well if own == size and other < rate]
+        above = [other for own, other in well if own == size and other > rate]
+        if not above:
+            edges.append((size, max(below, default=rate / UNKNOWN), rate))
+    return tuple(sorted(edges))
 
 
 def _rate_reached(run: Branch) -> float:
