@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 CHANCE = 0.9
-"""Chance of ending at the loss with which a decay begins, unless told otherwise."""
+"""Chance of ending at the loss: with which a decay begins, unless told otherwise, and for which a horizon is chosen."""
 OWN_SHARE = 0.5
-"""Of the scatter of single runs, what the losses before a decay do not tell of its end."""
+"""Of the scatter of single runs, what the losses before a decay do not tell of its end. Set by hand."""
 LATER = 1.1
-"""After a decay that missed, the next one begins later by this factor at least."""
+"""After a decay that missed, the next one begins later by this factor at least, set by hand."""
 RATIO, BEFORE, AFTER = 1.08, 20, 24
 """Beginnings that are looked at: so far apart, and so many below and above the middle one."""
 INSIDE = 6

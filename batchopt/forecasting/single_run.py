@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.forecasting.horizons import FINE_RATIO, ends_of, first_crossing, schedule_of
-from batchopt.forecasting.own_decision import examples_by_own_decision
+from batchopt.forecasting.own_decision import CHANCE, examples_by_own_decision
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-CHANCE = 0.9
-"""The horizon of a run that is to reach a loss is the shortest with which it does by this chance."""
 MOST_PATIENCE = 3.0
-"""But no more than this multiple of the horizon with which it does by even chance: then the forecast is too vague to
-buy certainty with examples."""
+"""The horizon of a run that is to reach a loss is the shortest with which it does by the chance `CHANCE`, but no more
+than this multiple of the one with which it does by even chance: then the forecast is too vague to buy certainty with
+examples."""
 FINE_STEPS = 10
 """Neighbouring horizons on either side of the middle one."""
 POINTS = 48
@@ -139,17 +138,17 @@ def run_over(
         horizon: examples of the run.
         loss: whose first crossing `examples` are, inf where there is none; None for the whole run.
     """
-    end = horizon
-    points = np.unique(np.concatenate([np.geomspace(1.0, end, POINTS), end * np.linspace(0.5, 1.0, POINTS // 2)]))
+    late = horizon * np.linspace(0.5, 1.0, POINTS // 2)
+    points = np.unique(np.concatenate([np.geomspace(1.0, horizon, POINTS), late]))
     edges = edges_of(batch_size, schedule, points / batch_size)
     course = course_of(batch_size, learning_rate, schedule, edges, delay=posterior.delay)
     found = posterior.scattered_losses(posterior.losses_along([course])[0])
     found[posterior.is_unstable([batch_size], [learning_rate])[:, 0]] = np.inf
-    examples = np.full(len(found), float(end))
+    examples = np.full(len(found), float(horizon))
     if loss is not None:
         examples = first_crossing(found, np.log(edges[1:] * batch_size), math.log(loss))
     band = _band(np.round(edges[1:] * batch_size), np.exp(found))
-    return SingleRun(batch_size, learning_rate, schedule, int(end), examples, np.exp(found[:, -1]), band)
+    return SingleRun(batch_size, learning_rate, schedule, horizon, examples, np.exp(found[:, -1]), band)
 
 
 def _band(examples: Floats, losses: Floats) -> LossBand:
