@@ -20,6 +20,7 @@ from scipy import stats
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
+from batchopt.forecasting.rate_drift import drifts_of
 from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import course_of, edges_of, evidence_of
@@ -126,7 +127,8 @@ class LossPosterior(Record):
         frame = frame_of(
             points.courses, initial_loss=evidence.initial_loss, lowest_loss=lowest, is_adaptive=bool(adaptive)
         )
-        law = fit_schedule_law(points, frame, seed=seed)
+        drifts = drifts_of(evidence.near_best, evidence.longest, delay=delay)
+        law = fit_schedule_law(points, frame, contrasts=drifts, seed=seed)
         rng = np.random.default_rng(seed)
         draws, sd = len(law.rows) - 1, MISSED * law.steepness
         features = _Features.drawn(points.places.shape[1], draws, sd, rng)

@@ -108,6 +108,21 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrasts:
+    """Differences between log losses at the ends of runs that are believed to be nothing.
+
+    Attributes:
+        courses: of the runs.
+        differences: takes their log losses to the differences, (k, runs).
+        sds: standard deviation of each, in units of s, (k,).
+    """
+
+    courses: Courses
+    differences: Floats
+    sds: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduleLaw:
     """A fitted law.
 
@@ -134,7 +149,9 @@ class ScheduleLaw:
         return np.asarray(by_law + self.weights @ across.T)
 
 
-def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int = DRAWS) -> ScheduleLaw:
+def fit_schedule_law(
+    points: Points, frame: Frame, *, contrasts: Contrasts | None = None, seed: int = 0, draws: int = DRAWS
+) -> ScheduleLaw:
     """Fit the law to points, and draw from its posterior.
 
     Raises:
@@ -144,7 +161,7 @@ def fit_schedule_law(points: Points, frame: Frame, *, seed: int = 0, draws: int 
         raise EvidenceError(f"a law needs {LEAST_POINTS} losses after the first, got {len(points.log_losses)}")
     prior = prior_of(points, frame)
     steepness = steepness_of(points)
-    misfit = _Misfit(points, frame, prior, steepness)
+    misfit = _Misfit(points, frame, prior, steepness, contrasts)
     starts = np.array(_starts(prior))
     found, costs = minimise(misfit.residuals, misfit.jacobian, starts, most_steps=FIRST_STEPS)
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
@@ -269,18 +286,30 @@ def _starts(prior: Prior) -> list[Floats]:
 
 
 class _Misfit:
-    """Residuals of rows of parameters: points, each over its own error, then the prior."""
+    """Residuals of rows of parameters: points, each over its own error, then contrasts, then the prior."""
 
-    def __init__(self, points: Points, frame: Frame, prior: Prior, steepness: float) -> None:
-        self.points, self.frame, self.prior = points, frame, prior
+    def __init__(
+        self, points: Points, frame: Frame, prior: Prior, steepness: float, contrasts: Contrasts | None
+    ) -> None:
+        self.points, self.frame, self.prior, self.contrasts = points, frame, prior, contrasts
         self.errors = errors_of(points, steepness)
-        self.shifts: Floats = np.zeros((1, len(self.errors) + len(prior.mean)))
+        if contrasts is not None:
+            self.weighed = contrasts.differences / (contrasts.sds * steepness)[:, None]
+            self.ends_run = np.arange(len(contrasts.courses.steps))
+            self.ends_piece = contrasts.courses.pieces - 1
+        self.believed = 0 if contrasts is None else len(contrasts.sds)
+        self.shifts: Floats = np.zeros((1, len(self.errors) + self.believed + len(prior.mean)))
 
     def residuals(self, rows: Floats) -> Floats:
-        """(n, points + parameters); large ones of points count by their size, not by its square."""
+        """(n, points + contrasts + parameters); large ones of points count by their size, not by its square."""
         scaled, shifts = self._scaled(self.points.of(losses(rows, self.frame, self.points.courses)))
         root = np.sqrt(1.0 + scaled**2)
-        return np.concatenate([scaled * np.sqrt(2.0 / (1.0 + root)), self.prior.residuals(rows) + shifts], axis=1)
+        parts = [scaled * np.sqrt(2.0 / (1.0 + root))]
+        if self.contrasts is not None:
+            ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
+            parts.append(_soft(ends @ self.weighed.T + shifts[:, : self.believed]))
+        parts.append(self.prior.residuals(rows) + shifts[:, self.believed :])
+        return np.concatenate(parts, axis=1)
 
     def _scaled(self, log_losses: Floats) -> tuple[Floats, Floats]:
         count = len(self.errors)
@@ -289,14 +318,19 @@ class _Misfit:
         return finite + self.shifts[:, :count], self.shifts[:, count:]
 
     def jacobian(self, rows: Floats) -> Floats:
-        """(n, points + parameters, parameters)."""
+        """(n, points + contrasts + parameters, parameters)."""
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
         log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
+        count, after = len(self.errors), len(self.errors) + self.believed
         root = np.sqrt(1.0 + self._scaled(log_losses)[0] ** 2)
         softened = np.sqrt(0.5 * (1.0 + root)) / root / self.errors
-        found = np.empty((len(rows), len(self.errors) + rows.shape[1], rows.shape[1]))
-        np.multiply(softened[:, :, None], slopes, out=found[:, : len(self.errors)])
-        found[:, len(self.errors) :] = self.prior.slopes
+        found = np.empty((len(rows), after + rows.shape[1], rows.shape[1]))
+        np.multiply(softened[:, :, None], slopes, out=found[:, :count])
+        if self.contrasts is not None:
+            ends, by = log_loss_slopes(alike, self.frame, self.contrasts.courses, self.ends_run, self.ends_piece)
+            off = ends @ self.weighed.T + self.shifts[:, count:after]
+            found[:, count:after] = _soft_slope(off)[:, :, None] * (self.weighed @ by)
+        found[:, after:] = self.prior.slopes
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
     def draws(self, best: Floats, cost: float, rng: np.random.Generator, draws: int) -> Floats:
@@ -310,6 +344,16 @@ class _Misfit:
         rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (draws, 1)), most_steps=DRAW_STEPS)
         self.shifts = np.zeros((1, self.shifts.shape[1]))
         return rows
+
+
+def _soft(off: Floats) -> Floats:
+    """Residuals, of which large ones count by their size, not by its square."""
+    return np.asarray(off * np.sqrt(2.0 / (1.0 + np.sqrt(1.0 + off**2))))
+
+
+def _soft_slope(off: Floats) -> Floats:
+    root = np.sqrt(1.0 + off**2)
+    return np.asarray(np.sqrt(0.5 * (1.0 + root)) / root)
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:

@@ -30,9 +30,9 @@ of what many pieces give, with 12 by 0.7 %."""
 PIECES_OF_CURVE = 16
 """Pieces of a schedule that changes all the time."""
 WELL = 0.25
-"""A run that fell by less than this share of what the best of its batch size did, in logs, is no evidence that its rate
-can be used, and stability may end below it. Set by hand, between noisy runs that decay to low losses (a third and more)
-and runs that died (a tenth): without it 2 of 20 plans of the demo took a rate that kills its network."""
+"""A run that fell by less than this share of what the best of its batch size did by then, in logs, is no evidence that
+its rate can be used, and stability may end below it. Set by hand, between noisy runs that decay to low losses (a third
+and more) and runs that died (a tenth): without it 2 of 20 plans of the demo took a rate that kills its network."""
 UNKNOWN = 4.0
 """Where no lower rate of the batch size did well, one this factor below is taken to. Set by hand."""
 STUCK, BROKEN = 0.05, 0.35
@@ -56,6 +56,7 @@ class Evidence:
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
         highest_rate: that a run which did well has reached.
         longest: examples of the longest run.
+        near_best: some batch sizes, and a rate of each that is near its best one at that length.
     """
 
     points: Points
@@ -66,6 +67,7 @@ class Evidence:
     learning_rates: tuple[float, float]
     highest_rate: float
     longest: float
+    near_best: tuple[tuple[int, float], ...]
 
 
 def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: float = 0.0) -> Evidence:
@@ -113,7 +115,22 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(_rate_reached(run) for run in used if _did_well(run, used, first)),
         longest=max(run.examples for run in used),
+        near_best=_near_best(used),
     )
+
+
+def _near_best(used: Sequence[Branch]) -> tuple[tuple[int, float], ...]:
+    """The rate of the lowest loss at the smallest, middle and largest batch size that have long runs.
+
+    Long are those of half the examples of the longest.
+    """
+    longest = max(run.examples for run in used)
+    long = [run for run in used if run.examples >= 0.5 * longest]
+    sizes = sorted({run.batch_size for run in long})
+    best = {}
+    for size in (sizes[0], sizes[len(sizes) // 2], sizes[-1]):
+        best[size] = min((run for run in long if run.batch_size == size), key=lambda run: run.last_loss).learning_rate
+    return tuple(best.items())
 
 
 def _edges(
@@ -140,12 +157,28 @@ def _rate_reached(run: Branch) -> float:
 
 
 def _did_well(run: Branch, used: Sequence[Branch], initial_loss: float) -> bool:
-    """Whether a run's log loss fell by the share `WELL` of what the best of its batch size fell by."""
+    """Whether a run's log loss fell by the share `WELL` of what the best of its batch size did by the same examples."""
+    losses = [
+        loss
+        for other in used
+        if other.batch_size == run.batch_size and _is_decayed(run) >= _is_decayed(other)
+        if (loss := _loss_by(other, run.examples)) is not None
+    ]
+    best = math.log(initial_loss / max(min(losses, default=initial_loss), 1e-300))
+    return math.log(initial_loss / max(run.last_loss, 1e-300)) >= WELL * best
 
-    def fall(other: Branch) -> float:
-        return math.log(initial_loss / max(other.last_loss, 1e-300))
 
-    return fall(run) >= WELL * max(fall(other) for other in used if other.batch_size == run.batch_size)
+def _loss_by(run: Branch, examples: float) -> float | None:
+    """A run's loss after so many examples, or at its end if it is shorter; None where it began later."""
+    if run.examples <= 1.01 * examples:
+        return run.last_loss
+    for curve in (run.training, run.curve):
+        if curve is not None:
+            pairs = zip(curve.examples, curve.losses, strict=True)
+            late = [loss for n, loss in pairs if 0.8 * examples <= n <= examples]
+            if late:
+                return float(np.mean(late))
+    return None
 
 
 def _initial_loss(runs: Sequence[Branch]) -> float:

@@ -65,9 +65,7 @@ def test_the_best_rate_costs_little_more_than_the_true_best(forecast: Forecast) 
 
 
 def test_decays_reach_a_loss_sooner(forecast: Forecast) -> None:
-    constant, wsd = (
-        forecast.steps(16, 0.45, 0.07, learning_rate_schedule=shape).value for shape in ("constant", "wsd")
-    )
+    constant, wsd = (forecast.steps(16, 0.45, 0.1, learning_rate_schedule=shape).value for shape in ("constant", "wsd"))
     assert wsd < 0.8 * constant
 
 

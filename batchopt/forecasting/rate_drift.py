@@ -1,0 +1,110 @@
+"""How the best peak learning rate changes with the horizon on other problems, as evidence for a law.
+
+Notation
+    H       horizon of a probe's longest run
+    c       curvature: second derivative of y, the log loss at the end of a run, by the log rate, at the best rate,
+            over the steepness of y over log examples
+    a       distance from the best rate at which the loss is looked at, in logs
+
+Short runs tell which rate is best for short runs. Whether the noise of a hot one is soon forgotten, so that hotter
+rates are best for longer runs, or stays, they hardly tell: left to them, the law took rates that were up to 8 times too
+high at 16 times the horizon. Problems are alike in it, so runs of a longer horizon that nobody made are compared: those
+at rates a above and below a rate that ought to be the best end alike, and by c a^2 / 2 higher than that rate's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from batchopt.forecasting.schedule_fit import Contrasts
+from batchopt.forecasting.schedule_law import Course, Courses
+from batchopt.forecasting.schedule_points import course_of, edges_of
+from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
+
+HORIZON_EXPONENT, HORIZON_EXPONENT_SD = -0.2, 0.3
+"""Of the horizon in the best peak rate of a batch size, over problems: -0.59, -0.34, -0.31, -0.22, -0.16, -0.13, -0.04
+and 0.07 in eight decaying sweeps of `benchmarks/truth`, -0.19 to 0 in language models (Step Law, arXiv 2503.04715).
+The deviation is half as much again as theirs, for problems unlike these. A belief about the exponent of the batch size
+changed nothing: probes run two batch sizes."""
+CURVATURE, CURVATURE_SD = 1.05, 0.5
+"""c, and its standard deviation as a share. In the same sweeps y was 0.2 to 0.5 steepnesses higher an octave from the
+best rate, 0.3 to 1.1 two octaves from it."""
+FURTHER = 8.0
+"""Horizons that are compared, over H: where a user's run ends is seldom nearer."""
+ASIDE = 1.5 * math.log(2.0)
+"""a: beyond what seeds blur, and short of where stability ends."""
+NEIGHBOUR = 2.0
+"""Horizons between which the steepness is read, over and under the one that is compared."""
+LEAST_STEPS = 32
+"""Of the runs that are compared: the best rate of fewer is another matter."""
+WARMUP = 0.05
+"""Share of a horizon over which they warm up."""
+
+
+Weights = dict[int, float]
+"""Of runs, by their number: what a contrast counts each log loss with."""
+
+
+def drifts_of(best: Sequence[tuple[int, float]], longest: float, *, delay: float = 0.0) -> Contrasts:
+    """What is believed of the best rates at longer horizons.
+
+    Args:
+        best: batch sizes, rising, and a rate of each that is near the best at the horizon of the probe's runs.
+        longest: H, examples.
+        delay: steps that momentum lags behind.
+    """
+    runs = _Runs(delay)
+    tilt_sd, bend = 2.0 * CURVATURE * ASIDE, CURVATURE * ASIDE**2
+    beliefs: list[tuple[Weights, float]] = []
+    for size, rate in best:
+        here = max(longest, LEAST_STEPS * size)
+        there, later = here * FURTHER, rate * FURTHER**HORIZON_EXPONENT
+        drift = _sum(runs.tilt(size, later, there), runs.tilt(size, rate, here), -1.0)
+        beliefs.append((drift, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
+        beliefs.append((_sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend), CURVATURE_SD * bend))
+    differences = np.zeros((len(beliefs), len(runs.courses)))
+    for row, (weights, _) in zip(differences, beliefs, strict=True):
+        row[list(weights)] = list(weights.values())
+    return Contrasts(Courses(runs.courses), differences, np.array([sd for _, sd in beliefs]))
+
+
+class _Runs:
+    """Runs that warm up, keep their rate and cool down, and differences of their log losses."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay, self.courses, self._numbers = delay, list[Course](), dict[tuple[int, float, float], int]()
+
+    def tilt(self, size: int, rate: float, horizon: float) -> Weights:
+        """How much higher a run at a hotter rate ends than one at a cooler rate."""
+        return {self._end(size, rate, horizon, ASIDE): 1.0, self._end(size, rate, horizon, -ASIDE): -1.0}
+
+    def bend(self, size: int, rate: float, horizon: float) -> Weights:
+        """How much higher both of these end than one at the rate itself."""
+        hot, cool = self._end(size, rate, horizon, ASIDE), self._end(size, rate, horizon, -ASIDE)
+        return {hot: 1.0, cool: 1.0, self._end(size, rate, horizon): -2.0}
+
+    def fall(self, size: int, rate: float, horizon: float) -> Weights:
+        """Steepness: how much log loss falls over log examples about a horizon."""
+        per = 1.0 / math.log(NEIGHBOUR**2)
+        return {
+            self._end(size, rate, horizon / NEIGHBOUR): per,
+            self._end(size, rate, horizon * NEIGHBOUR): -per,
+        }
+
+    def _end(self, size: int, rate: float, horizon: float, aside: float = 0.0) -> int:
+        """The number of a run."""
+        key = (size, rate * math.exp(aside), horizon)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.courses)
+            knees = (0, max(1, round(WARMUP * horizon)), round((1.0 - COOLDOWN) * horizon), round(horizon))
+            schedule = LearningRateSchedule(knees, (0.0, 1.0, 1.0, 0.0))
+            edges = edges_of(size, schedule, np.array([horizon / size]))
+            self.courses.append(course_of(size, key[1], schedule, edges, delay=self.delay))
+        return self._numbers[key]
+
+
+def _sum(first: Weights, second: Weights, share: float) -> Weights:
+    return {run: first.get(run, 0.0) + share * second.get(run, 0.0) for run in {**first, **second}}

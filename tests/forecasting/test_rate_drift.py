@@ -1,0 +1,87 @@
+"""What is believed of best rates at longer horizons: against runs one by one, and against differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from forecasting.known_law import known_law, known_report
+
+from batchopt.forecasting import rate_drift
+from batchopt.forecasting.rate_drift import ASIDE, CURVATURE, FURTHER, HORIZON_EXPONENT, NEIGHBOUR, drifts_of
+from batchopt.forecasting.schedule_fit import Points, _Misfit, fit_schedule_law, prior_of
+from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
+from batchopt.forecasting.schedule_points import evidence_of
+from batchopt.learning_rate_schedule import LearningRateSchedule
+
+LAW = known_law()
+
+
+def log_end(size: int, rate: float, horizon: float) -> float:
+    """Of a run that warms up over a twentieth of its horizon and decays over the last fifth."""
+    knees = (0, round(0.05 * horizon), round(0.8 * horizon), round(horizon))
+    schedule = LearningRateSchedule(knees, (0.0, 1.0, 1.0, 0.0))
+    return float(LAW.losses_at_end([size], [rate], [schedule], [horizon])[0, 0])
+
+
+def test_the_contrasts_are_those_of_runs_one_by_one() -> None:
+    size, rate, longest = 16, 0.3, 20_000.0
+    found = drifts_of([(size, rate)], longest)
+    ends = np.log(losses(np.array(LAW.rows[:1]), LAW.frame, found.courses)[0, :, -1])
+    later, there = rate * FURTHER**HORIZON_EXPONENT, FURTHER * longest
+
+    def tilt(middle: float, horizon: float) -> float:
+        return log_end(size, middle * math.exp(ASIDE), horizon) - log_end(size, middle / math.exp(ASIDE), horizon)
+
+    both = sum(log_end(size, later * math.exp(sign * ASIDE), there) for sign in (-1.0, 1.0))
+    bend = both - 2.0 * log_end(size, later, there)
+    steepness = (log_end(size, later, there / NEIGHBOUR) - log_end(size, later, there * NEIGHBOUR)) / math.log(4.0)
+    expected = [tilt(later, there) - tilt(rate, longest), bend - CURVATURE * ASIDE**2 * steepness]
+    # In single precision where losses along runs are asked for, in double here.
+    assert found.differences @ ends == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_parabola_whose_best_rate_moves_as_believed_has_no_tilt() -> None:
+    """What it moves further is so many of the deviations of the exponent that is believed."""
+    longest = 40_000.0
+    found = drifts_of([(4, 0.1), (64, 0.4)], longest)
+    every = found.courses
+    size, horizon = every.batch_sizes[:, 0], np.sum(every.steps * every.batch_sizes, axis=1)
+    off = 1.5  # standard deviations of the horizon's exponent
+    exponent = HORIZON_EXPONENT + off * rate_drift.HORIZON_EXPONENT_SD
+    best = 0.1 * np.sqrt(size / 4.0) * (horizon / longest) ** exponent
+    ends = 0.5 * CURVATURE * np.log(every.peaks / best) ** 2 - np.log(horizon)
+    standard = found.differences @ ends / found.sds
+    tilts = [0, 2]
+    assert standard[tilts] == pytest.approx([-off, -off], rel=1e-6)
+
+
+def test_derivatives_of_all_residuals_are_those_of_differences() -> None:
+    rng = np.random.default_rng(3)
+    runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (6, 9)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, False, 0.3)
+    points = Points(Courses(runs), np.array([0, 1, 1]), np.array([5, 3, 8]), np.log([0.9, 1.1, 0.7]), np.full(3, 0.01))
+    prior = prior_of(points, frame)
+    misfit = _Misfit(points, frame, prior, 0.4, drifts_of([(4, 0.05), (64, 0.2)], 2_000.0))
+    rows = prior.mean + 0.3 * prior.sd * rng.standard_normal((3, len(prior.mean)))
+    misfit.shifts = 0.5 * rng.standard_normal((3, misfit.shifts.shape[1]))
+    slopes, step = misfit.jacobian(rows), 1e-5
+    for k in range(rows.shape[1]):
+        ahead, behind = rows.copy(), rows.copy()
+        ahead[:, k] += step
+        behind[:, k] -= step
+        found = (misfit.residuals(ahead) - misfit.residuals(behind)) / (2.0 * step)
+        assert slopes[:, :, k] == pytest.approx(found, rel=1e-5, abs=1e-6)
+
+
+def test_vague_beliefs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = evidence_of(known_report(LAW).runs, initial_loss=LAW.initial_loss)
+    frame = frame_of(evidence.points.courses, initial_loss=LAW.initial_loss, lowest_loss=0.06, is_adaptive=False)
+    for name in ("HORIZON_EXPONENT_SD", "CURVATURE_SD"):
+        monkeypatch.setattr(rate_drift, name, 1e9)
+    vague = drifts_of(evidence.near_best, evidence.longest)
+    alone, with_vague = (
+        fit_schedule_law(evidence.points, frame, contrasts=contrasts, draws=2).rows[0] for contrasts in (None, vague)
+    )
+    assert with_vague == pytest.approx(alone, abs=1e-6)
