@@ -15,7 +15,7 @@ from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.ramp import cheapest_ramp
 from batchopt.forecasting.single_run import SingleRun, estimate_of, of_draws, run_over, run_to_loss
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.choice import DIVERGED, UNREACHED, candidate_batch_sizes, choose, mean_log
+from batchopt.planning.choice import DIVERGED, GIVEN_UP, candidate_batch_sizes, choose, mean_log
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.planning.reasons import reasons_for
@@ -144,21 +144,19 @@ def _reaching(
     Of every shape the best setting is looked at closely, and the shapes are compared by what its run costs.
     """
     grid = _Grid(posterior, wanted, goal.loss, sizes, price)
-    found: list[tuple[float, Shape, SingleRun]] = []
+    found: list[tuple[Shape, SingleRun, Floats]] = []
     for shape in wanted.shapes:
         at = grid.best(shape)
         run = None if at is None else grid.run(shape, *at)
         if run is not None:
-            cost = float(mean_log(run.examples, otherwise=grid.never)) + math.log(
-                price(run.batch_size) / run.batch_size
-            )
-            found.append((cost, shape, run))
+            found.append((shape, run, of_draws(run.examples) * price(run.batch_size) / run.batch_size))
     if not found:
         raise UnreachableGoalError(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
             "ask for a loss nearer to what was observed, or widen the bounds"
         )
-    _, shape, best = min(found, key=lambda each: each[0])
+    most = GIVEN_UP * min(float(np.median(costs)) for _, _, costs in found)
+    shape, best, _ = min(found, key=lambda each: float(mean_log(each[2], most=most)))
     runs = []
     for i, size in enumerate(sizes):
         j = grid.best_rate(shape, i)
@@ -175,15 +173,14 @@ class _Grid:
     ) -> None:
         self.posterior, self.warmup, self.loss, self.sizes = posterior, wanted.warmup_examples, loss, sizes
         self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
-        self.never = UNREACHED * float(horizons[-1])
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
         self._middle, self._scores, self._log_steps = {}, {}, {}
         for shape in wanted.shapes:
             ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
-            needed = ends.examples_to(loss)
-            middle = np.median(of_draws(needed), axis=0)
-            scores = mean_log(needed, otherwise=self.never) + np.log(prices / of_size)
+            needed = of_draws(ends.examples_to(loss))
+            middle = np.median(needed, axis=0)
+            scores = mean_log(needed, most=GIVEN_UP * middle.min(axis=1, keepdims=True)) + np.log(prices / of_size)
             self._middle[shape] = middle
             self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)
             self._log_steps[shape] = np.log(middle / of_size)

@@ -36,6 +36,9 @@ FEATURES = 128
 UNTRIED = 2.0
 """Rates are used up to this multiple of the highest with which a run did well: the next of a grid of octaves. Set by
 hand; at 4 and 16 few settings more of the sweeps came within reach."""
+SMALLER = 0.75
+"""Power of the batch size with which a rate that is fine for a larger one is carried to a smaller one: between the
+root, by which best rates differ, and proportion, by which noise alone makes them differ."""
 DIGITS = 5
 """Significant digits of what the law misses."""
 SCATTER = 0.15
@@ -65,6 +68,7 @@ class LossPosterior(Record):
         steepness: how much log loss falls over log examples.
         unstable: (batch size, rate that was fine, rate with which a run diverged): stability ends between, in each draw
             at another rate.
+        stable: (batch size, rate) of runs that did well and were as long as those that did not.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size that was run.
         highest_rate: highest rate that a run which did well has reached.
@@ -89,6 +93,7 @@ class LossPosterior(Record):
     amplitudes: tuple[tuple[float, ...], ...]
     steepness: float
     unstable: tuple[tuple[int, float, float], ...]
+    stable: tuple[tuple[int, float], ...]
     batch_sizes: tuple[int, int]
     learning_rates: tuple[float, float]
     highest_rate: float
@@ -158,6 +163,7 @@ class LossPosterior(Record):
             amplitudes=_rounded(features.amplitudes),
             steepness=law.steepness,
             unstable=evidence.unstable,
+            stable=evidence.stable,
             batch_sizes=evidence.batch_sizes,
             learning_rates=evidence.learning_rates,
             highest_rate=evidence.highest_rate,
@@ -216,17 +222,22 @@ class LossPosterior(Record):
         """The learning rate from which on runs diverge, (1 + draws, k).
 
         Small batches bear no higher rate than large ones; a rate that is too high for a batch size is taken to be too
-        high for larger ones up to the root of their ratio. A rate more than an octave above all that did well is
-        not trusted either: where stability ends, the law can't know.
+        high for larger ones up to the root of their ratio. A rate that is fine for a batch size is fine for larger
+        ones, and for smaller ones less than in proportion to the root. A rate more than an octave above all that did
+        well is not trusted either: where stability ends, the law can't know.
         """
         sizes = np.asarray(batch_sizes, dtype=np.float64)
         limits = np.full((1 + self.draws, len(sizes)), UNTRIED * self.highest_rate)
         # Where between the two rates stability ends is even over draws, and a half in the best guess.
         parts = (np.random.default_rng(1).permutation(self.draws) + 0.5) / max(1, self.draws)
         parts = np.concatenate([[0.5], parts])[:, None]
+        borne = np.zeros(len(sizes))
+        for size, rate in self.stable:
+            borne = np.maximum(borne, rate * np.minimum(1.0, (sizes / size) ** SMALLER))
         for size, fine, broken in self.unstable:
-            edge = fine * (broken / fine) ** parts
-            limits = np.minimum(limits, edge * np.sqrt(np.maximum(1.0, sizes / size)))
+            scale = np.sqrt(np.maximum(1.0, sizes / size))
+            low = np.clip(borne, fine * scale, broken * scale)
+            limits = np.minimum(limits, low * (broken * scale / low) ** parts)
         return np.asarray(limits)
 
     def is_unstable(

@@ -177,9 +177,10 @@ def fit_schedule_law(
 def steepness_of(points: Points) -> float:
     """How much log loss falls over log examples late in the runs.
 
-    It is the fall of the lowest loss so far of a batch size, in the middle of the batch sizes that have long runs. Most
-    runs of a probe are short, and may be on a plateau all along: they say nothing of what comes after it. Where only
-    the ends of runs are known, it is how much the lowest falls from the shortest runs to the longest.
+    It is the fall of the lowest loss so far of a batch size, of those that have long runs the one that falls most: a
+    long run may have been an unlucky one. Most runs of a probe are short, and may be on a plateau all along: they say
+    nothing of what comes after it. Where only the ends of runs are known, it is how much the lowest falls from the
+    shortest runs to the longest.
     """
     log_examples = points.places[:, 2] * LOG_EXAMPLES
     if np.bincount(points.run).max() == 1:
@@ -194,7 +195,7 @@ def steepness_of(points: Points) -> float:
         begin = max(float(at[0]), float(at[-1]) - LATE)
         if at[-1] > log_examples.max() - LATE and at[-1] > begin + ALIKE:
             falls.append((np.interp(begin, at, lowest) - lowest[-1]) / (at[-1] - begin))
-    return max(LEAST_STEEPNESS, float(np.median(falls)) if falls else 1.0)
+    return max(LEAST_STEEPNESS, *falls) if falls else 1.0
 
 
 def errors_of(points: Points, steepness: float) -> Floats:

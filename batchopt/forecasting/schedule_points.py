@@ -52,6 +52,7 @@ class Evidence:
         settings: number of the batch size, rate and seed that each point is of, (m,).
         initial_loss: mean loss at initialisation.
         unstable: (batch size, rate that did well, rate with which a run did not, or diverged): stability ends between.
+        stable: (batch size, rate) of runs that did well and were as long as all that did not.
         batch_sizes: smallest and largest that was run.
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
         highest_rate: that a run which did well has reached.
@@ -63,6 +64,7 @@ class Evidence:
     settings: NDArray[np.int_]
     initial_loss: float
     unstable: tuple[tuple[int, float, float], ...]
+    stable: tuple[tuple[int, float], ...]
     batch_sizes: tuple[int, int]
     learning_rates: tuple[float, float]
     highest_rate: float
@@ -111,6 +113,7 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         settings=numbers[index],
         initial_loss=first,
         unstable=_edges(unstable, used, first),
+        stable=_stable(unstable, runs, used, first),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(_rate_reached(run) for run in used if _did_well(run, used, first)),
@@ -145,6 +148,16 @@ def _edges(
         if not above:
             edges.append((size, max(below, default=rate / UNKNOWN), rate))
     return tuple(sorted(edges))
+
+
+def _stable(
+    unstable: set[tuple[int, float]], runs: Sequence[Branch], used: Sequence[Branch], initial_loss: float
+) -> tuple[tuple[int, float], ...]:
+    well = [run for run in used if _did_well(run, used, initial_loss)]
+    poor = [run.examples for run in used if run not in well]
+    poor += [run.examples for run in runs if (run.batch_size, run.learning_rate) in unstable]
+    long = {(run.batch_size, _rate_reached(run)) for run in well if run.examples >= max(poor, default=0)}
+    return tuple(sorted(long))
 
 
 def _rate_reached(run: Branch) -> float:

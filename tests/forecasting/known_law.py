@@ -42,6 +42,7 @@ def known_law(*, noise: float = 3.5) -> LossPosterior:
         amplitudes=((0.0,), (0.0,)),
         steepness=0.5,
         unstable=(),
+        stable=(),
         batch_sizes=(16, 256),
         learning_rates=(0.01, 0.2),
         highest_rate=3.0,

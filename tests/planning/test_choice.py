@@ -23,14 +23,14 @@ def test_candidates() -> None:
 
 def test_a_draw_that_never_gets_there_counts_as_dear() -> None:
     values = np.array([[10.0, 10.0], [10.0, math.inf]])
-    sure, doubtful = mean_log(values, otherwise=1000.0)
+    sure, doubtful = mean_log(values, most=1000.0)
     assert sure == pytest.approx(math.log(10.0))
     assert doubtful == pytest.approx(0.5 * (math.log(10.0) + math.log(1000.0)))
 
 
 def test_the_safe_setting_beats_a_gamble() -> None:
     gamble, safe = [90.0, 90.0, math.inf, math.inf], [100.0] * 4
-    scores = mean_log(np.array([gamble, safe]).T, otherwise=10_000.0)
+    scores = mean_log(np.array([gamble, safe]).T, most=10_000.0)
     assert choose(scores, np.zeros(2)) == (1,)
 
 
