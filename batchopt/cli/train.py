@@ -12,7 +12,8 @@ from batchopt.cli.arguments import UsageError, check_outputs, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import BatchoptError, NonFiniteLossError
-from batchopt.forecasting.forecast import HARDLY_FELL, Forecast
+from batchopt.forecasting.doubts import HARDLY_FELL
+from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.report.comparison import Comparison
