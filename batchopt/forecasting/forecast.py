@@ -60,7 +60,8 @@ class Forecast(Record):
         noise_trend: noise scale over loss; None where fewer than two readings were resolved.
         step_cost: measured seconds per step; None if the probe did not get to it.
         batch_size_limit: largest batch size that plans use unless told otherwise (memory, data, what was probed).
-        warmup_examples: the task's; None where it has none, and a twentieth of the horizon is taken.
+        warmup_examples: the task's, cut to a fifth of shorter horizons (a plan says so where it is); None where it has
+            none, and a twentieth of the horizon is taken.
         task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
             none.
         doubts: what speaks against trusting it, in sentences.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchopt.forecasting.horizons import warmup_within
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
@@ -41,10 +43,23 @@ def plan_for(
         warmup_examples=forecast.warmup_examples,
     )
     law, warmup = forecast.law, forecast.warmup_examples
-    return make_plan(
+    plan = make_plan(
         law,
         wanted,
         hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
         critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
         doubts=forecast.doubts,
+    )
+    cut = _doubt_of_warmup(plan.schedule.examples, warmup)
+    return plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
+
+
+def _doubt_of_warmup(horizon: int, warmup_examples: int | None) -> str | None:
+    """That the task's warm-up was cut; None where it was not."""
+    within = warmup_within(horizon, warmup_examples)
+    if warmup_examples is None or within == warmup_examples:
+        return None
+    return (
+        f"The task's warm-up of {warmup_examples:,} examples is longer than a fifth of this run of {horizon:,}, so its "
+        f"rate rises over {within:,} examples instead: give the task a shorter warm-up, or plan a longer run."
     )

@@ -229,7 +229,14 @@ def with_rates(schedule: Schedule, task: TrainingTask) -> Schedule:
     Raises:
         TaskError: what the task asks for can't be followed over this run.
     """
-    if schedule.learning_rate_schedule is not None or task.learning_rate_schedule is None:
+    if schedule.learning_rate_schedule is not None:
+        return schedule
+    if task.learning_rate_schedule is None:
+        if task.warmup_examples >= schedule.examples:
+            raise TaskError(
+                f"the warm-up must end before the run does, got {task.warmup_examples} examples of warm-up in a run of "
+                f"{schedule.examples}: warm up over fewer, or train longer"
+            )
         return schedule
     try:
         rates = LearningRateSchedule.of(

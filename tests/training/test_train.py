@@ -231,6 +231,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
             train(make_task(learning_rate_schedule=wrong), SCHEDULE)
     with pytest.raises(TaskError, match="the warm-up must end before the rate decays, got 1200 examples"):
         train(make_task(learning_rate_schedule="wsd", warmup_examples=1_200), SCHEDULE)
+    with pytest.raises(TaskError, match="the warm-up must end before the run does, got 1500 examples"):
+        train(make_task(warmup_examples=1_500), SCHEDULE)
     with pytest.raises(ValueError, match="until_loss must be positive"):
         train(make_task(), SCHEDULE, until_loss=0.0)
     for wrong in (tmp_path, tmp_path / "missing" / "run"):
