@@ -362,3 +362,21 @@ def test_no_file_of_a_command_takes_the_place_of_another(
     assert main(["probe", flow.task, "--examples", "9000", "-o", str(tmp_path)]) == 1
     assert "is a folder: give the name of a file in it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_files_that_do_not_belong_together(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = json.loads(Path(flow.probe).read_text())
+    other["initial_loss"] *= 1.5
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    out = ("-o", str(tmp_path / "report.html"))
+    told = fails(capsys, "report", "--probe", str(tmp_path / "other.json"), "--forecast", flow.forecast, *out)
+    assert "a forecast and a probe must belong together, and the initial loss" in told
+    forecast = json.loads(Path(flow.forecast).read_text())
+    forecast["law"]["rows"] = [[1.01 * x for x in row] for row in forecast["law"]["rows"]]
+    (tmp_path / "forecast.json").write_text(json.dumps(forecast))
+    told = fails(capsys, "report", "--forecast", str(tmp_path / "forecast.json"), "--plan", flow.plan, *out)
+    assert "a plan and a forecast must belong together" in told
+    assert not (tmp_path / "report.html").exists()
+    assert main(["report", "--probe", flow.probe, "--forecast", flow.forecast, "--plan", flow.plan, *out]) == 0
