@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,10 @@ def test_the_decay_ends_within_the_run() -> None:
         r"LearningRateSchedule\.of\(shape, examples=199\), or train longer",
     ):
         Schedule.constant(8, examples=199, learning_rate_schedule=rates)
+
+
+def test_the_file_of_a_plan_is_told_as_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text('{"schema": "batchopt.plan/2", "schedule": {}}')
+    with pytest.raises(RecordError, match=r"plan\.json: .* it is a plan: take batchopt\.Plan\.load\(path\)\.schedule$"):
+        Schedule.load(file)

@@ -67,6 +67,9 @@ class Schedule(Record):
     OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
         "batchopt.schedule/1": _of_first_version
     }
+    REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {
+        "batchopt.plan": "it is a plan: take batchopt.Plan.load(path).schedule"
+    }
 
     segments: tuple[Segment, ...]
     examples: int
@@ -171,7 +174,7 @@ def check_schedule(schedule: object, *others: type) -> None:
         return
     remedy = ""
     if isinstance(schedule, str | os.PathLike):
-        remedy = ": load it with batchopt.Schedule.load(path)"
+        remedy = ": load it with batchopt.Schedule.load(path), or, of a plan's file, batchopt.Plan.load(path).schedule"
     elif isinstance(getattr(schedule, "schedule", None), Schedule):
         remedy = ": give its .schedule"
     kinds = " or a ".join(f"batchopt.{kind.__name__}" for kind in (Schedule, *others))

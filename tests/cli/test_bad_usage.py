@@ -175,6 +175,13 @@ def test_too_small_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_p
     assert "budget" in said
 
 
+def test_a_finished_probe_is_not_overwritten(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(flow.probe).read_text()
+    told = fails(capsys, "probe", flow.task, "--examples", "40000", "-o", flow.probe)
+    assert told.endswith("probe.json is there already: give another name with -o, or delete it to probe again")
+    assert Path(flow.probe).read_text() == before
+
+
 def test_folders_that_are_missing_are_told_before_the_work(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

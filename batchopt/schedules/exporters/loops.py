@@ -86,9 +86,8 @@ def to_torch(schedule: Schedule) -> Export:
         f"total_steps = {schedule.steps}\n"
     )
     remedy = "call rates.step() after every optimizer.step(); without scale_learning_rate, which would do it twice"
-    yours = "`dataset` and `optimizer` are your loop's" + (
-        "" if schedule.learning_rate is None else ", its lr as above"
-    )
+    lr = "" if schedule.learning_rate is None else ", made with the lr above"
+    yours = f"`dataset` and `optimizer` are your loop's{lr}"
     return Export(text + _rate(schedule), (yours, *_rates(schedule, "torch", remedy)))
 
 
