@@ -22,7 +22,7 @@ DETAILS = """\
 Trains the task for a short while, within the budget, and writes what it measured: noise scales, the losses of short
 runs at two batch sizes and of cooldowns off them (the learning rate falls to zero), seconds per step. Finished parts
 are kept beside the output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on
-where it stopped.
+where it stopped. A file that is there already is not overwritten.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
 
@@ -56,6 +56,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder: give the name of a file in it")
+    # With parts beside it, a probe was ended between writing the file and clearing them away.
+    if args.out.exists() and not journal_of(args.out).exists():
+        raise FileExistsError(f"{args.out} is there already: give another name with -o, or delete it to probe again")
     task = load_task(args.task)
     processes.join(task.torch_device)
     report = probe_with_progress(
@@ -103,7 +106,7 @@ def probe_with_progress(
 
     from batchopt.probing.probe import probe
 
-    journal = out.with_name(out.name + ".partial")
+    journal = journal_of(out)
     with parallel_config(n_jobs=workers):
         report = probe(
             task,
@@ -120,6 +123,11 @@ def probe_with_progress(
         report.save(out)
         shutil.rmtree(journal)
     return report
+
+
+def journal_of(out: Path) -> Path:
+    """Where the finished parts of a probe are kept until it is done."""
+    return out.with_name(out.name + ".partial")
 
 
 def show_probe(report: ProbeReport, console: Console) -> None:
