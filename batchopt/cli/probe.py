@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Probe the task and write the report."""
-    from batchopt.cli.task_file import load_task
+    from batchopt.cli.task_file import load_task, task_place
 
+    task_place(args.task)
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
     if args.out.is_dir():

@@ -120,6 +120,10 @@ def test_task_files(
     assert not (tmp_path / "p.json").exists()
 
 
+def test_a_mistyped_task_is_told_before_a_missing_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no file" in fails(capsys, "probe", f"{tmp_path / 'mistyped.py'}:task")
+
+
 def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = Path(flow.probe).read_text()
     broken = tmp_path / "broken.json"
