@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
@@ -169,10 +170,10 @@ def show_probe(report: ProbeReport, console: Console) -> None:
         cost = report.step_cost
         slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
         knees = "".join(
-            f"; {1e6 * slope:.3g} us an example beyond {knee.batch_size:g}"
+            f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
             for knee, slope in zip(cost.knees, slopes[1:], strict=True)
         )
-        console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * slopes[0]:.3g} us x B{knees}")
+        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
     if report.stopped is not None:
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
 
