@@ -13,6 +13,7 @@ from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
+from batchopt.errors import BatchoptError
 from batchopt.evidence import Branch, ProbeReport
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ Under torchrun the first process probes; a model that the task shards (FSDP2) is
 TOGETHER = True
 """Whether several processes may run it, under torchrun."""
 AFTER_INTERRUPT = "the same command goes on where it stopped"
+
+
+class NothingMeasuredError(BatchoptError):
+    """A probe ended without a run that is of use."""
+
+
+RAISED_BY_ALL = (NothingMeasuredError,)
+"""What all processes raise at the same place."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +84,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
         workers=args.workers,
     )
     show_probe(report, console)
+    if not is_usable(report):
+        raise NothingMeasuredError(
+            f"the probe has no run that a forecast could be fitted to, and nothing was written: {report.stopped}"
+        )
     console.say(f"\nwrote {args.out}; next: batchopt forecast {args.out}")
     console.result(
         {
@@ -122,9 +135,15 @@ def probe_with_progress(
         )
     console.end_progress()
     if processes.rank() == 0:
-        report.save(out)
+        if is_usable(report):
+            report.save(out)
         shutil.rmtree(journal)
     return report
+
+
+def is_usable(report: ProbeReport) -> bool:
+    """Whether a run is left that a forecast could be fitted to."""
+    return any(run.outcome != "diverged" for run in report.runs)
 
 
 def journal_of(out: Path) -> Path:
@@ -146,6 +165,24 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             for s in report.spending
         ],
     )
+    if report.noise_scales:
+        _show_noise_scales(report, console)
+    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
+    title = "cooldowns: off the end of a run, the learning rate falls to zero"
+    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
+    if report.step_cost is not None:
+        cost = report.step_cost
+        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
+        knees = "".join(
+            f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
+            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
+        )
+        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
+    if report.stopped is not None and is_usable(report):
+        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
+
+
+def _show_noise_scales(report: ProbeReport, console: Console) -> None:
     console.say("\nnoise scale along tuned runs, with its 90 % interval")
     everything = report.provenance.population
     console.table(
@@ -163,19 +200,6 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     for kind, method in sorted({(r.kind, r.method) for r in report.noise_scales}):
         console.item(f"{kind}: {method}")
-    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
-    title = "cooldowns: off the end of a run, the learning rate falls to zero"
-    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
-    if report.step_cost is not None:
-        cost = report.step_cost
-        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
-        knees = "".join(
-            f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
-            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
-        )
-        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
-    if report.stopped is not None:
-        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
 
 
 def _show_runs(title: str, runs: Sequence[Branch], console: Console) -> None:

@@ -120,6 +120,36 @@ def test_task_files(
     assert not (tmp_path / "p.json").exists()
 
 
+NOT_FINITE = """
+import dataclasses, math
+x = task.data[0].repeat({times}, 1)
+x[{where}] = math.nan
+task = dataclasses.replace(task, data=(x, task.data[1].repeat({times})))
+"""
+
+
+@pytest.mark.parametrize(("times", "where"), [(1, ":"), (20, "::5")])
+def test_data_that_are_not_finite(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, times: int, where: str
+) -> None:
+    source = Path(flow.task.rpartition(":")[0]).read_text()
+    (tmp_path / "bad.py").write_text(source + NOT_FINITE.format(times=times, where=where))
+    told = fails(capsys, "probe", f"{tmp_path / 'bad.py'}:task", "--examples", "40000", "-o", str(tmp_path / "p.json"))
+    assert "nan" in told
+    assert "look for" in told
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_a_probe_that_no_run_survives_writes_nothing(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("probe", flow.task, "--examples", "40000", "-o", str(tmp_path / "p.json"), "--learning-rate", "1e30")
+    assert "no run that a forecast could be fitted to, and nothing was written: every learning" in fails(
+        capsys, *command
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_mistyped_task_is_told_before_a_missing_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "there is no file" in fails(capsys, "probe", f"{tmp_path / 'mistyped.py'}:task")
 
