@@ -316,9 +316,18 @@ def _check_callable(name: str, value: object) -> None:
 
 def _check_device(device: torch.device | str | None) -> None:
     try:
-        resolve_device(device)
+        found = resolve_device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must name a torch device, got {device!r}: {error}") from None
+    rule = f"device must be one that torch sees, got {str(device)!r}"
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(found.type, True):
+        raise ValueError(
+            f"{rule} and no {found.type.upper()} device: leave device out to train on the CPU, or install a torch that "
+            "is built for it"
+        )
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{rule} and {torch.cuda.device_count()} CUDA devices, counted from cuda:0")
 
 
 def _check_search(search: Mapping[str, SearchRange]) -> None:

@@ -51,6 +51,20 @@ def test_bad_arguments(changes: dict[str, Any], error: type[Exception], message:
         make_task(**changes)
 
 
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"one that torch sees, got 'cuda' and no CUDA device: leave device"):
+        make_task(device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert make_task(device="cuda:1").torch_device.index == 1
+    with pytest.raises(ValueError, match=r"got 'cuda:2' and 2 CUDA devices, counted from cuda:0"):
+        make_task(device="cuda:2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="got 'mps' and no MPS device"):
+        make_task(device=torch.device("mps"))
+
+
 def test_search_may_begin_at_zero_on_a_linear_scale() -> None:
     assert make_task(search={"momentum": (0.0, 0.9, "linear")}).search["momentum"][0] == 0.0
 
