@@ -16,7 +16,7 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
-from batchopt.probing.snapshot import load_snapshot, save_snapshot
+from batchopt.probing.snapshot import load_snapshot_of_first, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
 from batchopt.training.adaptive import Adapted, AdaptiveSchedule, Decay
@@ -123,12 +123,17 @@ class TrainingLoop:
                 save_snapshot(self.run, self.before_decay)
                 if self.run.group is not None:
                     self.run.group.wait()
-        elif self.outcome == "finished" and adaptive.may_go_on and self.before_decay.exists():
+        elif self.outcome == "finished" and adaptive.may_go_on and self._can_go_back():
             missed = len(adaptive.missed)
             self._decide(adaptive, lambda: adaptive.miss(loss))
             if len(adaptive.missed) > missed:
-                load_snapshot(self.run, self.before_decay)
+                load_snapshot_of_first(self.run, self.before_decay)
                 self.measured = self.measured.until(self.run.examples_seen)
+
+    def _can_go_back(self) -> bool:
+        """Whether the state at the beginning of the decay was kept, by the first of several processes."""
+        group = self.run.group
+        return self.before_decay.exists() if group is None else group.from_first(self.before_decay.exists)
 
     def _decide(self, adaptive: AdaptiveSchedule, decision: Callable[[], object]) -> None:
         """Let the schedule be changed; where that fails, the training goes on by the schedule as it is, to its end.

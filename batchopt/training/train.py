@@ -63,7 +63,9 @@ def train(
             evaluation after the crossing; at the end of a decay one evaluation is enough). An `AdaptiveSchedule`'s own
             if None.
         checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
-            state in a second file beside it. What was evaluated before is in the result but not evaluated again.
+            state in a second file beside it. What was evaluated before is in the result but not evaluated again. On
+            several nodes it must lie in a folder that all of them see; an `AdaptiveSchedule` goes back on a decay
+            without one as well.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
             the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
         tensorboard: folder for the same as TensorBoard scalars, by examples seen; needs the package of that name.
