@@ -268,7 +268,7 @@ class Forecast(Record):
         learning_rate: float,
         examples: Sequence[float],
         *,
-        learning_rate_schedule: LearningRateSchedule | None = None,
+        learning_rate_schedule: Shape | Literal["auto"] | LearningRateSchedule | None = None,
     ) -> tuple[float, ...]:
         """Best guess of the losses along a run, after each number of examples.
 
@@ -276,8 +276,8 @@ class Forecast(Record):
             batch_size: examples per step.
             learning_rate: the peak rate.
             examples: rising, positive, (k,).
-            learning_rate_schedule: multipliers over the examples of the run, not the name of a shape; None for a
-                constant rate.
+            learning_rate_schedule: as for `critical_batch_size`, over a run that ends at the last of the examples; or
+                the `LearningRateSchedule` of a run (`Schedule.learning_rate_schedule`); None for a constant rate.
 
         Returns:
             Losses, (k,); of a rate that is too high as well, where `loss` raises.
@@ -288,9 +288,12 @@ class Forecast(Record):
             raise ValueError("examples must be one number at least, got none")
         check_increasing("examples", examples)
         check_positive("the first of examples", examples[0])
+        rates = learning_rate_schedule
+        if rates is not None and not isinstance(rates, LearningRateSchedule):
+            rates = schedule_of(self._shape(rates), examples[-1], self.warmup_examples)
         steps = np.asarray(examples, dtype=np.float64) / batch_size
-        edges = edges_of(batch_size, learning_rate_schedule, steps)
-        course = course_of(batch_size, learning_rate, learning_rate_schedule, edges, delay=self.law.delay)
+        edges = edges_of(batch_size, rates, steps)
+        course = course_of(batch_size, learning_rate, rates, edges, delay=self.law.delay)
         (found,) = self.law.losses_along([course])
         return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
 

@@ -89,6 +89,11 @@ class Schedule(Record):
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
         rates = self.learning_rate_schedule
+        if not isinstance(rates, LearningRateSchedule | None):
+            raise TypeError(
+                f"learning_rate_schedule must be a batchopt.LearningRateSchedule, got {rates!r}: make it for this run, "
+                f"LearningRateSchedule.of(shape, examples={self.examples})"
+            )
         if rates is not None and rates.examples[-1] > self.examples:
             raise ValueError(
                 f"a learning-rate schedule must end within the run, got its last point at {rates.examples[-1]} of "
