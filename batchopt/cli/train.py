@@ -171,8 +171,8 @@ def show_training(result: TrainingResult, checkpoint: Path | None, console: Cons
         else:
             console.say(f"went on from the {result.resumed_at:,} examples of {checkpoint}")
     console.say(
-        f"{trained} {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s "
-        f"(and {result.evaluation_seconds:.1f} s of evaluations); last loss {result.curve.losses[-1]:.4g}"
+        f"{trained} {result.steps:,} steps on {result.examples:,} examples in {in_words(result.seconds)} "
+        f"(and {in_words(result.evaluation_seconds)} of evaluations); last loss {result.curve.losses[-1]:.4g}"
     )
 
 

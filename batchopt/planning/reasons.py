@@ -87,7 +87,10 @@ def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
     if price.per_example == 0:
         return "Only steps count, so the largest useful batch is best."
     if price.per_step == 0:
-        return "Only examples count, so small batches are best."
+        return (
+            "Only examples count, which favours small batches; of settings within 1 % of the best the one with the "
+            "fewest steps is taken."
+        )
     even = price.per_step / price.per_example
     wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
     return (

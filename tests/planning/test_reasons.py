@@ -28,7 +28,7 @@ def told(price: StepCost) -> str:
         (StepCost(1e-3, 1e-5, (Knee(64, 2e-5),)),
          "A step takes 1.01 ms at a batch of 1 and 1.64 ms at 64; beyond, every further example takes 30 µs."),
         (StepCost(1.0, 0.0, unit="steps"), "Only steps count, so the largest useful batch is best."),
-        (StepCost(0.0, 1.0, unit="examples"), "Only examples count, so small batches are best."),
+        (StepCost(0.0, 1.0, unit="examples"), "Only examples count, which favours small batches; of"),
     ],
 )  # fmt: skip
 def test_the_cost_of_a_step(price: StepCost, sentence: str) -> None:
