@@ -279,6 +279,18 @@ def test_nan_from_the_start() -> None:
         probe(make_task(loss=nan), examples=BUDGET)
 
 
+def test_evaluation_data_that_are_not_finite() -> None:
+    task = make_task()
+    x, y = task.eval_data
+    bad = x.clone()
+    bad[3, 0] = math.nan
+    rule = (
+        r"before any training, and the evaluated loss is nan or infinite: look for NaN or infinite values in eval_data"
+    )
+    with pytest.raises(TaskError, match=rule):
+        probe(replace(task, eval_data=(bad, y)), examples=BUDGET, learning_rate=0.1)
+
+
 def test_one_example_that_is_not_finite_is_told_of_where_every_run_meets_it() -> None:
     task = make_task()
     x, y = (part.repeat(5, *[1] * (part.ndim - 1)) for part in task.data)
