@@ -34,6 +34,7 @@ class Record:
         OLDER: for the tag of every older version that is still read, what makes this version's keys of its keys; it
             raises RecordError for keys that the older version did not have.
         REMEDY_OF_OLDER: what the file of an older version that is not read lacks, and how to go on.
+        REMEDY_OF_OTHER: what to do with the file of another record, by that record's name without its version.
     """
 
     __slots__ = ()
@@ -41,6 +42,7 @@ class Record:
     SCHEMA: ClassVar[str]
     OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
     REMEDY_OF_OLDER: ClassVar[str] = ""
+    REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> str:
         """The record as one JSON object, floats exact."""
@@ -167,7 +169,8 @@ def _check_schema(record: type[Record], fields: object) -> None:
         if record.REMEDY_OF_OLDER:
             lacks = record.REMEDY_OF_OLDER
             raise RecordError(f"was written by an older batchopt ({tag}; this one reads {expected}): {lacks}")
-    raise RecordError(f"holds {tag}, expected {expected}: is it the right file?")
+    remedy = record.REMEDY_OF_OTHER.get(got_name, "is it the right file?")
+    raise RecordError(f"holds {tag}, expected {expected}: {remedy}")
 
 
 def _refuse_constant(name: str) -> NoReturn:

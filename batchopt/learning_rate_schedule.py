@@ -6,6 +6,10 @@ Shapes, over the progress p of a run of known horizon, after a warm-up that rise
     cosine      (1 + cos(pi p)) / 2
     wsd         warm-up, stable, decay: 1, then linear to zero over the last fifth of the horizon
     f           a function of p, with the warm-up multiplied on
+
+Two things go by the name of learning_rate_schedule. What tasks, forecasts and plans are given, and what a plan says
+that it chose, is a *shape*: one of these names or functions, whatever the length of the run. What a `Schedule` and a
+run of a probe hold is a `LearningRateSchedule`: a shape made for one run, with its warm-up, as points over examples.
 """
 
 from __future__ import annotations
@@ -169,7 +173,18 @@ class LearningRateSchedule(Record):
 
 
 def check_shape(shape: object, *, name: str = "learning_rate_schedule") -> None:
-    """Raise unless it is the name of a shape, or a function."""
+    """Raise unless it is the name of a shape, or a function.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: the schedule of one run, which is called with examples and not with progress.
+    """
+    if isinstance(shape, LearningRateSchedule):
+        names = ", ".join(map(repr, SHAPES))
+        raise TypeError(
+            f"{name} must be one of {names}, or a function of progress from 0 to 1, got a LearningRateSchedule, which "
+            "is of one run's examples: name the shape that it was made of"
+        )
     if not callable(shape) and shape not in SHAPES:
         names = ", ".join(map(repr, SHAPES))
         raise ValueError(f"{name} must be one of {names}, or a function of progress from 0 to 1, got {shape!r}")

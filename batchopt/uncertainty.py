@@ -17,6 +17,7 @@ from scipy import stats
 
 from batchopt._checks import check_finite
 from batchopt._codec import Record
+from batchopt._wording import number
 from batchopt.errors import UnresolvedError
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ class Estimate(Record):
 
     def __str__(self) -> str:
         if math.isinf(self.high):
-            return f"more than {self.low:.3g}"
+            return f"more than {number(self.low)}"
         doubt = "" if self.resolved else ", unresolved"
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}{doubt})"
+        return f"{number(self.value)} ({number(self.low)} to {number(self.high)}{doubt})"
 
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity, for a positive factor."""

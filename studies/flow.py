@@ -36,6 +36,7 @@ def run_study(problem: str, *, full: Settings, smoke: Settings) -> None:
     out = Path(problem).parent / "out"
     out.mkdir(exist_ok=True)
     probe, forecast, plan, schedule = (str(out / f"{name}.json") for name in ("probe", "forecast", "plan", "schedule"))
+    Path(probe).unlink(missing_ok=True)  # a study that is done begins anew; one that was interrupted goes on
     task = f"{problem}:task"
     steps = (
         ["probe", task, "--examples", str(settings.examples), "--seed", str(args.seed), "-o", probe],

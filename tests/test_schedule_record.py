@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,19 @@ def test_the_decay_ends_within_the_run() -> None:
         r"LearningRateSchedule\.of\(shape, examples=199\), or train longer",
     ):
         Schedule.constant(8, examples=199, learning_rate_schedule=rates)
+
+
+def test_the_file_of_a_plan_is_told_as_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text('{"schema": "batchopt.plan/2", "schedule": {}}')
+    with pytest.raises(RecordError, match=r"plan\.json: .* it is a plan: take batchopt\.Plan\.load\(path\)\.schedule$"):
+        Schedule.load(file)
+
+
+@pytest.mark.parametrize("shape", ["cosine", lambda progress: 1.0 - progress])
+def test_a_shape_is_no_schedule_of_a_run(shape: object) -> None:
+    remedy = r"make it for this run, LearningRateSchedule\.of\(shape, examples=640\)"
+    with pytest.raises(
+        TypeError, match=rf"learning_rate_schedule must be a batchopt\.LearningRateSchedule, .*{remedy}"
+    ):
+        Schedule.constant(64, examples=640, learning_rate_schedule=shape)  # type: ignore[arg-type]

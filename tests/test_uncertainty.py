@@ -114,3 +114,9 @@ def test_jackknife_of_a_mean_ratio() -> None:
         (x.var() / x.mean() ** 2 + y.var() / y.mean() ** 2 - 2 * np.cov(x, y)[0, 1] / x.mean() / y.mean()) / 400
     )
     assert math.log(estimate.high / estimate.value) == pytest.approx(1.6487 * delta, rel=0.02)
+
+
+def test_an_estimate_is_written_as_people_read_it() -> None:
+    assert str(Estimate(1234.0, 32.5, 1280.0, False)) == "1,230 (32.5 to 1,280, unresolved)"
+    assert str(Estimate(0.25, 0.2, 0.3, True)) == "0.25 (0.2 to 0.3)"
+    assert str(Estimate(9.0, 4.0, math.inf, False)) == "more than 4"

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "compared": [{"name": r.name, "predicted": r.predicted, "measured": r.measured} for r in rows],
         }
     )
-    check_reached(plan, result)
+    check_reached(plan, result, adapted=True)
 
 
 def search_around(

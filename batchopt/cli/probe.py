@@ -9,9 +9,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
 from batchopt.cli.console import Console
+from batchopt.errors import BatchoptError
 from batchopt.evidence import Branch, ProbeReport
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ DETAILS = """\
 Trains the task for a short while, within the budget, and writes what it measured: noise scales, the losses of short
 runs at two batch sizes and of cooldowns off them (the learning rate falls to zero), seconds per step. Finished parts
 are kept beside the output (probe.json.partial/) until it is done: after Ctrl-C or a crash the same command goes on
-where it stopped.
+where it stopped. A file that is there already is not overwritten.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
 
@@ -32,6 +34,14 @@ Under torchrun the first process probes; a model that the task shards (FSDP2) is
 TOGETHER = True
 """Whether several processes may run it, under torchrun."""
 AFTER_INTERRUPT = "the same command goes on where it stopped"
+
+
+class NothingMeasuredError(BatchoptError):
+    """A probe ended without a run that is of use."""
+
+
+RAISED_BY_ALL = (NothingMeasuredError,)
+"""What all processes raise at the same place."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,12 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Probe the task and write the report."""
-    from batchopt.cli.task_file import load_task
+    from batchopt.cli.task_file import load_task, task_place
 
+    task_place(args.task)
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder: give the name of a file in it")
+    # With parts beside it, a probe was ended between writing the file and clearing them away.
+    if args.out.exists() and not journal_of(args.out).exists():
+        raise FileExistsError(f"{args.out} is there already: give another name with -o, or delete it to probe again")
     task = load_task(args.task)
     processes.join(task.torch_device)
     report = probe_with_progress(
@@ -70,6 +84,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
         workers=args.workers,
     )
     show_probe(report, console)
+    if not is_usable(report):
+        raise NothingMeasuredError(
+            f"the probe has no run that a forecast could be fitted to, and nothing was written: {report.stopped}"
+        )
     console.say(f"\nwrote {args.out}; next: batchopt forecast {args.out}")
     console.result(
         {
@@ -103,7 +121,7 @@ def probe_with_progress(
 
     from batchopt.probing.probe import probe
 
-    journal = out.with_name(out.name + ".partial")
+    journal = journal_of(out)
     with parallel_config(n_jobs=workers):
         report = probe(
             task,
@@ -117,9 +135,20 @@ def probe_with_progress(
         )
     console.end_progress()
     if processes.rank() == 0:
-        report.save(out)
+        if is_usable(report):
+            report.save(out)
         shutil.rmtree(journal)
     return report
+
+
+def is_usable(report: ProbeReport) -> bool:
+    """Whether a run is left that a forecast could be fitted to."""
+    return any(run.outcome != "diverged" for run in report.runs)
+
+
+def journal_of(out: Path) -> Path:
+    """Where the finished parts of a probe are kept until it is done."""
+    return out.with_name(out.name + ".partial")
 
 
 def show_probe(report: ProbeReport, console: Console) -> None:
@@ -136,6 +165,24 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             for s in report.spending
         ],
     )
+    if report.noise_scales:
+        _show_noise_scales(report, console)
+    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
+    title = "cooldowns: off the end of a run, the learning rate falls to zero"
+    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
+    if report.step_cost is not None:
+        cost = report.step_cost
+        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
+        knees = "".join(
+            f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
+            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
+        )
+        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
+    if report.stopped is not None and is_usable(report):
+        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
+
+
+def _show_noise_scales(report: ProbeReport, console: Console) -> None:
     console.say("\nnoise scale along tuned runs, with its 90 % interval")
     everything = report.provenance.population
     console.table(
@@ -153,19 +200,6 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     )
     for kind, method in sorted({(r.kind, r.method) for r in report.noise_scales}):
         console.item(f"{kind}: {method}")
-    _show_runs("runs", [run for run in report.runs if run.is_constant], console)
-    title = "cooldowns: off the end of a run, the learning rate falls to zero"
-    _show_runs(title, [run for run in report.runs if not run.is_constant], console)
-    if report.step_cost is not None:
-        cost = report.step_cost
-        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
-        knees = "".join(
-            f"; {1e6 * slope:.3g} us an example beyond {knee.batch_size:g}"
-            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
-        )
-        console.say(f"\na step of B examples takes {1e3 * cost.per_step:.3g} ms + {1e6 * slopes[0]:.3g} us x B{knees}")
-    if report.stopped is not None:
-        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
 
 
 def _show_runs(title: str, runs: Sequence[Branch], console: Console) -> None:

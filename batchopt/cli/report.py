@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from batchopt.cli.arguments import STUDY_NAME, UsageError
+from batchopt.cli.arguments import STUDY_NAME, UsageError, check_outputs
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.evidence import ProbeReport
+from batchopt.forecasting.belonging import check_forecast_of_probe, check_plan_of_forecast
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.plan import Plan
 
 SUMMARY = "Draw everything as one self-contained HTML page."
 DETAILS = """\
-What is not given is left out of the page. It needs no network.
+What is not given is left out of the page. It needs no network. A forecast must be of the probe, and a plan of the
+forecast, that are given with it.
 
   batchopt report --probe probe.json --forecast forecast.json --plan plan.json --study study.db -o report.html
 """
@@ -38,11 +40,19 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
     if not any((args.probe, args.forecast, args.plan, args.schedule, args.study)):
         raise UsageError("nothing to report on: give --probe, --forecast, --plan, --schedule or --study")
+    check_outputs([args.out], inputs=(args.probe, args.forecast, args.plan, args.schedule))
+    probe = ProbeReport.load(args.probe) if args.probe else None
+    forecast = Forecast.load(args.forecast) if args.forecast else None
+    plan = Plan.load(args.plan) if args.plan else None
+    if forecast is not None and probe is not None:
+        check_forecast_of_probe(forecast, probe)
+    if plan is not None and forecast is not None:
+        check_plan_of_forecast(plan, forecast)
     write_report(
         args.out,
-        report=ProbeReport.load(args.probe) if args.probe else None,
-        forecast=Forecast.load(args.forecast) if args.forecast else None,
-        plan=Plan.load(args.plan) if args.plan else None,
+        report=probe,
+        forecast=forecast,
+        plan=plan,
         schedule=load_schedule(args.schedule) if args.schedule else None,
         study=load_study(args.study, args.name) if args.study else None,
     )

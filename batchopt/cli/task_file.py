@@ -13,6 +13,18 @@ from batchopt.errors import TaskError
 from batchopt.probing.task import TrainingTask
 
 
+def task_place(spec: str) -> tuple[Path, str]:
+    """The file of `path/to/file.py:name`, and the name in it ("task" where it is left out).
+
+    Raises:
+        TaskError: there is no such file.
+    """
+    path, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "task")
+    if not Path(path).is_file():
+        raise TaskError(f"a task is named path/to/file.py:name, and there is no file {path!r}")
+    return Path(path), name
+
+
 def load_task(spec: str) -> TrainingTask:
     """The task that `path/to/file.py:name` names (`name` is "task" where it is left out).
 
@@ -21,10 +33,7 @@ def load_task(spec: str) -> TrainingTask:
     Raises:
         TaskError: there is no such file, it does not import, it has no such name, or the name is not a TrainingTask.
     """
-    path_text, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "task")
-    path = Path(path_text)
-    if not path.is_file():
-        raise TaskError(f"a task is named path/to/file.py:name, and there is no file {path_text!r}")
+    path, name = task_place(spec)
     module_name = f"_batchopt_task_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:

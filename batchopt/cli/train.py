@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, check_outputs, count, positive
 from batchopt.cli.console import Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.errors import BatchoptError, NonFiniteLossError
-from batchopt.forecasting.forecast import HARDLY_FELL, Forecast
+from batchopt.forecasting.doubts import HARDLY_FELL
+from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.report.comparison import Comparison
@@ -43,6 +45,10 @@ AFTER_INTERRUPT = "with --checkpoint the same command goes on where it stopped"
 
 PATIENCE = 3
 """Training towards a plan's loss at a constant rate gives up at this many times the examples of the schedule."""
+
+
+OTHER_SPEED = 1.25
+"""A step that takes longer or shorter by this factor is told of: timings of the same machine differ by less."""
 
 
 class GoalMissedError(BatchoptError):
@@ -112,7 +118,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_comparison(result, rows, console)
     console.result(training_result(result, rows))
     if plan is not None:
-        check_reached(plan, result)
+        check_reached(plan, result, adapted=adaptive is not None)
 
 
 def training_result(result: TrainingResult, rows: list[Comparison]) -> dict[str, object]:
@@ -165,8 +171,8 @@ def show_training(result: TrainingResult, checkpoint: Path | None, console: Cons
         else:
             console.say(f"went on from the {result.resumed_at:,} examples of {checkpoint}")
     console.say(
-        f"{trained} {result.steps:,} steps on {result.examples:,} examples in {result.seconds:.1f} s "
-        f"(and {result.evaluation_seconds:.1f} s of evaluations); last loss {result.curve.losses[-1]:.4g}"
+        f"{trained} {result.steps:,} steps on {result.examples:,} examples in {in_words(result.seconds)} "
+        f"(and {in_words(result.evaluation_seconds)} of evaluations); last loss {result.curve.losses[-1]:.4g}"
     )
 
 
@@ -250,19 +256,23 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     return rows
 
 
-def check_reached(plan: Plan, result: TrainingResult) -> None:
+def check_reached(plan: Plan, result: TrainingResult, *, adapted: bool = False) -> None:
     """Raise GoalMissedError where a plan's loss was not reached: a command's last act, when all else is written."""
     if not isinstance(plan.goal, ReachLoss):
         return
     decayed = result.schedule.learning_rate_schedule is not None and result.outcome == "finished"
     if result.reached is not None or result.curve.examples_to(plan.goal.loss, is_over=decayed) is not None:
         return
+    remedy = "let the run decide when its rate decays (--adapt FORECAST), or probe for longer"
+    if adapted:
+        remedy = "probe for longer, or plan for a higher loss"
+    elif plan.learning_rate_schedule != "wsd":
+        remedy = "plan by wsd (--learning-rate-schedule wsd) and " + remedy
     # All that the median was taken of: the last alone may lie below the goal.
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
     raise GoalMissedError(
         f"the plan's loss of {plan.goal.loss:.4g} must be reached, and the training ended at {losses} after "
-        f"{result.examples:,} examples, where nine of ten runs were expected to be there: let the run decide when its "
-        "rate decays (--adapt FORECAST), or probe for longer"
+        f"{result.examples:,} examples, where nine of ten runs were expected to be there: {remedy}"
     )
 
 
@@ -286,8 +296,31 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
             "run. Train at half of it, and probe for longer before the next plan."
         )
     missed = [row.name for row in rows if not row.inside]
+    speed = _other_speed(rows)
+    if speed is not None:
+        console.item(speed)
+        missed = [name for name in missed if name != "seconds"]
     if missed:
         console.item(f"Outside of its 90 % interval: {', '.join(missed)}. One in ten is expected to be.")
+
+
+def _other_speed(rows: list[Comparison]) -> str | None:
+    """That the machine was slower or faster than when the probe timed its steps; None where it was not."""
+    by_name = {row.name: row for row in rows}
+    if not {"steps", "seconds"} <= by_name.keys():
+        return None
+    steps, seconds = by_name["steps"], by_name["seconds"]
+    if min(steps.measured, seconds.measured) <= 0:
+        return None
+    predicted, measured = seconds.predicted.value / steps.predicted.value, seconds.measured / steps.measured
+    ratio = max(measured / predicted, predicted / measured)
+    if ratio < OTHER_SPEED:
+        return None
+    return (
+        f"A step took {in_words(measured)}, and {in_words(predicted)} when the probe measured it: the machine was "
+        f"{ratio:.2g} times {'slower' if measured > predicted else 'faster'}. Seconds are predicted for the machine as "
+        "busy as it was then; steps, examples and losses do not depend on that."
+    )
 
 
 def _save_weights(result: TrainingResult, path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -15,19 +14,20 @@ from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
-from batchopt.forecasting.horizons import Ends, ends_of, horizons_for, rates_for, schedule_of
+from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_report
+from batchopt.forecasting.forecast_plan import plan_for
+from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.law_fit import fit_law
-from batchopt.forecasting.misfit import NoiseReading
-from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
-from batchopt.forecasting.planner import Wanted, make_plan
+from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend
 from batchopt.forecasting.posterior import LossPosterior
+from batchopt.forecasting.probe_readings import batch_size_limit, noise_readings
+from batchopt.forecasting.read_outs import best_rate, critical_ratio, hyperbola_to, shared_ends
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, check_shape, function_of
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
-from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import Estimate, from_positive_draws
 
 if TYPE_CHECKING:
@@ -37,18 +37,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-HARDLY_FELL = 0.97
-"""A loss that stays above this share of the initial one is not progress."""
-AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
-"""What a plan chooses from: a constant rate is never cheaper than the best of these."""
 LOCAL = 0.15
 """Half the distance in log loss over which a local trade-off is read: over less, differences between best rates of a
 grid show."""
-FURTHER = 4
-"""Plans use batch sizes up to this factor beyond those that were run, unless told otherwise. Set by hand: with 8 and 16
-plans went where no run had been, and their fixed schedules missed the loss more often than not (`studies/digits`)."""
-BEYOND = 16.0
-"""The trade-off is read over batch sizes up to this factor beyond those that were run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,8 @@ class Forecast(Record):
         noise_trend: noise scale over loss; None where fewer than two readings were resolved.
         step_cost: measured seconds per step; None if the probe did not get to it.
         batch_size_limit: largest batch size that plans use unless told otherwise (memory, data, what was probed).
-        warmup_examples: the task's; None where it has none, and a twentieth of the horizon is taken.
+        warmup_examples: the task's, cut to a fifth of shorter horizons (a plan says so where it is); None where it has
+            none, and a twentieth of the horizon is taken.
         task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
             none.
         doubts: what speaks against trusting it, in sentences.
@@ -104,7 +96,7 @@ class Forecast(Record):
         )
         constant = fit_law(
             [run for run in report.runs if run.is_constant],
-            noise=_readings(report),
+            noise=noise_readings(report),
             initial_loss=report.initial_loss,
             adaptive=provenance.adaptive,
             delay=provenance.delay,
@@ -115,12 +107,12 @@ class Forecast(Record):
             constant_law=constant,
             noise_trend=fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"]),
             step_cost=report.step_cost,
-            batch_size_limit=_batch_size_limit(report),
+            batch_size_limit=batch_size_limit(report),
             warmup_examples=provenance.warmup_examples or None,
             task_schedule=provenance.learning_rate_schedule,
             doubts=(),
         )
-        return replace(forecast, doubts=(*_report_doubts(report), *_fit_doubts(forecast)))
+        return replace(forecast, doubts=(*doubts_of_report(report), *doubts_of_fit(forecast)))
 
     @property
     def initial_loss(self) -> float:
@@ -157,7 +149,7 @@ class Forecast(Record):
         """
         self._check_loss(loss)
         steps_min, examples_min = self._hyperbola(loss, self._shape(learning_rate_schedule))
-        return self._ratio(examples_min, steps_min, loss)
+        return critical_ratio(examples_min, steps_min, loss, lowest_observed=self.lowest_observed_loss)
 
     def local_critical_batch_size(
         self, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"
@@ -171,7 +163,8 @@ class Forecast(Record):
         below = self._hyperbola(loss * math.exp(-LOCAL), shape)
         above = self._hyperbola(min(loss * math.exp(LOCAL), 0.999 * self.initial_loss), shape)
         with np.errstate(invalid="ignore"):
-            return self._ratio(below[1] - above[1], below[0] - above[0], loss)
+            examples, steps = below[1] - above[1], below[0] - above[0]
+        return critical_ratio(examples, steps, loss, lowest_observed=self.lowest_observed_loss)
 
     def noise_scale(self, loss: float) -> Estimate:
         """Gradient noise scale at a loss, carried beyond the readings by the regression.
@@ -201,10 +194,10 @@ class Forecast(Record):
         self._check_loss(loss)
         check_count("batch_size", batch_size)
         sizes = (float(batch_size),)
-        ends = _ends(self.law, self._shape(learning_rate_schedule), sizes, self.warmup_examples)
+        ends = shared_ends(self.law, self._shape(learning_rate_schedule), sizes, self.warmup_examples)
         needed = ends.examples_to(loss)[:, 0]
         self._check_reached(needed[0].min(), batch_size, loss)
-        return from_positive_draws(_lowest_at(ends.learning_rates[0], needed))
+        return from_positive_draws(best_rate(ends.learning_rates[0], needed))
 
     def steps(
         self,
@@ -275,7 +268,7 @@ class Forecast(Record):
         learning_rate: float,
         examples: Sequence[float],
         *,
-        learning_rate_schedule: LearningRateSchedule | None = None,
+        learning_rate_schedule: Shape | Literal["auto"] | LearningRateSchedule | None = None,
     ) -> tuple[float, ...]:
         """Best guess of the losses along a run, after each number of examples.
 
@@ -283,8 +276,8 @@ class Forecast(Record):
             batch_size: examples per step.
             learning_rate: the peak rate.
             examples: rising, positive, (k,).
-            learning_rate_schedule: multipliers over the examples of the run, not the name of a shape; None for a
-                constant rate.
+            learning_rate_schedule: as for `critical_batch_size`, over a run that ends at the last of the examples; or
+                the `LearningRateSchedule` of a run (`Schedule.learning_rate_schedule`); None for a constant rate.
 
         Returns:
             Losses, (k,); of a rate that is too high as well, where `loss` raises.
@@ -295,9 +288,12 @@ class Forecast(Record):
             raise ValueError("examples must be one number at least, got none")
         check_increasing("examples", examples)
         check_positive("the first of examples", examples[0])
+        rates = learning_rate_schedule
+        if rates is not None and not isinstance(rates, LearningRateSchedule):
+            rates = schedule_of(self._shape(rates), examples[-1], self.warmup_examples)
         steps = np.asarray(examples, dtype=np.float64) / batch_size
-        edges = edges_of(batch_size, learning_rate_schedule, steps)
-        course = course_of(batch_size, learning_rate, learning_rate_schedule, edges, delay=self.law.delay)
+        edges = edges_of(batch_size, rates, steps)
+        course = course_of(batch_size, learning_rate, rates, edges, delay=self.law.delay)
         (found,) = self.law.losses_along([course])
         return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
 
@@ -325,25 +321,14 @@ class Forecast(Record):
             UnreachableGoalError: no batch size within the bounds reaches the goal.
             EvidenceError: the goal needs a step cost and there is none.
         """
-        if not isinstance(goal, ReachLoss | LowestLoss):
-            raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {goal!r}")
-        shapes: tuple[Shape, ...] = AUTOMATIC
-        if learning_rate_schedule != "auto" or self.task_schedule is not None:
-            shapes = (self._shape(learning_rate_schedule),)
-        wanted = Wanted(
-            goal=goal,
-            shapes=shapes,
-            bounds=batch_sizes or (max(1, round(self.law.batch_sizes[0] / FURTHER)), self.batch_size_limit),
+        chooses = learning_rate_schedule == "auto" and self.task_schedule is None
+        return plan_for(
+            self,
+            goal,
+            shape=None if chooses else self._shape(learning_rate_schedule),
+            batch_sizes=batch_sizes,
             multiple_of=multiple_of,
-            measured=step_cost or self.step_cost,
-            warmup_examples=self.warmup_examples,
-        )
-        return make_plan(
-            self.law,
-            wanted,
-            hyperbola=self._hyperbola,
-            critical_batch_size=lambda loss, shape: self.critical_batch_size(loss, learning_rate_schedule=shape),
-            doubts=self.doubts,
+            step_cost=step_cost,
         )
 
     def _shape(self, asked: Shape | Literal["auto"]) -> Shape:
@@ -356,15 +341,7 @@ class Forecast(Record):
         return own if isinstance(own, str) else function_of(own)  # type: ignore[return-value]
 
     def _hyperbola(self, loss: float, shape: Shape) -> tuple[Floats, Floats]:
-        """S_min and E_min of the trade-off to a loss, each (1 + draws,); inf where there is none."""
-        if loss >= self.initial_loss:
-            never = np.full(1 + self.law.draws, np.inf)
-            return never, never
-        low, high = self.law.batch_sizes
-        octaves = range(math.floor(math.log2(max(1.0, low / BEYOND))), math.ceil(math.log2(high * BEYOND)) + 1)
-        sizes = tuple(2.0**k for k in octaves)
-        needed = _ends(self.law, shape, sizes, self.warmup_examples).examples_to(loss).min(axis=2)
-        return hyperbolas_through(np.array(sizes), needed / np.array(sizes))
+        return hyperbola_to(self.law, loss, shape, warmup_examples=self.warmup_examples)
 
     def _check_loss(self, loss: float) -> None:
         check_positive("loss", loss)
@@ -375,86 +352,3 @@ class Forecast(Record):
         if not math.isfinite(examples):
             at = "" if rate is None else f" at learning rate {rate:.3g}"
             raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")
-
-    def _ratio(self, examples: Floats, steps: Floats, loss: float) -> Estimate:
-        good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
-        if np.isfinite(examples[0]) and np.isfinite(steps[0]) and not good[0]:
-            raise UnreachableGoalError(f"no trade-off between steps and examples shows at loss {loss:.4g}")
-        if not good[0]:
-            raise UnreachableGoalError(
-                f"loss {loss:.4g} is beyond what the forecast reaches "
-                f"(lowest observed: {self.lowest_observed_loss:.4g})"
-            )
-        ratios = np.where(good, examples / np.where(good, steps, 1.0), np.inf)
-        return from_positive_draws(ratios)
-
-
-def _readings(report: ProbeReport) -> list[NoiseReading]:
-    """Resolved noise scales of all kinds."""
-    readings = []
-    for scale in report.noise_scales:
-        if scale.resolved and scale.at is not None and scale.at.loss > 0:
-            error = log_standard_error(scale.batch_size)
-            readings.append(NoiseReading(scale.kind, scale.at.loss, math.log(scale.batch_size.value), error))
-    return readings
-
-
-def _batch_size_limit(report: ProbeReport) -> int:
-    """`FURTHER` times the largest batch that was tried, within memory and the data set."""
-    limits = [FURTHER * max(branch.batch_size for branch in report.runs)]
-    if report.step_cost is not None and report.step_cost.largest_batch_size is not None:
-        limits.append(report.step_cost.largest_batch_size)
-    if report.provenance.population is not None:
-        limits.append(report.provenance.population)
-    return min(limits)
-
-
-def _report_doubts(report: ProbeReport) -> list[str]:
-    doubts = []
-    if report.stopped is not None:
-        doubts.append(f"The probe stopped before its plan was done: {report.stopped}.")
-    unresolved = sum(1 for reading in report.noise_scales if not reading.resolved)
-    if unresolved:
-        are = "is" if unresolved == 1 else "are"
-        doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales {are} unresolved.")
-    if len({branch.batch_size for branch in report.runs if branch.outcome != "diverged"}) < 2:
-        doubts.append("Only one batch size was run, so what another one does is a guess.")
-    if all(branch.is_constant for branch in report.runs):
-        doubts.append("No run's learning rate decayed, so what a decay brings is carried over from other trainings.")
-    return doubts
-
-
-def _fit_doubts(forecast: Forecast) -> list[str]:
-    if forecast.lowest_observed_loss > HARDLY_FELL * forecast.initial_loss:
-        return [
-            f"The losses hardly fell: the lowest was {forecast.lowest_observed_loss:.4g} "
-            f"of {forecast.initial_loss:.4g} at initialisation, which tells nothing of the trade-off."
-        ]
-    loss = min(forecast.lowest_observed_loss, 0.9 * forecast.initial_loss)
-    try:
-        estimate = forecast.critical_batch_size(loss)
-    except UnreachableGoalError:
-        return ["No trade-off between steps and examples shows at the lowest observed loss."]
-    if not estimate.resolved:
-        return [f"The critical batch size at the lowest observed loss is unresolved: {estimate}."]
-    return []
-
-
-@lru_cache(maxsize=8)
-def _ends(law: LossPosterior, shape: Shape, sizes: tuple[float, ...], warmup_examples: int | None) -> Ends:
-    """Losses over the grid, which all questions about a shape share."""
-    return ends_of(law, shape, sizes, rates_for(law, sizes), horizons_for(law), warmup_examples=warmup_examples)
-
-
-def _lowest_at(rates: Floats, needed: Floats) -> Floats:
-    """The rate with the fewest examples, (n,), by a parabola through the best and its neighbours, (n, r)."""
-    logs = np.log(needed)
-    best = np.clip(np.argmin(logs, axis=1), 1, len(rates) - 2)[:, None]
-    left, middle, right = (np.take_along_axis(logs, best + k, axis=1)[:, 0] for k in (-1, 0, 1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shift = 0.5 * (left - right) / (left - 2.0 * middle + right)
-    step = math.log(rates[1] / rates[0])
-    shift = np.clip(np.nan_to_num(shift), -1.0, 1.0)
-    found = np.exp(np.log(rates)[best[:, 0]] + step * shift)
-    # A draw that never reaches the loss has no best rate.
-    return np.where(np.isfinite(needed.min(axis=1)), found, np.inf)

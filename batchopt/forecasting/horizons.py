@@ -32,6 +32,8 @@ SHORTER, LONGER = 128.0, 64.0
 WARMUP = 0.05
 """Share of its horizon over which a run warms up where the task says nothing: as long as is usual, and the loss at the
 end hardly depends on it."""
+LONGEST_WARMUP = 5
+"""A warm-up takes one of so many parts of a run at most, so that every shape has room for its stable part and decay."""
 FINE_RATIO = 2.0**0.25
 """Neighbouring horizons where one setting is looked at."""
 
@@ -132,5 +134,10 @@ def ends_of(
 def schedule_of(shape: Shape, examples: float, warmup_examples: int | None) -> LearningRateSchedule:
     """The schedule of a run, whose warm-up is cut to a fifth of it where it would be longer."""
     horizon = max(2, round(examples))
-    warmup = round(WARMUP * horizon) if warmup_examples is None else min(warmup_examples, horizon // 5)
+    warmup = warmup_within(horizon, warmup_examples)
     return LearningRateSchedule.of(shape, examples=horizon, warmup_examples=warmup)
+
+
+def warmup_within(horizon: int, warmup_examples: int | None) -> int:
+    """Examples over which a run of so many warms up: a share of it, or as asked for, but at most a fifth."""
+    return round(WARMUP * horizon) if warmup_examples is None else min(warmup_examples, horizon // LONGEST_WARMUP)

@@ -20,7 +20,7 @@ from batchopt.training.multipliers import scale_learning_rate, warn_of_rate
 
 
 class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
-    """Training data by a schedule; one epoch of it is the whole run.
+    """Training data by a schedule, one epoch of which is the whole run, beside validation and test data of your own.
 
     Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
     `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example. Every
@@ -31,6 +31,9 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
     Args:
         dataset: map-style, or a tuple of tensors.
         schedule: batch sizes over examples, of all processes together.
+        val_dataloaders: for validation, handed to the trainer as they are: a loader, or several in a list or dict.
+        test_dataloaders: likewise, for `Trainer.test`.
+        predict_dataloaders: likewise, for `Trainer.predict`.
         **loader_options: of `scheduled_loader` (seed, shuffle, collate_fn, num_workers, ...).
 
     Raises:
@@ -40,9 +43,25 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
             learning-rate scheduler beside a schedule that holds warm-up and decay.
     """
 
-    def __init__(self, dataset: Dataset[Any] | tuple[Tensor, ...], schedule: Schedule, **loader_options: Any) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any] | tuple[Tensor, ...],
+        schedule: Schedule,
+        *,
+        val_dataloaders: Any = None,
+        test_dataloaders: Any = None,
+        predict_dataloaders: Any = None,
+        **loader_options: Any,
+    ) -> None:
         check_schedule(schedule)
         super().__init__()
+        # A hook that is there tells Lightning that there are such data, so it is made only where there are.
+        if val_dataloaders is not None:
+            self.val_dataloader = lambda: val_dataloaders
+        if test_dataloaders is not None:
+            self.test_dataloader = lambda: test_dataloaders
+        if predict_dataloaders is not None:
+            self.predict_dataloader = lambda: predict_dataloaders
         self.schedule = schedule
         self._dataset, self._options = dataset, loader_options
 

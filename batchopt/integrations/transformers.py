@@ -92,8 +92,7 @@ class ScheduledTrainerMixin:
     that the arguments ask for ends with the run, times the schedule's multipliers: give them
     `learning_rate=schedule.learning_rate`. Where the schedule holds warm-up and decay (`learning_rate_schedule`), these
     take the place of the arguments' lr_scheduler_type and warm-up. Going on from a checkpoint works as the Trainer's
-    own. `per_device_train_batch_size` and `num_train_epochs` say nothing; what the Trainer tells of samples and of
-    samples per second is of one plain epoch.
+    own. `per_device_train_batch_size` and `num_train_epochs` say nothing.
 
     Args:
         schedule: batch sizes over examples, of all processes together.
@@ -191,6 +190,12 @@ class ScheduledTrainerMixin:
             loader, device=trainer.accelerator.device, num_processes=1, process_index=0, put_on_device=True
         )
         return prepared
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        """As the Trainer's; of the training, all examples of the run, from which it tells samples per second."""
+        if isinstance(getattr(dataloader, "batch_sampler", None), ScheduledBatchSampler):
+            return self.schedule.examples
+        return int(super().num_examples(dataloader))  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """The learning-rate schedule of the arguments, times the schedule's multipliers; or the schedule's own."""

@@ -69,7 +69,8 @@ class Plan(Record):
         price: the cost of a step that the goal stood for.
         best: the chosen point of the trade-off.
         alternatives: every batch size that was considered, rising, the best among them.
-        learning_rate_schedule: "constant", "linear", "cosine", "wsd", or "function".
+        learning_rate_schedule: the shape: "constant", "linear", "cosine", "wsd", or "function". Made for the run, with
+            its warm-up, it is `schedule.learning_rate_schedule`.
         predicted: losses along the best constant plan's run.
         critical_batch_size: of the goal's loss, under that schedule; None where the forecast shows no trade-off there.
         schedule: batch size over examples seen, peak learning rate, warm-up and decay.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchopt._wording import number, seconds
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative
 from batchopt.schedules.schedule import Segment
@@ -73,23 +74,34 @@ def reasons_for(
 
 
 def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
+    takes = "takes" if price.unit == "seconds" else "costs"
     if price.knees:
         knee = price.knees[0]
+        first, at_knee, further = (
+            _amount(value, price) for value in (price(1), price(knee.batch_size), price.per_example + knee.per_example)
+        )
         return (
-            f"A step costs {price(1):.3g} {price.unit} at a batch of 1 and {price(knee.batch_size):.3g} at "
-            f"{knee.batch_size:g}; beyond, every further example costs {price.per_example + knee.per_example:.3g}."
+            f"A step {takes} {first} at a batch of 1 and {at_knee} at {knee.batch_size:g}; beyond, every further "
+            f"example {takes} {further}."
         )
     if price.per_example == 0:
-        return f"A step costs {price.per_step:.3g} {price.unit} whatever its batch: the largest useful one is best."
+        return "Only steps count, so the largest useful batch is best."
     if price.per_step == 0:
-        return f"Only examples count ({price.per_example:.3g} {price.unit} each), so small batches are best."
+        return (
+            "Only examples count, which favours small batches; of settings within 1 % of the best the one with the "
+            "fewest steps is taken."
+        )
     even = price.per_step / price.per_example
     wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
     return (
-        f"A step costs {price.per_step:.3g} plus {price.per_example:.3g} an example ({price.unit}); "
-        f"its fixed part is worth {even:.3g} examples, so the least cost to {wanted} lies "
-        f"near sqrt(critical batch size x {even:.3g})."
+        f"A step {takes} {_amount(price.per_step, price)} plus {_amount(price.per_example, price)} an example; its "
+        f"fixed part is worth {number(even)} examples, so the least cost to {wanted} lies near sqrt(critical batch "
+        f"size x {number(even)})."
     )
+
+
+def _amount(value: float, price: StepCost) -> str:
+    return seconds(value) if price.unit == "seconds" else f"{number(value)} {price.unit}"
 
 
 def _neighbour_sentences(

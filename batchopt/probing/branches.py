@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, NamedTuple
 import cloudpickle
 from joblib import Parallel, delayed
 
-from batchopt.errors import NonFiniteLossError
+from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.data import evaluation_examples
@@ -181,7 +181,7 @@ def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, ev
             while run.steps < until and not _too_late(leg, run):
                 losses.append(run.step(leg.batch_size, multiplier=_multiplier(leg, schedule, run.examples_seen)))
             if evaluate and losses:
-                evaluations.append((run.examples_seen, run.evaluate()))
+                evaluations.append((run.examples_seen, _evaluated(run)))
             if _has_diverged(losses, leg.initial_loss):
                 return _Trained(losses, evaluations, "diverged", None)
             if _too_late(leg, run):
@@ -189,6 +189,32 @@ def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, ev
     except NonFiniteLossError as error:
         return _Trained(losses, evaluations, "diverged", str(error))
     return _Trained(losses, evaluations, "finished", None)
+
+
+def _evaluated(run: TrainingRun) -> float:
+    """The evaluated loss.
+
+    Raises:
+        NonFiniteLossError: it is NaN or infinite, and was not before any training: the run has diverged.
+        TaskError: it is so before any training as well.
+    """
+    try:
+        return run.evaluate()
+    except NonFiniteLossError:
+        _check_untrained(run)
+        raise
+
+
+def _check_untrained(run: TrainingRun) -> None:
+    untrained = TrainingRun(run.task, learning_rate=run.learning_rate, seed=run.seed)
+    try:
+        untrained.evaluate()
+    except NonFiniteLossError:
+        where = "the data" if run.task.eval_data is None else "eval_data"
+        raise TaskError(
+            "losses must be finite before any training, and the evaluated loss is nan or infinite: look for NaN or "
+            f"infinite values in {where}, or in the loss"
+        ) from None
 
 
 def _multiplier(leg: Leg, schedule: LearningRateSchedule | None, examples: int) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed
@@ -22,6 +22,7 @@ from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import GradientReader, rows
 from batchopt.probing.task import Batch
 
+Made = TypeVar("Made")
 Drawn = tuple[Batch, int]
 """A batch and its number of examples."""
 PATIENCE = timedelta(days=7)
@@ -100,14 +101,14 @@ class DefaultGroup:
                         f"process 0: {value!r}, not {values[0]!r}"
                     )
 
-    def from_first(self, make: Callable[[], str]) -> str:
-        """What the first process makes, in all of them; the others wait, however long that takes.
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """What the first process makes, which can be pickled, in all of them; the others wait, however long that takes.
 
         Raises:
             TaskError: in the others: the first failed.
         """
         patient = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-        told: list[str | None] = [None, None]
+        told: list[Any] = [None, None]
         failure: Exception | None = None
         if self.rank == 0:
             try:
@@ -121,7 +122,8 @@ class DefaultGroup:
             raise failure
         if told[0] is None:
             raise TaskError(f"process 0 failed: {told[1]}")
-        return told[0]
+        made: Made = told[0]
+        return made
 
 
 @contextmanager

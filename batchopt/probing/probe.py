@@ -94,6 +94,7 @@ def probe(
     Raises:
         BudgetError: the budget is too small for the runs of the learning-rate search.
         TaskError: the task cannot be trained as written (a stream, a wrong loss, no trainable parameter, ...).
+        NonFiniteLossError: a loss is NaN or infinite before any training.
         RecordError: the journal belongs to another probe.
     """
     _check_arguments(task, examples, seconds, learning_rate, batch_sizes)
@@ -161,18 +162,28 @@ def _run(
         found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:
-            raise StopProbe(
-                f"every learning rate that was tried at batch size {sizes.large if found else sizes.search} diverged; "
-                "give one that works"
-            )
+            raise StopProbe(_why_all_diverged(session, sizes.large if found else sizes.search))
         small = short_runs(session, "small", sizes.small, found)
         cooldowns_of_short_runs(session, [*large[:COOLED_RATES], *small[:COOLED_RATES]])
         long_runs(session, found, small, large)
         if not small:
-            raise StopProbe(f"every learning rate that was tried at batch size {sizes.small} diverged")
+            raise StopProbe(_why_all_diverged(session, sizes.small))
     except StopProbe as stop:
         stopped = str(stop)
     return _report(session, stopped, provenance)
+
+
+def _why_all_diverged(session: Session, batch_size: int) -> str:
+    """That no run of a batch size is alive, and what ended the one with the lowest rate."""
+    told = f"every learning rate that was tried at batch size {batch_size} diverged"
+    ended = {
+        part.branch.learning_rate: part.failure
+        for part in session.parts.values()
+        if part.branch is not None and part.branch.batch_size == batch_size and part.failure is not None
+    }
+    if not ended:
+        return f"{told}; give one that works"
+    return f"{told}, and at the lowest, {min(ended):.3g}, {ended[min(ended)]}"
 
 
 def _batch_sizes(session: Session, bounds: tuple[int, int]) -> BatchSizes:
@@ -200,7 +211,11 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
     try:
         part = session.do("step-time", work)
     except NonFiniteLossError as error:
-        raise StopProbe(f"the loss is not finite at initialisation ({error})") from None
+        what = str(error).partition(": ")[0]
+        raise NonFiniteLossError(
+            f"losses must be finite before any training, and {what}, a rate that hardly moves the weights: look for "
+            "NaN or infinite values in the data, or in the loss"
+        ) from None
     if part.step_cost is None:
         raise RecordError("the journal's part step-time holds no step cost: delete the journal and begin anew")
     return part.step_cost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +33,19 @@ def save_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
         raise
 
 
+def load_snapshot_of_first(run: TrainingRun, path: str | os.PathLike[str]) -> None:
+    """As `load_snapshot`, where the first of several processes alone may see the file: they may run on other nodes."""
+    if run.group is None:
+        load_snapshot(run, path)
+    else:
+        run.load_state_dict(run.group.from_first(lambda: _read(path)))
+
+
 def load_snapshot(run: TrainingRun, path: str | os.PathLike[str]) -> None:
     """Put a run into the state that `save_snapshot` wrote; the file may come from another device."""
-    run.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    run.load_state_dict(_read(path))
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ Loss = Callable[[Any, Batch], "Tensor | tuple[Tensor, Tensor]"]
 """(model, batch) -> losses of shape (batch,), or (losses, weights), both of shape (batch,)."""
 SearchRange = tuple[float, float, str]
 """(lowest, highest, "log" or "linear")."""
+SAME_RATE = 1e-6
+"""Relative difference up to which learning rates are the same: a rate held in a float32 tensor is off by 6e-8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +40,16 @@ class TrainingTask:
             stream: its noise can be measured, but it cannot be trained on from a given point).
         loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
             loss is sum(w l) / sum(w), as for language models that average over unmasked tokens.
-        optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer.
+        optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
+            with parameter groups that multiply it.
         eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         device: where to train; None takes CUDA where there is one.
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
         before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
         warmup_examples: examples over which the learning rate rises linearly; 0 leaves it to the probe and to plans,
-            which warm up over a tenth of a short run and a twentieth of the horizon.
+            which warm up over a tenth of a short run and a twentieth of the horizon. A plan whose run is shorter than
+            five warm-ups cuts it to a fifth, and says so; `train` raises where the run ends within it.
         learning_rate_schedule: warm-up apart, what the learning rate does over a whole run: "constant", "linear",
             "cosine", "wsd", or a function from progress (0 to 1) to a multiplier. Forecasts and plans are for it unless
             told otherwise, and `train` follows it where a schedule holds none. None leaves the choice to the plan.
@@ -140,12 +145,27 @@ class TrainingTask:
         """A new optimizer over the model's trainable parameters.
 
         Raises:
-            TaskError: the factory gives no torch optimizer.
+            TaskError: the factory gives no torch optimizer, or one that does not take the learning rate. Parameter
+                groups may multiply it, and some may keep a rate of their own.
         """
         parameters = list(trainable_parameters(model).values())
-        optimizer = self.optimizer(parameters, learning_rate, **(hyperparameters or {}))
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TaskError(f"optimizer must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+
+        def made(rate: float) -> tuple[torch.optim.Optimizer, list[float]]:
+            optimizer = self.optimizer(parameters, rate, **(hyperparameters or {}))
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TaskError(f"optimizer must make a torch.optim.Optimizer, got {type(optimizer).__name__}")
+            return optimizer, _rates_of(optimizer)
+
+        optimizer, rates = made(learning_rate)
+        if not any(math.isclose(rate, learning_rate, rel_tol=SAME_RATE) for rate in rates):
+            # All groups may multiply the rate, which another rate shows.
+            _, doubled = made(2.0 * learning_rate)
+            if all(math.isclose(one, other, rel_tol=SAME_RATE) for one, other in zip(rates, doubled, strict=True)):
+                raise TaskError(
+                    f"optimizer must take the learning rate that it is given: asked for {learning_rate:g}, and for "
+                    f"{2.0 * learning_rate:g}, it has {', '.join(f'{rate:g}' for rate in rates[:3])} both times; hand "
+                    "it on, as in lambda parameters, lr: torch.optim.SGD(parameters, lr=lr)"
+                )
         return optimizer
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -263,6 +283,17 @@ def batch_lengths(batch: Batch) -> set[int]:
     return {len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0}
 
 
+def _rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    """The learning rate of every parameter group."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    if any(rate is None for rate in rates):
+        raise TaskError(
+            "every parameter group of the optimizer must have a learning rate, and a group of "
+            f"{type(optimizer).__name__} has none: give it as lr"
+        )
+    return [float(rate) for rate in rates if rate is not None]
+
+
 def _check_losses(losses: object, batch: Batch) -> None:
     if not isinstance(losses, Tensor):
         raise TaskError(f"the loss must return a tensor of one value per example, got {type(losses).__name__}")
@@ -285,9 +316,18 @@ def _check_callable(name: str, value: object) -> None:
 
 def _check_device(device: torch.device | str | None) -> None:
     try:
-        resolve_device(device)
+        found = resolve_device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device must name a torch device, got {device!r}: {error}") from None
+    rule = f"device must be one that torch sees, got {str(device)!r}"
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not is_there.get(found.type, True):
+        raise ValueError(
+            f"{rule} and no {found.type.upper()} device: leave device out to train on the CPU, or install a torch that "
+            "is built for it"
+        )
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{rule} and {torch.cuda.device_count()} CUDA devices, counted from cuda:0")
 
 
 def _check_search(search: Mapping[str, SearchRange]) -> None:

@@ -67,6 +67,9 @@ class Schedule(Record):
     OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
         "batchopt.schedule/1": _of_first_version
     }
+    REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {
+        "batchopt.plan": "it is a plan: take batchopt.Plan.load(path).schedule"
+    }
 
     segments: tuple[Segment, ...]
     examples: int
@@ -86,6 +89,11 @@ class Schedule(Record):
         if self.learning_rate is not None:
             check_positive("learning_rate", self.learning_rate)
         rates = self.learning_rate_schedule
+        if not isinstance(rates, LearningRateSchedule | None):
+            raise TypeError(
+                f"learning_rate_schedule must be a batchopt.LearningRateSchedule, got {rates!r}: make it for this run, "
+                f"LearningRateSchedule.of(shape, examples={self.examples})"
+            )
         if rates is not None and rates.examples[-1] > self.examples:
             raise ValueError(
                 f"a learning-rate schedule must end within the run, got its last point at {rates.examples[-1]} of "
@@ -171,7 +179,7 @@ def check_schedule(schedule: object, *others: type) -> None:
         return
     remedy = ""
     if isinstance(schedule, str | os.PathLike):
-        remedy = ": load it with batchopt.Schedule.load(path)"
+        remedy = ": load it with batchopt.Schedule.load(path), or, of a plan's file, batchopt.Plan.load(path).schedule"
     elif isinstance(getattr(schedule, "schedule", None), Schedule):
         remedy = ": give its .schedule"
     kinds = " or a ".join(f"batchopt.{kind.__name__}" for kind in (Schedule, *others))

@@ -21,11 +21,10 @@ import numpy as np
 from batchopt._checks import check_count, check_positive
 from batchopt._codec import Record
 from batchopt.evidence import LossCurve
+from batchopt.forecasting.belonging import is_same_loss, loss_again
 from batchopt.forecasting.forecast import Forecast
-from batchopt.forecasting.horizons import schedule_of
 from batchopt.forecasting.own_decision import CHANCE, LATER, OWN_SHARE
 from batchopt.forecasting.schedule_points import course_along
-from batchopt.forecasting.single_run import estimate_of, run_over
 from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -325,11 +324,8 @@ class AdaptiveSchedule:
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:
-    schedule = schedule_of("wsd", plan.horizon, forecast.warmup_examples)
-    again = estimate_of(
-        run_over(forecast.law, schedule, plan.batch_size, plan.learning_rate, horizon=plan.horizon).losses
-    )
-    if not math.isclose(again.value, plan.loss.value, rel_tol=1e-6):
+    again = loss_again(plan, forecast)
+    if again is None or not is_same_loss(again, plan):
         raise ValueError(
             f"forecast must be the one that the plan was made from, and predicts another loss at the plan's end: "
             f"{again}, not {plan.loss}"

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from batchopt._checks import check_count, check_positive
-from batchopt._codec import write_text
-from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.errors import NonFiniteLossError
 from batchopt.probing.distributed import DefaultGroup, process_group
-from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
-from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, check_schedule
-from batchopt.training.adaptive import Adapted, AdaptiveSchedule, Decay
+from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.board import Board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
-from batchopt.training.result import NOTHING_YET, Measured, TrainingDivergedError, TrainingResult
+from batchopt.training.files import TrainingFiles, room_for_state
+from batchopt.training.loop import TrainingLoop, with_rates
+from batchopt.training.result import NOTHING_YET, TrainingDivergedError, TrainingResult
 
 __all__ = ["TrainingDivergedError", "TrainingResult", "train"]
-
-FIRST_EVALUATION_STEPS = 10
-"""After the initial loss, the first evaluation is this many steps of the first batch size into the run."""
 
 
 def train(
@@ -76,7 +63,9 @@ def train(
             evaluation after the crossing; at the end of a decay one evaluation is enough). An `AdaptiveSchedule`'s own
             if None.
         checkpoint: file to go on from if it exists; written at every evaluation, whole or not at all, with the run's
-            state in a second file beside it. What was evaluated before is in the result but not evaluated again.
+            state in a second file beside it. What was evaluated before is in the result but not evaluated again. On
+            several nodes it must lie in a folder that all of them see; an `AdaptiveSchedule` goes back on a decay
+            without one as well.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
             the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
         tensorboard: folder for the same as TensorBoard scalars, by examples seen; needs the package of that name.
@@ -95,6 +84,7 @@ def train(
         RecordError: the checkpoint belongs to another training.
 
     Example:
+        >>> import torch
         >>> x = torch.linspace(-1, 1, 64)[:, None]
         >>> task = TrainingTask(
         ...     model=lambda: torch.nn.Linear(1, 1),
@@ -128,13 +118,21 @@ def train(
         group.agree({"checkpoint (is its folder shared?)": run.examples_seen})
     if adaptive is not None and until_loss is None:
         until_loss = adaptive.loss
-    with _room_for_state(path, group) as before_decay:
-        loop = _Loop(run, start, measured, until_loss, micro_batch, adaptive, before_decay)
+    with room_for_state(path, group) as before_decay:
+        loop = TrainingLoop(
+            run,
+            start,
+            measured,
+            until_loss=until_loss,
+            micro_batch=micro_batch,
+            adaptive=adaptive,
+            before_decay=before_decay,
+        )
         return _run(loop, path, settings, group, metrics, tensorboard, on_evaluation)
 
 
 def _run(
-    loop: _Loop,
+    loop: TrainingLoop,
     path: Path | None,
     settings: Settings,
     group: DefaultGroup | None,
@@ -145,10 +143,10 @@ def _run(
     """Train to the end."""
     run, adaptive = loop.run, loop.adaptive
     save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
-    files = _Files(save, None, None)
+    files = TrainingFiles(save, None, None)
     if group is None or group.rank == 0:
         board = None if tensorboard is None else Board(tensorboard, first_examples=loop.measured.examples)
-        files = _Files(save, metrics, board)
+        files = TrainingFiles(save, metrics, board)
     files.begin(loop)
     while loop.outcome is None:
         try:
@@ -160,257 +158,6 @@ def _run(
             on_evaluation(examples, loss)
     files.end()
     return loop.result(loop.outcome)
-
-
-@contextlib.contextmanager
-def _room_for_state(checkpoint: Path | None, group: DefaultGroup | None) -> Iterator[Path]:
-    """Where the state at the beginning of a decay is kept: beside a checkpoint, until the training ends."""
-    if checkpoint is not None:
-        state = checkpoint.with_name(f"{checkpoint.name}.decay.state")
-        yield state
-        if group is None or group.rank == 0:
-            state.unlink(missing_ok=True)
-        return
-    with tempfile.TemporaryDirectory(prefix="batchopt-") as folder:
-        place = folder if group is None else group.from_first(lambda: folder)
-        yield Path(place) / "decay.state"
-
-
-@dataclass(frozen=True)
-class _Files:
-    """What a training leaves on the disk; None of what it does not.
-
-    Attributes:
-        save: writes a checkpoint.
-        metrics: file of JSON lines.
-        board: TensorBoard.
-    """
-
-    save: Callable[[Measured], None] | None
-    metrics: str | os.PathLike[str] | None
-    board: Board | None
-
-    def begin(self, loop: _Loop) -> None:
-        """What a checkpoint holds is written again: it may not have been before an interruption."""
-        if loop.measured.clock:
-            self._tell(loop)
-
-    def keep(self, loop: _Loop) -> None:
-        """After an evaluation."""
-        if self.save is not None:
-            self.save(loop.measured)
-        self._tell(loop)
-
-    def end(self) -> None:
-        """Close what is open."""
-        if self.board is not None:
-            self.board.close()
-
-    def _tell(self, loop: _Loop) -> None:
-        if self.metrics is not None:
-            write_text(self.metrics, loop.lines())
-        if self.board is not None:
-            self.board.add(loop.line(len(loop.measured.clock) - 1))
-
-
-class _Loop:
-    """A training under way."""
-
-    def __init__(
-        self,
-        run: TrainingRun,
-        schedule: Schedule,
-        measured: Measured,
-        until_loss: float | None,
-        micro_batch: int | None,
-        adaptive: AdaptiveSchedule | None,
-        before_decay: Path,
-    ) -> None:
-        self.run, self.start, self.measured, self.until_loss = run, schedule, measured, until_loss
-        self.micro_batch, self.adaptive, self.before_decay = micro_batch, adaptive, before_decay
-        self.adapts = True
-        self.seconds = measured.clock[-1] if measured.clock else 0.0
-        self.resumed_at = measured.examples if measured.clock else None
-        self._as_given, self._with_rates = schedule, with_rates(schedule, run.task)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule as it is, with the learning rate's warm-up and decay."""
-        given = self.start if self.adaptive is None else self.adaptive.schedule
-        if given is not self._as_given:
-            self._as_given, self._with_rates = given, with_rates(given, self.run.task)
-        return self._with_rates
-
-    @property
-    def reached(self) -> float | None:
-        if self.until_loss is None:
-            return None
-        return self.measured.curve.examples_to(self.until_loss, is_over=self._is_over and self._has_decayed)
-
-    @property
-    def outcome(self) -> Literal["reached", "finished"] | None:
-        if self.reached is not None:
-            return "reached"
-        return "finished" if self._is_over else None
-
-    @property
-    def _is_over(self) -> bool:
-        return self.measured.examples >= self.schedule.examples
-
-    @property
-    def _has_decayed(self) -> bool:
-        rates = self.schedule.learning_rate_schedule
-        return rates is not None and rates.decays
-
-    def next_evaluation(self) -> int:
-        """Examples at which to evaluate next: where a decay begins as well, since what comes then is decided there."""
-        points = evaluation_points(self.schedule.examples, first=FIRST_EVALUATION_STEPS * self.start(0))
-        coming = next(point for point in points if point > self.measured.examples)
-        if self.adaptive is not None and self.measured.examples < self.adaptive.decay_begins:
-            return min(coming, self.adaptive.decay_begins)
-        return coming
-
-    def advance(self, examples: int) -> tuple[int, float]:
-        """Train until `examples` are seen, and evaluate: gives those that were seen, and the loss."""
-        self._train_to(examples)
-        began = time.perf_counter()
-        loss = self.run.evaluate()
-        if loss <= 0:
-            raise TaskError(f"losses must be positive, since their logarithm is modelled, got {loss}: add a constant")
-        self.measured = self.measured.after(
-            self.run.examples_seen,
-            loss,
-            seconds=self.seconds,
-            evaluation_seconds=time.perf_counter() - began,
-        )
-        seen = self.run.examples_seen
-        if self.adaptive is not None:
-            self._adapt(self.adaptive, loss)
-        return seen, loss
-
-    def _adapt(self, adaptive: AdaptiveSchedule, loss: float) -> None:
-        """Plan the decay anew; keep the state where it begins; go back to that where it has missed."""
-        seen = self.run.examples_seen
-        if self.outcome is None:
-            self._decide(adaptive, lambda: adaptive.update(seen, loss))
-            if seen == adaptive.decay_begins:
-                save_snapshot(self.run, self.before_decay)
-                if self.run.group is not None:
-                    self.run.group.wait()
-        elif self.outcome == "finished" and adaptive.may_go_on and self.before_decay.exists():
-            missed = len(adaptive.missed)
-            self._decide(adaptive, lambda: adaptive.miss(loss))
-            if len(adaptive.missed) > missed:
-                load_snapshot(self.run, self.before_decay)
-                self.measured = self.measured.until(self.run.examples_seen)
-
-    def _decide(self, adaptive: AdaptiveSchedule, decision: Callable[[], object]) -> None:
-        """Let the schedule be changed; where that fails, the training goes on by the schedule as it is, to its end.
-
-        Of several processes the first decides: if their next batches differed, they would wait for each other.
-        """
-
-        def decided() -> str:
-            try:
-                if self.adapts:
-                    decision()
-            except Exception as error:
-                self.adapts = False
-                warnings.warn(
-                    f"the schedule is no longer changed, from {self.run.examples_seen} examples on; the training goes "
-                    f"on ({type(error).__name__}: {error})",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-            return adaptive.state().to_json()
-
-        if self.run.group is None:
-            decided()
-            return
-
-        adaptive.load_state(Adapted.from_json(self.run.group.from_first(decided)))
-
-    def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
-        return TrainingResult(
-            model=self.run.model,
-            schedule=replace(self.schedule, learning_rate=self.run.learning_rate),
-            measured=self.measured,
-            steps=self.run.steps,
-            examples=self.run.examples_seen,
-            seconds=self.seconds,
-            reached=self.reached,
-            outcome=outcome,
-            resumed_at=self.resumed_at,
-            gone_back=sum(decay.end - decay.begin for decay in self._missed),
-            steps_gone_back=sum(decay.steps for decay in self._missed),
-        )
-
-    @property
-    def _missed(self) -> tuple[Decay, ...]:
-        return () if self.adaptive is None else self.adaptive.missed
-
-    def lines(self) -> str:
-        """A JSON object in a line for every evaluation."""
-        return "".join(f"{json.dumps(self.line(i))}\n" for i in range(len(self.measured.clock)))
-
-    def line(self, i: int) -> dict[str, float]:
-        """What there is to tell of an evaluation."""
-        examples = self.measured.curve.examples[i]
-        size = self.schedule(examples)
-        return {
-            "examples": examples,
-            "steps": round(self.schedule.steps_to(examples)),
-            "batch_size": size,
-            "learning_rate": self.run.learning_rate_at(
-                examples, size, self.schedule.multiplier_of(examples, size), warmup=self._warms_up
-            ),
-            "loss": self.measured.curve.losses[i],
-            "seconds": self.measured.clock[i],
-        }
-
-    def _train_to(self, examples: int) -> None:
-        began = time.perf_counter()
-        try:
-            for seen, size in self.schedule.batches(self.run.examples_seen):
-                if seen >= examples:
-                    break
-                self._step(seen, size)
-            _wait_for(self.run.task.torch_device)
-        finally:
-            self.seconds += time.perf_counter() - began
-
-    def _step(self, seen: int, size: int) -> None:
-        try:
-            multiplier = self.schedule.multiplier_of(seen, size)
-            self.run.step(size, multiplier=multiplier, micro_batch=self.micro_batch, warmup=self._warms_up)
-        except torch.OutOfMemoryError as error:
-            too_large = min(size, self.micro_batch or size)
-            raise TaskError(
-                f"every batch must fit in memory, and one of {too_large} examples does not (after {seen} examples): "
-                f"give micro_batch below {too_large}, or plan with batch sizes below it"
-            ) from error
-
-    @property
-    def _warms_up(self) -> bool:
-        """Whether the task's warm-up is to be multiplied on: only where the schedule holds none."""
-        return self.schedule.learning_rate_schedule is None
-
-
-def with_rates(schedule: Schedule, task: TrainingTask) -> Schedule:
-    """A schedule with the warm-up and decay that a task asks for, if the schedule has none.
-
-    Raises:
-        TaskError: what the task asks for can't be followed over this run.
-    """
-    if schedule.learning_rate_schedule is not None or task.learning_rate_schedule is None:
-        return schedule
-    try:
-        rates = LearningRateSchedule.of(
-            task.learning_rate_schedule, examples=schedule.examples, warmup_examples=task.warmup_examples
-        )
-    except (TypeError, ValueError) as error:
-        raise TaskError(str(error)) from error
-    return replace(schedule, learning_rate_schedule=rates)
 
 
 def _check_arguments(
@@ -448,9 +195,3 @@ def _checked_path(checkpoint: str | os.PathLike[str]) -> Path:
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"checkpoint must name a file in a folder that exists, got {os.fspath(path)!r}")
     return path
-
-
-def _wait_for(device: torch.device) -> None:
-    # The last step's kernels may still run when python returns from it.
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -73,4 +73,4 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
 @pytest.fixture
 def few_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial fits the law after each of its evaluations, of which there are four times as many else."""
-    monkeypatch.setattr("batchopt.training.train.evaluation_points", functools.partial(evaluation_points, ratio=2.0))
+    monkeypatch.setattr("batchopt.training.loop.evaluation_points", functools.partial(evaluation_points, ratio=2.0))

@@ -120,6 +120,40 @@ def test_task_files(
     assert not (tmp_path / "p.json").exists()
 
 
+NOT_FINITE = """
+import dataclasses, math
+x = task.data[0].repeat({times}, 1)
+x[{where}] = math.nan
+task = dataclasses.replace(task, data=(x, task.data[1].repeat({times})))
+"""
+
+
+@pytest.mark.parametrize(("times", "where"), [(1, ":"), (20, "::5")])
+def test_data_that_are_not_finite(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, times: int, where: str
+) -> None:
+    source = Path(flow.task.rpartition(":")[0]).read_text()
+    (tmp_path / "bad.py").write_text(source + NOT_FINITE.format(times=times, where=where))
+    told = fails(capsys, "probe", f"{tmp_path / 'bad.py'}:task", "--examples", "40000", "-o", str(tmp_path / "p.json"))
+    assert "nan" in told
+    assert "look for" in told
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_a_probe_that_no_run_survives_writes_nothing(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("probe", flow.task, "--examples", "40000", "-o", str(tmp_path / "p.json"), "--learning-rate", "1e30")
+    assert "no run that a forecast could be fitted to, and nothing was written: every learning" in fails(
+        capsys, *command
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_task_is_told_before_a_missing_budget(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no file" in fails(capsys, "probe", f"{tmp_path / 'mistyped.py'}:task")
+
+
 def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = Path(flow.probe).read_text()
     broken = tmp_path / "broken.json"
@@ -173,6 +207,13 @@ def test_a_run_that_decides_when_to_decay_has_the_plan_s_rate(flow: Any, capsys:
 def test_too_small_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     said = fails(capsys, "probe", flow.task, "--examples", "400", "-o", str(tmp_path / "p.json"))
     assert "budget" in said
+
+
+def test_a_finished_probe_is_not_overwritten(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path(flow.probe).read_text()
+    told = fails(capsys, "probe", flow.task, "--examples", "40000", "-o", flow.probe)
+    assert told.endswith("probe.json is there already: give another name with -o, or delete it to probe again")
+    assert Path(flow.probe).read_text() == before
 
 
 def test_folders_that_are_missing_are_told_before_the_work(
@@ -362,3 +403,21 @@ def test_no_file_of_a_command_takes_the_place_of_another(
     assert main(["probe", flow.task, "--examples", "9000", "-o", str(tmp_path)]) == 1
     assert "is a folder: give the name of a file in it" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_files_that_do_not_belong_together(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    other = json.loads(Path(flow.probe).read_text())
+    other["initial_loss"] *= 1.5
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    out = ("-o", str(tmp_path / "report.html"))
+    told = fails(capsys, "report", "--probe", str(tmp_path / "other.json"), "--forecast", flow.forecast, *out)
+    assert "a forecast and a probe must belong together, and the initial loss" in told
+    forecast = json.loads(Path(flow.forecast).read_text())
+    forecast["law"]["rows"] = [[1.01 * x for x in row] for row in forecast["law"]["rows"]]
+    (tmp_path / "forecast.json").write_text(json.dumps(forecast))
+    told = fails(capsys, "report", "--forecast", str(tmp_path / "forecast.json"), "--plan", flow.plan, *out)
+    assert "a plan and a forecast must belong together" in told
+    assert not (tmp_path / "report.html").exists()
+    assert main(["report", "--probe", flow.probe, "--forecast", flow.forecast, "--plan", flow.plan, *out]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,6 +49,15 @@ def known_law(*, noise: float = 3.5) -> LossPosterior:
         highest_rate=3.0,
         longest=60_000.0,
     )
+
+
+def drawn_law(draws: int = 9, *, spread: float = 0.15, seed: int = 0) -> LossPosterior:
+    """The law with draws about it, of its noise and of its slopes, and nothing that it misses."""
+    law, rng = known_law(), np.random.default_rng(seed)
+    row = np.array(law.rows[0])
+    moved = row + spread * rng.standard_normal((draws, 1)) * np.isin(np.arange(len(row)), [0, *range(len(SHAPE), 99)])
+    rows = tuple(tuple(each) for each in [row.tolist(), *moved.tolist()])
+    return replace(law, rows=rows, weights=((),) * len(rows), amplitudes=((0.0,),) * len(rows))
 
 
 def simulate(

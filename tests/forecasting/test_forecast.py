@@ -98,6 +98,27 @@ def test_losses_along_a_run_are_the_laws(forecast: Forecast) -> None:
     np.testing.assert_allclose(told, true, rtol=0.15)
 
 
+def test_losses_along_a_run_take_a_name_as_the_other_read_outs_do(forecast: Forecast) -> None:
+    points, shapes = (1_000, 16_000, 20_000), ("cosine", lambda progress: 1.0 - progress)
+    for shape in shapes:
+        of_run = schedule_of(shape, 20_000, forecast.warmup_examples)  # type: ignore[arg-type]
+        by_name = forecast.losses_along(16, 0.3, points, learning_rate_schedule=shape)  # type: ignore[arg-type]
+        assert by_name == forecast.losses_along(16, 0.3, points, learning_rate_schedule=of_run)
+    own = replace(forecast, task_schedule="cosine")
+    by_task = own.losses_along(16, 0.3, points, learning_rate_schedule="auto")
+    assert by_task == own.losses_along(16, 0.3, points, learning_rate_schedule="cosine")
+    with pytest.raises(ValueError, match="must be one of 'constant'"):
+        forecast.losses_along(16, 0.3, points, learning_rate_schedule="step")  # type: ignore[arg-type]
+
+
+def test_the_schedule_of_a_run_is_no_shape(forecast: Forecast) -> None:
+    of_run = LearningRateSchedule.of("wsd", examples=20_000)
+    with pytest.raises(TypeError, match=r"a function of progress from 0 to 1, got a LearningRateSchedule, which is of"):
+        forecast.loss(16, 0.3, 20_000, learning_rate_schedule=of_run)
+    with pytest.raises(TypeError, match="got a LearningRateSchedule, which is of one run's examples: name the shape"):
+        forecast.plan(ReachLoss(0.3), learning_rate_schedule=of_run)
+
+
 def test_evidence_without_a_decay_is_doubted() -> None:
     report = known_report(LAW)
     stable = replace(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.schedule import Schedule, Segment
@@ -236,3 +237,44 @@ def test_whole_batches_tell_no_noise_scale() -> None:
 def test_a_name_of_a_file_is_no_schedule() -> None:
     with pytest.raises(TypeError, match="got str: load it"):
         ScheduledDataModule((torch.arange(100),), "schedule.json")  # type: ignore[arg-type]
+
+
+def test_validation_and_test_data_are_passed_through() -> None:
+    class Evaluated(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.evaluated = list[tuple[str, int]]()
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            self.evaluated.append(("val", len(batch[0])))
+
+        def test_step(self, batch: Any, index: int) -> None:
+            self.evaluated.append(("test", len(batch[0])))
+
+        def predict_step(self, batch: Any, index: int) -> torch.Tensor:
+            return torch.as_tensor(batch[0])
+
+    def loader(examples: int) -> Any:
+        return DataLoader(TensorDataset(torch.arange(examples)), batch_size=4)
+
+    module, made = Evaluated(), trainer(num_sanity_val_steps=0)
+    data = ScheduledDataModule(
+        (torch.randn(100),),
+        SCHEDULE,
+        val_dataloaders=loader(7),
+        test_dataloaders=loader(5),
+        predict_dataloaders=loader(3),
+    )
+    made.fit(module, datamodule=data)
+    assert module.sizes == [size for _, size in SCHEDULE.batches()]
+    made.validate(module, datamodule=data)
+    made.test(module, datamodule=data)
+    assert module.evaluated == [("val", 4), ("val", 3), ("val", 4), ("val", 3), ("test", 4), ("test", 1)]
+    assert torch.cat(made.predict(module, datamodule=data)).tolist() == [0, 1, 2]
+
+
+def test_without_them_nothing_is_evaluated_and_nothing_is_warned_of() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer().fit(Module(), datamodule=ScheduledDataModule((torch.randn(100),), SCHEDULE))
+    assert not any("val_dataloader" in str(warning.message) for warning in told)

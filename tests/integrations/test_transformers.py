@@ -131,6 +131,14 @@ def test_logs_tell_the_batch_size_and_the_examples(tmp_path: Path) -> None:
     assert kept == told
 
 
+def test_samples_per_second_are_of_the_whole_run(tmp_path: Path) -> None:
+    made, _ = trainer(tmp_path)
+    made.train()
+    told = made.state.log_history[-1]
+    assert told["train_samples_per_second"] * told["train_runtime"] == pytest.approx(620, rel=0.01)
+    assert made.num_examples(torch.utils.data.DataLoader(made.train_dataset)) == 100
+
+
 def test_going_on_from_a_checkpoint_repeats_and_loses_nothing(tmp_path: Path) -> None:
     whole, _ = trainer(tmp_path / "whole")
     whole.train()

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 import batchopt.probing.branches as branches_module
-from batchopt.errors import BudgetError, RecordError, TaskError
+from batchopt.errors import BudgetError, NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import SHARES
+from batchopt.probing.data import shuffled_indices
 from batchopt.probing.journal import Identity
 from batchopt.probing.probe import probe
 from batchopt.probing.task import TrainingTask
@@ -273,9 +274,32 @@ def test_nan_from_the_start() -> None:
     def nan(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return model(batch[0]).sum(dim=1) * math.nan
 
-    report = probe(make_task(loss=nan), examples=BUDGET)
+    rule = "must be finite before any training, and the loss of a batch of 1 became nan after 0 steps .* look for NaN"
+    with pytest.raises(NonFiniteLossError, match=rule):
+        probe(make_task(loss=nan), examples=BUDGET)
+
+
+def test_evaluation_data_that_are_not_finite() -> None:
+    task = make_task()
+    x, y = task.eval_data
+    bad = x.clone()
+    bad[3, 0] = math.nan
+    rule = (
+        r"before any training, and the evaluated loss is nan or infinite: look for NaN or infinite values in eval_data"
+    )
+    with pytest.raises(TaskError, match=rule):
+        probe(replace(task, eval_data=(bad, y)), examples=BUDGET, learning_rate=0.1)
+
+
+def test_one_example_that_is_not_finite_is_told_of_where_every_run_meets_it() -> None:
+    task = make_task()
+    x, y = (part.repeat(5, *[1] * (part.ndim - 1)) for part in task.data)
+    x[int(shuffled_indices(3_000, seed=0, start=800, count=1)[0])] = math.nan
+    report = probe(replace(task, data=(x, y)), examples=BUDGET, learning_rate=0.1)
     assert report.stopped is not None
-    assert "not finite at initialisation" in report.stopped
+    assert "every learning rate that was tried at batch size" in report.stopped
+    assert "became nan after" in report.stopped
+    assert "look for what is not finite in the data" in report.stopped
 
 
 class Clock:

@@ -11,6 +11,7 @@ from probing.problems import classification, cross_entropy, make_task, mlp, weig
 from torch import nn
 
 from batchopt.errors import TaskError
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import batch_loss, trainable_parameters
 
 
@@ -50,6 +51,20 @@ def test_bad_arguments(changes: dict[str, Any], error: type[Exception], message:
         make_task(**changes)
 
 
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"one that torch sees, got 'cuda' and no CUDA device: leave device"):
+        make_task(device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert make_task(device="cuda:1").torch_device.index == 1
+    with pytest.raises(ValueError, match=r"got 'cuda:2' and 2 CUDA devices, counted from cuda:0"):
+        make_task(device="cuda:2")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="got 'mps' and no MPS device"):
+        make_task(device=torch.device("mps"))
+
+
 def test_search_may_begin_at_zero_on_a_linear_scale() -> None:
     assert make_task(search={"momentum": (0.0, 0.9, "linear")}).search["momentum"][0] == 0.0
 
@@ -74,6 +89,41 @@ def test_bad_losses(loss: Any, message: str) -> None:
     x, y = task.data
     with pytest.raises(TaskError, match=message):
         task.losses(task.make_model(), (x[:8], y[:8]))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters, lr: torch.optim.SGD(parameters, lr=0.1),
+        lambda parameters, lr: torch.optim.SGD([{"params": [p], "lr": 0.1 * k} for k, p in enumerate(parameters, 1)]),
+    ],
+)
+def test_an_optimizer_must_take_the_learning_rate(optimizer: Any) -> None:
+    task = make_task(optimizer=optimizer)
+    model = task.make_model()
+    with pytest.raises(
+        TaskError, match=r"must take the learning rate .* asked for 0\.7, and for 1\.4, it has 0\.1.* both times"
+    ):
+        task.make_optimizer(model, learning_rate=0.7)
+    with pytest.raises(TaskError, match="must take the learning rate"):
+        TrainingRun(task, learning_rate=0.7, seed=0)
+    without = make_task(optimizer=lambda parameters, lr: torch.optim.Optimizer(parameters, {}))
+    with pytest.raises(TaskError, match="a group of Optimizer has none"):
+        without.make_optimizer(model, learning_rate=0.7)
+
+
+def test_groups_may_multiply_the_learning_rate_or_keep_one_of_their_own() -> None:
+    def multiplied(parameters: list[Any], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": [p], "lr": lr * 0.1**k} for k, p in enumerate(parameters, 1)], lr=lr)
+
+    def one_fixed(parameters: list[Any], lr: float) -> torch.optim.Optimizer:
+        first, *rest = parameters
+        return torch.optim.SGD([{"params": [first], "lr": 0.01}, {"params": rest}], lr=lr)
+
+    for optimizer, rates in ((multiplied, [0.03, 0.003]), (one_fixed, [0.01, 0.3])):
+        task = make_task(optimizer=optimizer)
+        made = task.make_optimizer(task.make_model(), learning_rate=0.3)
+        assert [group["lr"] for group in made.param_groups][:2] == pytest.approx(rates)
 
 
 def test_losses_and_weights() -> None:

@@ -85,7 +85,7 @@ def test_evaluations_are_evenly_spaced_in_the_logarithm() -> None:
 
 def test_evaluating_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated = train(make_task(), SCHEDULE, seed=5)
-    points = "batchopt.training.train.evaluation_points"
+    points = "batchopt.training.loop.evaluation_points"
     monkeypatch.setattr(points, lambda examples, *, first: [examples])
     assert torch.equal(weights(train(make_task(), SCHEDULE, seed=5).model), weights(evaluated.model))
 
@@ -129,7 +129,7 @@ def test_seconds_are_of_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return slow
 
-    monkeypatch.setattr("batchopt.training.train.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("batchopt.training.loop.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(TrainingRun, "step", taking(2.0, TrainingRun.step))
     monkeypatch.setattr(TrainingRun, "evaluate", taking(1_000.0, TrainingRun.evaluate))
     result = train(make_task(), SCHEDULE)
@@ -231,6 +231,8 @@ def test_bad_arguments(tmp_path: Path) -> None:
             train(make_task(learning_rate_schedule=wrong), SCHEDULE)
     with pytest.raises(TaskError, match="the warm-up must end before the rate decays, got 1200 examples"):
         train(make_task(learning_rate_schedule="wsd", warmup_examples=1_200), SCHEDULE)
+    with pytest.raises(TaskError, match="the warm-up must end before the run does, got 1500 examples"):
+        train(make_task(warmup_examples=1_500), SCHEDULE)
     with pytest.raises(ValueError, match="until_loss must be positive"):
         train(make_task(), SCHEDULE, until_loss=0.0)
     for wrong in (tmp_path, tmp_path / "missing" / "run"):

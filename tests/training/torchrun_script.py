@@ -173,7 +173,12 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
     with contextlib.suppress(CutOffError):
         follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
     again, _ = follow(checkpoint=folder / f"adapted{count}")
+    # As on nodes without a common folder: each process has a place of its own, and the first alone writes.
+    own = folder / f"node{os.environ.get('RANK', '0')}of{count}"
+    own.mkdir()
+    _, apart = follow(checkpoint=own / "run")
     return {
+        "apart": apart.model.weight.flatten().tolist(),
         "schedule": json.loads(whole.schedule.to_json()),
         "again": json.loads(again.schedule.to_json()),
         "missed": [(decay.begin, decay.end) for decay in whole.missed],

@@ -30,7 +30,8 @@ def to_bs_scheduler(schedule: Schedule) -> Export:
         schedule: the schedule.
     """
     first, largest = schedule(0), max(segment.batch_size for segment in schedule.segments)
-    text = _function(schedule) + (
+    imports = _imports(schedule, "from bs_scheduler import LambdaBS", "from torch.utils.data import DataLoader")
+    text = f"{imports}\n{_function(schedule)}" + (
         f"\nloader = DataLoader(dataset, batch_size={first}, shuffle=True)\n"
         f"scheduler = LambdaBS(loader, lambda step: batch_size_at(step) / {first}, max_batch_size={largest})\n"
         f"total_steps = {schedule.steps}  # call scheduler.step() after each, whatever the epoch\n"
@@ -49,7 +50,13 @@ def to_ignite(schedule: Schedule) -> Export:
         schedule: the schedule.
     """
     stepped = "trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: rates.step())\n"
-    text = _function(schedule) + (
+    imports = _imports(
+        schedule,
+        "from ignite.engine import Events",
+        "from ignite.handlers import BatchSizeScheduler",
+        "from torch.utils.data import DataLoader",
+    )
+    text = f"{imports}\n{_function(schedule)}" + (
         f"\n{_rate(schedule)}{'' if schedule.learning_rate_schedule is None else stepped}"
         f"\nloader = DataLoader(dataset, batch_size={schedule(0)}, shuffle=True)\n"
         "scheduler = BatchSizeScheduler(loader, lambda event: batch_size_at(event + 1))  # for the step after\n"
@@ -66,17 +73,28 @@ def to_ignite(schedule: Schedule) -> Export:
 
 
 def to_torch(schedule: Schedule) -> Export:
-    """Python for a loop with `scheduled_loader` and a LambdaLR.
+    """Python for a loop with `scheduled_loader` and a LambdaLR; it needs no file, but the loop's dataset and optimizer.
 
     Args:
         schedule: the schedule.
     """
+    sizes = "".join(f"Segment({segment.start_examples}, {segment.batch_size}), " for segment in schedule.segments)
     text = (
-        'loader = batchopt.scheduled_loader(dataset, batchopt.Schedule.load("schedule.json"))\n'
+        f"{_imports(schedule, 'from batchopt import Schedule, Segment, scheduled_loader')}\n"
+        f"schedule = Schedule(({sizes.rstrip()}), examples={schedule.examples})\n"
+        "loader = scheduled_loader(dataset, schedule)  # one pass is the run\n"
         f"total_steps = {schedule.steps}\n"
     )
     remedy = "call rates.step() after every optimizer.step(); without scale_learning_rate, which would do it twice"
-    return Export(text + _rate(schedule), tuple(_rates(schedule, "torch", remedy)))
+    lr = "" if schedule.learning_rate is None else ", made with the lr above"
+    yours = f"`dataset` and `optimizer` are your loop's{lr}"
+    return Export(text + _rate(schedule), (yours, *_rates(schedule, "torch", remedy)))
+
+
+def _imports(schedule: Schedule, *lines: str) -> str:
+    """All of the text's, sorted as usual."""
+    needed = [] if schedule.learning_rate_schedule is None else ["import torch"]
+    return "".join(f"{line}\n" for line in [*needed, *lines])
 
 
 def _function(schedule: Schedule) -> str:

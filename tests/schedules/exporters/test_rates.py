@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import math
 import shlex
@@ -14,6 +16,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import TensorDataset
 
 from batchopt.learning_rate_schedule import SHAPES, LearningRateSchedule, ShapeName
 from batchopt.schedules.exporters.export import Export
@@ -261,19 +264,33 @@ def test_a_function_of_the_step_is_exact(
     assert math.isfinite(function(schedule.steps))  # LambdaLR asks once more after the last step
 
 
-def test_torchs_scheduler_takes_the_exported_function() -> None:
+def test_what_is_exported_for_torch_runs_as_it_is() -> None:
+    """With a data set and an optimizer, and nothing else: no file, and no import."""
     schedule = scheduled("cosine", segments=(Segment(0, 64), Segment(10_000, 128, 1.5), Segment(50_000, 256, 2.0)))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
-    text = exported("torch", schedule).text.partition("\n")[2]
-    space: dict[str, Any] = {"torch": torch, "optimizer": optimizer}
-    exec(text, space)
+    space: dict[str, Any] = {"optimizer": optimizer, "dataset": TensorDataset(torch.arange(1_000))}
+    exec(exported("torch", schedule).text, space)
     assert (space["total_steps"], space["lr"]) == (schedule.steps, 0.01)
-    taken = []
-    for _ in range(schedule.steps):
+    taken, sizes = [], []
+    for (batch,) in space["loader"]:
+        sizes.append(len(batch))
         taken.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         space["rates"].step()
+    assert sizes == [size for _, size in schedule.batches()]
     near(schedule, [rate / 0.01 for rate in taken], within=1e-4)
+
+
+@pytest.mark.parametrize("name", OF_STEPS)
+def test_what_is_exported_in_python_imports_what_it_names(name: str) -> None:
+    tree = ast.parse(exported(name, scheduled("wsd")).text)
+    imported = {alias.asname or alias.name.partition(".")[0] for node in ast.walk(tree)
+                if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}  # fmt: skip
+    made = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    made |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert used - made - imported - set(dir(builtins)) <= {"dataset", "optimizer", "trainer"}
 
 
 def test_lightning_takes_the_curve_over_its_own_steps() -> None:

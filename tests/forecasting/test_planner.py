@@ -1,0 +1,131 @@
+"""The plan's choice against every setting looked at by itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from forecasting.known_law import drawn_law, known_forecast
+
+from batchopt.errors import UnreachableGoalError
+from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.horizons import horizons_for, rates_for, schedule_of
+from batchopt.learning_rate_schedule import ShapeName
+from batchopt.planning.choice import DIVERGED, EQUAL, UNREACHED
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.step_cost import StepCost
+
+LAW = replace(drawn_law(7), unstable=((64, 0.8, 1.6),))
+FORECAST: Forecast = replace(known_forecast(), law=LAW, warmup_examples=None, doubts=("A doubt.",))
+SIZES = [8, 16, 32, 64, 128, 256]
+PRICE = StepCost(64.0, 1.0, unit="examples")
+BOUNDS = (8, 256)
+
+
+def ends(shape: ShapeName, size: int, rate: float, horizon: float) -> list[float]:
+    """Losses at the end of one run, of the best guess and every draw."""
+    schedule = schedule_of(shape, horizon, None)
+    return np.exp(LAW.losses_at_end([size], [rate], [schedule], [horizon])[:, 0]).tolist()  # type: ignore[no-any-return]
+
+
+def settings() -> list[tuple[int, float]]:
+    return [(size, float(rate)) for size, rates in zip(SIZES, rates_for(LAW, SIZES), strict=True) for rate in rates]
+
+
+def chosen(scores: dict[tuple[int, float], tuple[float, float]]) -> tuple[int, float]:
+    """Of settings with (score, steps), the one with the fewest steps among those within 1 % of the least score."""
+    least = min(score for score, _ in scores.values())
+    return min((each for each in scores if scores[each][0] <= least + EQUAL), key=lambda each: scores[each][1])
+
+
+@pytest.mark.parametrize("shape", ["cosine", "wsd"])
+def test_twin_the_lowest_loss_within_a_budget(shape: ShapeName) -> None:
+    budget = 400_000
+    plan = FORECAST.plan(LowestLoss(budget, of=PRICE), learning_rate_schedule=shape, batch_sizes=BOUNDS)
+    scores = {}
+    for size, rate in settings():
+        steps = math.floor(budget / PRICE(size))
+        losses = ends(shape, size, rate, steps * size)
+        if math.isfinite(np.median(losses[1:])):
+            mean = np.mean([math.log(min(loss, DIVERGED * LAW.initial_loss)) for loss in losses])
+            scores[size, rate] = (float(mean), float(steps))
+    size, rate = chosen(scores)
+    assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
+    assert plan.horizon == math.floor(budget / PRICE(size)) * size
+    assert plan.schedule.steps * PRICE(size) <= budget
+    assert [point.batch_size for point in plan.alternatives] == SIZES
+    assert plan.schedule.learning_rate_schedule == schedule_of(shape, plan.horizon, None)
+
+
+def needed(shape: ShapeName, size: int, rate: float, loss: float) -> list[float]:
+    """Examples to a loss in every draw: horizons a factor of two apart, straight lines between in log and log."""
+    horizons = [horizon for horizon in horizons_for(LAW) if horizon >= 16 * size]
+    curves = np.log([ends(shape, size, rate, horizon) for horizon in horizons]).T
+    found = []
+    for curve in curves.tolist():
+        k = next((k for k, value in enumerate(curve) if value <= math.log(loss)), None)
+        if k is None:
+            found.append(math.inf)
+        elif k == 0:
+            found.append(horizons[0])
+        else:
+            part = (curve[k - 1] - math.log(loss)) / (curve[k - 1] - curve[k])
+            found.append(horizons[k - 1] * (horizons[k] / horizons[k - 1]) ** part)
+    return found
+
+
+def test_twin_the_least_cost_to_a_loss() -> None:
+    loss, never = 0.3, UNREACHED * horizons_for(LAW)[-1]
+    plan = FORECAST.plan(ReachLoss(loss, PRICE), learning_rate_schedule="cosine", batch_sizes=BOUNDS)
+    scores = {}
+    for size, rate in settings():
+        examples = needed("cosine", size, rate, loss)
+        middle = float(np.median(examples[1:]))
+        if math.isfinite(middle):
+            mean = np.mean([math.log(each if math.isfinite(each) else never) for each in examples])
+            scores[size, rate] = (float(mean) + math.log(PRICE(size) / size), middle / size)
+    size, rate = chosen(scores)
+    assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
+    assert plan.best in plan.alternatives
+    assert plan.steps.value == pytest.approx(np.median(needed("cosine", size, rate, loss)[1:]) / size, rel=0.3)
+
+
+def test_the_shape_with_the_least_cost_is_taken() -> None:
+    """Each shape's own plan, the one of which has the least mean cost over all draws being the automatic one."""
+    goal = ReachLoss(0.3, PRICE)
+    automatic = FORECAST.plan(goal, batch_sizes=BOUNDS)
+    plans = {
+        shape: FORECAST.plan(goal, learning_rate_schedule=shape, batch_sizes=BOUNDS)
+        for shape in ("wsd", "linear", "cosine")
+    }
+    least = min(plan.cost.value for plan in plans.values())
+    assert automatic == plans[automatic.learning_rate_schedule]  # type: ignore[index]
+    assert automatic.cost.value <= 1.1 * least
+
+
+def test_costs_are_steps_at_the_price() -> None:
+    for goal in (ReachLoss(0.3, PRICE), LowestLoss(400_000, of=PRICE)):
+        plan = FORECAST.plan(goal, learning_rate_schedule="cosine", batch_sizes=BOUNDS, step_cost=StepCost(1e-3, 1e-5))
+        for point in plan.alternatives:
+            assert point.cost.value == pytest.approx(point.steps.value * PRICE(point.batch_size))
+            assert point.examples.value == pytest.approx(point.steps.value * point.batch_size)
+            assert point.seconds is not None
+            assert point.seconds.high == pytest.approx(point.steps.high * (1e-3 + 1e-5 * point.batch_size))
+        assert plan.reasons[0] == "A doubt."
+
+
+def test_no_rate_is_planned_that_most_draws_do_not_bear() -> None:
+    plan = FORECAST.plan(ReachLoss(0.3, "examples"), learning_rate_schedule="cosine", batch_sizes=BOUNDS)
+    for point in plan.alternatives:
+        assert np.mean(LAW.is_unstable([point.batch_size], [point.learning_rate])[1:]) <= 0.5
+
+
+def test_what_is_out_of_bounds() -> None:
+    with pytest.raises(UnreachableGoalError, match="no batch size and learning rate within the bounds reaches"):
+        FORECAST.plan(ReachLoss(1e-9, PRICE), batch_sizes=BOUNDS)
+    with pytest.raises(UnreachableGoalError, match="takes two steps and stays stable within the budget"):
+        FORECAST.plan(LowestLoss(100, of=PRICE), batch_sizes=BOUNDS)
+    with pytest.raises(TypeError, match=r"goal must be a batchopt\.ReachLoss or batchopt\.LowestLoss, got 0\.3"):
+        FORECAST.plan(0.3)  # type: ignore[arg-type]
