@@ -15,7 +15,7 @@ from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.ramp import cheapest_ramp
 from batchopt.forecasting.single_run import SingleRun, estimate_of, of_draws, run_over, run_to_loss
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.choice import DIVERGED, GIVEN_UP, candidate_batch_sizes, choose, mean_log
+from batchopt.planning.choice import DIVERGED, GIVEN_UP, RUINED, candidate_batch_sizes, choose, mean_log
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.planning.reasons import reasons_for
@@ -175,12 +175,15 @@ class _Grid:
         self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
+        flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
+        diverges = posterior.is_unstable(*flat).reshape(-1, *self.rates.shape)[-max(1, posterior.draws) :]
         self._middle, self._scores, self._log_steps = {}, {}, {}
         for shape in wanted.shapes:
             ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
             needed = of_draws(ends.examples_to(loss))
             middle = np.median(needed, axis=0)
-            scores = mean_log(needed, most=GIVEN_UP * middle.min(axis=1, keepdims=True)) + np.log(prices / of_size)
+            most = np.where(diverges, RUINED, GIVEN_UP) * middle.min(axis=1, keepdims=True)
+            scores = mean_log(needed, most=most) + np.log(prices / of_size)
             self._middle[shape] = middle
             self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)
             self._log_steps[shape] = np.log(middle / of_size)

@@ -26,6 +26,9 @@ GIVEN_UP = 8.0
 """A draw counts with at most this multiple of what the best setting takes in half of the draws, also where it never
 gets there: a run so far behind is given up. With ten times the longest horizon that is considered in its place, the few
 draws in which hardly any setting arrives decided, and 9 of 69 plans for swept problems never arrived where 7 do now."""
+RUINED = 100.0
+"""And with this multiple where the run diverges: a budget may be gone before somebody looks. With 8, plans of the demo
+took rates that kill the network in one of six draws."""
 DIVERGED = 3.0
 """A draw in which the run diverges counts as this many times the initial loss."""
 

@@ -13,7 +13,7 @@ from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, rates_for, schedule_of
 from batchopt.learning_rate_schedule import ShapeName
-from batchopt.planning.choice import DIVERGED, EQUAL, UNREACHED
+from batchopt.planning.choice import DIVERGED, EQUAL, GIVEN_UP, RUINED
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.step_cost import StepCost
 
@@ -77,15 +77,18 @@ def needed(shape: ShapeName, size: int, rate: float, loss: float) -> list[float]
 
 
 def test_twin_the_least_cost_to_a_loss() -> None:
-    loss, never = 0.3, UNREACHED * horizons_for(LAW)[-1]
+    loss = 0.3
     plan = FORECAST.plan(ReachLoss(loss, PRICE), learning_rate_schedule="cosine", batch_sizes=BOUNDS)
+    examples = {(size, rate): needed("cosine", size, rate, loss)[1:] for size, rate in settings()}
+    middles = {setting: float(np.median(found)) for setting, found in examples.items()}
     scores = {}
-    for size, rate in settings():
-        examples = needed("cosine", size, rate, loss)
-        middle = float(np.median(examples[1:]))
-        if math.isfinite(middle):
-            mean = np.mean([math.log(each if math.isfinite(each) else never) for each in examples])
-            scores[size, rate] = (float(mean) + math.log(PRICE(size) / size), middle / size)
+    for (size, rate), found in examples.items():
+        if math.isfinite(middles[size, rate]):
+            best = min(middle for (own, _), middle in middles.items() if own == size)
+            diverges = LAW.is_unstable([size], [rate])[1:, 0]
+            most = [best * (RUINED if each else GIVEN_UP) for each in diverges]
+            mean = np.mean([math.log(min(each, cap)) for each, cap in zip(found, most, strict=True)])
+            scores[size, rate] = (float(mean) + math.log(PRICE(size) / size), middles[size, rate] / size)
     size, rate = chosen(scores)
     assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
     assert plan.best in plan.alternatives
