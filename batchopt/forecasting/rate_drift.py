@@ -10,6 +10,8 @@ Short runs tell which rate is best for short runs. Whether the noise of a hot on
 rates are best for longer runs, or stays, they hardly tell: left to them, the law took rates that were up to 8 times too
 high at 16 times the horizon. Problems are alike in it, so runs of a longer horizon that nobody made are compared: those
 at rates a above and below a rate that ought to be the best end alike, and by c a^2 / 2 higher than that rate's.
+Over 24 probes of those problems, the best rate by the law cost 65 % more examples than the true best one in the mean
+beyond 4 H, and 20 % within; with this evidence 45 % and 17 %.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.forecasting.schedule_points import course_of, edges_of
-from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
+from batchopt.learning_rate_schedule import LearningRateSchedule
 
 HORIZON_EXPONENT, HORIZON_EXPONENT_SD = -0.2, 0.3
 """Of the horizon in the best peak rate of a batch size, over problems: -0.59, -0.34, -0.31, -0.22, -0.16, -0.13, -0.04
@@ -42,7 +44,6 @@ LEAST_STEPS = 32
 """Of the runs that are compared: the best rate of fewer is another matter."""
 WARMUP = 0.05
 """Share of a horizon over which they warm up."""
-
 
 Weights = dict[int, float]
 """Of runs, by their number: what a contrast counts each log loss with."""
@@ -99,8 +100,7 @@ class _Runs:
         key = (size, rate * math.exp(aside), horizon)
         if key not in self._numbers:
             self._numbers[key] = len(self.courses)
-            knees = (0, max(1, round(WARMUP * horizon)), round((1.0 - COOLDOWN) * horizon), round(horizon))
-            schedule = LearningRateSchedule(knees, (0.0, 1.0, 1.0, 0.0))
+            schedule = LearningRateSchedule.of("wsd", examples=round(horizon), warmup_examples=round(WARMUP * horizon))
             edges = edges_of(size, schedule, np.array([horizon / size]))
             self.courses.append(course_of(size, key[1], schedule, edges, delay=self.delay))
         return self._numbers[key]
