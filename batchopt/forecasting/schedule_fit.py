@@ -180,15 +180,17 @@ def steepness_of(points: Points) -> float:
     return max(LEAST_STEEPNESS, float(np.median(falls)) if falls else 1.0)
 
 
-def errors_of(points: Points, steepness: float) -> Floats:
+def errors_of(
+    points: Points, steepness: float, *, missed: float = MISSED, independent: float = INDEPENDENT_POINTS
+) -> Floats:
     """What each point may be off by as one of a run's few independent ones, (m,)."""
     places = points.places
     log_examples = places[:, 2] * LOG_EXAMPLES
     counts = np.bincount(points.run)[points.run]
     early = (log_examples.max() - log_examples) / math.log(2.0)
-    missed = MISSED * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
-    missed *= np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
-    return np.asarray(np.sqrt(points.errors**2 + missed**2 * np.maximum(1.0, counts / INDEPENDENT_POINTS)))
+    missed_here = missed * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
+    missed_here = missed_here * np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
+    return np.asarray(np.sqrt(points.errors**2 + missed_here**2 * np.maximum(1.0, counts / independent)))
 
 
 def _octaves_behind(points: Points, log_examples: Floats) -> Floats:

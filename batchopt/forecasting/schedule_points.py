@@ -178,10 +178,12 @@ def _is_decayed(run: Branch) -> bool:
     return schedule is not None and schedule(run.examples) < 0.5 * max(schedule.multipliers)
 
 
-def edges_of(batch_size: float, schedule: LearningRateSchedule | None, points: Floats) -> Floats:
+def edges_of(
+    batch_size: float, schedule: LearningRateSchedule | None, points: Floats, *, pieces: int = PIECES
+) -> Floats:
     """Steps at which the pieces of a course begin and end, from 0 to its last point, (k + 1,)."""
     last = float(points[-1])
-    grids = [np.zeros(1), points, np.geomspace(min(1.0, 0.5 * last), last, PIECES)]
+    grids = [np.zeros(1), points, np.geomspace(min(1.0, 0.5 * last), last, pieces)]
     if schedule is not None:
         knees = np.minimum(np.array(schedule.examples, dtype=np.float64) / batch_size, last)
         changes = np.flatnonzero(np.diff(schedule.multipliers))

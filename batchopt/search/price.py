@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
-from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.kept import KeptForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.fit import least_of
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
 
@@ -24,7 +25,7 @@ LEAST_TO_LEARN = 3
 
 
 def price_of(
-    goal: ReachLoss | LowestLoss, forecast: ConstantForecast | None, observations: Sequence[Observation], knee: float
+    goal: ReachLoss | LowestLoss, forecast: KeptForecast | None, observations: Sequence[Observation], knee: float
 ) -> StepCost | None:
     """The cost of a step in the goal's unit; None where the study has two objectives.
 
@@ -48,10 +49,10 @@ def price_of(
     return _learned(seen, name) or _guessed(goal, seen, knee, name)
 
 
-def _balanced(goal: ReachLoss, forecast: ConstantForecast | None) -> StepCost | None:
+def _balanced(goal: ReachLoss, forecast: KeptForecast | None) -> StepCost | None:
     if forecast is None:
         return None
-    steps_min, examples_min = (float(values[0]) for values in forecast.law.hyperbola(goal.loss))
+    steps_min, examples_min = least_of(forecast.law, goal.loss)
     if not (math.isfinite(steps_min) and math.isfinite(examples_min)):
         return None
     return goal.price(steps_min=steps_min, examples_min=examples_min)

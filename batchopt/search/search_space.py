@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from batchopt.forecasting.constant import ConstantForecast
-from batchopt.forecasting.law import SHAPE
+from batchopt.forecasting.kept import KeptForecast
 from batchopt.search.ledger import Seen
 from batchopt.search.parameters import Axis, Space, batch_size_axis, learning_rate_axis
 from batchopt.search.places import numeric_or_choice
@@ -24,7 +23,7 @@ NEIGHBOURHOOD = 8.0
 """Batch sizes considered while the parameter's range is unknown: this factor beyond those observed."""
 
 
-def space_of(study: optuna.Study, settings: StudySettings, forecast: ConstantForecast | None) -> Space | None:
+def space_of(study: optuna.Study, settings: StudySettings, forecast: KeptForecast | None) -> Space | None:
     """Candidates of batch size and learning rate: the latest ranges, before there are any those about the forecast's.
 
     None without either.
@@ -36,7 +35,7 @@ def space_of(study: optuna.Study, settings: StudySettings, forecast: ConstantFor
         return None
     smallest, largest = forecast.law.batch_sizes
     rates = np.exp2(np.arange(-DEFAULT_OCTAVES, DEFAULT_OCTAVES + 0.1, 0.25))
-    middle = math.exp(forecast.law.best[SHAPE.index("log_lr")])
+    middle = math.sqrt(math.prod(forecast.law.learning_rates)) * (smallest * largest) ** 0.25
     sizes = [2**k for k in range(20) if smallest / NEIGHBOURHOOD <= 2**k <= largest * NEIGHBOURHOOD] or [largest]
     return Space(
         Axis(tuple(sizes), tuple(map(float, sizes))),

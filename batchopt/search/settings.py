@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, RecordError
-from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.kept import KeptForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
@@ -114,7 +114,7 @@ class Known:
     """What a study is about, after what was given and what the study holds were put together."""
 
     settings: StudySettings
-    forecast: ConstantForecast | None
+    forecast: KeptForecast | None
 
 
 def find(study: optuna.Study, given: Given) -> Known:
@@ -140,13 +140,13 @@ def find(study: optuna.Study, given: Given) -> Known:
     if given.forecast is None:
         return Known(settings, _stored_forecast(attributes))
     if FORECAST_KEY in attributes:
-        before, now = _fingerprint_of(str(attributes[FORECAST_KEY])), fingerprint(given.forecast.constant.to_json())
+        before, now = _fingerprint_of(str(attributes[FORECAST_KEY])), fingerprint(given.forecast.kept.to_json())
         if before != now:
             warn_once(
                 f"Study {study.study_name} was begun with another forecast ({before}, now {now}): the one given now is "
                 "used. Leave it out to go on with the study's, or start another study."
             )
-    return Known(settings, given.forecast.constant)
+    return Known(settings, given.forecast.kept)
 
 
 def remember(study: optuna.Study, given: Given) -> None:
@@ -155,7 +155,7 @@ def remember(study: optuna.Study, given: Given) -> None:
     if given.settings is not None and SETTINGS_KEY not in attributes:
         _write(study, SETTINGS_KEY, given.settings.to_json())
     if given.forecast is not None and FORECAST_KEY not in attributes:
-        _write(study, FORECAST_KEY, given.forecast.constant.to_json())
+        _write(study, FORECAST_KEY, given.forecast.kept.to_json())
 
 
 def _attributes(study: optuna.Study) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _write(study: optuna.Study, key: str, text: str) -> None:
     study._storage.set_study_user_attr(study._study_id, key, f"{digest}:{len(pieces)}")
 
 
-def _stored_forecast(attributes: dict[str, Any]) -> ConstantForecast | None:
+def _stored_forecast(attributes: dict[str, Any]) -> KeptForecast | None:
     return _stored(attributes, FORECAST_KEY, _read_forecast, "pass the forecast again")
 
 
@@ -230,8 +230,8 @@ def _stored(attributes: dict[str, Any], key: str, read: Callable[[str], T], reme
 
 
 @lru_cache(maxsize=8)
-def _read_forecast(text: str) -> ConstantForecast:
-    return ConstantForecast.from_json(text)
+def _read_forecast(text: str) -> KeptForecast:
+    return KeptForecast.from_json(text)
 
 
 @lru_cache(maxsize=8)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from batchopt.errors import EvidenceError
-from batchopt.forecasting.constant import ConstantForecast
-from batchopt.forecasting.law import LawPosterior
-from batchopt.forecasting.paced_fit import PacedLaw
+from batchopt.forecasting.drawn_law import DrawnLaw, LossCurves
+from batchopt.forecasting.kept import KeptForecast
+from batchopt.forecasting.trial_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.fit import Thin, least_of, paced_by, unstable_in, usable_law
+from batchopt.search.fit import LONGEST, Thin, fewest_steps, grid_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
 from batchopt.search.ledger import Seen, seen_in
 from batchopt.search.naming import warn_of_exponents
@@ -28,7 +28,7 @@ from batchopt.search.observations import (
     check_objective,
     reading_of,
 )
-from batchopt.search.parameters import Axis, Space
+from batchopt.search.parameters import Space
 from batchopt.search.places import Places
 from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
@@ -64,7 +64,7 @@ class Target:
     trial: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Surrogate:
     """Predicted costs over batch size, learning rate and the other parameters.
 
@@ -82,6 +82,8 @@ class Surrogate:
         misfit: root mean square of log(observed / predicted cost) over completed trials.
         informed: whether a forecast was the starting point.
         expected: the least cost to the goal by the forecast alone, at its best learning rates; infinite without one.
+        rates: learning rates of the whole space, (r,).
+        longest: examples that the law's curves go to.
     """
 
     paced: PacedLaw
@@ -97,9 +99,11 @@ class Surrogate:
     misfit: float = 0.0
     informed: bool = False
     expected: float = math.inf
+    rates: Floats = field(default_factory=lambda: np.ones(1))
+    longest: float = 1e6
 
     @property
-    def law(self) -> LawPosterior:
+    def law(self) -> DrawnLaw:
         """The law without the trials' own paces."""
         return self.paced.law
 
@@ -129,14 +133,18 @@ class Surrogate:
         Args:
             candidates: the settings.
             loss: to be reached.
-            beyond: as in `LawPosterior.steps_to`.
+            beyond: stop this far in v beyond the lowest loss that was observed: too low a cost to a loss that is
+                further away, but costs that can be compared; None to go to the loss.
         """
         sizes, rates = candidates.batch_sizes, candidates.learning_rates
         paces, _ = self._paces(candidates)
-        # The law knows nothing of the other parameters: each pair of the two is worked out once.
-        pairs, back = np.unique(np.stack([sizes, rates]), axis=1, return_inverse=True)
-        steps = _steps_to(self.law, tuple(pairs[0]), tuple(pairs[1]), loss, beyond)[:, back] * np.exp(paces)
-        return np.maximum(steps, 1.0) * self._prices(sizes)
+        logs = self.curves(sizes, rates).log_examples_to(self.log_targets(loss, beyond))
+        return np.maximum(np.exp(logs + paces) / sizes, 1.0) * self._prices(sizes)
+
+    def log_targets(self, loss: float, beyond: float | None) -> Floats:
+        """The log loss that counts as the goal's, by row, (1 + n_draws,)."""
+        targets = np.full(len(self.law.rows), math.log(loss))
+        return targets if beyond is None else np.maximum(targets, np.log(self.law.loss_ahead(beyond)))
 
     def paced_scores(
         self, candidates: Candidates, *, budget: float = 1.0, beyond: float | None = None
@@ -151,25 +159,32 @@ class Surrogate:
             return self.costs(candidates, self.goal.loss, beyond=beyond), sd
         sizes, rates = candidates.batch_sizes, candidates.learning_rates
         steps = np.floor(budget * self.goal.within / self._prices(sizes))
-        losses = self.law.losses_after(sizes, rates, np.maximum(steps, 1.0) * np.exp(-paces))
+        logs = np.log(np.maximum(steps, 1.0) * sizes) - paces
+        losses = np.exp(self.curves(sizes, rates).log_losses_at(logs))
         return np.where(steps >= 1.0, losses, np.inf), sd
 
     def log_scores_of_run(self, run: Observation, *, beyond: float | None = None) -> Floats:
         """Log score of a run that was fitted, at the pace that it showed, (1 + n_draws,)."""
         paces = self.latest[:, self.fitted.index(run.number)]
-        size, rate = np.array([float(run.batch_size)]), np.array([run.learning_rate])
+        curve = self.curves(np.array([float(run.batch_size)]), np.array([run.learning_rate]))
         if isinstance(self.goal, ReachLoss):
-            steps = self.law.steps_to(size, rate, self.goal.loss, beyond=beyond)[:, 0] * np.exp(paces)
+            logs = curve.log_examples_to(self.log_targets(self.goal.loss, beyond))[:, 0] + paces
             least = max(1.0, STILL_TO_GO * max(run.curve.examples) / run.batch_size)
-            return np.asarray(np.log(np.maximum(steps, least) * self.price(run.batch_size)))
-        steps = math.floor(self.goal.within / self.price(run.batch_size)) * np.exp(-paces)
-        return np.asarray(np.log(self.law.losses_after(size, rate, steps[:, None])[:, 0]))
+            return np.asarray(np.log(np.maximum(np.exp(logs) / run.batch_size, least) * self.price(run.batch_size)))
+        steps = max(1.0, math.floor(self.goal.within / self.price(run.batch_size)))
+        return curve.log_losses_at(math.log(steps * run.batch_size) - paces[:, None])[:, 0]
 
     def best_rates(self, batch_sizes: Floats) -> Floats:
         """The best guess of the best learning rate, at the lowest loss that was seen, (k,)."""
-        table = self.law.table(best_guess_only=True)
-        v = np.minimum(table.v_of_loss(self.law.lowest_loss), table.grid[-1])
-        return np.asarray(np.exp(table.log_learning_rate(v[:, None], batch_sizes[None, :])[0]))
+        sizes, back = np.unique(batch_sizes, return_inverse=True)
+        grid = [axis.ravel() for axis in np.meshgrid(sizes, self.rates, indexing="ij")]
+        curves = _curves(self.row_law(0), *map(tuple, grid), self.longest)
+        target = max(math.log(self.law.lowest_loss), float(np.min(curves.log_losses[0, :, -1])))
+        logs = curves.log_examples_to(np.array([target]))[0].reshape(len(sizes), -1)
+        # Where no rate gets there, the one that comes nearest.
+        nearest = curves.log_losses[0, :, -1].reshape(logs.shape)
+        best = np.where(np.isfinite(logs.min(axis=1)), logs.argmin(axis=1), nearest.argmin(axis=1))
+        return np.asarray(self.rates[best][back])
 
     def steepness(self, candidates: Candidates, best: NDArray[np.int_]) -> Floats:
         """How much the log score falls per log cost at the best candidate of every row, (1 + n_draws,)."""
@@ -233,9 +248,16 @@ class Surrogate:
             return Target(score, self.goal.within, None)
         return Target(self.goal.loss, score, None)
 
-    def row_law(self, index: int) -> LawPosterior:
+    def row_law(self, index: int) -> DrawnLaw:
         """One row of the law as its best guess, without draws: 0 the best guess itself, then the draws."""
-        return replace(self.law, best=(self.law.best, *self.law.draws)[index], draws=())
+        return _row_of(self.law, index)
+
+    def curves(self, batch_sizes: Floats, learning_rates: Floats) -> LossCurves:
+        """Losses of the law over examples, without paces."""
+        # The law knows nothing of the other parameters: each pair of the two is worked out once.
+        pairs, back = np.unique(np.stack([batch_sizes, learning_rates]), axis=1, return_inverse=True)
+        found = _curves(self.law, tuple(pairs[0]), tuple(pairs[1]), self.longest)
+        return LossCurves(found.log_examples[back], found.log_losses[:, back])
 
     def _paces(self, candidates: Candidates) -> tuple[Floats, Floats]:
         settings = self.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
@@ -296,28 +318,37 @@ def build_surrogate(
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
-        informed=usable_law(known) is not None,
-        expected=_expected(forecast, settings.goal, price, space.batch_sizes),
+        informed=usable_law(known, space) is not None,
+        expected=_expected(forecast, settings.goal, price, space),
+        rates=space.learning_rates.array,
+        longest=LONGEST * max([_longest(forecast), *(max(o.curve.examples, default=0.0) for o in observations)]),
     )
     surrogate = with_latest_paces(surrogate)
     return replace(surrogate, misfit=_misfit(surrogate))
 
 
-@lru_cache(maxsize=4)
-def _steps_to(
-    law: LawPosterior, sizes: tuple[float, ...], rates: tuple[float, ...], loss: float, beyond: float | None
-) -> Floats:
-    """The law's steps over a grid, which several questions about one trial share."""
-    return law.steps_to(sizes, rates, loss, beyond=beyond)
+@lru_cache(maxsize=8)
+def _curves(law: DrawnLaw, sizes: tuple[float, ...], rates: tuple[float, ...], longest: float) -> LossCurves:
+    """The law's curves over a grid, which several questions about one trial share."""
+    return law.curves(np.array(sizes), np.array(rates), longest)
+
+
+@lru_cache(maxsize=8)
+def _row_of(law: DrawnLaw, index: int) -> DrawnLaw:
+    return replace(law, rows=law.rows[[index]])
 
 
 def _expected(
-    forecast: ConstantForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis
+    forecast: KeptForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, space: Space
 ) -> float:
     if forecast is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
-    steps_min, examples_min = least_of(forecast.law, goal.loss)
-    return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
+    steps = fewest_steps(forecast.law, goal.loss, *grid_of(space))
+    return min(fewest * price(size) for fewest, size in zip(steps, space.batch_sizes.sizes, strict=True))
+
+
+def _longest(forecast: KeptForecast | None) -> float:
+    return 1.0 if forecast is None else forecast.law.longest
 
 
 def memory_limit(known: Known, seen: Seen) -> int | None:
