@@ -14,8 +14,9 @@ from batchopt._checks import check_count, check_increasing, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
+from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.horizons import Ends, ends_of, horizons_for, rates_for, schedule_of
-from batchopt.forecasting.kept import KeptForecast
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.law_fit import fit_law
 from batchopt.forecasting.misfit import NoiseReading
@@ -128,11 +129,14 @@ class Forecast(Record):
         return self.law.initial_loss
 
     @property
-    def kept(self) -> KeptForecast:
-        """What a search starts from."""
-        return KeptForecast(
-            self.law.alone, self.step_cost, self.batch_size_limit, self.warmup_examples, self.task_schedule
-        )
+    def constant(self) -> ConstantForecast:
+        """What a search whose trials keep their learning rate starts from."""
+        return ConstantForecast(self.constant_law, self.step_cost, self.batch_size_limit)
+
+    @property
+    def decaying(self) -> DecayingForecast:
+        """The same where the learning rate of trials decays."""
+        return DecayingForecast(self.law.alone, self.step_cost, self.batch_size_limit)
 
     @property
     def lowest_observed_loss(self) -> float:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.forecasting.drawn_law import LossCurves
-from batchopt.planning.goal import ReachLoss
+from batchopt.forecasting.law import LawPosterior
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.decay import budget
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from batchopt.forecasting.law import LawTable
+    from batchopt.search.observations import Observation
     from batchopt.search.surrogate import Surrogate
 
     Floats = NDArray[np.float64]
@@ -41,7 +44,9 @@ latter where trials differ in more than batch size and learning rate."""
 
 def with_latest_paces(surrogate: Surrogate) -> Surrogate:
     """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says."""
-    law = surrogate.law
+    if not isinstance(surrogate.law, LawPosterior):
+        return _with_late_paces(surrogate)
+    law, table = surrogate.law, surrogate.law.table()
     by_number = {o.number: o for o in surrogate.observations}
     runs = [by_number[number] for number in surrogate.fitted]
     ends, trends = surrogate.latest.copy(), surrogate.trends.copy()
@@ -49,16 +54,16 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
     if not runs:
         return surrogate
     sizes, rates = np.array([float(run.batch_size) for run in runs]), np.array([run.learning_rate for run in runs])
-    curves = surrogate.curves(sizes, rates)
-    of_goal, fallen = None, law.initial_loss
+    curves = table.cumulative_steps(sizes, rates)
+    v_goal, fallen = None, law.initial_loss
     if isinstance(surrogate.goal, ReachLoss):
         fallen *= (surrogate.goal.loss / law.initial_loss) ** FALLEN
-        of_goal = _log_steps(curves, surrogate.goal.loss, sizes)
+        v_goal = np.minimum(table.v_of_loss(surrogate.goal.loss), table.grid[-1])
     most = MOST_TAUGHT if surrogate.places.n_dimensions == 2 else MOST_TAUGHT_OF_OTHERS
     for i, run in enumerate(runs):
-        if run.values is not None and of_goal is not None:
+        if run.values is not None and v_goal is not None:
             value = run.values[0] if surrogate.two_objectives else run.values[0] / surrogate.price(run.batch_size)
-            latest, trend = math.log(value) - of_goal[:, i], np.zeros(len(paces))
+            latest, trend = math.log(value) - _log_steps_at(table, curves[:, i], v_goal), np.zeros(len(paces))
         else:
             # The lowest loss so far: a rate near the stability limit jumps, and is soon back.
             lowest = np.minimum.accumulate(run.curve.smoothed()) if run.curve.losses else ()
@@ -66,9 +71,8 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
             if not points:
                 continue
             log_steps = np.log([n / run.batch_size for n, _ in points[-LATEST_POINTS:]])
-            own = LossCurves(curves.log_examples[[i]], curves.log_losses[:, [i]])
-            of_law = [_log_steps(own, x, sizes[[i]])[:, 0] for _, x in points[-LATEST_POINTS:]]
-            to_goal = None if of_goal is None else of_goal[:, i] - of_law[-1]
+            of_law = [_log_steps_at(table, curves[:, i], table.v_of_loss(x)) for _, x in points[-LATEST_POINTS:]]
+            to_goal = None if v_goal is None else _log_steps_at(table, curves[:, i], v_goal) - of_law[-1]
             latest, trend = _pace_in_the_end(log_steps, np.array(of_law), to_goal)
             if to_goal is not None:
                 octaves = (
@@ -81,13 +85,36 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
             paces[known, i] = latest[known]
             continue
         taught = np.clip(latest, paces[:, i] - most, paces[:, i] + most)
-        if of_goal is not None:  # it has not arrived, so it takes longer than it has taken
-            taken = math.log(max(run.curve.examples) / run.batch_size) - of_goal[:, i]
+        if v_goal is not None:  # it has not arrived, so it takes longer than it has taken
+            taken = math.log(max(run.curve.examples) / run.batch_size) - _log_steps_at(table, curves[:, i], v_goal)
             taught = np.maximum(taught, np.where(np.isfinite(taken), taken, taught))
         paces[known, i] = taught[known]
     return replace(
         surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd)
     )
+
+
+def _with_late_paces(surrogate: Surrogate) -> Surrogate:
+    """The same where the rate decays: the fit has found by the last losses of each run how it goes on."""
+    late, paces = surrogate.paced.late, surrogate.paced.log_paces
+    if late is None:
+        return surrogate
+    by_number, own_sd = {o.number: o for o in surrogate.observations}, surrogate.paced.own_sd.copy()
+    for i, number in enumerate(surrogate.fitted):
+        run = by_number[number]
+        horizon = _horizon(run, surrogate)
+        if run.values is None:
+            octaves = max(0.0, math.log2(horizon / max(run.curve.examples, default=1.0)))
+            own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * octaves)
+    most = MOST_TAUGHT if surrogate.places.n_dimensions == 2 else MOST_TAUGHT_OF_OTHERS
+    taught = np.clip(late, paces - most, paces + most)
+    return replace(surrogate, latest=late, paced=replace(surrogate.paced, log_paces=taught, own_sd=own_sd))
+
+
+def _horizon(run: Observation, surrogate: Surrogate) -> float:
+    if run.horizon is not None or not isinstance(surrogate.goal, LowestLoss):
+        return run.horizon or surrogate.usual_horizon
+    return budget(surrogate.goal, surrogate.price, run.batch_size)
 
 
 def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) -> tuple[Floats, Floats]:
@@ -110,7 +137,8 @@ def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) 
     return last + trend, trend
 
 
-def _log_steps(curves: LossCurves, loss: float, batch_sizes: Floats) -> Floats:
-    """Log steps of the law's curves to a loss, (n, k); NaN where they don't get there."""
-    found = curves.log_examples_to(np.full(len(curves.log_losses), math.log(loss))) - np.log(batch_sizes)
-    return np.where(np.isfinite(found), found, np.nan)
+def _log_steps_at(table: LawTable, curves: Floats, v: Floats) -> Floats:
+    """Log steps to v (n,) along a run's curves (n, n_grid); NaN where v is beyond them or at the start."""
+    steps = np.array([np.interp(at, table.grid, curve) for at, curve in zip(v, curves, strict=True)])
+    inside = np.isfinite(v) & (v <= table.grid[-1]) & (steps > 0)
+    return np.where(inside, np.log(np.where(inside, steps, 1.0)), np.nan)

@@ -7,19 +7,21 @@ Trials keep a pace of their own beside the law, explained by a Gaussian process 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from batchopt.errors import EvidenceError
-from batchopt.forecasting.drawn_law import DrawnLaw, LossCurves
-from batchopt.forecasting.kept import KeptForecast
-from batchopt.forecasting.trial_fit import PacedLaw
+from batchopt.forecasting.decayed_law import DecayedLaw, Ends
+from batchopt.forecasting.decaying import DecayingForecast
+from batchopt.forecasting.law import LawPosterior
+from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.fit import LONGEST, Thin, fewest_steps, grid_of, paced_by, unstable_in, usable_law
+from batchopt.search.decay import Decay, horizons_in
+from batchopt.search.fit import Thin, law_of, least_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
 from batchopt.search.ledger import Seen, seen_in
 from batchopt.search.naming import warn_of_exponents
@@ -28,7 +30,7 @@ from batchopt.search.observations import (
     check_objective,
     reading_of,
 )
-from batchopt.search.parameters import Space
+from batchopt.search.parameters import Axis, Space
 from batchopt.search.places import Places
 from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+AMPLE = math.exp(NEAR_BEST)
+"""Where the rate decays, a run whose horizon is this many times what it needs is taken to end at the loss by even
+chance: as much as a setting may be behind the best and still succeed."""
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
 LEAST_STEEPNESS = 0.01
@@ -64,7 +69,7 @@ class Target:
     trial: int | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Surrogate:
     """Predicted costs over batch size, learning rate and the other parameters.
 
@@ -82,8 +87,8 @@ class Surrogate:
         misfit: root mean square of log(observed / predicted cost) over completed trials.
         informed: whether a forecast was the starting point.
         expected: the least cost to the goal by the forecast alone, at its best learning rates; infinite without one.
-        rates: learning rates of the whole space, (r,).
-        longest: examples that the law's curves go to.
+        decay: how the learning rate of trials decays; None where they keep it.
+        usual_horizon: in the middle of those of the trials, in examples, where they have their own.
     """
 
     paced: PacedLaw
@@ -99,11 +104,16 @@ class Surrogate:
     misfit: float = 0.0
     informed: bool = False
     expected: float = math.inf
-    rates: Floats = field(default_factory=lambda: np.ones(1))
-    longest: float = 1e6
+    decay: Decay | None = None
+    usual_horizon: float = math.inf
 
     @property
-    def law(self) -> DrawnLaw:
+    def decays(self) -> bool:
+        """Whether the learning rate of trials decays."""
+        return self.decay is not None
+
+    @property
+    def law(self) -> LawPosterior | DecayedLaw:
         """The law without the trials' own paces."""
         return self.paced.law
 
@@ -131,20 +141,18 @@ class Surrogate:
         """Cost to reach a loss, (1 + n_draws, k): of one step or more; inf where it is not reached.
 
         Args:
-            candidates: the settings.
+            candidates: the settings; where the rate decays each costs its horizon, and more where that is too short.
             loss: to be reached.
-            beyond: stop this far in v beyond the lowest loss that was observed: too low a cost to a loss that is
-                further away, but costs that can be compared; None to go to the loss.
+            beyond: as in `LawPosterior.steps_to`.
         """
         sizes, rates = candidates.batch_sizes, candidates.learning_rates
         paces, _ = self._paces(candidates)
-        logs = self.curves(sizes, rates).log_examples_to(self.log_targets(loss, beyond))
-        return np.maximum(np.exp(logs + paces) / sizes, 1.0) * self._prices(sizes)
-
-    def log_targets(self, loss: float, beyond: float | None) -> Floats:
-        """The log loss that counts as the goal's, by row, (1 + n_draws,)."""
-        targets = np.full(len(self.law.rows), math.log(loss))
-        return targets if beyond is None else np.maximum(targets, np.log(self.law.loss_ahead(beyond)))
+        # The law knows nothing of the other parameters: each pair of the two is worked out once.
+        pairs, back = np.unique(np.stack([sizes, rates]), axis=1, return_inverse=True)
+        steps = _steps_to(self.law, tuple(pairs[0]), tuple(pairs[1]), loss, beyond)[:, back] * np.exp(paces)
+        if candidates.horizons is not None:
+            steps = np.maximum(AMPLE * steps, candidates.horizons / sizes)
+        return np.maximum(steps, 1.0) * self._prices(sizes)
 
     def paced_scores(
         self, candidates: Candidates, *, budget: float = 1.0, beyond: float | None = None
@@ -159,32 +167,28 @@ class Surrogate:
             return self.costs(candidates, self.goal.loss, beyond=beyond), sd
         sizes, rates = candidates.batch_sizes, candidates.learning_rates
         steps = np.floor(budget * self.goal.within / self._prices(sizes))
-        logs = np.log(np.maximum(steps, 1.0) * sizes) - paces
-        losses = np.exp(self.curves(sizes, rates).log_losses_at(logs))
+        if candidates.horizons is not None:
+            steps = np.floor(budget * candidates.horizons / sizes)
+        losses = self.law.losses_after(sizes, rates, np.maximum(steps, 1.0) * np.exp(-paces))
         return np.where(steps >= 1.0, losses, np.inf), sd
 
     def log_scores_of_run(self, run: Observation, *, beyond: float | None = None) -> Floats:
         """Log score of a run that was fitted, at the pace that it showed, (1 + n_draws,)."""
         paces = self.latest[:, self.fitted.index(run.number)]
-        curve = self.curves(np.array([float(run.batch_size)]), np.array([run.learning_rate]))
+        size, rate = np.array([float(run.batch_size)]), np.array([run.learning_rate])
         if isinstance(self.goal, ReachLoss):
-            logs = curve.log_examples_to(self.log_targets(self.goal.loss, beyond))[:, 0] + paces
+            steps = self.law.steps_to(size, rate, self.goal.loss, beyond=beyond)[:, 0] * np.exp(paces)
+            if run.horizon is not None:
+                steps = np.maximum(AMPLE * steps, run.horizon / run.batch_size)
             least = max(1.0, STILL_TO_GO * max(run.curve.examples) / run.batch_size)
-            return np.asarray(np.log(np.maximum(np.exp(logs) / run.batch_size, least) * self.price(run.batch_size)))
-        steps = max(1.0, math.floor(self.goal.within / self.price(run.batch_size)))
-        return curve.log_losses_at(math.log(steps * run.batch_size) - paces[:, None])[:, 0]
+            return np.asarray(np.log(np.maximum(steps, least) * self.price(run.batch_size)))
+        whole = math.floor(self.goal.within / self.price(run.batch_size))
+        steps = (whole if run.horizon is None else run.horizon / run.batch_size) * np.exp(-paces)
+        return np.asarray(np.log(self.law.losses_after(size, rate, steps[:, None])[:, 0]))
 
     def best_rates(self, batch_sizes: Floats) -> Floats:
         """The best guess of the best learning rate, at the lowest loss that was seen, (k,)."""
-        sizes, back = np.unique(batch_sizes, return_inverse=True)
-        grid = [axis.ravel() for axis in np.meshgrid(sizes, self.rates, indexing="ij")]
-        curves = _curves(self.row_law(0), *map(tuple, grid), self.longest)
-        target = max(math.log(self.law.lowest_loss), float(np.min(curves.log_losses[0, :, -1])))
-        logs = curves.log_examples_to(np.array([target]))[0].reshape(len(sizes), -1)
-        # Where no rate gets there, the one that comes nearest.
-        nearest = curves.log_losses[0, :, -1].reshape(logs.shape)
-        best = np.where(np.isfinite(logs.min(axis=1)), logs.argmin(axis=1), nearest.argmin(axis=1))
-        return np.asarray(self.rates[best][back])
+        return self.law.best_rates(batch_sizes)
 
     def steepness(self, candidates: Candidates, best: NDArray[np.int_]) -> Floats:
         """How much the log score falls per log cost at the best candidate of every row, (1 + n_draws,)."""
@@ -196,9 +200,19 @@ class Surrogate:
             ends.append(np.log(np.diagonal(scores)))
         return np.maximum((ends[1] - ends[0]) / NEAR_BEST, LEAST_STEEPNESS)
 
-    def log_costs_of(self, log_scores: Floats) -> Floats:
-        """Log cost of whole trials with these log scores: under a budget, all take it."""
+    def log_costs_of(self, log_scores: Floats, candidates: Candidates) -> Floats:
+        """Log cost of whole trials with these log scores, (n, k): under a budget all take it, or else their horizon."""
+        if candidates.horizons is not None:
+            logs = np.log(candidates.horizons / candidates.batch_sizes * self._prices(candidates.batch_sizes))
+            return np.asarray(np.broadcast_to(logs, log_scores.shape))
         return log_scores if isinstance(self.goal, ReachLoss) else np.full_like(log_scores, math.log(self.goal.within))
+
+    def horizons_of(self, params: Sequence[Mapping[str, Any]]) -> Floats | None:
+        """Horizons of trials with these parameters, (n,); None where the rate does not decay, or they are the budget."""
+        if self.decay is None or self.decay.horizon is None:
+            return None
+        held = [self.decay.held_by(each, {}) for each in params]
+        return np.array([self.usual_horizon if horizon is None else horizon for horizon in held])
 
     def scalarised(self, exchange: float) -> Surrogate:
         """A study of two objectives seen as one: exchange * steps / S_min + examples / (E_min * exchange)."""
@@ -216,13 +230,19 @@ class Surrogate:
         """Every pair of candidates, the learning rate running fastest; all else as the incumbent has it."""
         sizes, rates = np.meshgrid(self.space.batch_sizes.array, self.space.learning_rates.array, indexing="ij")
         incumbent = self.incumbent
-        others = self.places.of_others({} if incumbent is None else incumbent.params)
-        return Candidates(sizes.ravel(), rates.ravel(), np.tile(others, (sizes.size, 1)))
+        params = {} if incumbent is None else incumbent.params
+        others, lengths = self.places.of_others(params), self.horizons_of([params])
+        horizons = None if lengths is None else np.repeat(lengths, sizes.size)
+        return Candidates(sizes.ravel(), rates.ravel(), np.tile(others, (sizes.size, 1)), horizons)
 
-    def one(self, batch_size: float, learning_rate: float, params: Mapping[str, Any]) -> Candidates:
-        """A single setting."""
-        others = self.places.of_others(params)[None]
-        return Candidates(np.array([float(batch_size)]), np.array([learning_rate]), others)
+    def one(
+        self, batch_size: float, learning_rate: float, params: Mapping[str, Any], *, horizon: float | None = None
+    ) -> Candidates:
+        """A single setting; its horizon is by its parameters where none is given."""
+        others, horizons = self.places.of_others(params)[None], self.horizons_of([params])
+        if horizons is not None and horizon is not None:
+            horizons = np.array([horizon])
+        return Candidates(np.array([float(batch_size)]), np.array([learning_rate]), others, horizons)
 
     def best_predicted(self) -> tuple[float, float, float] | None:
         """Batch size, learning rate and score of the best candidate on the best guess; None where none gets there."""
@@ -247,17 +267,6 @@ class Surrogate:
         if isinstance(self.goal, LowestLoss):
             return Target(score, self.goal.within, None)
         return Target(self.goal.loss, score, None)
-
-    def row_law(self, index: int) -> DrawnLaw:
-        """One row of the law as its best guess, without draws: 0 the best guess itself, then the draws."""
-        return _row_of(self.law, index)
-
-    def curves(self, batch_sizes: Floats, learning_rates: Floats) -> LossCurves:
-        """Losses of the law over examples, without paces."""
-        # The law knows nothing of the other parameters: each pair of the two is worked out once.
-        pairs, back = np.unique(np.stack([batch_sizes, learning_rates]), axis=1, return_inverse=True)
-        found = _curves(self.law, tuple(pairs[0]), tuple(pairs[1]), self.longest)
-        return LossCurves(found.log_examples[back], found.log_losses[:, back])
 
     def _paces(self, candidates: Candidates) -> tuple[Floats, Floats]:
         settings = self.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
@@ -289,18 +298,29 @@ def build_surrogate(
         tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
     seen = seen_in(study, settings, without=without, asking=asking)
     observations = seen.told
+    reach = None
     try:
-        space = space_of(study, settings, forecast)
+        # Before there are ranges the law of a forecast says where to look, over whatever horizons.
+        space = space_of(study, settings, law_of(forecast, _any_ends(known)))
     except EvidenceError as error:
         return Thin(str(error))
     if space is None:
         return Thin("no trial has suggested both parameters yet")
-    price = price_of(settings.goal, forecast, observations, middle_of(space.batch_sizes))
+    measured = None if forecast is None else forecast.step_cost
+    law, middle = law_of(forecast, _any_ends(known)), middle_of(space.batch_sizes)
+    price = price_of(settings.goal, measured, law, observations, middle)
     two = isinstance(settings.goal, ReachLoss) and isinstance(settings.goal.least, tuple)
     if price is None and not two:
         return Thin("no step cost was measured, and no completed trial shows one")
+    lengths: list[float] = []
+    if settings.decay is not None:
+        held = [o.horizon for o in observations]
+        lengths = horizons_in(settings.decay, held, settings.goal, price, space.batch_sizes.sizes)
+        if not lengths:
+            return Thin("no trial has told its horizon yet")
+        reach = settings.decay.ends(lengths)
     places = Places(others_of(seen, settings))
-    paced, fitted = paced_by(known, seen.fitted, price, space, places)
+    paced, fitted = paced_by(known, seen.fitted, price, space, places, reach)
     if isinstance(paced, Thin):
         return paced
     if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
@@ -318,37 +338,40 @@ def build_surrogate(
         fitted=fitted,
         latest=paced.log_paces,
         trends=np.zeros_like(paced.log_paces),
-        informed=usable_law(known, space) is not None,
-        expected=_expected(forecast, settings.goal, price, space),
-        rates=space.learning_rates.array,
-        longest=LONGEST * max([_longest(forecast), *(max(o.curve.examples, default=0.0) for o in observations)]),
+        informed=usable_law(known, reach) is not None,
+        expected=_expected(law_of(forecast, reach), settings.goal, price, space.batch_sizes),
+        decay=settings.decay,
+        usual_horizon=math.exp(float(np.mean(np.log(lengths)))) if lengths else math.inf,
     )
     surrogate = with_latest_paces(surrogate)
     return replace(surrogate, misfit=_misfit(surrogate))
 
 
-@lru_cache(maxsize=8)
-def _curves(law: DrawnLaw, sizes: tuple[float, ...], rates: tuple[float, ...], longest: float) -> LossCurves:
-    """The law's curves over a grid, which several questions about one trial share."""
-    return law.curves(np.array(sizes), np.array(rates), longest)
+def _any_ends(known: Known) -> Ends | None:
+    """Ends about those of a forecast's runs, before the horizons of trials are known."""
+    decay, forecast = known.settings.decay, known.forecast
+    return None if decay is None or not isinstance(forecast, DecayingForecast) else decay.ends([forecast.law.longest])
 
 
-@lru_cache(maxsize=8)
-def _row_of(law: DrawnLaw, index: int) -> DrawnLaw:
-    return replace(law, rows=law.rows[[index]])
+@lru_cache(maxsize=4)
+def _steps_to(
+    law: LawPosterior | DecayedLaw,
+    sizes: tuple[float, ...],
+    rates: tuple[float, ...],
+    loss: float,
+    beyond: float | None,
+) -> Floats:
+    """The law's steps over a grid, which several questions about one trial share."""
+    return law.steps_to(sizes, rates, loss, beyond=beyond)
 
 
 def _expected(
-    forecast: KeptForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, space: Space
+    law: LawPosterior | DecayedLaw | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis
 ) -> float:
-    if forecast is None or price is None or not isinstance(goal, ReachLoss):
+    if law is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
-    steps = fewest_steps(forecast.law, goal.loss, *grid_of(space))
-    return min(fewest * price(size) for fewest, size in zip(steps, space.batch_sizes.sizes, strict=True))
-
-
-def _longest(forecast: KeptForecast | None) -> float:
-    return 1.0 if forecast is None else forecast.law.longest
+    steps_min, examples_min = least_of(law, goal.loss)
+    return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
 
 
 def memory_limit(known: Known, seen: Seen) -> int | None:
@@ -372,9 +395,12 @@ def _misfit(surrogate: Surrogate) -> float:
     others = np.array([surrogate.places.of_others(o.params) for o in done])
     alone = replace(
         surrogate,
-        paced=PacedLaw.without_runs(surrogate.row_law(0), surrogate.places.n_dimensions, surrogate.paced.spread),
+        paced=PacedLaw.without_runs(surrogate.law.row(0), surrogate.places.n_dimensions, surrogate.paced.spread),
     )
-    predicted = alone.paced_scores(Candidates(sizes, rates, others))[0][0]
+    held = surrogate.horizons_of([o.params for o in done])
+    own = [o.horizon for o in done]
+    horizons = None if held is None else np.array([h if o is None else o for h, o in zip(held, own, strict=True)])
+    predicted = alone.paced_scores(Candidates(sizes, rates, others, horizons))[0][0]
     observed = np.array([surrogate.value_of(o) for o in done])
     both = np.isfinite(predicted)
     if 2 * np.count_nonzero(both) < len(done):

@@ -1,13 +1,7 @@
-"""The law fitted to the trials of a search, each at a pace of its own that a Gaussian process explains.
+"""The schedule law fitted to the trials of a search whose learning rate decays, each at a pace of its own.
 
-Trials differ in more than the law knows: other hyperparameters, seeds, what the law misses far from its best rates.
-Here a step of a run counts for e^-r steps of the law, r a Gaussian process over the places of the trials, so that a
-run's pace carries over to its neighbours and leaves the law alone. Law and paces are found together; the posterior is
-sampled around the optimum.
-
-Notation
-    u    place of a trial: batch size, learning rate and others, in units of the distance over which paces change
-    r    log pace of a run, a smooth part over u plus what is its own
+As in `paced_fit`, whose notation this is: a step of a run counts for e^-r steps of the law, under the schedule that the
+run has. So a run in the middle of its schedule says how it would end.
 """
 
 from __future__ import annotations
@@ -18,12 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.drawn_law import DrawnLaw
+from batchopt.forecasting.decayed_law import DRAWS, PIECES, DecayedLaw, Ends
+from batchopt.forecasting.law_fit import initial_loss_of
 from batchopt.forecasting.least_squares import minimise
 from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
+from batchopt.forecasting.paced_fit import FIRST_STEPS, OWN_SD, SHORT_RUN_SD, PacedLaw, pace_covariance
 from batchopt.forecasting.schedule_fit import Points, errors_of, prior_of, steepness_of
 from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import course_of, edges_of
@@ -34,26 +31,37 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-DRAWS = 24
 LEAST_POINTS = 3
 """A run with fewer points says nothing about its pace."""
-PIECES = 7
-"""A course has so many pieces beside those that its points ask for: half of what a forecast takes, for speed."""
 POINTS = 8
 """Of a run that are fitted: the last ones and others evenly over the logarithm of its examples."""
-OWN_SD = 0.06
-"""Standard deviation of the part of a log pace that no other run shares: seeds, data order."""
-MISSED, INDEPENDENT = 0.05, 4.0
+MISSED, INDEPENDENT = 0.1, 4.0
 """As in `schedule_fit`, and smaller: paces take up much of what the law misses."""
-SHORT_RUN_SD = 0.06
-"""Standard deviation of a log loss that may be jitter, times the number of points: few do not show how they scatter."""
-FIRST_STEPS = 10.0
-"""Losses after so many steps count half: optimizers are not themselves yet."""
-FIRST_SEARCH, SEARCH, DRAW_STEPS = 6, 20, 3
-KEPT_STARTS = 2
+FIRST_SEARCH, SEARCH, DRAW_STEPS = 6, 20, 6
+"""Steps of the search from each start, from the best of them, and of each draw: with 20 and 60 nothing came out better
+on the sweeps of `benchmarks/truth`."""
+STARTS = ((0.0, 0.0), (-0.6, 0.5), (0.6, -0.5))
+"""Standard deviations of the noise and of its memory from what is believed: little noise and much."""
 WORST = 50.0
 """Residual of a point that the law lets diverge."""
 PACE_STEP = 1e-4
+"""Of a log pace, over which a derivative is taken: its own error is then a part in ten thousand."""
+SLOWEST = 20.0
+"""Log paces are cut off here, so that a search that goes astray does not overflow."""
+UNKNOWN_OPTIMIZER = {"pace": (0.85, 0.2), "log_gradient_noise": (1.5, 3.0)}
+"""What is believed of parameters in which optimizers differ, where nobody said which it is: all of them."""
+BELOW_HIGHEST, EDGE_SD = 1.0, 2.0
+"""The edge of stability is believed to be this far below the highest rate that is searched, in logarithms, or above all
+that ran; and the standard deviation of that."""
+STABLE_OCTAVES, STABLE_OCTAVES_SD = 0.5, 1.0
+"""Rates are stable up to so many octaves beyond all that did well: where stability ends the law can't know. On sweeps
+at constant rates, 1.5 and 1 octaves found worse settings."""
+WELL, WELL_PACE = 0.25, 0.5
+"""A run did well whose log loss fell by this share of the largest fall, and whose log pace is no slower than that."""
+SLOPE_STEP_SD = 0.5
+"""How much the log slope of the signal changes from one knot to the next beyond a forecast's, as in `schedule_fit`."""
+LATEST_POINTS, LATE_SD = 4, 0.3
+"""Points by which a run's latest pace is found, and the standard deviation of its distance from the pace all along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,70 +72,22 @@ class Belief:
     matrix: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PacedLaw:
-    """The law of a search with the paces of its runs.
-
-    Attributes:
-        law: best guess and draws.
-        places: u of the runs, (n_runs, n_dimensions).
-        log_paces: r of the runs, for the best guess and each draw, (1 + n_draws, n_runs).
-        spread: standard deviation of the smooth part of a log pace, before any run.
-        fitted: indices of the runs that were fitted, among those that were given, (n_runs,).
-        own_sd: standard deviation of the part of a log pace that no other run shares, (n_runs,).
-        common: standard deviation of the part that all runs share, before any run.
-    """
-
-    law: DrawnLaw
-    places: Floats
-    log_paces: Floats
-    spread: float
-    fitted: tuple[int, ...]
-    own_sd: Floats
-    common: float = 0.0
-
-    @classmethod
-    def without_runs(cls, law: DrawnLaw, n_dimensions: int, spread: float) -> PacedLaw:
-        """A law that no run has told anything about paces yet."""
-        return cls(law, np.zeros((0, n_dimensions)), np.zeros((len(law.rows), 0)), spread, (), np.zeros(0))
-
-    def log_paces_at(self, places: Floats) -> tuple[Floats, Floats]:
-        """The smooth part of log paces at places (k, n_dimensions).
-
-        Returns:
-            its mean for the best guess and each draw, (1 + n_draws, k), and its standard deviation, (k,).
-        """
-        covariance = pace_covariance(self.places, self.spread, self.own_sd, self.common)
-        across = _kernel(places, self.places, self.spread) + self.common**2
-        solved = np.linalg.solve(covariance, across.T)  # (n_runs, k)
-        variance = self.spread**2 + self.common**2 - np.sum(across * solved.T, axis=1)
-        return self.log_paces @ solved, np.sqrt(np.maximum(variance, 0.0))
-
-
-def pace_covariance(places: Floats, spread: float, own_sd: Floats, common: float = 0.0) -> Floats:
-    """Of the log paces of runs at places, (n_runs, n_runs)."""
-    return _kernel(places, places, spread) + common**2 + np.diag(own_sd**2)
-
-
-def _kernel(first: Floats, second: Floats, spread: float) -> Floats:
-    apart = np.sum((first[:, None, :] - second[None, :, :]) ** 2, axis=2)
-    return np.asarray(spread**2 * np.exp(-0.5 * apart))
-
-
-def fit_trials(
+def fit_decayed(
     runs: Sequence[Branch],
     places: Floats,
+    ends: Ends,
     *,
     spread: float,
     highest_rate: float,
-    prior: tuple[DrawnLaw, Floats] | None = None,
+    prior: tuple[DecayedLaw, Floats] | None = None,
     common: float = 0.0,
 ) -> PacedLaw:
     """Fit law and paces to the runs of a search.
 
     Args:
-        runs: loss curves from initialisation, under any schedule.
+        runs: loss curves from initialisation, with their schedules, finished or not.
         places: u of the runs, (n_runs, n_dimensions).
+        ends: of the runs that the law is asked for.
         spread: standard deviation of the smooth part of a log pace.
         highest_rate: that is searched.
         prior: the law of a forecast, and how far each of its parameters is doubted beyond its draws, (parameters,).
@@ -136,36 +96,64 @@ def fit_trials(
     Raises:
         EvidenceError: no run has three usable points.
     """
-    initial = prior[0].initial_loss if prior is not None else _initial_loss(runs)
+    initial = prior[0].initial_loss if prior is not None else initial_loss_of(runs)
     delay = prior[0].delay if prior is not None else 0.0
     kept, points = _points_of(runs, initial, delay)
-    lowest = float(np.exp(points.log_losses.min()))
     if prior is None:
-        # Nobody said what kind of optimizer it is: of an adaptive one, others are a special case.
+        lowest = float(np.exp(points.log_losses.min()))
         frame = frame_of(points.courses, initial_loss=initial, lowest_loss=lowest, is_adaptive=True)
         belief = _first_belief(points, frame, highest_rate)
     else:
         frame, belief = _belief_of(*prior, points.courses.longest)
-        lowest = min(lowest, prior[0].lowest_loss)
-    places = places[kept]
-    own_sd = np.full(len(places), OWN_SD)
+    places, own_sd = places[kept], np.full(len(kept), OWN_SD)
     whitening = np.linalg.inv(np.linalg.cholesky(pace_covariance(places, spread, own_sd, common)))
     misfit = _Misfit(points, frame, belief, whitening)
     best, cost = _search(misfit)
     rows = np.concatenate([best[None], misfit.draws(best, cost, np.random.default_rng(0))])
-    width = len(belief.mean)
-    unstable = {(run.batch_size, run.learning_rate) for run in runs if run.outcome == "diverged"}
-    law = DrawnLaw(frame, rows[:, :width], delay, tuple(sorted(unstable)), lowest)
-    return PacedLaw(law, places, rows[:, width:], spread, tuple(kept), own_sd, common)
+    law = _law_of([runs[i] for i in kept], runs, frame, rows[:, : misfit.width], delay, ends)
+    law = replace(law, proven=_proven([runs[i] for i in kept], best[misfit.width :], initial))
+    if prior is not None:
+        law = _with_prior(law, prior[0])
+    late = misfit.late_paces(rows)
+    return PacedLaw(law, places, rows[:, misfit.width :], spread, tuple(kept), own_sd, common, late)
 
 
-def _initial_loss(runs: Sequence[Branch]) -> float:
-    """Loss before the first step: evaluated, or a guess."""
-    evaluated = [run.curve.losses[0] for run in runs if run.curve.examples[:1] == (0,)]
-    if evaluated:
-        return float(np.median(evaluated))
-    # The slowest run has hardly begun: a guess above it would be progress that nobody made.
-    return 1.01 * max(run.curve.losses[0] for run in runs if run.curve.losses)
+def _law_of(
+    fitted: Sequence[Branch], runs: Sequence[Branch], frame: Frame, rows: Floats, delay: float, ends: Ends
+) -> DecayedLaw:
+    sizes, rates = [run.batch_size for run in fitted], [run.learning_rate for run in fitted]
+    scores = stats.norm.ppf((np.random.default_rng(1).permutation(DRAWS) + 0.5) / DRAWS)
+    return DecayedLaw(
+        frame=frame,
+        rows=rows,
+        delay=delay,
+        unstable=tuple(sorted({(run.batch_size, run.learning_rate) for run in runs if run.outcome == "diverged"})),
+        batch_sizes=(min(sizes), max(sizes)),
+        learning_rates=(min(rates), max(rates)),
+        lowest_loss=min(min(run.curve.losses) for run in fitted),
+        ends=ends,
+        stable_beyond=np.exp2(STABLE_OCTAVES + STABLE_OCTAVES_SD * np.concatenate([[0.0], scores])),
+    )
+
+
+def _proven(fitted: Sequence[Branch], log_paces: Floats, initial_loss: float) -> tuple[tuple[int, float], ...]:
+    falls = np.array([math.log(initial_loss / min(run.curve.losses)) for run in fitted])
+    well = (log_paces < WELL_PACE) & (falls >= WELL * falls.max())
+    return tuple((run.batch_size, run.learning_rate) for run, fine in zip(fitted, well, strict=True) if fine)
+
+
+def _with_prior(law: DecayedLaw, prior: DecayedLaw) -> DecayedLaw:
+    """What a forecast knows beside what trials showed."""
+    return replace(
+        law,
+        unstable=tuple(sorted({*law.unstable, *prior.unstable})),
+        batch_sizes=(min(law.batch_sizes[0], prior.batch_sizes[0]), max(law.batch_sizes[1], prior.batch_sizes[1])),
+        learning_rates=(
+            min(law.learning_rates[0], prior.learning_rates[0]), max(law.learning_rates[1], prior.learning_rates[1])
+        ),
+        lowest_loss=min(law.lowest_loss, prior.lowest_loss),
+        proven=(*law.proven, (prior.batch_sizes[1], prior.learning_rates[1])) if law.proven else (),
+    )  # fmt: skip
 
 
 def _points_of(runs: Sequence[Branch], initial: float, delay: float) -> tuple[list[int], Points]:
@@ -207,32 +195,29 @@ def _thinned(points: LossPoints) -> LossPoints:
 
 
 def _first_belief(points: Points, frame: Frame, highest_rate: float) -> Belief:
+    """Without a forecast. Of an adaptive optimizer others are a special case."""
     prior = prior_of(points, frame)
     mean, sd = prior.mean.copy(), prior.sd.copy()
-    beliefs = {
-        "pace": (0.85, 0.2),
-        "log_gradient_noise": (1.5, 3.0),
-        "log_edge": (max(mean[SHAPE.index("log_edge")], math.log(highest_rate) - 1.0), 2.0),
-    }
+    edge = max(float(mean[SHAPE.index("log_edge")]), math.log(highest_rate) - BELOW_HIGHEST)
+    beliefs = UNKNOWN_OPTIMIZER | {"log_edge": (edge, EDGE_SD)}
     for name, (middle, spread) in beliefs.items():
         mean[SHAPE.index(name)], sd[SHAPE.index(name)] = middle, spread
     return Belief(mean, replace(prior, mean=mean, sd=sd).slopes)
 
 
-def _belief_of(law: DrawnLaw, doubt: Floats, longest: float) -> tuple[Frame, Belief]:
+def _belief_of(law: DecayedLaw, doubt: Floats, longest: float) -> tuple[Frame, Belief]:
     """A forecast's law as a prior, with knots as far as the trials went."""
     frame, rows = law.frame, law.rows
     spacing, end = float(frame.knots[1]), math.log1p(longest / frame.scale)
     more = max(0, math.ceil((end - frame.knots[-1]) / spacing))
     covariance = np.cov(rows.T) if len(rows) > 2 else np.zeros((rows.shape[1],) * 2)
     covariance = covariance + np.diag(doubt**2)
-    mean, count = rows[0], rows.shape[1]
+    mean = rows[0]
     for _ in range(more):
         covariance = np.pad(covariance, ((0, 1), (0, 1)), mode="edge")
-        covariance[-1, -1] += 0.5**2
+        covariance[-1, -1] += SLOPE_STEP_SD**2
         mean = np.append(mean, mean[-1])
     knots = spacing * np.arange(len(frame.knots) + more)
-    assert len(mean) == count + more
     return replace(frame, knots=knots), Belief(mean, np.linalg.inv(np.linalg.cholesky(covariance)))
 
 
@@ -245,7 +230,7 @@ class _Misfit:
         self.shifts: Floats = np.zeros((1, len(points.errors) + self.width + self.runs))
 
     def _log_losses(self, rows: Floats) -> Floats:
-        stretch = np.exp(-np.clip(rows[:, self.width :], -20.0, 20.0))
+        stretch = np.exp(-np.clip(rows[:, self.width :], -SLOWEST, SLOWEST))
         return self.points.of(losses(rows[:, : self.width], self.frame, self.points.courses, stretch=stretch))
 
     def residuals(self, rows: Floats) -> Floats:
@@ -264,11 +249,9 @@ class _Misfit:
     def jacobian(self, rows: Floats) -> Floats:
         """(n, points + parameters + runs, parameters + runs)."""
         points, count = self.points, len(self.points.errors)
-        stretch = np.exp(-np.clip(rows[:, self.width :], -20.0, 20.0))
+        stretch = np.exp(-np.clip(rows[:, self.width :], -SLOWEST, SLOWEST))
         law = rows[:, : self.width]
-        log_losses, slopes = log_loss_slopes(
-            law, self.frame, points.courses, points.run, points.piece, stretch=stretch
-        )
+        log_losses, slopes = log_loss_slopes(law, self.frame, points.courses, points.run, points.piece, stretch=stretch)
         root = np.sqrt(1.0 + self._scaled(log_losses) ** 2)
         softened = np.sqrt(0.5 * (1.0 + root)) / root / points.errors
         found = np.zeros((len(rows), count + self.width + self.runs, self.width + self.runs))
@@ -280,6 +263,21 @@ class _Misfit:
         found[:, count + self.width :, self.width :] = self.whitening
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
+    def late_paces(self, rows: Floats) -> Floats:
+        """The log paces by the last losses of each run alone, (n, runs): one step from those of the whole run."""
+        log_losses = self._log_losses(rows)
+        further = np.concatenate([rows[:, : self.width], rows[:, self.width :] + PACE_STEP], axis=1)
+        with np.errstate(invalid="ignore"):
+            slopes = (self._log_losses(further) - log_losses) / PACE_STEP
+            missed = self.points.log_losses - log_losses
+        late = rows[:, self.width :].copy()
+        for run in range(self.runs):
+            own = np.flatnonzero(self.points.run == run)[-LATEST_POINTS:]
+            weights = slopes[:, own] / self.points.errors[own] ** 2
+            step = np.sum(weights * missed[:, own], axis=1) / (np.sum(weights * slopes[:, own], axis=1) + LATE_SD**-2)
+            late[:, run] += np.where(np.isfinite(step), step, 0.0)
+        return late
+
     def draws(self, best: Floats, cost: float, rng: np.random.Generator) -> Floats:
         """Draws of the posterior, (draws, parameters + runs), by randomize-then-optimize (Bardsley et al. 2014).
 
@@ -287,17 +285,15 @@ class _Misfit:
         the undisturbed one.
         """
         count = len(self.points.errors)
-        slopes = self.jacobian(best[None])[0]
-        squares = slopes.T @ slopes
+        slopes = self.jacobian(best[None])
         self.shifts = rng.standard_normal((DRAWS, self.shifts.shape[1]))
         self.shifts[:, :count] *= math.sqrt(max(1.0, 2.0 * cost / count))
-        rows = np.tile(best, (DRAWS, 1))
-        values = self.residuals(rows)
-        for _ in range(DRAW_STEPS):
-            trial = rows - np.linalg.solve(squares, slopes.T @ values.T).T
-            found = self.residuals(trial)
-            better = np.sum(found**2, axis=1) < np.sum(values**2, axis=1)
-            rows, values = (np.where(better[:, None], *each) for each in ((trial, rows), (found, values)))
+        rows, _ = minimise(
+            self.residuals,
+            lambda rows: np.broadcast_to(slopes, (len(rows), *slopes.shape[1:])),
+            np.tile(best, (DRAWS, 1)),
+            most_steps=DRAW_STEPS,
+        )
         self.shifts = np.zeros((1, self.shifts.shape[1]))
         return rows
 
@@ -307,7 +303,7 @@ def _search(misfit: _Misfit) -> tuple[Floats, float]:
     mean = np.append(misfit.belief.mean, np.zeros(misfit.runs))
     sd = np.linalg.norm(np.linalg.inv(misfit.belief.matrix), axis=1)
     starts = []
-    for noise, memory in ((0.0, 0.0), (-0.6, 0.5), (0.6, -0.5)):
+    for noise, memory in STARTS:
         start = mean.copy()
         for name, far in (("log_noise", noise), ("log_memory", memory)):
             start[SHAPE.index(name)] += far * sd[SHAPE.index(name)]
