@@ -160,29 +160,32 @@ def _points_of(runs: Sequence[Branch], initial: float, delay: float) -> tuple[li
     """The indices of the runs that can be fitted, and their points."""
     offset = TrainingOffset(runs, initial)
     alive = [(i, loss_points(run, offset)) for i, run in enumerate(runs) if run.outcome != "diverged"]
-    settled = [(i, points.after_transient(math.log(initial))) for i, points in alive]
-    kept = [(i, points) for i, points in settled if len(points.steps) >= LEAST_POINTS]
-    if not kept:  # losses that stay above the initial one are evidence too, where there is no other
-        kept = [(i, points) for i, points in alive if len(points.steps) >= LEAST_POINTS]
+    settled = [(i, own.after_transient(math.log(initial))) for i, own in alive]
+    # Losses that stay above the initial one are evidence too, where there is no other.
+    kept = _long_enough(settled) or _long_enough(alive)
     if not kept:
         raise EvidenceError(
             f"the law needs a loss curve of at least {LEAST_POINTS} evaluations: let trials report more often"
         )
-    courses, pieces, columns = [], [], []
-    for i, points in kept:
-        run, chosen = runs[i], _thinned(points)
-        edges = edges_of(run.batch_size, run.learning_rate_schedule, chosen.steps, pieces=PIECES)
+    courses, pieces = [], []
+    for i, own in kept:
+        run = runs[i]
+        edges = edges_of(run.batch_size, run.learning_rate_schedule, own.steps, pieces=PIECES)
         courses.append(course_of(run.batch_size, run.learning_rate, run.learning_rate_schedule, edges, delay=delay))
-        pieces.append(np.searchsorted(edges, chosen.steps) - 1)
-        unseen = SHORT_RUN_SD / len(chosen.steps)
-        columns.append((chosen.steps, chosen.log_losses, np.hypot(chosen.errors, unseen)))
-    run_of = np.repeat(np.arange(len(kept)), list(map(len, pieces)))
-    steps, log_losses, errors = (np.concatenate(column) for column in zip(*columns, strict=True))
+        pieces.append(np.searchsorted(edges, own.steps) - 1)
+    lengths = [len(own.steps) for _, own in kept]
+    steps, log_losses = (np.concatenate([getattr(own, name) for _, own in kept]) for name in ("steps", "log_losses"))
+    errors = np.concatenate([np.hypot(own.errors, SHORT_RUN_SD / len(own.steps)) for _, own in kept])
     # The law knows no loss above the initial one: what a rate that is too high does there is no progress.
     log_losses = np.minimum(log_losses, math.log(initial))
+    run_of = np.repeat(np.arange(len(kept)), lengths)
     points = Points(Courses(courses), run_of, np.concatenate(pieces), log_losses, errors)
     total = errors_of(points, steepness_of(points), missed=MISSED, independent=INDEPENDENT)
     return [i for i, _ in kept], replace(points, errors=total * (1.0 + FIRST_STEPS / steps))
+
+
+def _long_enough(runs: Sequence[tuple[int, LossPoints]]) -> list[tuple[int, LossPoints]]:
+    return [(i, _thinned(own)) for i, own in runs if len(own.steps) >= LEAST_POINTS]
 
 
 def _thinned(points: LossPoints) -> LossPoints:

@@ -166,7 +166,7 @@ class DecayedLaw:
         sizes, back = np.unique(batch_sizes, return_inverse=True)
         rates = self._rates()
         grid = [axis.ravel() for axis in np.meshgrid(sizes, rates, indexing="ij")]
-        curves = self.row(0)._curves(*grid)[0].reshape(len(sizes), len(rates), -1)
+        curves = self.row(0)._curves(grid[0], grid[1])[0].reshape(len(sizes), len(rates), -1)
         return np.asarray(rates[curves[:, :, curves.shape[2] // 2].argmin(axis=1)][back])
 
     def hyperbola(self, loss: float) -> tuple[Floats, Floats]:
@@ -175,12 +175,12 @@ class DecayedLaw:
         octaves = range(max(0, round(math.log2(low)) - BATCH_OCTAVES), round(math.log2(high)) + BATCH_OCTAVES + 1)
         sizes, rates = np.exp2(np.array(octaves, float)), self._rates()
         grid = [axis.ravel() for axis in np.meshgrid(sizes, rates, indexing="ij")]
-        steps = self.row(0).steps_to(*grid, loss)[0].reshape(len(sizes), -1).min(axis=1)
+        steps = self.row(0).steps_to(grid[0], grid[1], loss)[0].reshape(len(sizes), -1).min(axis=1)
         return hyperbolas_through(sizes, steps[None])
 
     def _rates(self) -> Floats:
         low, high = (math.log2(rate) for rate in self.learning_rates)
-        return np.exp2(np.arange(low - WIDER, high + WIDER + RATE_STEP, RATE_STEP))
+        return np.asarray(np.exp2(np.arange(low - WIDER, high + WIDER + RATE_STEP, RATE_STEP)))
 
     def _curves(self, batch_sizes: Floats, learning_rates: Floats | Sequence[float]) -> Floats:
         """Log losses at the ends of horizons, (1 + draws, k, h)."""

@@ -181,16 +181,24 @@ def steepness_of(points: Points) -> float:
 
 
 def errors_of(
-    points: Points, steepness: float, *, missed: float = MISSED, independent: float = INDEPENDENT_POINTS
+    points: Points, steepness: float, *, missed: float | None = None, independent: float = INDEPENDENT_POINTS
 ) -> Floats:
-    """What each point may be off by as one of a run's few independent ones, (m,)."""
+    """What each point may be off by as one of a run's few independent ones, (m,).
+
+    Args:
+        points: of all runs.
+        steepness: s.
+        missed: standard deviation of what the law misses, as a share of examples; None for `MISSED`.
+        independent: a run's points count as so many, if they are more.
+    """
     places = points.places
     log_examples = places[:, 2] * LOG_EXAMPLES
     counts = np.bincount(points.run)[points.run]
     early = (log_examples.max() - log_examples) / math.log(2.0)
-    missed_here = missed * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
-    missed_here = missed_here * np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
-    return np.asarray(np.sqrt(points.errors**2 + missed_here**2 * np.maximum(1.0, counts / independent)))
+    own = (MISSED if missed is None else missed) * steepness
+    shared = own * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
+    shared *= np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
+    return np.asarray(np.sqrt(points.errors**2 + shared**2 * np.maximum(1.0, counts / independent)))
 
 
 def _octaves_behind(points: Points, log_examples: Floats) -> Floats:

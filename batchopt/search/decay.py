@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchopt.step_cost import StepCost
 
 SHORTER, LONGER = 16.0, 8.0
-"""Ends are predicted from this share of the shortest horizon to this multiple of the longest: a trial whose pace is that
+"""Ends are predicted from this part of the shortest horizon to this multiple of the longest: a trial whose pace is so
 far from the law's is out of the running."""
 POINTS = 65
 """At which a function of progress is kept: lines between them are within 2e-4 of a cosine."""
@@ -75,9 +75,9 @@ def decay_of(
     if horizon is None and isinstance(goal, ReachLoss):
         told = schedule if isinstance(schedule, str) else "a function of progress"
         raise ValueError(
-            f"horizon must be given where the trials' learning rate decays ({told}) and a loss is to be reached: its "
-            "examples, or the name of the parameter or user attribute that holds them; trials that keep their rate have "
-            'learning_rate_schedule="constant"'
+            f"horizon must be given where the trials' learning rate decays ({told}) and a loss is to be reached, got "
+            "None: give its examples, or the name of the parameter or user attribute that holds them; for trials that "
+            'keep their rate, learning_rate_schedule="constant"'
         )
     return Decay(schedule, horizon, warmup)
 

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.forecasting.law import LawPosterior
-from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.decay import budget
+from batchopt.planning.goal import ReachLoss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from batchopt.forecasting.law import LawTable
-    from batchopt.search.observations import Observation
     from batchopt.search.surrogate import Surrogate
 
     Floats = NDArray[np.float64]
@@ -102,19 +100,12 @@ def _with_late_paces(surrogate: Surrogate) -> Surrogate:
     by_number, own_sd = {o.number: o for o in surrogate.observations}, surrogate.paced.own_sd.copy()
     for i, number in enumerate(surrogate.fitted):
         run = by_number[number]
-        horizon = _horizon(run, surrogate)
         if run.values is None:
-            octaves = max(0.0, math.log2(horizon / max(run.curve.examples, default=1.0)))
+            octaves = max(0.0, math.log2(surrogate.horizon_of_run(run) / max(run.curve.examples, default=1.0)))
             own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * octaves)
     most = MOST_TAUGHT if surrogate.places.n_dimensions == 2 else MOST_TAUGHT_OF_OTHERS
     taught = np.clip(late, paces - most, paces + most)
     return replace(surrogate, latest=late, paced=replace(surrogate.paced, log_paces=taught, own_sd=own_sd))
-
-
-def _horizon(run: Observation, surrogate: Surrogate) -> float:
-    if run.horizon is not None or not isinstance(surrogate.goal, LowestLoss):
-        return run.horizon or surrogate.usual_horizon
-    return budget(surrogate.goal, surrogate.price, run.batch_size)
 
 
 def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) -> tuple[Floats, Floats]:

@@ -53,6 +53,8 @@ MOST_EXPECTED = 2.0
 """After a forecast and before any trial has completed, none spends more than what all others did and this many times
 what the forecast expects of the best: a wrong learning rate stalls for ever, and what a curve costs is less often
 wrong."""
+AT_ITS_END = 0.99
+"""A trial whose rate decays goes on from this share of its schedule on: nothing is left to be saved."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -79,8 +81,8 @@ class TradeoffPruner(BasePruner):
         inner: another pruner that may end a trial as well: Median, Percentile, Threshold, SuccessiveHalving, Patient.
 
     Raises:
-        ValueError: as for `TradeoffSampler`; `inner` is a Hyperband pruner, which would lose its brackets in here, or a Wilcoxon pruner, which
-            compares values and not losses.
+        ValueError: as for `TradeoffSampler`; `inner` is a Hyperband pruner, which would lose its brackets in here, or a
+            Wilcoxon pruner, which compares values and not losses.
     """
 
     def __init__(
@@ -160,7 +162,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         chosen_by_us: whether the next trial will be where the surrogate has it.
     """
     goal = surrogate.goal
-    if _has_arrived(run, goal):
+    if _has_arrived(run, goal) or run.curve.examples[-1] >= AT_ITS_END * surrogate.horizon_of_run(run):
         return None
     if _costs_more_than_the_incumbent(surrogate, run):
         return _ended_by_the_incumbent(surrogate, run)

@@ -60,16 +60,16 @@ class TradeoffSampler(BaseSampler):
     Where the learning rate of trials decays, say how (`learning_rate_schedule`, `horizon`). Each curve is then read
     through its own schedule, and a trial is judged by the loss that is predicted at the end of its decay. Under
     `ReachLoss` such a trial goes on to its horizon, returns what that costs, and is pruned by the objective where it
-    ends above the loss. A trial that keeps its learning rate, after a warm-up, needs no more than the defaults: what the
-    sampler is not told, it takes for constant, and a loss that falls by a decay for progress.
+    ends above the loss. A rate that the sampler is not told to decay is taken for constant after a warm-up, and a loss
+    that a decay lowers for progress.
 
     Args:
         forecast: from a probe; None to learn the law from the trials alone (or to read the study's).
         goal: what the objective's value means.
         batch_size: name of the parameter; `Log2(name)`, or a name that begins with `log2_`, if it holds the exponent.
         learning_rate: name of the parameter.
-        learning_rate_schedule: of every trial: "constant", "linear", "cosine", "wsd", or a function of progress (0 to 1);
-            the forecast's task's where it is left out, else "constant". The learning rate is then the peak rate.
+        learning_rate_schedule: of every trial: "constant", "linear", "cosine", "wsd", or a function of progress (0 to
+            1); where it is left out, that of the forecast's task, else "constant". `learning_rate` is the peak rate.
         horizon: of that schedule: examples of every trial, or the name of the parameter or user attribute that holds
             them; may be left out where the rate is constant, and under `LowestLoss`, where it is the budget.
         base: sampler of parameters that only some trials have; None for `TPESampler(seed=seed)`.

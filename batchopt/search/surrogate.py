@@ -21,7 +21,7 @@ from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.decay import Decay, horizons_in
-from batchopt.search.fit import Thin, law_of, least_of, paced_by, unstable_in, usable_law
+from batchopt.search.fit import Thin, horizon_of, law_of, least_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
 from batchopt.search.ledger import Seen, seen_in
 from batchopt.search.naming import warn_of_exponents
@@ -208,11 +208,17 @@ class Surrogate:
         return log_scores if isinstance(self.goal, ReachLoss) else np.full_like(log_scores, math.log(self.goal.within))
 
     def horizons_of(self, params: Sequence[Mapping[str, Any]]) -> Floats | None:
-        """Horizons of trials with these parameters, (n,); None where the rate does not decay, or they are the budget."""
+        """Horizons of trials with these parameters, (n,); None where the rate is constant, or they are the budget."""
         if self.decay is None or self.decay.horizon is None:
             return None
         held = [self.decay.held_by(each, {}) for each in params]
         return np.array([self.usual_horizon if horizon is None else horizon for horizon in held])
+
+    def horizon_of_run(self, run: Observation) -> float:
+        """Examples of a run's learning-rate schedule; infinite where the rate does not decay."""
+        if self.decay is None:
+            return math.inf
+        return horizon_of(run, self.decay, self.goal, self.price) or self.usual_horizon
 
     def scalarised(self, exchange: float) -> Surrogate:
         """A study of two objectives seen as one: exchange * steps / S_min + examples / (E_min * exchange)."""
