@@ -16,7 +16,7 @@ from scipy import stats
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.decayed_law import DRAWS, PIECES, DecayedLaw, Ends
+from batchopt.forecasting.decayed_law import DRAWS, PIECES, PIECES_OF_RAMP, DecayedLaw, Ends
 from batchopt.forecasting.law_fit import initial_loss_of
 from batchopt.forecasting.least_squares import minimise
 from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
@@ -170,7 +170,9 @@ def _points_of(runs: Sequence[Branch], initial: float, delay: float) -> tuple[li
     courses, pieces = [], []
     for i, own in kept:
         run = runs[i]
-        edges = edges_of(run.batch_size, run.learning_rate_schedule, own.steps, pieces=PIECES)
+        edges = edges_of(
+            run.batch_size, run.learning_rate_schedule, own.steps, pieces=PIECES, pieces_of_ramp=PIECES_OF_RAMP
+        )
         courses.append(course_of(run.batch_size, run.learning_rate, run.learning_rate_schedule, edges, delay=delay))
         pieces.append(np.searchsorted(edges, own.steps) - 1)
     lengths = [len(own.steps) for _, own in kept]

@@ -187,8 +187,9 @@ def as_branch(
     """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
     curve = observation.curve
     end = None if observation.values is None else end_of(observation.values, observation.batch_size, goal, price)
-    if end is not None and schedule is not None:  # a trial goes on to the end of its schedule
-        end = float(schedule.examples[-1]), end[1]
+    if end is not None and schedule is not None:  # a trial goes on to the end of its schedule, or to the loss
+        horizon = float(schedule.examples[-1])
+        end = (horizon if isinstance(goal, LowestLoss) else min(end[0], horizon)), end[1]
     if end is not None and (not curve.examples or round(end[0]) > curve.examples[-1]):
         curve = LossCurve((*curve.examples, round(end[0])), (*curve.losses, end[1]))
     if end is not None and sum(n > 0 for n in curve.examples) < LEAST_POINTS:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.build import build_surrogate
 from batchopt.search.candidates import candidates_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
 from batchopt.search.naming import warn_of_names
@@ -22,7 +23,7 @@ from batchopt.search.prospects import Running, prospects_of_running, spent_by
 from batchopt.search.sampler import TradeoffSampler, unwrapped
 from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from optuna import Study

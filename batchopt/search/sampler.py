@@ -18,6 +18,7 @@ from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.build import build_surrogate, memory_limit
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY, write_once
 from batchopt.search.ledger import seen_in
@@ -35,7 +36,7 @@ from batchopt.search.proposal import PRIMES, first_value, propose, within
 from batchopt.search.saying import warn_once
 from batchopt.search.search_space import last_distributions, others_of
 from batchopt.search.settings import Given, Known, find, remember
-from batchopt.search.surrogate import Surrogate, build_surrogate, memory_limit
+from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from optuna import Study

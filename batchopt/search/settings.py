@@ -203,7 +203,7 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
             None if given.learning_rate_schedule is None else kept_shape(given.learning_rate_schedule),
             "constant" if stored.decay is None else stored.decay.schedule,
         ),
-        "horizon": (given.horizon, None if stored.decay is None else stored.decay.horizon),
+        "horizon": (given.horizon, given.horizon if stored.decay is None else stored.decay.horizon),
     }
     for what, (now, before) in pairs.items():
         if now is not None and now != before:

@@ -15,10 +15,11 @@ from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain
+from batchopt.search.build import build_surrogate
 from batchopt.search.decay import Decay, decay_of
 from batchopt.search.judgement import ENDED_KEY, Decision
 from batchopt.search.settings import SETTINGS_KEY, Given, StudySettings, find, remember
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 pytestmark = pytest.mark.optuna
 
@@ -200,6 +201,9 @@ def test_what_is_missing_or_contradicts_is_said() -> None:
         find(study, Given(learning_rate_schedule="cosine"))
     with pytest.raises(EvidenceError, match="horizon must be the one"):
         find(study, Given(horizon=1_000))
+    constant = optuna.create_study()
+    remember(constant, Given(None, GOAL, "batch_size", "lr"))
+    assert find(constant, Given(horizon=1_000)).settings.decay is None  # which has no meaning there
 
 
 def test_a_function_of_progress_is_kept_by_its_values() -> None:
