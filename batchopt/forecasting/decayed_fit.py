@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.decayed_law import DRAWS, PIECES, PIECES_OF_RAMP, DecayedLaw, Ends
+from batchopt.forecasting.decayed_law import DRAWS, PIECES, PIECES_OF_RAMP, DecayedLaw, Ends, stable_factors
 from batchopt.forecasting.law_fit import initial_loss_of
 from batchopt.forecasting.least_squares import minimise
 from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
@@ -53,9 +52,6 @@ UNKNOWN_OPTIMIZER = {"pace": (0.85, 0.2), "log_gradient_noise": (1.5, 3.0)}
 BELOW_HIGHEST, EDGE_SD = 1.0, 2.0
 """The edge of stability is believed to be this far below the highest rate that is searched, in logarithms, or above all
 that ran; and the standard deviation of that."""
-STABLE_OCTAVES, STABLE_OCTAVES_SD = 0.5, 1.0
-"""Rates are stable up to so many octaves beyond all that did well: where stability ends the law can't know. On sweeps
-at constant rates, 1.5 and 1 octaves found worse settings."""
 WELL, WELL_PACE = 0.25, 0.5
 """A run did well whose log loss fell by this share of the largest fall, and whose log pace is no slower than that."""
 SLOPE_STEP_SD = 0.5
@@ -122,7 +118,6 @@ def _law_of(
     fitted: Sequence[Branch], runs: Sequence[Branch], frame: Frame, rows: Floats, delay: float, ends: Ends
 ) -> DecayedLaw:
     sizes, rates = [run.batch_size for run in fitted], [run.learning_rate for run in fitted]
-    scores = stats.norm.ppf((np.random.default_rng(1).permutation(DRAWS) + 0.5) / DRAWS)
     return DecayedLaw(
         frame=frame,
         rows=rows,
@@ -132,7 +127,7 @@ def _law_of(
         learning_rates=(min(rates), max(rates)),
         lowest_loss=min(min(run.curve.losses) for run in fitted),
         ends=ends,
-        stable_beyond=np.exp2(STABLE_OCTAVES + STABLE_OCTAVES_SD * np.concatenate([[0.0], scores])),
+        stable_beyond=stable_factors(len(rows)),
     )
 
 
@@ -152,7 +147,7 @@ def _with_prior(law: DecayedLaw, prior: DecayedLaw) -> DecayedLaw:
             min(law.learning_rates[0], prior.learning_rates[0]), max(law.learning_rates[1], prior.learning_rates[1])
         ),
         lowest_loss=min(law.lowest_loss, prior.lowest_loss),
-        proven=(*law.proven, (prior.batch_sizes[1], prior.learning_rates[1])) if law.proven else (),
+        proven=(*law.proven, *prior.proven),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import stats
 
 from batchopt.forecasting.horizons import LEAST_STEPS, first_crossing, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
@@ -36,6 +37,10 @@ BATCH_OCTAVES = 4
 """And octaves beyond the batch sizes that were run, over which a trade-off is read."""
 DRAWS = 24
 """As many as the law of constant rates has in a search: a proposal looks at 1,500 candidates in each."""
+
+STABLE_OCTAVES, STABLE_OCTAVES_SD = 0.5, 1.0
+"""Rates are stable up to so many octaves beyond all that did well: where stability ends the law can't know. On sweeps
+at constant rates, 1.5 and 1 octaves found worse settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class DecayedLaw:
             learning_rates=(low * math.sqrt(law.batch_sizes[0]), high * math.sqrt(law.batch_sizes[1])),
             lowest_loss=law.lowest_loss,
             ends=ends,
+            proven=((law.batch_sizes[0], law.highest_rate),),
+            stable_beyond=stable_factors(min(1 + DRAWS, len(law.rows))),
         )
 
     @property
@@ -198,6 +205,13 @@ class DecayedLaw:
         sizes, rates = np.array(self.proven).T
         fine = (rates * np.minimum(1.0, np.sqrt(batch_sizes[:, None] / sizes))).max(axis=1)
         return np.asarray(beyond | (learning_rates > fine * self.stable_beyond[:, None]))
+
+
+def stable_factors(rows: int) -> Floats:
+    """How far beyond proven rates runs are stable, (n,): even over draws, and the middle for the best guess."""
+    count = max(1, rows - 1)
+    scores = stats.norm.ppf((np.random.default_rng(1).permutation(count) + 0.5) / count)
+    return np.asarray(np.exp2(STABLE_OCTAVES + STABLE_OCTAVES_SD * np.concatenate([[0.0], scores])[:rows]))
 
 
 @lru_cache(maxsize=8)

@@ -42,6 +42,15 @@ class Decay(Record):
     horizon: int | str | None
     warmup_examples: int | None = None
 
+    @property
+    def told(self) -> str:
+        """What is read, in a sentence."""
+        shape = f"by {self.schedule!r}" if isinstance(self.schedule, str) else "by a function of progress"
+        over = "the goal's budget" if self.horizon is None else f"the examples that {self.horizon!r} holds"
+        if isinstance(self.horizon, int):
+            over = f"{self.horizon:,} examples"
+        return f"The learning rate of trials is taken to decay {shape} over {over}."
+
     def over(self, horizon: float) -> LearningRateSchedule:
         """The schedule of a trial of so many examples."""
         return schedule_of(self.ends([horizon]).shape, horizon, self.warmup_examples)

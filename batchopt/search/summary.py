@@ -106,7 +106,8 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
         check_count("last", last)
     known, counts = find(study, Given()), summarise(study)
     goal = known.settings.goal
-    lines = [f"{reading_of(goal)}.", _counts_line(counts)]
+    decay = known.settings.decay
+    lines = [f"{reading_of(goal)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
     if not counts.completed:
         lines += none_completed(study, goal)
     check_objective(study, goal)

@@ -144,7 +144,9 @@ def test_a_study_of_decaying_trials_comes_near_the_best() -> None:
     study.optimize(objective, n_trials=8)
     best = min(curve(size, rate)[-1][1] for size in (16, 32, 64, 128) for rate in (0.1, 0.2, 0.4, 0.8, 1.2, 2.0))
     assert study.best_value < 1.25 * best
-    assert any("Best: trial" in line for line in explain(study))
+    lines = explain(study)
+    assert "The learning rate of trials is taken to decay by 'wsd' over the goal's budget." in lines
+    assert any("Best: trial" in line for line in lines)
 
 
 def test_a_forecast_starts_it_and_survives_the_study(tmp_path: object) -> None:
