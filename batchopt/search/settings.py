@@ -84,7 +84,7 @@ class Given:
     goal: ReachLoss | LowestLoss | None = None
     batch_size: str | Log2 | None = None
     learning_rate: str | None = None
-    learning_rate_schedule: Shape | None = None
+    learning_rate_schedule: Shape | tuple[float, ...] | None = None
     horizon: int | str | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +98,8 @@ class Given:
             check_name("learning_rate", self.learning_rate)
         if self.learning_rate_schedule is not None:
             check_shape(self.learning_rate_schedule)
+            # Values in place of a function: a sampler goes to other processes with all that it was given.
+            object.__setattr__(self, "learning_rate_schedule", kept_shape(self.learning_rate_schedule))
         if isinstance(self.horizon, str):
             check_name("horizon", self.horizon)
         elif self.horizon is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 
 import optuna
@@ -214,6 +215,15 @@ def test_a_function_of_progress_is_kept_by_its_values() -> None:
     assert decay.over(1_000)(500) == pytest.approx(0.25, abs=0.01)
     assert decay_of("constant", 1_000, GOAL, None) is None
     assert decay_of(lambda progress: min(1.0, 0.1 + progress), 1_000, GOAL, None) is None
+
+
+def test_a_sampler_that_was_given_a_function_goes_to_other_processes() -> None:
+    sampler = TradeoffSampler(goal=GOAL, **NAMES, learning_rate_schedule=lambda progress: 1.0 - progress)  # type: ignore[arg-type]
+    study = optuna.create_study()
+    remember(study, pickle.loads(pickle.dumps(sampler))._given)
+    decay = find(study, Given()).settings.decay
+    assert decay is not None
+    assert decay.over(1_000)(250) == pytest.approx(0.75, abs=0.01)
 
 
 def test_a_horizon_is_looked_up_in_the_trial() -> None:
