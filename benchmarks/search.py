@@ -123,12 +123,13 @@ def price_of(report: ProbeReport) -> float:
 def wrong(forecast: Forecast, batch: float, rate: float) -> Forecast:
     """A forecast whose critical batch size and learning rate are wrong by factors."""
     moves = {"log_b": math.log(batch), "log_lr": math.log(rate)}
-    law = forecast.law
+    law = forecast.constant_law
 
     def moved(row: Sequence[float]) -> tuple[float, ...]:
         return tuple(value + moves.get(SHAPE[i], 0.0) if i < len(SHAPE) else value for i, value in enumerate(row))
 
-    return replace(forecast, law=replace(law, best=moved(law.best), draws=tuple(map(moved, law.draws)), unstable=()))
+    law = replace(law, best=moved(law.best), draws=tuple(map(moved, law.draws)), unstable=())
+    return replace(forecast, constant_law=law)
 
 
 class Kept:

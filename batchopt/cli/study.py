@@ -99,7 +99,13 @@ def run_study(
         study_name=name,
         load_if_exists=True,
         sampler=TradeoffSampler(
-            forecast, goal=goal, batch_size="batch_size", learning_rate="learning_rate", seed=search.seed
+            forecast,
+            goal=goal,
+            batch_size="batch_size",
+            learning_rate="learning_rate",
+            # A task's own decay is over all that a trial may see.
+            horizon=search.max_examples if isinstance(goal, ReachLoss) else None,
+            seed=search.seed,
         ),
         pruner=TradeoffPruner(),
     )

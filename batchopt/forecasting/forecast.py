@@ -14,6 +14,7 @@ from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_report
 from batchopt.forecasting.forecast_plan import plan_for
 from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
@@ -121,8 +122,13 @@ class Forecast(Record):
 
     @property
     def constant(self) -> ConstantForecast:
-        """What a search starts from."""
+        """What a search whose trials keep their learning rate starts from."""
         return ConstantForecast(self.constant_law, self.step_cost, self.batch_size_limit)
+
+    @property
+    def decaying(self) -> DecayingForecast:
+        """The same where the learning rate of trials decays."""
+        return DecayingForecast(self.law.alone, self.step_cost, self.batch_size_limit)
 
     @property
     def lowest_observed_loss(self) -> float:

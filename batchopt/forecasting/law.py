@@ -181,6 +181,21 @@ class LawPosterior(Record):
         chosen = np.argmin(steps, axis=0)[None]
         return np.take_along_axis(steps, chosen, 0)[0], np.take_along_axis(rates, chosen, 0)[0]
 
+    def row(self, index: int) -> LawPosterior:
+        """One row as the best guess, without draws: 0 the best guess itself, then the draws."""
+        return replace(self, best=(self.best, *self.draws)[index], draws=())
+
+    def best_rates(self, batch_sizes: Floats) -> Floats:
+        """The best guess of the best learning rate, at the lowest loss that was observed, (k,)."""
+        table = self.table(best_guess_only=True)
+        v = np.minimum(table.v_of_loss(self.lowest_loss), table.grid[-1])
+        return np.asarray(np.exp(table.log_learning_rate(v[:, None], batch_sizes[None, :])[0]))
+
+    @property
+    def middle_rate(self) -> float:
+        """In the middle of the best rates."""
+        return math.exp(self.best[SHAPE.index("log_lr")])
+
     def hyperbola(self, loss: float) -> tuple[Floats, Floats]:
         """S_min and E_min of the trade-off to a loss, each (1 + n_draws,); inf where the loss is not reached.
 

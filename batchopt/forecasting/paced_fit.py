@@ -28,6 +28,8 @@ from batchopt.forecasting.misfit import Misfit
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from batchopt.forecasting.decayed_law import DecayedLaw
+
     Floats = NDArray[np.float64]
 
 N_DRAWS = 24
@@ -63,17 +65,21 @@ class PacedLaw:
         spread: standard deviation of the smooth part of a log pace, before any run.
         fitted: indices of the runs that were fitted, among those that were given, (n_runs,).
         own_sd: standard deviation of the part of a log pace that no other run shares, (n_runs,).
+        common: standard deviation of the part that all runs share, before any run.
+        late: log paces by the last losses of the runs alone, (1 + n_draws, n_runs); None where they are found later.
     """
 
-    law: LawPosterior
+    law: LawPosterior | DecayedLaw
     places: Floats
     log_paces: Floats
     spread: float
     fitted: tuple[int, ...]
     own_sd: Floats
+    common: float = 0.0
+    late: Floats | None = None
 
     @classmethod
-    def without_runs(cls, law: LawPosterior, n_dimensions: int, spread: float) -> PacedLaw:
+    def without_runs(cls, law: LawPosterior | DecayedLaw, n_dimensions: int, spread: float) -> PacedLaw:
         """A law that no run has told anything about paces yet."""
         return cls(law, np.zeros((0, n_dimensions)), np.zeros((1 + len(law.draws), 0)), spread, (), np.zeros(0))
 
@@ -83,16 +89,16 @@ class PacedLaw:
         Returns:
             its mean for the best guess and each draw, (1 + n_draws, k), and its standard deviation, (k,).
         """
-        covariance = pace_covariance(self.places, self.spread, self.own_sd)
-        across = _kernel(places, self.places, self.spread)
+        covariance = pace_covariance(self.places, self.spread, self.own_sd, self.common)
+        across = _kernel(places, self.places, self.spread) + self.common**2
         solved = np.linalg.solve(covariance, across.T)  # (n_runs, k)
-        variance = self.spread**2 - np.sum(across * solved.T, axis=1)
+        variance = self.spread**2 + self.common**2 - np.sum(across * solved.T, axis=1)
         return self.log_paces @ solved, np.sqrt(np.maximum(variance, 0.0))
 
 
-def pace_covariance(places: Floats, spread: float, own_sd: Floats) -> Floats:
+def pace_covariance(places: Floats, spread: float, own_sd: Floats, common: float = 0.0) -> Floats:
     """Of the log paces of runs at places, (n_runs, n_runs)."""
-    return _kernel(places, places, spread) + np.diag(own_sd**2)
+    return _kernel(places, places, spread) + common**2 + np.diag(own_sd**2)
 
 
 def _kernel(first: Floats, second: Floats, spread: float) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -168,6 +168,21 @@ class LossPosterior(Record):
             learning_rates=evidence.learning_rates,
             highest_rate=evidence.highest_rate,
             longest=evidence.longest,
+        )
+
+    @property
+    def alone(self) -> LossPosterior:
+        """The law without what it misses, in so few digits that a study can keep it."""
+        none = ((),) * len(self.rows)
+        still = ((0.0,),) * len(self.rows)
+        return replace(
+            self,
+            rows=_rounded(self._rows),
+            places=(),
+            weights=none,
+            frequencies=((0.0,) * len(self.frequencies[0]),),
+            phases=(0.0,),
+            amplitudes=still,
         )
 
     @property

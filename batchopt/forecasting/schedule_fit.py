@@ -198,15 +198,25 @@ def steepness_of(points: Points) -> float:
     return max(LEAST_STEEPNESS, *falls) if falls else 1.0
 
 
-def errors_of(points: Points, steepness: float) -> Floats:
-    """What each point may be off by as one of a run's few independent ones, (m,)."""
+def errors_of(
+    points: Points, steepness: float, *, missed: float | None = None, independent: float = INDEPENDENT_POINTS
+) -> Floats:
+    """What each point may be off by as one of a run's few independent ones, (m,).
+
+    Args:
+        points: of all runs.
+        steepness: s.
+        missed: standard deviation of what the law misses, as a share of examples; None for `MISSED`.
+        independent: a run's points count as so many, if they are more.
+    """
     places = points.places
     log_examples = places[:, 2] * LOG_EXAMPLES
     counts = np.bincount(points.run)[points.run]
     early = (log_examples.max() - log_examples) / math.log(2.0)
-    missed = MISSED * steepness * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
-    missed *= np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
-    return np.asarray(np.sqrt(points.errors**2 + missed**2 * np.maximum(1.0, counts / INDEPENDENT_POINTS)))
+    own = (MISSED if missed is None else missed) * steepness
+    shared = own * (1.0 + EARLY * early) * (1.0 + BEHIND * _octaves_behind(points, log_examples))
+    shared *= np.where(places[:, 3] * DECAY < DECAYED, DECAYED_ERROR, 1.0)
+    return np.asarray(np.sqrt(points.errors**2 + shared**2 * np.maximum(1.0, counts / independent)))
 
 
 def _octaves_behind(points: Points, log_examples: Floats) -> Floats:

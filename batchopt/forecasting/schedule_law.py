@@ -117,6 +117,14 @@ class Courses:
             self.steps[i, own], self.batch_sizes[i, own] = each.steps, each.batch_sizes
             self.learning_rates[i, own] = each.learning_rates
 
+    @classmethod
+    def even(cls, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> Courses:
+        """Courses with as many pieces each: steps and learning rates (runs, pieces), batch sizes (runs,)."""
+        every = cls.__new__(cls)
+        every.steps, every.learning_rates = steps, learning_rates
+        every.batch_sizes = np.broadcast_to(batch_sizes[:, None], steps.shape)
+        return every
+
     @property
     def pieces(self) -> Indices:
         """Of each run, (runs,)."""
@@ -158,7 +166,9 @@ class Frame:
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of a search that goes astray
-def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False) -> Floats:
+def losses(
+    rows: Floats, frame: Frame, courses: Courses, *, single: bool = False, stretch: Floats | None = None
+) -> Floats:
     """The loss at initialisation and after every piece of every course, by every row of parameters.
 
     Args:
@@ -166,6 +176,7 @@ def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False
         frame: what they are relative to.
         courses: of the runs.
         single: compute in single precision: half the time, and off by some parts in a million.
+        stretch: what the steps of each run count for by each row, (n, runs); None for 1.
 
     Returns:
         (n, runs, pieces + 1).
@@ -175,7 +186,8 @@ def losses(rows: Floats, frame: Frame, courses: Courses, *, single: bool = False
     for row, run, pieces in columns_of(len(rows), courses, COLUMNS):
         law = Law(rows, frame, row)
         state = law.start()
-        for k, setting in enumerate(settings_of(courses, run, pieces, rows.dtype)):
+        own = None if stretch is None else stretch[row, run]
+        for k, setting in enumerate(settings_of(courses, run, pieces, rows.dtype, own)):
             state = law.after(state, *setting)
             found[row, run, k + 1] = state.loss
         found[row, run, pieces + 1 :] = state.loss[:, None]
@@ -192,10 +204,14 @@ def columns_of(rows: int, courses: Courses, most: int) -> Iterator[tuple[Indices
         yield row[part], run[part], int(lengths[run[part]].max())
 
 
-def settings_of(courses: Courses, run: Indices, pieces: int, dtype: DType) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """Steps, batch size and learning rate of each of the first pieces, each by column."""
+def settings_of(
+    courses: Courses, run: Indices, pieces: int, dtype: DType, stretch: Floats | None = None
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Steps, batch size and learning rate of each of the first pieces, each by column; steps times `stretch`."""
     tables = (courses.steps, courses.batch_sizes, courses.learning_rates)
     steps, sizes, rates = (table.T[:pieces].astype(dtype).take(run, axis=1) for table in tables)
+    if stretch is not None:
+        steps = steps * stretch.astype(dtype)
     return zip(steps, sizes, rates, strict=True)
 
 

@@ -224,18 +224,29 @@ def _is_decayed(run: Branch) -> bool:
     return schedule is not None and schedule(run.examples) < 0.5 * max(schedule.multipliers)
 
 
-def edges_of(batch_size: float, schedule: LearningRateSchedule | None, points: Floats) -> Floats:
+def edges_of(
+    batch_size: float,
+    schedule: LearningRateSchedule | None,
+    points: Floats,
+    *,
+    pieces: int = PIECES,
+    pieces_of_ramp: int = PIECES_OF_RAMP,
+) -> Floats:
     """Steps at which the pieces of a course begin and end, from 0 to its last point, (k + 1,)."""
     last = float(points[-1])
-    grids = [np.zeros(1), points, np.geomspace(min(1.0, 0.5 * last), last, PIECES)]
+    grids = [np.zeros(1), points, np.geomspace(min(1.0, 0.5 * last), last, pieces)]
     if schedule is not None:
         knees = np.minimum(np.array(schedule.examples, dtype=np.float64) / batch_size, last)
         changes = np.flatnonzero(np.diff(schedule.multipliers))
         if len(changes) <= 2:
-            grids += [np.linspace(knees[i], knees[i + 1], PIECES_OF_RAMP + 1) for i in changes]
+            grids += [np.linspace(knees[i], knees[i + 1], pieces_of_ramp + 1) for i in changes]
             grids.append(knees)
         else:  # a curve: pieces take its mean, so they need not meet its points
-            grids.append(np.linspace(knees[changes[0]], knees[changes[-1] + 1], PIECES_OF_CURVE + 1))
+            grids.append(
+                np.linspace(
+                    knees[changes[0]], knees[changes[-1] + 1], PIECES_OF_CURVE * pieces_of_ramp // PIECES_OF_RAMP + 1
+                )
+            )
     edges = np.unique(np.concatenate(grids))
     # An edge next to one that is needed only makes a piece of no length.
     keep = np.concatenate([[True], np.diff(edges) > 1e-3 * edges[1:]]) | np.isin(edges, points)

@@ -43,7 +43,7 @@ _KEPT = 65_536
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of a search that goes astray
 def log_loss_slopes(
-    rows: Floats, frame: Frame, courses: Courses, run: Indices, piece: Indices
+    rows: Floats, frame: Frame, courses: Courses, run: Indices, piece: Indices, *, stretch: Floats | None = None
 ) -> tuple[Floats, Floats]:
     """Log losses after some pieces of some courses, and their derivatives by the parameters.
 
@@ -53,6 +53,7 @@ def log_loss_slopes(
         courses: of the runs.
         run: of each place, (m,).
         piece: after which the loss is meant, (m,).
+        stretch: as for `losses`.
 
     Returns:
         (n, m) and (n, m, parameters); not finite where the parameters are far beyond what a law is.
@@ -64,7 +65,8 @@ def log_loss_slopes(
     for row, own, pieces in columns_of(len(rows), courses, max(1, _KEPT // (rows.shape[1] * MODES))):
         law = Law(rows, frame, row)
         state, slope = law.start(), _Slopes(law, rows.shape[1])
-        for k, setting in enumerate(settings_of(courses, own, pieces, rows.dtype)):
+        longer = None if stretch is None else stretch[row, own]
+        for k, setting in enumerate(settings_of(courses, own, pieces, rows.dtype, longer)):
             before, state = state, law.after(state, *setting)
             slope.follow(before, state)
             at = table[own, k]

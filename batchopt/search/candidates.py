@@ -44,12 +44,16 @@ def candidates_of(
     free = [(name, kind) for name, kind in surrogate.places.others if name not in chosen]
     if not free:
         others = np.tile(surrogate.places.of_others(chosen), (len(grid.batch_sizes), 1))
-        return replace(grid, others=others), [{}], np.zeros(len(grid.batch_sizes), int)
+        lengths = surrogate.horizons_of([chosen])
+        horizons = None if lengths is None else np.repeat(lengths, len(grid.batch_sizes))
+        return replace(grid, others=others, horizons=horizons), [{}], np.zeros(len(grid.batch_sizes), int)
     drawn = _drawn(free, _models(surrogate), rng)
     pairs = rng.integers(len(grid.batch_sizes), size=N_JOINT)
     which = rng.integers(len(drawn), size=N_JOINT)
-    places = np.array([surrogate.places.of_others({**chosen, **params}) for params in drawn])
-    return replace(grid.chosen(pairs), others=places[which]), drawn, which
+    every = [{**chosen, **params} for params in drawn]
+    places, lengths = np.array([surrogate.places.of_others(params) for params in every]), surrogate.horizons_of(every)
+    horizons = None if lengths is None else lengths[which]
+    return replace(grid.chosen(pairs), others=places[which], horizons=horizons), drawn, which
 
 
 def _models(surrogate: Surrogate) -> list[Params]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import optuna
 
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.judgement import DECISION_KEY, Decision, decide
 from batchopt.search.naming import warn_of_missing
@@ -21,6 +22,8 @@ def check(
     goal: ReachLoss | LowestLoss | None = None,
     batch_size: str | Log2 | None = None,
     learning_rate: str | None = None,
+    learning_rate_schedule: Shape | None = None,
+    horizon: int | str | None = None,
 ) -> None:
     """Prune a trial before any compute, where the trade-off says that it cannot win.
 
@@ -36,12 +39,14 @@ def check(
         goal: read from the study where it is left out.
         batch_size: name of the parameter, or `Log2` of it; read from the study where it is left out.
         learning_rate: name of the parameter; read from the study where it is left out.
+        learning_rate_schedule: as for `TradeoffSampler`; read from the study where it is left out.
+        horizon: likewise.
 
     Raises:
         optuna.TrialPruned: even an optimistic prediction is beaten by what is known.
         EvidenceError: goal or names are found nowhere, or the study contradicts the goal.
     """
-    given = Given(forecast, goal, batch_size, learning_rate)
+    given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
     if not isinstance(trial, optuna.trial.Trial):
         return
     if isinstance(trial.study.pruner, TradeoffPruner):

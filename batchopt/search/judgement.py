@@ -11,10 +11,11 @@ from scipy import special
 
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
+from batchopt.search.build import build_surrogate, memory_limit
 from batchopt.search.fit import Thin
 from batchopt.search.ledger import seen_in
 from batchopt.search.prospects import Candidates, prospects_of
-from batchopt.search.surrogate import Surrogate, Target, build_surrogate, memory_limit
+from batchopt.search.surrogate import Surrogate, Target
 from batchopt.uncertainty import WIDEST_RESOLVED
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchopt.forecasting.law import LawPosterior
 from batchopt.planning.goal import ReachLoss
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ latter where trials differ in more than batch size and learning rate."""
 
 def with_latest_paces(surrogate: Surrogate) -> Surrogate:
     """Every trial at the pace of its last losses, which is how it would go on; completed ones as their value says."""
+    if not isinstance(surrogate.law, LawPosterior):
+        return _with_late_paces(surrogate)
     law, table = surrogate.law, surrogate.law.table()
     by_number = {o.number: o for o in surrogate.observations}
     runs = [by_number[number] for number in surrogate.fitted]
@@ -87,6 +90,22 @@ def with_latest_paces(surrogate: Surrogate) -> Surrogate:
     return replace(
         surrogate, latest=ends, trends=trends, paced=replace(surrogate.paced, log_paces=paces, own_sd=own_sd)
     )
+
+
+def _with_late_paces(surrogate: Surrogate) -> Surrogate:
+    """The same where the rate decays: the fit has found by the last losses of each run how it goes on."""
+    late, paces = surrogate.paced.late, surrogate.paced.log_paces
+    if late is None:
+        return surrogate
+    by_number, own_sd = {o.number: o for o in surrogate.observations}, surrogate.paced.own_sd.copy()
+    for i, number in enumerate(surrogate.fitted):
+        run = by_number[number]
+        if run.values is None:
+            octaves = max(0.0, math.log2(surrogate.horizon_of_run(run) / max(run.curve.examples, default=1.0)))
+            own_sd[i] = math.hypot(own_sd[i], UNSEEN_SD * octaves)
+    most = MOST_TAUGHT if surrogate.places.n_dimensions == 2 else MOST_TAUGHT_OF_OTHERS
+    taught = np.clip(late, paces - most, paces + most)
+    return replace(surrogate, latest=late, paced=replace(surrogate.paced, log_paces=taught, own_sd=own_sd))
 
 
 def _pace_in_the_end(log_steps: Floats, of_law: Floats, to_goal: Floats | None) -> tuple[Floats, Floats]:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.saying import warn_once
 
@@ -49,6 +50,8 @@ class Observation:
         diverged: whether a report was not finite.
         params: all parameters of the trial.
         running: whether it is not finished.
+        horizon: examples of its learning-rate schedule; None where the rate does not decay, where the horizon is the
+            goal's budget, or where the trial does not tell it.
     """
 
     number: int
@@ -60,6 +63,7 @@ class Observation:
     diverged: bool
     params: Mapping[str, Any] = field(default_factory=dict)
     running: bool = False
+    horizon: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -114,7 +118,22 @@ def observe_one(trial: FrozenTrial, settings: StudySettings, study_name: str) ->
         diverged=diverged(trial),
         params=trial.params,
         running=trial.state == TrialState.RUNNING,
+        horizon=_horizon_of(trial, settings, study_name),
     )
+
+
+def _horizon_of(trial: FrozenTrial, settings: StudySettings, study_name: str) -> float | None:
+    """The horizon of a trial; that it tells none is said of the first that has trained without one."""
+    if settings.decay is None:
+        return None
+    horizon = settings.decay.held_by(trial.params, trial.user_attrs)
+    if horizon is None and settings.decay.horizon is not None and trial.last_step is not None:
+        warn_once(
+            f"Study {study_name}: the curve of trial {trial.number} is left out: it has no parameter or user attribute "
+            f"{settings.decay.horizon!r} that holds its horizon in examples. So are further ones like it.",
+            about=f"{study_name} horizon",
+        )
+    return horizon
 
 
 def unstable_settings(observations: Sequence[Observation]) -> set[tuple[int, float]]:
@@ -159,10 +178,18 @@ def end_of(
     return max(1.0, math.floor(goal.within / price(batch_size))) * batch_size, values[0]
 
 
-def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: StepCost | None) -> Branch | None:
+def as_branch(
+    observation: Observation,
+    goal: ReachLoss | LowestLoss,
+    price: StepCost | None,
+    schedule: LearningRateSchedule | None = None,
+) -> Branch | None:
     """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
     curve = observation.curve
     end = None if observation.values is None else end_of(observation.values, observation.batch_size, goal, price)
+    if end is not None and schedule is not None:  # a trial goes on to the end of its schedule, or to the loss
+        horizon = float(schedule.examples[-1])
+        end = (horizon if isinstance(goal, LowestLoss) else min(end[0], horizon)), end[1]
     if end is not None and (not curve.examples or round(end[0]) > curve.examples[-1]):
         curve = LossCurve((*curve.examples, round(end[0])), (*curve.losses, end[1]))
     if end is not None and sum(n > 0 for n in curve.examples) < LEAST_POINTS:
@@ -176,6 +203,7 @@ def as_branch(observation: Observation, goal: ReachLoss | LowestLoss, price: Ste
         curve=curve,
         outcome="stopped" if observation.values is None else "finished",
         seed=observation.number,
+        learning_rate_schedule=schedule,
     )
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize
 
-from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.decayed_law import DecayedLaw
+from batchopt.forecasting.law import LawPosterior
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
@@ -24,7 +25,11 @@ LEAST_TO_LEARN = 3
 
 
 def price_of(
-    goal: ReachLoss | LowestLoss, forecast: ConstantForecast | None, observations: Sequence[Observation], knee: float
+    goal: ReachLoss | LowestLoss,
+    measured: StepCost | None,
+    law: LawPosterior | DecayedLaw | None,
+    observations: Sequence[Observation],
+    knee: float,
 ) -> StepCost | None:
     """The cost of a step in the goal's unit; None where the study has two objectives.
 
@@ -39,19 +44,19 @@ def price_of(
         return goal.price()
     seen = _costs_per_step(goal, observations)
     balanced = isinstance(goal, ReachLoss) and unit == "balanced"
-    known = _balanced(goal, forecast) if balanced and isinstance(goal, ReachLoss) else None
+    known = _balanced(goal, law) if balanced and isinstance(goal, ReachLoss) else None
     if known is not None:
         return known
-    if not balanced and forecast is not None and forecast.step_cost is not None:
-        return _scaled(forecast.step_cost, seen) if len(seen) >= LEAST_TO_LEARN else forecast.step_cost
+    if not balanced and measured is not None:
+        return _scaled(measured, seen) if len(seen) >= LEAST_TO_LEARN else measured
     name = "S_min + E_min" if balanced else "seconds"
     return _learned(seen, name) or _guessed(goal, seen, knee, name)
 
 
-def _balanced(goal: ReachLoss, forecast: ConstantForecast | None) -> StepCost | None:
-    if forecast is None:
+def _balanced(goal: ReachLoss, law: LawPosterior | DecayedLaw | None) -> StepCost | None:
+    if law is None:
         return None
-    steps_min, examples_min = (float(values[0]) for values in forecast.law.hyperbola(goal.loss))
+    steps_min, examples_min = (float(values[0]) for values in law.hyperbola(goal.loss))
     if not (math.isfinite(steps_min) and math.isfinite(examples_min)):
         return None
     return goal.price(steps_min=steps_min, examples_min=examples_min)

@@ -78,15 +78,19 @@ class Candidates:
         batch_sizes: (k,).
         learning_rates: (k,).
         others: places of the other parameters, (k, n).
+        horizons: examples of their learning-rate schedules, (k,); None where the rate does not decay, or the horizon is
+            the goal's budget.
     """
 
     batch_sizes: Floats
     learning_rates: Floats
     others: Floats
+    horizons: Floats | None = None
 
     def chosen(self, indices: NDArray[np.int_]) -> Candidates:
         """Some of them."""
-        return Candidates(self.batch_sizes[indices], self.learning_rates[indices], self.others[indices])
+        horizons = None if self.horizons is None else self.horizons[indices]
+        return Candidates(self.batch_sizes[indices], self.learning_rates[indices], self.others[indices], horizons)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +304,8 @@ def _prospects(
     def excess(logs: Floats) -> Floats:
         return np.asarray(np.minimum((logs - least[:, None]) / steepness[:, None], FARTHEST))
 
-    def log_costs(logs: Floats) -> Floats:
-        return np.asarray(np.minimum(surrogate.log_costs_of(logs), least.max() + FARTHEST))
+    def log_costs(logs: Floats, settings: Candidates) -> Floats:
+        return np.asarray(np.minimum(surrogate.log_costs_of(logs, settings), least.max() + FARTHEST))
 
     bar, of_incumbent = np.full(len(least), NEAR_BEST), None
     incumbent = surrogate.incumbent
@@ -309,9 +313,9 @@ def _prospects(
         of_incumbent = (math.log(surrogate.value_of(incumbent)) - least) / steepness
         bar = np.minimum(bar, of_incumbent - IMPROVEMENT)
     longest = max((spent_by(surrogate, o) for o in surrogate.observations), default=0.0)
-    ahead = AHEAD_SD * octaves_ahead(math.exp(float(np.median(log_costs(least[:, None])))), longest)
+    ahead = AHEAD_SD * octaves_ahead(_typical_cost(surrogate, candidates, best[rows], least), longest)
     sd = np.sqrt((sd * (1.0 + STALE * _stale(surrogate))) ** 2 + OWN_SD**2 + ahead**2)
-    own_costs = log_costs(log_scores)
+    own_costs = log_costs(log_scores, candidates)
     alive = np.ones(len(sd))
     for trial in surrogate.observations:
         if trial.diverged:
@@ -322,6 +326,14 @@ def _prospects(
         return prospects, None
     own = surrogate.log_scores_of_run(run, beyond=HORIZON)[rows][:, None]
     so_far = np.full(len(least), -np.inf)
-    if isinstance(surrogate.goal, ReachLoss) and spent_by(surrogate, run) > 0:
+    # Where the rate decays, what a run has cost says nothing of where it ends.
+    if isinstance(surrogate.goal, ReachLoss) and not surrogate.decays and spent_by(surrogate, run) > 0:
         so_far = math.log(spent_by(surrogate, run)) - least
-    return prospects, (excess(own)[:, 0], log_costs(own)[:, 0], so_far)
+    setting = surrogate.one(run.batch_size, run.learning_rate, run.params, horizon=run.horizon)
+    return prospects, (excess(own)[:, 0], log_costs(own, setting)[:, 0], so_far)
+
+
+def _typical_cost(surrogate: Surrogate, candidates: Candidates, best: NDArray[np.int_], least: Floats) -> float:
+    """What the best candidates cost, in the middle of the rows."""
+    logs = surrogate.log_costs_of(np.broadcast_to(least[:, None], (len(least), len(best))), candidates.chosen(best))
+    return math.exp(float(np.median(np.diagonal(logs))))

@@ -11,7 +11,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.build import build_surrogate
 from batchopt.search.candidates import candidates_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
 from batchopt.search.naming import warn_of_names
@@ -21,7 +23,7 @@ from batchopt.search.prospects import Running, prospects_of_running, spent_by
 from batchopt.search.sampler import TradeoffSampler, unwrapped
 from batchopt.search.saying import warn_once
 from batchopt.search.settings import Given, find, remember
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -52,6 +54,8 @@ MOST_EXPECTED = 2.0
 """After a forecast and before any trial has completed, none spends more than what all others did and this many times
 what the forecast expects of the best: a wrong learning rate stalls for ever, and what a curve costs is less often
 wrong."""
+AT_ITS_END = 0.99
+"""A trial whose rate decays goes on from this share of its schedule on: nothing is left to be saved."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -65,19 +69,21 @@ class TradeoffPruner(BasePruner):
     trial spends more than what would be a gain on the best that has. Where another sampler than `TradeoffSampler`
     proposes, a trial ends when it has next to no chance to beat the best completed one. A loss that is not finite ends
     it at once. Reports may be at any number of examples; no trial ends within its first three reports or 16 steps. Why
-    one ended is its user attribute `batchopt:ended`. Every trial is read as a run at a constant learning rate: leave
-    the pruner out where the rate of trials decays.
+    one ended is its user attribute `batchopt:ended`. A trial whose learning rate decays is judged by the loss that is
+    predicted at the end of its decay, not by what it has: the study must be told the schedule, here or by the sampler.
 
     Args:
         forecast: read from the study where it is left out; without one the law is learned from the trials alone.
         goal: read from the study where it is left out (a `TradeoffSampler` writes it there).
         batch_size: name of the parameter, or `Log2` of it; read from the study where it is left out.
         learning_rate: name of the parameter; read from the study where it is left out.
+        learning_rate_schedule: read from the study where it is left out, as a `TradeoffSampler` writes it there.
+        horizon: likewise.
         inner: another pruner that may end a trial as well: Median, Percentile, Threshold, SuccessiveHalving, Patient.
 
     Raises:
-        ValueError: `inner` is a Hyperband pruner, which would lose its brackets in here, or a Wilcoxon pruner, which
-            compares values and not losses.
+        ValueError: as for `TradeoffSampler`; `inner` is a Hyperband pruner, which would lose its brackets in here, or a
+            Wilcoxon pruner, which compares values and not losses.
     """
 
     def __init__(
@@ -87,9 +93,12 @@ class TradeoffPruner(BasePruner):
         goal: ReachLoss | LowestLoss | None = None,
         batch_size: str | Log2 | None = None,
         learning_rate: str | None = None,
+        learning_rate_schedule: Shape | None = None,
+        horizon: int | str | None = None,
         inner: BasePruner | None = None,
     ) -> None:
-        self._given = Given(forecast, goal, batch_size, learning_rate)
+        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
+        self._given.settings  # noqa: B018  # raises where a horizon is missing
         if inner is not None and not isinstance(inner, BasePruner):
             raise TypeError(f"inner must be an Optuna pruner or None, got {inner!r}")
         for refused, reason in _REFUSED.items():
@@ -154,7 +163,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         chosen_by_us: whether the next trial will be where the surrogate has it.
     """
     goal = surrogate.goal
-    if _has_arrived(run, goal):
+    if _has_arrived(run, goal) or run.curve.examples[-1] >= AT_ITS_END * surrogate.horizon_of_run(run):
         return None
     if _costs_more_than_the_incumbent(surrogate, run):
         return _ended_by_the_incumbent(surrogate, run)

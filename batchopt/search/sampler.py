@@ -16,7 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.build import build_surrogate, memory_limit
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY, write_once
 from batchopt.search.ledger import seen_in
@@ -34,7 +36,7 @@ from batchopt.search.proposal import PRIMES, first_value, propose, within
 from batchopt.search.saying import warn_once
 from batchopt.search.search_space import last_distributions, others_of
 from batchopt.search.settings import Given, Known, find, remember
-from batchopt.search.surrogate import Surrogate, build_surrogate, memory_limit
+from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -54,20 +56,29 @@ class TradeoffSampler(BaseSampler):
     the two parameters it is the base sampler.
 
     Under `ReachLoss` the objective returns the cost at the crossing in the goal's unit, under `LowestLoss` the loss at
-    the end of the budget. Trials report the loss against examples seen. Every trial is read as a run that keeps its
-    learning rate after a warm-up. Do not trust it where the rate decays: a loss that falls for that reason is taken for
-    progress, and a trial before its decay looks worse than it is, the more so where horizons differ between trials.
+    the end of the budget. Trials report the loss against examples seen.
+
+    Where the learning rate of trials decays, say how (`learning_rate_schedule`, `horizon`). Each curve is then read
+    through its own schedule, and a trial is judged by the loss that is predicted at the end of its decay. Under
+    `ReachLoss` such a trial goes on to its horizon, returns what that costs, and is pruned by the objective where it
+    ends above the loss. A rate that the sampler is not told to decay is taken for constant after a warm-up, and a loss
+    that a decay lowers for progress.
 
     Args:
         forecast: from a probe; None to learn the law from the trials alone (or to read the study's).
         goal: what the objective's value means.
         batch_size: name of the parameter; `Log2(name)`, or a name that begins with `log2_`, if it holds the exponent.
         learning_rate: name of the parameter.
+        learning_rate_schedule: of every trial: "constant", "linear", "cosine", "wsd", or a function of progress (0 to
+            1); where it is left out, that of the forecast's task, else "constant". `learning_rate` is the peak rate.
+        horizon: of that schedule: examples of every trial, or the name of the parameter or user attribute that holds
+            them; may be left out where the rate is constant, and under `LowestLoss`, where it is the budget.
         base: sampler of parameters that only some trials have; None for `TPESampler(seed=seed)`.
         seed: of the proposals.
 
     Raises:
-        ValueError: the base is a grid or brute-force sampler.
+        ValueError: the base is a grid or brute-force sampler; no horizon for a rate that decays until a loss is
+            reached; the schedule is none of these.
     """
 
     def __init__(
@@ -77,10 +88,12 @@ class TradeoffSampler(BaseSampler):
         goal: ReachLoss | LowestLoss,
         batch_size: str | Log2,
         learning_rate: str,
+        learning_rate_schedule: Shape | None = None,
+        horizon: int | str | None = None,
         base: BaseSampler | None = None,
         seed: int | None = None,
     ) -> None:
-        self._given = Given(forecast, goal, batch_size, learning_rate)
+        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
         if self._given.settings is None:
             raise TypeError("goal, batch_size and learning_rate must be given")
         if base is not None and not isinstance(base, BaseSampler):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from batchopt.forecasting.constant import ConstantForecast
-from batchopt.forecasting.law import SHAPE
+from batchopt.forecasting.decayed_law import DecayedLaw
+from batchopt.forecasting.law import LawPosterior
 from batchopt.search.ledger import Seen
 from batchopt.search.parameters import Axis, Space, batch_size_axis, learning_rate_axis
 from batchopt.search.places import numeric_or_choice
@@ -24,7 +24,7 @@ NEIGHBOURHOOD = 8.0
 """Batch sizes considered while the parameter's range is unknown: this factor beyond those observed."""
 
 
-def space_of(study: optuna.Study, settings: StudySettings, forecast: ConstantForecast | None) -> Space | None:
+def space_of(study: optuna.Study, settings: StudySettings, law: LawPosterior | DecayedLaw | None) -> Space | None:
     """Candidates of batch size and learning rate: the latest ranges, before there are any those about the forecast's.
 
     None without either.
@@ -32,11 +32,11 @@ def space_of(study: optuna.Study, settings: StudySettings, forecast: ConstantFor
     known = last_distributions(study, settings)
     if known is not None:
         return Space(batch_size_axis(known[0], exponent=settings.exponent), learning_rate_axis(known[1]))
-    if forecast is None:
+    if law is None:
         return None
-    smallest, largest = forecast.law.batch_sizes
+    smallest, largest = law.batch_sizes
     rates = np.exp2(np.arange(-DEFAULT_OCTAVES, DEFAULT_OCTAVES + 0.1, 0.25))
-    middle = math.exp(forecast.law.best[SHAPE.index("log_lr")])
+    middle = law.middle_rate
     sizes = [2**k for k in range(20) if smallest / NEIGHBOURHOOD <= 2**k <= largest * NEIGHBOURHOOD] or [largest]
     return Space(
         Axis(tuple(sizes), tuple(map(float, sizes))),

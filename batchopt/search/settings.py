@@ -6,21 +6,24 @@ A text of more than 2,000 characters is written in pieces: every storage takes 2
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from batchopt._codec import Record
+from batchopt._checks import check_count
+from batchopt._codec import Record, record_name
 from batchopt.errors import EvidenceError, RecordError
 from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
+from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.decay import Decay, decay_of, kept_shape
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import optuna
 
 T = TypeVar("T")
@@ -39,14 +42,19 @@ class StudySettings(Record):
         batch_size: name of the batch-size parameter.
         exponent: whether that parameter holds log2 of the batch size.
         learning_rate: name of the learning-rate parameter.
+        decay: how the learning rate of trials decays; None where they keep it.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.study/1"
+    SCHEMA: ClassVar[str] = "batchopt.study/2"
+    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+        "batchopt.study/1": lambda fields: {**fields, "decay": None}
+    }
 
     goal: ReachLoss | LowestLoss
     batch_size: str
     exponent: bool
     learning_rate: str
+    decay: Decay | None = None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -76,6 +84,8 @@ class Given:
     goal: ReachLoss | LowestLoss | None = None
     batch_size: str | Log2 | None = None
     learning_rate: str | None = None
+    learning_rate_schedule: Shape | tuple[float, ...] | None = None
+    horizon: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.forecast is not None and not isinstance(self.forecast, Forecast):
@@ -86,6 +96,14 @@ class Given:
             check_name("batch_size", self.batch_size)
         if self.learning_rate is not None:
             check_name("learning_rate", self.learning_rate)
+        if self.learning_rate_schedule is not None:
+            check_shape(self.learning_rate_schedule)
+            # Values in place of a function: a sampler goes to other processes with all that it was given.
+            object.__setattr__(self, "learning_rate_schedule", kept_shape(self.learning_rate_schedule))
+        if isinstance(self.horizon, str):
+            check_name("horizon", self.horizon)
+        elif self.horizon is not None:
+            check_count("horizon", self.horizon)
         if self.batch_name is not None and self.batch_name == self.learning_rate:
             raise ValueError(
                 f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
@@ -106,7 +124,13 @@ class Given:
         """The settings of a study; None where something was left out."""
         if self.goal is None or self.batch_name is None or self.exponent is None or self.learning_rate is None:
             return None
-        return StudySettings(self.goal, self.batch_name, self.exponent, self.learning_rate)
+        return StudySettings(self.goal, self.batch_name, self.exponent, self.learning_rate, self._decay(self.goal))
+
+    def _decay(self, goal: ReachLoss | LowestLoss) -> Decay | None:
+        own = None if self.forecast is None else self.forecast.task_schedule
+        shape = self.learning_rate_schedule or own or "constant"
+        warmup = None if self.forecast is None else self.forecast.warmup_examples
+        return decay_of(shape, self.horizon, goal, warmup)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +138,7 @@ class Known:
     """What a study is about, after what was given and what the study holds were put together."""
 
     settings: StudySettings
-    forecast: ConstantForecast | None
+    forecast: ConstantForecast | DecayingForecast | None
 
 
 def find(study: optuna.Study, given: Given) -> Known:
@@ -139,14 +163,20 @@ def find(study: optuna.Study, given: Given) -> Known:
         )
     if given.forecast is None:
         return Known(settings, _stored_forecast(attributes))
+    kept = kept_of(given.forecast, settings)
     if FORECAST_KEY in attributes:
-        before, now = _fingerprint_of(str(attributes[FORECAST_KEY])), fingerprint(given.forecast.constant.to_json())
+        before, now = _fingerprint_of(str(attributes[FORECAST_KEY])), fingerprint(kept.to_json())
         if before != now:
             warn_once(
                 f"Study {study.study_name} was begun with another forecast ({before}, now {now}): the one given now is "
                 "used. Leave it out to go on with the study's, or start another study."
             )
-    return Known(settings, given.forecast.constant)
+    return Known(settings, kept)
+
+
+def kept_of(forecast: Forecast, settings: StudySettings) -> ConstantForecast | DecayingForecast:
+    """What a study keeps of a forecast."""
+    return forecast.constant if settings.decay is None else forecast.decaying
 
 
 def remember(study: optuna.Study, given: Given) -> None:
@@ -155,7 +185,9 @@ def remember(study: optuna.Study, given: Given) -> None:
     if given.settings is not None and SETTINGS_KEY not in attributes:
         _write(study, SETTINGS_KEY, given.settings.to_json())
     if given.forecast is not None and FORECAST_KEY not in attributes:
-        _write(study, FORECAST_KEY, given.forecast.constant.to_json())
+        settings = _stored_settings(attributes) or given.settings
+        if settings is not None:
+            _write(study, FORECAST_KEY, kept_of(given.forecast, settings).to_json())
 
 
 def _attributes(study: optuna.Study) -> dict[str, Any]:
@@ -169,6 +201,11 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
         "batch_size": (given.batch_name, stored.batch_size),
         "batch_size as an exponent": (given.exponent, stored.exponent),
         "learning_rate": (given.learning_rate, stored.learning_rate),
+        "learning_rate_schedule": (
+            None if given.learning_rate_schedule is None else kept_shape(given.learning_rate_schedule),
+            "constant" if stored.decay is None else stored.decay.schedule,
+        ),
+        "horizon": (given.horizon, given.horizon if stored.decay is None else stored.decay.horizon),
     }
     for what, (now, before) in pairs.items():
         if now is not None and now != before:
@@ -200,7 +237,7 @@ def _write(study: optuna.Study, key: str, text: str) -> None:
     study._storage.set_study_user_attr(study._study_id, key, f"{digest}:{len(pieces)}")
 
 
-def _stored_forecast(attributes: dict[str, Any]) -> ConstantForecast | None:
+def _stored_forecast(attributes: dict[str, Any]) -> ConstantForecast | DecayingForecast | None:
     return _stored(attributes, FORECAST_KEY, _read_forecast, "pass the forecast again")
 
 
@@ -230,8 +267,9 @@ def _stored(attributes: dict[str, Any], key: str, read: Callable[[str], T], reme
 
 
 @lru_cache(maxsize=8)
-def _read_forecast(text: str) -> ConstantForecast:
-    return ConstantForecast.from_json(text)
+def _read_forecast(text: str) -> ConstantForecast | DecayingForecast:
+    decaying = record_name(text) == DecayingForecast.SCHEMA.rpartition("/")[0]
+    return DecayingForecast.from_json(text) if decaying else ConstantForecast.from_json(text)
 
 
 @lru_cache(maxsize=8)

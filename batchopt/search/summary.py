@@ -12,12 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt._checks import check_count
 from batchopt.errors import BatchoptError
 from batchopt.search.advice import advice, none_completed
+from batchopt.search.build import build_surrogate
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.left_out import left_out_lines
 from batchopt.search.observations import check_objective, reading_of
 from batchopt.search.price import GUESSED
 from batchopt.search.settings import Given, find
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
     import optuna
@@ -105,7 +106,8 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
         check_count("last", last)
     known, counts = find(study, Given()), summarise(study)
     goal = known.settings.goal
-    lines = [f"{reading_of(goal)}.", _counts_line(counts)]
+    decay = known.settings.decay
+    lines = [f"{reading_of(goal)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
     if not counts.completed:
         lines += none_completed(study, goal)
     check_objective(study, goal)

@@ -7,42 +7,33 @@ Trials keep a pace of their own beside the law, explained by a Gaussian process 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from batchopt.errors import EvidenceError
-from batchopt.forecasting.constant import ConstantForecast
+from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.fit import Thin, least_of, paced_by, unstable_in, usable_law
-from batchopt.search.latest_paces import with_latest_paces
-from batchopt.search.ledger import Seen, seen_in
-from batchopt.search.naming import warn_of_exponents
-from batchopt.search.observations import (
-    Observation,
-    check_objective,
-    reading_of,
-)
-from batchopt.search.parameters import Axis, Space
+from batchopt.search.decay import Decay
+from batchopt.search.fit import horizon_of
+from batchopt.search.observations import Observation
+from batchopt.search.parameters import Space
 from batchopt.search.places import Places
-from batchopt.search.price import price_of
 from batchopt.search.prospects import NEAR_BEST, Candidates
-from batchopt.search.saying import tell_once
-from batchopt.search.search_space import last_distributions, middle_of, others_of, space_of
-from batchopt.search.settings import Known
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
-    import optuna
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
+AMPLE = math.exp(NEAR_BEST)
+"""Where the rate decays, a run whose horizon is this many times what it needs is taken to end at the loss by even
+chance: as much as a setting may be behind the best and still succeed."""
 STILL_TO_GO = 1.03
 """A running trial takes at least this many times what it has taken."""
 LEAST_STEEPNESS = 0.01
@@ -82,6 +73,8 @@ class Surrogate:
         misfit: root mean square of log(observed / predicted cost) over completed trials.
         informed: whether a forecast was the starting point.
         expected: the least cost to the goal by the forecast alone, at its best learning rates; infinite without one.
+        decay: how the learning rate of trials decays; None where they keep it.
+        usual_horizon: in the middle of those of the trials, in examples, where they have their own.
     """
 
     paced: PacedLaw
@@ -97,9 +90,16 @@ class Surrogate:
     misfit: float = 0.0
     informed: bool = False
     expected: float = math.inf
+    decay: Decay | None = None
+    usual_horizon: float = math.inf
 
     @property
-    def law(self) -> LawPosterior:
+    def decays(self) -> bool:
+        """Whether the learning rate of trials decays."""
+        return self.decay is not None
+
+    @property
+    def law(self) -> LawPosterior | DecayedLaw:
         """The law without the trials' own paces."""
         return self.paced.law
 
@@ -127,7 +127,7 @@ class Surrogate:
         """Cost to reach a loss, (1 + n_draws, k): of one step or more; inf where it is not reached.
 
         Args:
-            candidates: the settings.
+            candidates: the settings; where the rate decays each costs its horizon, and more where that is too short.
             loss: to be reached.
             beyond: as in `LawPosterior.steps_to`.
         """
@@ -136,6 +136,8 @@ class Surrogate:
         # The law knows nothing of the other parameters: each pair of the two is worked out once.
         pairs, back = np.unique(np.stack([sizes, rates]), axis=1, return_inverse=True)
         steps = _steps_to(self.law, tuple(pairs[0]), tuple(pairs[1]), loss, beyond)[:, back] * np.exp(paces)
+        if candidates.horizons is not None:
+            steps = np.maximum(AMPLE * steps, candidates.horizons / sizes)
         return np.maximum(steps, 1.0) * self._prices(sizes)
 
     def paced_scores(
@@ -151,6 +153,8 @@ class Surrogate:
             return self.costs(candidates, self.goal.loss, beyond=beyond), sd
         sizes, rates = candidates.batch_sizes, candidates.learning_rates
         steps = np.floor(budget * self.goal.within / self._prices(sizes))
+        if candidates.horizons is not None:
+            steps = np.floor(budget * candidates.horizons / sizes)
         losses = self.law.losses_after(sizes, rates, np.maximum(steps, 1.0) * np.exp(-paces))
         return np.where(steps >= 1.0, losses, np.inf), sd
 
@@ -160,16 +164,17 @@ class Surrogate:
         size, rate = np.array([float(run.batch_size)]), np.array([run.learning_rate])
         if isinstance(self.goal, ReachLoss):
             steps = self.law.steps_to(size, rate, self.goal.loss, beyond=beyond)[:, 0] * np.exp(paces)
+            if run.horizon is not None:
+                steps = np.maximum(AMPLE * steps, run.horizon / run.batch_size)
             least = max(1.0, STILL_TO_GO * max(run.curve.examples) / run.batch_size)
             return np.asarray(np.log(np.maximum(steps, least) * self.price(run.batch_size)))
-        steps = math.floor(self.goal.within / self.price(run.batch_size)) * np.exp(-paces)
+        whole = math.floor(self.goal.within / self.price(run.batch_size))
+        steps = (whole if run.horizon is None else run.horizon / run.batch_size) * np.exp(-paces)
         return np.asarray(np.log(self.law.losses_after(size, rate, steps[:, None])[:, 0]))
 
     def best_rates(self, batch_sizes: Floats) -> Floats:
         """The best guess of the best learning rate, at the lowest loss that was seen, (k,)."""
-        table = self.law.table(best_guess_only=True)
-        v = np.minimum(table.v_of_loss(self.law.lowest_loss), table.grid[-1])
-        return np.asarray(np.exp(table.log_learning_rate(v[:, None], batch_sizes[None, :])[0]))
+        return self.law.best_rates(batch_sizes)
 
     def steepness(self, candidates: Candidates, best: NDArray[np.int_]) -> Floats:
         """How much the log score falls per log cost at the best candidate of every row, (1 + n_draws,)."""
@@ -181,9 +186,25 @@ class Surrogate:
             ends.append(np.log(np.diagonal(scores)))
         return np.maximum((ends[1] - ends[0]) / NEAR_BEST, LEAST_STEEPNESS)
 
-    def log_costs_of(self, log_scores: Floats) -> Floats:
-        """Log cost of whole trials with these log scores: under a budget, all take it."""
+    def log_costs_of(self, log_scores: Floats, candidates: Candidates) -> Floats:
+        """Log cost of whole trials with these log scores, (n, k): under a budget all take it, or else their horizon."""
+        if candidates.horizons is not None:
+            logs = np.log(candidates.horizons / candidates.batch_sizes * self._prices(candidates.batch_sizes))
+            return np.asarray(np.broadcast_to(logs, log_scores.shape))
         return log_scores if isinstance(self.goal, ReachLoss) else np.full_like(log_scores, math.log(self.goal.within))
+
+    def horizons_of(self, params: Sequence[Mapping[str, Any]]) -> Floats | None:
+        """Horizons of trials with these parameters, (n,); None where the rate is constant, or they are the budget."""
+        if self.decay is None or self.decay.horizon is None:
+            return None
+        held = [self.decay.held_by(each, {}) for each in params]
+        return np.array([self.usual_horizon if horizon is None else horizon for horizon in held])
+
+    def horizon_of_run(self, run: Observation) -> float:
+        """Examples of a run's learning-rate schedule; infinite where the rate does not decay."""
+        if self.decay is None:
+            return math.inf
+        return horizon_of(run, self.decay, self.goal, self.price) or self.usual_horizon
 
     def scalarised(self, exchange: float) -> Surrogate:
         """A study of two objectives seen as one: exchange * steps / S_min + examples / (E_min * exchange)."""
@@ -201,13 +222,19 @@ class Surrogate:
         """Every pair of candidates, the learning rate running fastest; all else as the incumbent has it."""
         sizes, rates = np.meshgrid(self.space.batch_sizes.array, self.space.learning_rates.array, indexing="ij")
         incumbent = self.incumbent
-        others = self.places.of_others({} if incumbent is None else incumbent.params)
-        return Candidates(sizes.ravel(), rates.ravel(), np.tile(others, (sizes.size, 1)))
+        params = {} if incumbent is None else incumbent.params
+        others, lengths = self.places.of_others(params), self.horizons_of([params])
+        horizons = None if lengths is None else np.repeat(lengths, sizes.size)
+        return Candidates(sizes.ravel(), rates.ravel(), np.tile(others, (sizes.size, 1)), horizons)
 
-    def one(self, batch_size: float, learning_rate: float, params: Mapping[str, Any]) -> Candidates:
-        """A single setting."""
-        others = self.places.of_others(params)[None]
-        return Candidates(np.array([float(batch_size)]), np.array([learning_rate]), others)
+    def one(
+        self, batch_size: float, learning_rate: float, params: Mapping[str, Any], *, horizon: float | None = None
+    ) -> Candidates:
+        """A single setting; its horizon is by its parameters where none is given."""
+        others, horizons = self.places.of_others(params)[None], self.horizons_of([params])
+        if horizons is not None and horizon is not None:
+            horizons = np.array([horizon])
+        return Candidates(np.array([float(batch_size)]), np.array([learning_rate]), others, horizons)
 
     def best_predicted(self) -> tuple[float, float, float] | None:
         """Batch size, learning rate and score of the best candidate on the best guess; None where none gets there."""
@@ -233,10 +260,6 @@ class Surrogate:
             return Target(score, self.goal.within, None)
         return Target(self.goal.loss, score, None)
 
-    def row_law(self, index: int) -> LawPosterior:
-        """One row of the law as its best guess, without draws: 0 the best guess itself, then the draws."""
-        return replace(self.law, best=(self.law.best, *self.law.draws)[index], draws=())
-
     def _paces(self, candidates: Candidates) -> tuple[Floats, Floats]:
         settings = self.places.of_settings(candidates.batch_sizes, candidates.learning_rates)
         return self.paced.log_paces_at(np.concatenate([settings, candidates.others], axis=1))
@@ -245,107 +268,13 @@ class Surrogate:
         return np.array([self.price(size) for size in batch_sizes])
 
 
-def build_surrogate(
-    study: optuna.Study, known: Known, *, without: int | None = None, asking: int | None = None
-) -> Surrogate | Thin:
-    """The surrogate from what the study holds now, running trials included.
-
-    Args:
-        study: whatever stand-in of it a pruner's bracket shows.
-        known: what it is about.
-        without: number of a trial to leave out.
-        asking: number of a running trial that is fitted, however many others are.
-
-    Raises:
-        EvidenceError: the study contradicts the goal (direction, number of objectives).
-    """
-    settings, forecast = known.settings, known.forecast
-    ranges = last_distributions(study, settings)
-    if ranges is not None:
-        check_objective(study, settings.goal)
-        warn_of_exponents(study, settings, ranges[0])
-        tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
-    seen = seen_in(study, settings, without=without, asking=asking)
-    observations = seen.told
-    try:
-        space = space_of(study, settings, forecast)
-    except EvidenceError as error:
-        return Thin(str(error))
-    if space is None:
-        return Thin("no trial has suggested both parameters yet")
-    price = price_of(settings.goal, forecast, observations, middle_of(space.batch_sizes))
-    two = isinstance(settings.goal, ReachLoss) and isinstance(settings.goal.least, tuple)
-    if price is None and not two:
-        return Thin("no step cost was measured, and no completed trial shows one")
-    places = Places(others_of(seen, settings))
-    paced, fitted = paced_by(known, seen.fitted, price, space, places)
-    if isinstance(paced, Thin):
-        return paced
-    if isinstance(settings.goal, ReachLoss) and settings.goal.loss >= paced.law.initial_loss:
-        return Thin(f"the goal's loss is not below the initial loss, {paced.law.initial_loss:.4g}")
-    paced = replace(paced, law=replace(paced.law, unstable=unstable_in(paced.law, observations)))
-    largest = memory_limit(known, seen)
-    surrogate = Surrogate(
-        paced=paced,
-        goal=settings.goal,
-        price=price or StepCost(1.0, 0.0, unit="steps"),
-        space=Space(space.batch_sizes.up_to(largest), space.learning_rates),
-        places=places,
-        largest_batch_size=largest,
-        observations=observations,
-        fitted=fitted,
-        latest=paced.log_paces,
-        trends=np.zeros_like(paced.log_paces),
-        informed=usable_law(known) is not None,
-        expected=_expected(forecast, settings.goal, price, space.batch_sizes),
-    )
-    surrogate = with_latest_paces(surrogate)
-    return replace(surrogate, misfit=_misfit(surrogate))
-
-
 @lru_cache(maxsize=4)
 def _steps_to(
-    law: LawPosterior, sizes: tuple[float, ...], rates: tuple[float, ...], loss: float, beyond: float | None
+    law: LawPosterior | DecayedLaw,
+    sizes: tuple[float, ...],
+    rates: tuple[float, ...],
+    loss: float,
+    beyond: float | None,
 ) -> Floats:
     """The law's steps over a grid, which several questions about one trial share."""
     return law.steps_to(sizes, rates, loss, beyond=beyond)
-
-
-def _expected(
-    forecast: ConstantForecast | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis
-) -> float:
-    if forecast is None or price is None or not isinstance(goal, ReachLoss):
-        return math.inf
-    steps_min, examples_min = least_of(forecast.law, goal.loss)
-    return min((steps_min + examples_min / size) * price(size) for size in sizes.sizes)
-
-
-def memory_limit(known: Known, seen: Seen) -> int | None:
-    """The largest batch size that is not known to exceed memory; None where nothing is known."""
-    goal, forecast = known.settings.goal, known.forecast
-    costs = [
-        forecast.step_cost if forecast is not None else None,
-        goal.least if isinstance(goal, ReachLoss) else goal.of,
-    ]
-    limits = [cost.largest_batch_size for cost in costs if isinstance(cost, StepCost)]
-    return min((limit for limit in (seen.largest_batch_size, *limits) if limit is not None), default=None)
-
-
-def _misfit(surrogate: Surrogate) -> float:
-    """How far completed trials lie from the law without their own paces, as a factor's logarithm."""
-    done = [o for o in surrogate.observations if o.values is not None]
-    if not done:
-        return 0.0
-    sizes = np.array([float(o.batch_size) for o in done])
-    rates = np.array([o.learning_rate for o in done])
-    others = np.array([surrogate.places.of_others(o.params) for o in done])
-    alone = replace(
-        surrogate,
-        paced=PacedLaw.without_runs(surrogate.row_law(0), surrogate.places.n_dimensions, surrogate.paced.spread),
-    )
-    predicted = alone.paced_scores(Candidates(sizes, rates, others))[0][0]
-    observed = np.array([surrogate.value_of(o) for o in done])
-    both = np.isfinite(predicted)
-    if 2 * np.count_nonzero(both) < len(done):
-        return math.inf  # The law denies what most completed trials did.
-    return float(np.sqrt(np.mean(np.log(observed[both] / predicted[both]) ** 2)))

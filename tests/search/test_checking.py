@@ -15,10 +15,11 @@ from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import Log2, check
+from batchopt.search.build import build_surrogate
 from batchopt.search.judgement import DECISION_KEY, Decision, bar_of, judge
 from batchopt.search.observations import MEMORY_CONSTRAINT
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 FORECAST = forecast_of(LAW)
 

@@ -11,10 +11,11 @@ from forecasting.synthetic import true_law
 from landscape import BEST, GOAL, LAW, NAMES, Objective, forecast_of
 
 from batchopt.search import TradeoffPruner, TradeoffSampler
+from batchopt.search.build import build_surrogate
 from batchopt.search.prospects import Running
 from batchopt.search.pruner import MANY, MOST_EXPECTED, _is_beaten
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SEEN = Running(

@@ -15,12 +15,13 @@ from optuna.trial import create_trial
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import TradeoffSampler, check
+from batchopt.search.build import build_surrogate
 from batchopt.search.judgement import FILLS_SPACE, PROPOSAL_KEY, bar_of, judge
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.places import Places
 from batchopt.search.proposal import FIRST_SPREAD, SPREAD_EVERY, Proposal, propose, within
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import Surrogate, build_surrogate
+from batchopt.search.surrogate import Surrogate
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 10.0, 40))
 SPACE = Space(

@@ -28,11 +28,12 @@ from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.law import SHAPE
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import milestones
+from batchopt.search.build import build_surrogate
 from batchopt.search.fit import DOUBTED, UNTESTED_DOUBT, Thin
 from batchopt.search.price import GUESSED
 from batchopt.search.prospects import Candidates, away_from_others, prospects_of, prospects_of_running
 from batchopt.search.settings import Known, StudySettings
-from batchopt.search.surrogate import Surrogate, Target, build_surrogate
+from batchopt.search.surrogate import Surrogate, Target
 
 RANGES = {"batch_size": IntDistribution(8, 2048, log=True), "lr": FloatDistribution(1e-4, 10.0, log=True)}
 
@@ -207,7 +208,7 @@ def test_misfit_says_by_how_much_the_law_misses() -> None:
     assert built(study, forecast_of(LAW)).misfit < 0.05
     surrogate = built(study, forecast_of(LAW))
     twice = tuple(replace(o, values=(2.0 * (o.values or (0.0,))[0],)) for o in surrogate.observations)
-    from batchopt.search.surrogate import _misfit
+    from batchopt.search.build import _misfit
 
     assert _misfit(replace(surrogate, observations=twice)) == pytest.approx(math.log(2), abs=0.1)
     never = replace(surrogate, goal=ReachLoss(1e-9, least=PRICE))

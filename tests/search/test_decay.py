@@ -1,0 +1,244 @@
+"""Studies whose trials decay: what they are told, and how a trial in the middle of its schedule is judged."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Sequence
+
+import optuna
+import pytest
+from forecasting.known_law import INITIAL_LOSS, known_forecast, known_law, losses_at
+from optuna.trial import TrialState
+
+from batchopt.errors import EvidenceError
+from batchopt.forecasting.decayed_law import DecayedLaw
+from batchopt.forecasting.decaying import DecayingForecast
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain
+from batchopt.search.build import build_surrogate
+from batchopt.search.decay import Decay, decay_of
+from batchopt.search.judgement import ENDED_KEY, Decision
+from batchopt.search.settings import SETTINGS_KEY, Given, StudySettings, find, remember
+from batchopt.search.surrogate import Surrogate
+
+pytestmark = pytest.mark.optuna
+
+LAW = known_law()
+HORIZON = 32_000
+GOAL = LowestLoss(HORIZON, of="examples")
+NAMES = {"batch_size": "batch_size", "learning_rate": "lr"}
+HOT, MILD, COLD = 0.8, 0.1, 0.02
+"""Rates at batch size 16: the first is behind the second until it decays, and ahead at the end; the last is behind."""
+
+
+def study_of(schedule: str = "wsd", **given: object) -> optuna.Study:
+    sampler = TradeoffSampler(
+        **{"goal": GOAL, **NAMES, "seed": 0, "learning_rate_schedule": schedule, **given}  # type: ignore[arg-type]
+    )
+    return optuna.create_study(sampler=sampler, pruner=TradeoffPruner())
+
+
+def started(study: optuna.Study, size: int, rate: float) -> optuna.Trial:
+    study.enqueue_trial({"batch_size": size, "lr": rate})
+    trial = study.ask()
+    trial.suggest_int("batch_size", 16, 256, log=True)
+    trial.suggest_float("lr", 0.005, 3.0, log=True)
+    return trial
+
+
+def milestones(horizon: int, size: int) -> list[int]:
+    early = {horizon * 2.0**-k for k in range(7)}
+    return sorted({max(size, round(n)) for n in early} | {round(0.75 * horizon), round(0.9 * horizon)})
+
+
+def curve(size: int, rate: float, horizon: int = HORIZON) -> list[tuple[int, float]]:
+    """What a wsd trial of the known law reports, from initialisation on."""
+    schedule = Decay("wsd", None).over(horizon)
+    points = milestones(horizon, size)
+    losses = losses_at(LAW, size, rate, points, schedule)
+    return [(0, INITIAL_LOSS), *((n, float(loss)) for n, loss in zip(points, losses, strict=True))]
+
+
+def play(study: optuna.Study, trial: optuna.Trial, reports: Sequence[tuple[int, float]]) -> float | None:
+    """Report until the pruner ends the trial: the share of its schedule then; None where it completes."""
+    for n, loss in reports:
+        trial.report(loss, n)
+        if trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return n / reports[-1][0]
+    study.tell(trial, reports[-1][1])
+    return None
+
+
+def finish(study: optuna.Study, size: int, rate: float) -> None:
+    """A whole trial."""
+    trial = started(study, size, rate)
+    for n, loss in curve(size, rate):
+        trial.report(loss, n)
+    study.tell(trial, curve(size, rate)[-1][1])
+
+
+def test_the_hot_trial_is_behind_before_its_decay_and_ahead_after_it() -> None:
+    hot, mild = dict(curve(16, HOT)), dict(curve(16, MILD))
+    assert all(hot[n] > 1.3 * mild[n] for n in milestones(HORIZON, 16) if 0.3 * HORIZON < n < 0.8 * HORIZON)
+    assert hot[HORIZON] < 0.8 * mild[HORIZON]
+
+
+def judged(**given: object) -> tuple[optuna.Study, float | None, float | None]:
+    """After three whole trials, where the pruner ends the hot one and the cold one, beside another sampler."""
+    study = optuna.create_study(
+        sampler=optuna.samplers.RandomSampler(seed=0), pruner=TradeoffPruner(goal=GOAL, **NAMES, **given)  # type: ignore[arg-type]
+    )  # fmt: skip
+    for size, rate in ((16, MILD), (32, 2 * MILD), (64, 3 * MILD)):
+        finish(study, size, rate)
+    return study, *(play(study, started(study, 16, rate), curve(16, rate)) for rate in (HOT, COLD))
+
+
+def test_a_trial_is_not_pruned_for_what_it_has_before_its_decay() -> None:
+    study, hot, cold = judged(learning_rate_schedule="wsd")
+    assert hot is None
+    assert cold is not None
+    assert cold < 0.8
+    decision = Decision.from_json(study.trials[-1].user_attrs[ENDED_KEY])
+    assert decision.decision == "pruned while running"
+    assert "predicted to take the budget for a loss of" in decision.reason
+
+
+def test_it_would_be_where_nobody_told_that_the_rate_decays() -> None:
+    _, hot, _ = judged()
+    assert hot is not None
+
+
+def test_a_running_trial_is_judged_by_its_end() -> None:
+    study = study_of()
+    for rate in (MILD, 4 * MILD):
+        finish(study, 16, rate)
+    trial = started(study, 16, HOT)
+    before = [(n, loss) for n, loss in curve(16, HOT) if n <= 0.75 * HORIZON]
+    for n, loss in before:
+        trial.report(loss, n)
+    surrogate = build_surrogate(study, find(study, Given()), asking=trial.number)
+    assert isinstance(surrogate, Surrogate)
+    assert isinstance(surrogate.law, DecayedLaw)
+    run = next(o for o in surrogate.observations if o.number == trial.number)
+    predicted = math.exp(float(sorted(surrogate.log_scores_of_run(run))[12]))
+    assert predicted == pytest.approx(curve(16, HOT)[-1][1], rel=0.3)
+    assert predicted < 0.6 * before[-1][1]
+
+
+def objective(trial: optuna.Trial) -> float:
+    size = trial.suggest_int("batch_size", 16, 256, log=True)
+    rate = trial.suggest_float("lr", 0.005, 3.0, log=True)
+    check(trial)
+    reports = curve(size, rate)
+    for n, loss in reports:
+        trial.report(loss, n)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return reports[-1][1]
+
+
+def test_a_study_of_decaying_trials_comes_near_the_best() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = study_of()
+    study.optimize(objective, n_trials=8)
+    best = min(curve(size, rate)[-1][1] for size in (16, 32, 64, 128) for rate in (0.1, 0.2, 0.4, 0.8, 1.2, 2.0))
+    assert study.best_value < 1.25 * best
+    lines = explain(study)
+    assert "The learning rate of trials is taken to decay by 'wsd' over the goal's budget." in lines
+    assert any("Best: trial" in line for line in lines)
+
+
+def test_a_forecast_starts_it_and_survives_the_study(tmp_path: object) -> None:
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(storage=storage, study_name="s")
+    remember(study, Given(known_forecast(), GOAL, "batch_size", "lr", "wsd"))
+    again = optuna.load_study(storage=storage, study_name="s")
+    known = find(again, Given())
+    assert isinstance(known.forecast, DecayingForecast)
+    assert known.forecast == known_forecast().decaying
+    assert all(len(str(value)) < 2_045 for value in again.user_attrs.values())
+    assert sum(len(str(value)) for value in again.user_attrs.values()) < 20_000
+    surrogate = build_surrogate(again, known)
+    assert isinstance(surrogate, Surrogate)
+    assert surrogate.informed
+    best = surrogate.best_predicted()
+    assert best is not None
+    assert curve(round(best[0]), best[1])[-1][1] < 1.5 * curve(64, 0.8)[-1][1]
+
+
+@pytest.mark.parametrize("held", ["parameter", "attribute"])
+def test_horizons_may_differ_between_trials(held: str) -> None:
+    study = study_of(goal=ReachLoss(0.1, least="examples"), horizon="length")
+    for size, rate, horizon in ((64, 0.4, 8_000), (64, 0.8, 32_000), (32, 0.4, 64_000)):
+        trial = started(study, size, rate)
+        if held == "parameter":
+            study.sampler.reseed_rng()
+            trial.suggest_int("length", horizon, horizon)
+        else:
+            trial.set_user_attr("length", horizon)
+        reports = curve(size, rate, horizon)
+        for n, loss in reports:
+            trial.report(loss, n)
+        reached = reports[-1][1] <= 0.1
+        study.tell(trial, horizon if reached else None, state=TrialState.COMPLETE if reached else TrialState.PRUNED)
+    surrogate = build_surrogate(study, find(study, Given()))
+    assert isinstance(surrogate, Surrogate)
+    assert [o.horizon for o in surrogate.observations] == [8_000, 32_000, 64_000]
+    assert surrogate.usual_horizon == pytest.approx((8_000 * 32_000 * 64_000) ** (1 / 3))
+    short, long = (surrogate.one(64, 0.8, {}, horizon=horizon) for horizon in (1_000.0, 64_000.0))
+    costs = [surrogate.costs(setting, 0.1)[0, 0] for setting in (short, long)]
+    assert costs[0] > 1_000 * 2  # too short: it would take a longer one
+    assert costs[1] == pytest.approx(64_000, rel=1e-6)  # a trial costs its horizon, though less might do
+
+
+def test_what_is_missing_or_contradicts_is_said() -> None:
+    with pytest.raises(ValueError, match="horizon must be given where the trials' learning rate decays"):
+        TradeoffSampler(goal=ReachLoss(0.1), **NAMES, learning_rate_schedule="cosine")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="learning_rate_schedule must be one of"):
+        TradeoffSampler(goal=GOAL, **NAMES, learning_rate_schedule="step")  # type: ignore[arg-type]
+    study = study_of()
+    remember(study, study.sampler._given)  # type: ignore[attr-defined]
+    with pytest.raises(EvidenceError, match="learning_rate_schedule must be the one that the study was started with"):
+        find(study, Given(learning_rate_schedule="cosine"))
+    with pytest.raises(EvidenceError, match="horizon must be the one"):
+        find(study, Given(horizon=1_000))
+    constant = optuna.create_study()
+    remember(constant, Given(None, GOAL, "batch_size", "lr"))
+    assert find(constant, Given(horizon=1_000)).settings.decay is None  # which has no meaning there
+
+
+def test_a_function_of_progress_is_kept_by_its_values() -> None:
+    decay = decay_of(lambda progress: (1.0 - progress) ** 2, None, GOAL, None)
+    assert decay is not None
+    assert decay.over(1_000)(500) == pytest.approx(0.25, abs=0.01)
+    assert decay_of("constant", 1_000, GOAL, None) is None
+    assert decay_of(lambda progress: min(1.0, 0.1 + progress), 1_000, GOAL, None) is None
+
+
+def test_a_sampler_that_was_given_a_function_goes_to_other_processes() -> None:
+    sampler = TradeoffSampler(goal=GOAL, **NAMES, learning_rate_schedule=lambda progress: 1.0 - progress)  # type: ignore[arg-type]
+    study = optuna.create_study()
+    remember(study, pickle.loads(pickle.dumps(sampler))._given)
+    decay = find(study, Given()).settings.decay
+    assert decay is not None
+    assert decay.over(1_000)(250) == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_horizon_is_looked_up_in_the_trial() -> None:
+    decay = Decay("cosine", "epochs")
+    assert decay.held_by({"epochs": 500}, {}) == 500
+    assert decay.held_by({}, {"epochs": 500.0}) == 500
+    assert decay.held_by({}, {"epochs": "many"}) is None
+    assert decay.held_by({}, {}) is None
+    assert Decay("cosine", 700).held_by({}, {}) == 700
+
+
+def test_settings_of_the_earlier_version_are_read_as_constant() -> None:
+    settings = StudySettings(GOAL, "batch_size", False, "lr")
+    older = settings.to_json().replace("batchopt.study/2", "batchopt.study/1").replace(', "decay": null', "")
+    assert '"decay"' not in older
+    study = optuna.create_study()
+    study.set_user_attr(SETTINGS_KEY, older)
+    assert find(study, Given()).settings == settings
