@@ -29,3 +29,18 @@ def test_a_run_that_never_fell_where_another_did_bounds_the_rates(loss: float) -
 def test_a_run_that_has_not_fallen_yet_is_fine_where_no_other_has() -> None:
     evidence = evidence_of([run(0.1, 2.0, 1.99, 1.9), run(0.4, 1.99, 1.98, 1.97)], initial_loss=2.0)
     assert evidence.unstable == ()
+
+
+def test_a_run_is_judged_by_what_others_had_reached_by_then() -> None:
+    long, hot = run(0.1, 1.9, 1.7, 0.8, 0.2), run(0.3, 1.95, 1.8)
+    evidence = evidence_of([long, hot], initial_loss=2.0)
+    assert evidence.unstable == (), "0.105 of the 0.163 that the longer run had fallen by 200 examples"
+    assert evidence.highest_rate == 0.3
+    dying = run(0.3, 1.95, 1.8, 1.9)
+    assert evidence_of([long, dying], initial_loss=2.0).unstable == ((4, 0.1, 0.3),), "0.05 of 0.92 by 400"
+
+
+def test_runs_as_long_as_any_that_failed_are_stable() -> None:
+    long, short, failed = run(0.1, 1.9, 1.7, 0.8, 0.2), run(0.2, 1.9), run(0.4, 1.99, 1.98)
+    assert evidence_of([long, short, failed], initial_loss=2.0).stable == ((4, 0.1),)
+    assert evidence_of([long, short], initial_loss=2.0).stable == ((4, 0.1), (4, 0.2))
