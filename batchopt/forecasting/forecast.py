@@ -68,8 +68,8 @@ class Forecast(Record):
         doubts: what speaks against trusting it, in sentences.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/2"
-    REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe and forecast again"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/3"
+    REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior
     constant_law: LawPosterior

@@ -155,14 +155,24 @@ def _reaching(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
             "ask for a loss nearer to what was observed, or widen the bounds"
         )
-    most = GIVEN_UP * min(float(np.median(costs)) for _, _, costs in found)
-    shape, best, _ = min(found, key=lambda each: float(mean_log(each[2], most=most)))
+    least = min(float(np.median(costs)) for _, _, costs in found)
+
+    def expected(each: tuple[Shape, SingleRun, Floats]) -> float:
+        diverges = of_draws(posterior.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
+        return float(mean_log(each[2], most=_most(diverges) * least))
+
+    shape, best, _ = min(found, key=expected)
     runs = []
     for i, size in enumerate(sizes):
         j = grid.best_rate(shape, i)
         run = best if size == best.batch_size else None if j is None else grid.run(shape, i, j)
         runs += [] if run is None else [run]
     return shape, runs, best
+
+
+def _most(diverges: NDArray[np.bool_]) -> Floats:
+    """What a draw counts with at most, over what the best setting takes in half of the draws."""
+    return np.where(diverges, RUINED, GIVEN_UP).astype(np.float64)
 
 
 class _Grid:
@@ -176,13 +186,13 @@ class _Grid:
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
         flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
-        diverges = posterior.is_unstable(*flat).reshape(-1, *self.rates.shape)[-max(1, posterior.draws) :]
+        diverges = of_draws(posterior.is_unstable(*flat)).reshape(-1, *self.rates.shape)
         self._middle, self._scores, self._log_steps = {}, {}, {}
         for shape in wanted.shapes:
             ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
             needed = of_draws(ends.examples_to(loss))
             middle = np.median(needed, axis=0)
-            most = np.where(diverges, RUINED, GIVEN_UP) * middle.min(axis=1, keepdims=True)
+            most = _most(diverges) * middle.min(axis=1, keepdims=True)
             scores = mean_log(needed, most=most) + np.log(prices / of_size)
             self._middle[shape] = middle
             self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)

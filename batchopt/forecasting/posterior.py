@@ -21,7 +21,7 @@ from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.rate_drift import drifts_of
-from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, fit_schedule_law
+from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import course_of, edges_of, evidence_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
@@ -39,6 +39,8 @@ hand; at 4 and 16 few settings more of the sweeps came within reach."""
 SMALLER = 0.75
 """Power of the batch size with which a rate that is fine for a larger one is carried to a smaller one: between the
 root, by which best rates differ, and proportion, by which noise alone makes them differ."""
+SHORT_OF = 1.1
+"""Stability ends by this factor or more below a rate that failed, whatever did well at other batch sizes."""
 DIGITS = 5
 """Significant digits of what the law misses."""
 SCATTER = 0.15
@@ -75,7 +77,7 @@ class LossPosterior(Record):
         longest: examples of the longest run.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/1"
+    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/2"
 
     initial_loss: float
     lowest_loss: float
@@ -134,18 +136,7 @@ class LossPosterior(Record):
         )
         drifts = drifts_of(evidence.near_best, evidence.longest, delay=delay)
         law = fit_schedule_law(points, frame, contrasts=drifts, seed=seed)
-        rng = np.random.default_rng(seed)
-        draws, sd = len(law.rows) - 1, MISSED * law.steepness
-        features = _Features.drawn(points.places.shape[1], draws, sd, rng)
-        missed = points.log_losses - points.of(losses(law.rows, frame, points.courses))
-        errors = np.sqrt(points.errors**2 + (OWN * law.steepness) ** 2)
-        # A run, with the cooldowns off it, is off by its seed all along, which says nothing of other runs.
-        of_run = (evidence.settings[:, None] == np.unique(evidence.settings)).astype(float) * SCATTER * law.steepness
-        noise = errors * rng.standard_normal((draws, len(errors)))
-        noise += rng.standard_normal((draws, of_run.shape[1])) @ of_run.T
-        noise = np.concatenate([np.zeros((1, len(errors))), noise])
-        covariance = _nearness(points.places, points.places) * sd**2 + of_run @ of_run.T + np.diag(errors**2)
-        weights = np.linalg.solve(covariance, (missed - features(points.places) - noise).T).T
+        features, weights = _what_is_missed(law, evidence.settings, np.random.default_rng(seed))
         return cls(
             initial_loss=evidence.initial_loss,
             lowest_loss=lowest,
@@ -251,7 +242,7 @@ class LossPosterior(Record):
             borne = np.maximum(borne, rate * np.minimum(1.0, (sizes / size) ** SMALLER))
         for size, fine, broken in self.unstable:
             scale = np.sqrt(np.maximum(1.0, sizes / size))
-            low = np.clip(borne, fine * scale, broken * scale)
+            low = np.clip(borne, fine * scale, broken * scale / SHORT_OF)
             limits = np.minimum(limits, low * (broken * scale / low) ** parts)
         return np.asarray(limits)
 
@@ -312,6 +303,28 @@ class _Features:
         """(1 + draws, k) at k places."""
         waves = np.cos(places @ self.frequencies.T + self.phases) * math.sqrt(2.0 / len(self.phases))
         return np.asarray(self.amplitudes @ waves.T)
+
+
+def _what_is_missed(law: ScheduleLaw, settings: NDArray[np.int_], rng: np.random.Generator) -> tuple[_Features, Floats]:
+    """Functions drawn from the prior of what the law misses, and the weights that bend them through the points.
+
+    Args:
+        law: with its draws.
+        settings: number of the batch size, rate and seed that each point is of, (m,).
+        rng: of the draws.
+    """
+    points, draws, sd = law.points, len(law.rows) - 1, MISSED * law.steepness
+    features = _Features.drawn(points.places.shape[1], draws, sd, rng)
+    missed = points.log_losses - points.of(losses(law.rows, law.frame, points.courses))
+    errors = np.sqrt(points.errors**2 + (OWN * law.steepness) ** 2)
+    # A run, with the cooldowns off it, is off by its seed all along, which says nothing of other runs.
+    of_run = (settings[:, None] == np.unique(settings)).astype(float) * SCATTER * law.steepness
+    noise = errors * rng.standard_normal((draws, len(errors)))
+    noise += rng.standard_normal((draws, of_run.shape[1])) @ of_run.T
+    noise = np.concatenate([np.zeros((1, len(errors))), noise])
+    covariance = _nearness(points.places, points.places) * sd**2 + of_run @ of_run.T + np.diag(errors**2)
+    weights = np.linalg.solve(covariance, (missed - features(points.places) - noise).T).T
+    return features, np.asarray(weights)
 
 
 def _nearness(first: Floats, second: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,6 +104,11 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         raise EvidenceError(
             "no run has a loss below that at initialisation: probe at lower learning rates, or with more examples"
         )
+    well = [_did_well(run, used, first) for run in used]
+    if not any(well):
+        raise EvidenceError(
+            "every run ends above the loss at initialisation: probe at lower learning rates, or with more examples"
+        )
     index = np.repeat(np.arange(len(used)), [len(pieces) for pieces, _, _ in chosen])
     pieces, log_losses, errors = (np.concatenate([each[k] for each in chosen]) for k in range(3))
     keys = [(run.batch_size, run.learning_rate, run.seed) for run in used]
@@ -112,11 +118,11 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         points=Points(Courses(courses), index, pieces, log_losses, errors),
         settings=numbers[index],
         initial_loss=first,
-        unstable=_edges(unstable, used, first),
-        stable=_stable(unstable, runs, used, first),
+        unstable=_edges(unstable, used, well),
+        stable=_stable(unstable, runs, used, well),
         batch_sizes=(min(run.batch_size for run in used), max(run.batch_size for run in used)),
         learning_rates=(min(scaled), max(scaled)),
-        highest_rate=max(_rate_reached(run) for run in used if _did_well(run, used, first)),
+        highest_rate=max(_rate_reached(run) for run in itertools.compress(used, well)),
         longest=max(run.examples for run in used),
         near_best=_near_best(used),
     )
@@ -132,32 +138,32 @@ def _near_best(used: Sequence[Branch]) -> tuple[tuple[int, float], ...]:
     sizes = sorted({run.batch_size for run in long})
     best = {}
     for size in (sizes[0], sizes[len(sizes) // 2], sizes[-1]):
-        best[size] = min((run for run in long if run.batch_size == size), key=lambda run: run.last_loss).learning_rate
+        best[size] = _rate_reached(min((run for run in long if run.batch_size == size), key=lambda run: run.last_loss))
     return tuple(best.items())
 
 
 def _edges(
-    unstable: set[tuple[int, float]], used: Sequence[Branch], initial_loss: float
+    unstable: set[tuple[int, float]], used: Sequence[Branch], well: Sequence[bool]
 ) -> tuple[tuple[int, float, float], ...]:
     """Where stability ends: between the highest rate that did well, and one above it that did not, or diverged."""
-    well = {(run.batch_size, run.learning_rate) for run in used if _did_well(run, used, initial_loss)}
+    fine = {(run.batch_size, run.learning_rate) for run in itertools.compress(used, well)}
     edges = []
-    for size, rate in unstable | ({(run.batch_size, run.learning_rate) for run in used} - well):
-        below = [other for own, other in well if own == size and other < rate]
-        above = [other for own, other in well if own == size and other > rate]
+    for size, rate in unstable | ({(run.batch_size, run.learning_rate) for run in used} - fine):
+        below = [other for own, other in fine if own == size and other < rate]
+        above = [other for own, other in fine if own == size and other > rate]
         if not above:
             edges.append((size, max(below, default=rate / UNKNOWN), rate))
     return tuple(sorted(edges))
 
 
 def _stable(
-    unstable: set[tuple[int, float]], runs: Sequence[Branch], used: Sequence[Branch], initial_loss: float
+    unstable: set[tuple[int, float]], runs: Sequence[Branch], used: Sequence[Branch], well: Sequence[bool]
 ) -> tuple[tuple[int, float], ...]:
-    well = [run for run in used if _did_well(run, used, initial_loss)]
-    poor = [run.examples for run in used if run not in well]
+    """Rates of runs that did well and are no shorter than any that did not."""
+    poor = [run.examples for run, did_well in zip(used, well, strict=True) if not did_well]
     poor += [run.examples for run in runs if (run.batch_size, run.learning_rate) in unstable]
-    long = {(run.batch_size, _rate_reached(run)) for run in well if run.examples >= max(poor, default=0)}
-    return tuple(sorted(long))
+    long = [run for run in itertools.compress(used, well) if run.examples >= max(poor, default=0)]
+    return tuple(sorted({(run.batch_size, _rate_reached(run)) for run in long}))
 
 
 def _rate_reached(run: Branch) -> float:
@@ -177,12 +183,13 @@ def _did_well(run: Branch, used: Sequence[Branch], initial_loss: float) -> bool:
         if other.batch_size == run.batch_size and _is_decayed(run) >= _is_decayed(other)
         if (loss := _loss_by(other, run.examples)) is not None
     ]
-    best = math.log(initial_loss / max(min(losses, default=initial_loss), 1e-300))
-    return math.log(initial_loss / max(run.last_loss, 1e-300)) >= WELL * best
+    best = math.log(initial_loss / max(min(losses), 1e-300))  # a run is one of these itself
+    own = math.log(initial_loss / max(run.last_loss, 1e-300))
+    return own > 0.0 and own >= WELL * best
 
 
 def _loss_by(run: Branch, examples: float) -> float | None:
-    """A run's loss after so many examples, or at its end if it is shorter; None where it began later."""
+    """A run's loss after so many examples, or at its end if it is shorter; None where none is known of that time."""
     if run.examples <= 1.01 * examples:
         return run.last_loss
     for curve in (run.training, run.curve):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+_Any = TypeVar("_Any", bound=np.generic)
 
 MOST_PATIENCE = 3.0
 """The horizon of a run that is to reach a loss is the shortest with which it does by the chance `CHANCE`, but no more
@@ -162,7 +164,7 @@ def _band(examples: Floats, losses: Floats) -> LossBand:
     return LossBand(at, tuple(middle.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 
 
-def of_draws(rows: Floats) -> Floats:
+def of_draws(rows: NDArray[_Any]) -> NDArray[_Any]:
     """The draws without the best guess, which has no scatter; the best guess where there are no draws."""
     return rows[1:] if len(rows) > 1 else rows
 

@@ -24,7 +24,11 @@ def test_a_stable_run_at_another_batch_size_narrows_it() -> None:
     smaller = replace(LAW, stable=((4, 0.8),)).largest_stable([2, 4, 16, 64])
     assert smaller[1:].min(axis=0) == pytest.approx([0.8 * 0.5**0.75, 0.8, 0.8, 0.8], rel=0.01)
     assert smaller[1:].max(axis=0) == pytest.approx([1.6, 1.6, 1.6, 3.2], rel=0.01)
-    larger = replace(LAW, stable=((64, 3.0),)).largest_stable([16, 64])
-    assert larger[1:].min(axis=0) == pytest.approx([3.0 / 4.0**0.75, 3.0], rel=0.01)
-    contradicting = replace(LAW, stable=((4, 5.0),)).largest_stable([16])
-    assert contradicting == pytest.approx(1.6), "never beyond what failed"
+    larger = replace(LAW, stable=((64, 2.5),)).largest_stable([16, 64])
+    assert larger[1:].min(axis=0) == pytest.approx([2.5 / 4.0**0.75, 2.5], rel=0.01)
+
+
+def test_a_rate_that_failed_stays_beyond_the_edge() -> None:
+    contradicting = replace(LAW, stable=((4, 5.0),))
+    assert contradicting.largest_stable([16])[1:].min() == pytest.approx(1.6 / 1.1, rel=0.01)
+    assert contradicting.is_unstable([16, 64], [1.6, 3.2]).all()

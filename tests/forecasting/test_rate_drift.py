@@ -37,24 +37,34 @@ def test_the_contrasts_are_those_of_runs_one_by_one() -> None:
     both = sum(log_end(size, later * math.exp(sign * ASIDE), there) for sign in (-1.0, 1.0))
     bend = both - 2.0 * log_end(size, later, there)
     steepness = (log_end(size, later, there / NEIGHBOUR) - log_end(size, later, there * NEIGHBOUR)) / math.log(4.0)
-    expected = [tilt(later, there) - tilt(rate, longest), bend - CURVATURE * ASIDE**2 * steepness]
+    here = tilt(rate, longest)
+    expected = [here, tilt(later, there) - here, bend - CURVATURE * ASIDE**2 * steepness]
     # In single precision where losses along runs are asked for, in double here.
     assert found.differences @ ends == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_parabola_whose_best_rate_moves_as_believed_has_no_tilt() -> None:
-    """What it moves further is so many of the deviations of the exponent that is believed."""
+@pytest.mark.parametrize("off", [0.0, 1.5])
+def test_a_parabola_whose_best_rate_moves_by_an_exponent_is_off_by_so_many_deviations(off: float) -> None:
     longest = 40_000.0
     found = drifts_of([(4, 0.1), (64, 0.4)], longest)
     every = found.courses
     size, horizon = every.batch_sizes[:, 0], np.sum(every.steps * every.batch_sizes, axis=1)
-    off = 1.5  # standard deviations of the horizon's exponent
     exponent = HORIZON_EXPONENT + off * rate_drift.HORIZON_EXPONENT_SD
     best = 0.1 * np.sqrt(size / 4.0) * (horizon / longest) ** exponent
     ends = 0.5 * CURVATURE * np.log(every.peaks / best) ** 2 - np.log(horizon)
-    standard = found.differences @ ends / found.sds
-    tilts = [0, 2]
-    assert standard[tilts] == pytest.approx([-off, -off], rel=1e-6)
+    near, drift, bend = (found.differences @ ends / found.sds).reshape(2, 3).T
+    assert near == pytest.approx(0.0, abs=1e-9)
+    assert drift == pytest.approx(-off, rel=1e-6, abs=1e-9)
+    if not off:
+        assert bend == pytest.approx(0.0, abs=1e-9), "a parabola of the curvature that is believed"
+
+
+@pytest.mark.parametrize("off", [-1.0, 2.0])
+def test_a_rate_that_is_off_by_so_many_deviations_is_told(off: float) -> None:
+    found = drifts_of([(4, 0.1)], 40_000.0)
+    best = 0.1 * math.exp(off * rate_drift.NEAR_SD)
+    ends = 0.5 * CURVATURE * np.log(found.courses.peaks / best) ** 2
+    assert (found.differences @ ends / found.sds)[0] == pytest.approx(-off, rel=1e-6)
 
 
 def test_derivatives_of_all_residuals_are_those_of_differences() -> None:
@@ -78,7 +88,7 @@ def test_derivatives_of_all_residuals_are_those_of_differences() -> None:
 def test_vague_beliefs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = evidence_of(known_report(LAW).runs, initial_loss=LAW.initial_loss)
     frame = frame_of(evidence.points.courses, initial_loss=LAW.initial_loss, lowest_loss=0.06, is_adaptive=False)
-    for name in ("HORIZON_EXPONENT_SD", "CURVATURE_SD"):
+    for name in ("HORIZON_EXPONENT_SD", "CURVATURE_SD", "NEAR_SD"):
         monkeypatch.setattr(rate_drift, name, 1e9)
     vague = drifts_of(evidence.near_best, evidence.longest)
     alone, with_vague = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.forecasting.schedule_points import evidence_of
 
@@ -38,6 +39,11 @@ def test_a_run_is_judged_by_what_others_had_reached_by_then() -> None:
     assert evidence.highest_rate == 0.3
     dying = run(0.3, 1.95, 1.8, 1.9)
     assert evidence_of([long, dying], initial_loss=2.0).unstable == ((4, 0.1, 0.3),), "0.05 of 0.92 by 400"
+
+
+def test_runs_that_all_end_above_the_first_loss_are_no_evidence() -> None:
+    with pytest.raises(EvidenceError, match="every run ends above the loss at initialisation"):
+        evidence_of([run(0.1, 1.5, 1.4, 2.01), run(0.3, 1.6, 1.5, 2.02)], initial_loss=2.0)
 
 
 def test_runs_as_long_as_any_that_failed_are_stable() -> None:

@@ -28,6 +28,12 @@ def test_a_draw_that_never_gets_there_counts_as_dear() -> None:
     assert doubtful == pytest.approx(0.5 * (math.log(10.0) + math.log(1000.0)))
 
 
+def test_a_draw_counts_with_no_more_than_where_it_is_given_up() -> None:
+    values, most = np.array([[10.0, 50.0], [900.0, 900.0]]), np.array([[40.0, 40.0], [40.0, 4_000.0]])
+    expected = [0.5 * math.log(10.0 * 40.0), 0.5 * math.log(40.0 * 900.0)]
+    assert mean_log(values, most=most) == pytest.approx(expected)
+
+
 def test_the_safe_setting_beats_a_gamble() -> None:
     gamble, safe = [90.0, 90.0, math.inf, math.inf], [100.0] * 4
     scores = mean_log(np.array([gamble, safe]).T, most=10_000.0)
