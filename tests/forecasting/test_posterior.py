@@ -29,6 +29,6 @@ def test_a_stable_run_at_another_batch_size_narrows_it() -> None:
 
 
 def test_a_rate_that_failed_stays_beyond_the_edge() -> None:
-    contradicting = replace(LAW, stable=((4, 5.0),))
+    contradicting = replace(drawn_law(32), unstable=LAW.unstable, stable=((4, 5.0),), highest_rate=10.0)
     assert contradicting.largest_stable([16])[1:].min() == pytest.approx(1.6 / 1.1, rel=0.01)
     assert contradicting.is_unstable([16, 64], [1.6, 3.2]).all()
