@@ -23,7 +23,7 @@ import numpy as np
 
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
-from batchopt.forecasting.schedule_points import course_of, edges_of
+from batchopt.forecasting.schedule_points import NearBest, course_of, edges_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 HORIZON_EXPONENT, HORIZON_EXPONENT_SD = -0.2, 0.3
@@ -52,21 +52,22 @@ Weights = dict[int, float]
 """Of runs, by their number: what a contrast counts each log loss with."""
 
 
-def drifts_of(best: Sequence[tuple[int, float]], longest: float, *, delay: float = 0.0) -> Contrasts:
+def drifts_of(best: Sequence[NearBest], longest: float, *, delay: float = 0.0) -> Contrasts:
     """What is believed of the best rates at longer horizons.
 
     Args:
-        best: batch sizes, rising, and a rate of each that is near the best at the horizon of the probe's runs.
+        best: the best of the rates that were run, of some batch sizes.
         longest: H, examples.
         delay: steps that momentum lags behind.
     """
     runs = _Runs(delay)
     tilt_sd, bend = 2.0 * CURVATURE * ASIDE, CURVATURE * ASIDE**2
     beliefs: list[tuple[Weights, float]] = []
-    for size, rate in best:
+    for size, rate, is_between in best:
         here = max(longest, LEAST_STEPS * size)
         there, later = here * FURTHER, rate * FURTHER**HORIZON_EXPONENT
-        beliefs.append((runs.tilt(size, rate, here), tilt_sd * NEAR_SD))
+        if is_between:
+            beliefs.append((runs.tilt(size, rate, here), tilt_sd * NEAR_SD))
         drift = _sum(runs.tilt(size, later, there), runs.tilt(size, rate, here), -1.0)
         beliefs.append((drift, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
         beliefs.append((_sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend), CURVATURE_SD * bend))

@@ -12,7 +12,7 @@ from batchopt.forecasting import rate_drift
 from batchopt.forecasting.rate_drift import ASIDE, CURVATURE, FURTHER, HORIZON_EXPONENT, NEIGHBOUR, drifts_of
 from batchopt.forecasting.schedule_fit import Points, _Misfit, fit_schedule_law, prior_of
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
-from batchopt.forecasting.schedule_points import evidence_of
+from batchopt.forecasting.schedule_points import NearBest, evidence_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 LAW = known_law()
@@ -27,7 +27,7 @@ def log_end(size: int, rate: float, horizon: float) -> float:
 
 def test_the_contrasts_are_those_of_runs_one_by_one() -> None:
     size, rate, longest = 16, 0.3, 20_000.0
-    found = drifts_of([(size, rate)], longest)
+    found = drifts_of([NearBest(size, rate, True)], longest)
     ends = np.log(losses(np.array(LAW.rows[:1]), LAW.frame, found.courses)[0, :, -1])
     later, there = rate * FURTHER**HORIZON_EXPONENT, FURTHER * longest
 
@@ -46,7 +46,7 @@ def test_the_contrasts_are_those_of_runs_one_by_one() -> None:
 @pytest.mark.parametrize("off", [0.0, 1.5])
 def test_a_parabola_whose_best_rate_moves_by_an_exponent_is_off_by_so_many_deviations(off: float) -> None:
     longest = 40_000.0
-    found = drifts_of([(4, 0.1), (64, 0.4)], longest)
+    found = drifts_of([NearBest(4, 0.1, True), NearBest(64, 0.4, True)], longest)
     every = found.courses
     size, horizon = every.batch_sizes[:, 0], np.sum(every.steps * every.batch_sizes, axis=1)
     exponent = HORIZON_EXPONENT + off * rate_drift.HORIZON_EXPONENT_SD
@@ -61,7 +61,7 @@ def test_a_parabola_whose_best_rate_moves_by_an_exponent_is_off_by_so_many_devia
 
 @pytest.mark.parametrize("off", [-1.0, 2.0])
 def test_a_rate_that_is_off_by_so_many_deviations_is_told(off: float) -> None:
-    found = drifts_of([(4, 0.1)], 40_000.0)
+    found = drifts_of([NearBest(4, 0.1, True)], 40_000.0)
     best = 0.1 * math.exp(off * rate_drift.NEAR_SD)
     ends = 0.5 * CURVATURE * np.log(found.courses.peaks / best) ** 2
     assert (found.differences @ ends / found.sds)[0] == pytest.approx(-off, rel=1e-6)
@@ -73,7 +73,7 @@ def test_derivatives_of_all_residuals_are_those_of_differences() -> None:
     frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, False, 0.3)
     points = Points(Courses(runs), np.array([0, 1, 1]), np.array([5, 3, 8]), np.log([0.9, 1.1, 0.7]), np.full(3, 0.01))
     prior = prior_of(points, frame)
-    misfit = _Misfit(points, frame, prior, 0.4, drifts_of([(4, 0.05), (64, 0.2)], 2_000.0))
+    misfit = _Misfit(points, frame, prior, 0.4, drifts_of([NearBest(4, 0.05, True), NearBest(64, 0.2, False)], 2_000.0))
     rows = prior.mean + 0.3 * prior.sd * rng.standard_normal((3, len(prior.mean)))
     misfit.shifts = 0.5 * rng.standard_normal((3, misfit.shifts.shape[1]))
     slopes, step = misfit.jacobian(rows), 1e-5
