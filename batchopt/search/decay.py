@@ -78,8 +78,7 @@ def decay_of(
         ValueError: a loss is to be reached, and nothing says over which horizon the rate decays.
     """
     schedule = kept_shape(shape)
-    decays = schedule != "constant" if isinstance(schedule, str) else schedule[-1] < max(schedule)
-    if not decays:
+    if not decays(schedule):
         return None
     if horizon is None and isinstance(goal, ReachLoss):
         told = schedule if isinstance(schedule, str) else "a function of progress"
@@ -89,6 +88,12 @@ def decay_of(
             'keep their rate, learning_rate_schedule="constant"'
         )
     return Decay(schedule, horizon, warmup)
+
+
+def decays(shape: Shape | tuple[float, ...]) -> bool:
+    """Whether a learning rate of this shape ends below its peak."""
+    schedule = kept_shape(shape)
+    return schedule != "constant" if isinstance(schedule, str) else schedule[-1] < max(schedule)
 
 
 def kept_shape(shape: Shape | tuple[float, ...]) -> ShapeName | tuple[float, ...]:
