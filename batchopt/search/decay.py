@@ -36,7 +36,7 @@ class Decay(Record):
         warmup_examples: of every trial; None for a share of its horizon.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.decay/1"
+    SCHEMA: ClassVar[str] = "batchopt.trial_decay/1"
 
     schedule: str | tuple[float, ...]
     horizon: int | str | None
