@@ -205,13 +205,7 @@ def _limit(target: Target) -> float:
 
 def _is_worth_a_try(surrogate: Surrogate, setting: Candidates) -> bool:
     """Whether a setting that looks beaten succeeds about as likely as any: what the sampler proposes is not refused."""
-    grid = surrogate.grid()
-    both = Candidates(
-        np.append(grid.batch_sizes, setting.batch_sizes),
-        np.append(grid.learning_rates, setting.learning_rates),
-        np.concatenate([grid.others, setting.others]),
-    )
-    prospects = prospects_of(surrogate, both)
+    prospects = prospects_of(surrogate, surrogate.grid().followed_by(setting))
     if prospects is None:
         return True
     success = prospects.success()

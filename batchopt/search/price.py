@@ -65,7 +65,7 @@ def _balanced(goal: ReachLoss, law: LawPosterior | DecayedLaw | None) -> StepCos
 def _costs_per_step(goal: ReachLoss | LowestLoss, observations: Sequence[Observation]) -> list[tuple[int, float]]:
     """(batch size, cost of a step) of completed trials that show how many steps their cost paid for.
 
-    A trial with a horizon of its own pays for that. Where the goal is a budget, it is not that which such a trial costs.
+    A trial with a horizon of its own pays for that, and not for what the goal's budget would buy.
     """
     seen = []
     for observation in observations:

@@ -15,7 +15,7 @@ from batchopt.errors import EvidenceError
 from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain
+from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, judgement
 from batchopt.search.build import build_surrogate
 from batchopt.search.decay import Decay, decay_of
 from batchopt.search.judgement import ENDED_KEY, Decision
@@ -191,6 +191,36 @@ def test_horizons_may_differ_between_trials(held: str) -> None:
     costs = [surrogate.costs(setting, 0.1)[0, 0] for setting in (short, long)]
     assert costs[0] > 1_000 * 2  # too short: it would take a longer one
     assert costs[1] == pytest.approx(64_000, rel=1e-6)  # a trial costs its horizon, though less might do
+
+
+def of_lengths(*runs: tuple[int, float, int], loss: float = 0.1) -> optuna.Study:
+    """A study whose trials (batch size, rate, horizon) hold their horizons in an attribute."""
+    study = study_of(goal=ReachLoss(loss, least="examples"), horizon="length")
+    for size, rate, horizon in runs:
+        trial = started(study, size, rate)
+        trial.set_user_attr("length", horizon)
+        reports = curve(size, rate, horizon)
+        for n, loss_then in reports:
+            trial.report(loss_then, n)
+        reached = reports[-1][1] <= loss
+        study.tell(trial, horizon if reached else None, state=TrialState.COMPLETE if reached else TrialState.PRUNED)
+    return study
+
+
+LENGTHS = ((64, 0.4, 8_000), (64, 0.8, 32_000), (32, 0.4, 64_000))
+
+
+def test_a_setting_is_weighed_beside_others_with_its_own_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = of_lengths(*LENGTHS)
+    surrogate = build_surrogate(study, find(study, Given()))
+    assert isinstance(surrogate, Surrogate)
+    weighed = []
+    monkeypatch.setattr(judgement, "prospects_of", lambda _, candidates: weighed.append(candidates))
+    judgement._is_worth_a_try(surrogate, surrogate.one(64, 0.8, {}, horizon=1_000.0))
+    (both,) = weighed
+    assert [len(both.horizons), len(both.batch_sizes)] == [1 + len(surrogate.grid().batch_sizes)] * 2
+    assert both.horizons[-1] == 1_000.0
+    assert both.horizons[0] == pytest.approx(surrogate.usual_horizon)
 
 
 def test_what_is_missing_or_contradicts_is_said() -> None:
