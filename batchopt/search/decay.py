@@ -103,6 +103,21 @@ def kept_shape(shape: Shape | tuple[float, ...]) -> ShapeName | tuple[float, ...
     return tuple(round(multiplier_at(shape, p), 6) for p in np.linspace(0.0, 1.0, POINTS).tolist())
 
 
+def is_kept(shape: object) -> bool:
+    """Whether a shape is a function's values, as a study keeps them."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) > 1
+        and all(isinstance(value, int | float) and 0 <= value < math.inf for value in shape)
+        and any(shape)
+    )
+
+
+def taken_shape(shape: Shape | tuple[float, ...]) -> ShapeName | tuple[float, ...]:
+    """A shape as a study takes it: one that does not decay is constant after the warm-up."""
+    return kept_shape(shape) if decays(shape) else "constant"
+
+
 def budget(goal: LowestLoss, price: StepCost, batch_size: float) -> float:
     """Examples of a trial that spends the goal's budget."""
     return max(1.0, math.floor(goal.within / price(batch_size))) * batch_size

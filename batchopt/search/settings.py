@@ -19,7 +19,7 @@ from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.decay import Decay, decay_of, kept_shape
+from batchopt.search.decay import Decay, decay_of, is_kept, kept_shape, taken_shape
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
 
@@ -31,6 +31,8 @@ T = TypeVar("T")
 SETTINGS_KEY = "batchopt:settings"
 FORECAST_KEY = "batchopt:forecast"
 PIECE = 2_000
+SHOWN = 5
+"""Values of a function of progress that a message shows: at its quarters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Given:
         if self.learning_rate is not None:
             check_name("learning_rate", self.learning_rate)
         if self.learning_rate_schedule is not None:
-            check_shape(self.learning_rate_schedule)
+            if not is_kept(self.learning_rate_schedule):
+                check_shape(self.learning_rate_schedule)
             # Values in place of a function: a sampler goes to other processes with all that it was given.
             object.__setattr__(self, "learning_rate_schedule", kept_shape(self.learning_rate_schedule))
         if isinstance(self.horizon, str):
@@ -202,17 +205,25 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
         "batch_size as an exponent": (given.exponent, stored.exponent),
         "learning_rate": (given.learning_rate, stored.learning_rate),
         "learning_rate_schedule": (
-            None if given.learning_rate_schedule is None else kept_shape(given.learning_rate_schedule),
+            None if given.learning_rate_schedule is None else taken_shape(given.learning_rate_schedule),
             "constant" if stored.decay is None else stored.decay.schedule,
         ),
-        "horizon": (given.horizon, given.horizon if stored.decay is None else stored.decay.horizon),
+        "horizon": (given.horizon, None if stored.decay is None else stored.decay.horizon),
     }
     for what, (now, before) in pairs.items():
         if now is not None and now != before:
             raise EvidenceError(
-                f"{what} must be the one that the study was started with, got {now!r}, the study holds {before!r}: "
-                "pass the study's, or start another study"
+                f"{what} must be the one that the study was started with, got {_in_short(now)}, the study holds "
+                f"{_in_short(before)}: pass the study's, or start another study"
             )
+
+
+def _in_short(value: object) -> str:
+    """A value in a message: of a function of progress a few of its values."""
+    if isinstance(value, tuple) and len(value) > SHOWN:
+        shown = (value[round(i * (len(value) - 1) / (SHOWN - 1))] for i in range(SHOWN))
+        return f"a function of progress that goes {', '.join(f'{multiplier:.4g}' for multiplier in shown)}"
+    return repr(value)
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -236,7 +237,8 @@ def test_what_is_missing_or_contradicts_is_said() -> None:
         find(study, Given(horizon=1_000))
     constant = optuna.create_study()
     remember(constant, Given(None, GOAL, "batch_size", "lr"))
-    assert find(constant, Given(horizon=1_000)).settings.decay is None  # which has no meaning there
+    with pytest.raises(EvidenceError, match="horizon must be the one .* got 1000, the study holds None"):
+        find(constant, Given(horizon=1_000))
 
 
 def test_a_function_of_progress_is_kept_by_its_values() -> None:
@@ -245,6 +247,33 @@ def test_a_function_of_progress_is_kept_by_its_values() -> None:
     assert decay.over(1_000)(500) == pytest.approx(0.25, abs=0.01)
     assert decay_of("constant", 1_000, GOAL, None) is None
     assert decay_of(lambda progress: min(1.0, 0.1 + progress), 1_000, GOAL, None) is None
+
+
+def test_a_function_that_stays_is_a_constant_rate() -> None:
+    study = optuna.create_study()
+    flat = Given(None, GOAL, "batch_size", "lr", lambda progress: 1.0)
+    remember(study, flat)
+    assert find(study, flat).settings.decay is None
+    assert find(study, Given(learning_rate_schedule="constant")).settings.decay is None
+    with pytest.raises(EvidenceError, match="got 'wsd', the study holds 'constant': pass the study's"):
+        find(study, Given(learning_rate_schedule="wsd"))
+
+
+def test_a_message_shows_a_few_values_of_a_function() -> None:
+    study = study_of()
+    remember(study, study.sampler._given)  # type: ignore[attr-defined]
+    told = r"got a function of progress that goes 1, 0\.75, 0\.5, 0\.25, 0, the study holds 'wsd'"
+    with pytest.raises(EvidenceError, match=told):
+        find(study, Given(learning_rate_schedule=lambda progress: 1.0 - progress))
+
+
+def test_what_was_given_can_be_replaced() -> None:
+    given = Given(None, GOAL, "batch_size", "lr", lambda progress: 1.0 - progress)
+    again = replace(given, learning_rate="rate")
+    assert again.learning_rate_schedule == given.learning_rate_schedule
+    for wrong in ((), (0.0, 0.0), (1.0, -1.0), ("cosine",)):
+        with pytest.raises(ValueError, match="learning_rate_schedule must be one of"):
+            Given(learning_rate_schedule=wrong)  # type: ignore[arg-type]
 
 
 def test_a_sampler_that_was_given_a_function_goes_to_other_processes() -> None:
