@@ -104,8 +104,9 @@ def run_study(
             goal=goal,
             batch_size="batch_size",
             learning_rate="learning_rate",
+            learning_rate_schedule=task.learning_rate_schedule if rate_decays(task) else "constant",
             # A task's own decay is over all that a trial may see.
-            horizon=search.max_examples if isinstance(goal, ReachLoss) else None,
+            horizon=search.max_examples if isinstance(goal, ReachLoss) and rate_decays(task) else None,
             seed=search.seed,
         ),
         pruner=TradeoffPruner(),
@@ -180,7 +181,7 @@ def _value(
         # The loss counts where the decay ends, and a trial costs its horizon: the surrogate takes it so.
         end = train(task, schedule, hyperparameters=others, on_evaluation=report).curve.losses[-1]
         if end > goal.loss:
-            raise optuna.TrialPruned(f"the decay ended at loss {end:.4g} after {examples} examples, above {goal.loss:g}")
+            raise optuna.TrialPruned(f"the loss is {end:.4g} at the end of the decay, after {examples} examples")
         return price.of_run(batch_size=batch_size, steps=examples / batch_size)
     result = train(task, schedule, hyperparameters=others, until_loss=goal.loss, on_evaluation=report)
     if result.reached is None:

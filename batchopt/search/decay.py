@@ -75,10 +75,16 @@ def decay_of(
     """The schedule of a study; None where the rate does not decay.
 
     Raises:
-        ValueError: a loss is to be reached, and nothing says over which horizon the rate decays.
+        ValueError: a loss is to be reached, and nothing says over which horizon the rate decays; or there is a horizon
+            and no decay.
     """
     schedule = kept_shape(shape)
     if not decays(schedule):
+        if horizon is not None:
+            raise ValueError(
+                f"horizon must be left out where the trials' learning rate does not decay, got {horizon!r}: say how it "
+                'decays, learning_rate_schedule="wsd" for example, or leave horizon out'
+            )
         return None
     if horizon is None and isinstance(goal, ReachLoss):
         told = schedule if isinstance(schedule, str) else "a function of progress"

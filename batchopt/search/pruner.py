@@ -98,7 +98,7 @@ class TradeoffPruner(BasePruner):
         inner: BasePruner | None = None,
     ) -> None:
         self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
-        self._given.settings  # noqa: B018  # raises where a horizon is missing
+        self._given.check()
         if inner is not None and not isinstance(inner, BasePruner):
             raise TypeError(f"inner must be an Optuna pruner or None, got {inner!r}")
         for refused, reason in _REFUSED.items():

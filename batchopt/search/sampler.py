@@ -78,7 +78,7 @@ class TradeoffSampler(BaseSampler):
 
     Raises:
         ValueError: the base is a grid or brute-force sampler; no horizon for a rate that decays until a loss is
-            reached; the schedule is none of these.
+            reached, or a horizon for one that does not decay; the schedule is none of these.
     """
 
     def __init__(

@@ -129,6 +129,15 @@ class Given:
             return None
         return StudySettings(self.goal, self.batch_name, self.exponent, self.learning_rate, self._decay(self.goal))
 
+    def check(self) -> None:
+        """Raise where what was given is whole, and how the rate of trials decays is missing or contradicts itself.
+
+        Raises:
+            ValueError: no horizon for a rate that decays until a loss is reached, or a horizon and no decay.
+        """
+        if self.goal is not None and self.batch_size is not None and self.learning_rate is not None:
+            self._decay(self.goal)
+
     def _decay(self, goal: ReachLoss | LowestLoss) -> Decay | None:
         own = None if self.forecast is None else self.forecast.task_schedule
         shape = self.learning_rate_schedule or own or "constant"

@@ -8,11 +8,14 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from forecasting.known_law import known_forecast
 from torch import nn
 
-from batchopt.cli.study import Search, objective
+from batchopt.cli.console import Console
+from batchopt.cli.study import Search, objective, run_study
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.probing.task import TrainingTask
+from batchopt.search.settings import Given, find, remember
 from batchopt.step_cost import StepCost
 
 pytestmark = pytest.mark.optuna
@@ -64,3 +67,15 @@ def test_a_decaying_trial_that_ends_above_the_loss_is_pruned() -> None:
     trial = tried(task_of(learning_rate_schedule="linear"), 1e-4)
     assert trial.state == optuna.trial.TrialState.PRUNED
     assert trial.last_step == HORIZON
+
+
+@pytest.mark.parametrize(("shape", "horizon"), [("wsd", HORIZON), ("constant", None), (None, None)])
+def test_the_study_is_told_of_the_tasks_own_decay(shape: Any, horizon: int | None, tmp_path: Any) -> None:
+    search = search_for(ReachLoss(0.3, least=PRICE))
+    forecast, console, file = known_forecast(), Console(as_json=True), str(tmp_path / "study.db")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(optuna.Study, "optimize", lambda study, *_, **__: remember(study, study.sampler._given))
+        study = run_study(task_of(learning_rate_schedule=shape), forecast, search, console, study=file)
+    decay = find(study, Given()).settings.decay
+    assert (None if decay is None else decay.schedule) == (shape if horizon else None)
+    assert (None if decay is None else decay.horizon) == horizon

@@ -237,7 +237,7 @@ def test_what_is_missing_or_contradicts_is_said() -> None:
         find(study, Given(horizon=1_000))
     constant = optuna.create_study()
     remember(constant, Given(None, GOAL, "batch_size", "lr"))
-    with pytest.raises(EvidenceError, match="horizon must be the one .* got 1000, the study holds None"):
+    with pytest.raises(EvidenceError, match=r"horizon must be the one .* got 1000, the study holds None"):
         find(constant, Given(horizon=1_000))
 
 
@@ -245,8 +245,18 @@ def test_a_function_of_progress_is_kept_by_its_values() -> None:
     decay = decay_of(lambda progress: (1.0 - progress) ** 2, None, GOAL, None)
     assert decay is not None
     assert decay.over(1_000)(500) == pytest.approx(0.25, abs=0.01)
-    assert decay_of("constant", 1_000, GOAL, None) is None
-    assert decay_of(lambda progress: min(1.0, 0.1 + progress), 1_000, GOAL, None) is None
+    assert decay_of("constant", None, GOAL, None) is None
+    assert decay_of(lambda progress: min(1.0, 0.1 + progress), None, GOAL, None) is None
+
+
+def test_a_horizon_without_a_decay_is_refused() -> None:
+    told = r"horizon must be left out .* does not decay, got 1000: say how it decays"
+    with pytest.raises(ValueError, match=told):
+        decay_of("constant", 1_000, GOAL, None)
+    for part in (TradeoffSampler, TradeoffPruner):
+        with pytest.raises(ValueError, match=told):
+            part(goal=ReachLoss(0.1), **NAMES, horizon=1_000)  # type: ignore[arg-type]
+    TradeoffPruner(horizon=1_000)  # the study says how its trials decay
 
 
 def test_a_function_that_stays_is_a_constant_rate() -> None:
