@@ -107,6 +107,8 @@ def run_study(
             learning_rate_schedule=task.learning_rate_schedule if rate_decays(task) else "constant",
             # A task's own decay is over all that a trial may see.
             horizon=search.max_examples if isinstance(goal, ReachLoss) and rate_decays(task) else None,
+            # The probe may have warmed up by itself, which trials do not.
+            warmup_examples=task.warmup_examples if rate_decays(task) else None,
             seed=search.seed,
         ),
         pruner=TradeoffPruner(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from batchopt._codec import Record
 from batchopt.forecasting.decayed_law import Ends
-from batchopt.forecasting.horizons import schedule_of
+from batchopt.forecasting.horizons import WARMUP, schedule_of
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, ShapeName, multiplier_at
 from batchopt.planning.goal import LowestLoss, ReachLoss
 
@@ -33,7 +33,7 @@ class Decay(Record):
         schedule: the name of a shape, or multipliers at even progress.
         horizon: of every trial, in examples, or the name of the parameter or user attribute that holds it; None where
             it is the goal's budget.
-        warmup_examples: of every trial; None for a share of its horizon.
+        warmup_examples: of every trial, 0 for none; None for 5 % of its horizon. Cut to a fifth of shorter horizons.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.trial_decay/1"
@@ -49,7 +49,9 @@ class Decay(Record):
         over = "the goal's budget" if self.horizon is None else f"the examples that {self.horizon!r} holds"
         if isinstance(self.horizon, int):
             over = f"{self.horizon:,} examples"
-        return f"The learning rate of trials is taken to decay {shape} over {over}."
+        warmup = f"of {WARMUP:.0%} of that" if self.warmup_examples is None else f"of {self.warmup_examples:,} examples"
+        rise = "without a warm-up" if self.warmup_examples == 0 else f"after a warm-up {warmup}"
+        return f"The learning rate of trials is taken to decay {shape} over {over}, {rise}."
 
     def over(self, horizon: float) -> LearningRateSchedule:
         """The schedule of a trial of so many examples."""

@@ -88,6 +88,7 @@ class Given:
     learning_rate: str | None = None
     learning_rate_schedule: Shape | tuple[float, ...] | None = None
     horizon: int | str | None = None
+    warmup_examples: int | None = None
 
     def __post_init__(self) -> None:
         if self.forecast is not None and not isinstance(self.forecast, Forecast):
@@ -107,6 +108,8 @@ class Given:
             check_name("horizon", self.horizon)
         elif self.horizon is not None:
             check_count("horizon", self.horizon)
+        if self.warmup_examples is not None:
+            check_count("warmup_examples", self.warmup_examples, least=0)
         if self.batch_name is not None and self.batch_name == self.learning_rate:
             raise ValueError(
                 f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
@@ -141,7 +144,9 @@ class Given:
     def _decay(self, goal: ReachLoss | LowestLoss) -> Decay | None:
         own = None if self.forecast is None else self.forecast.task_schedule
         shape = self.learning_rate_schedule or own or "constant"
-        warmup = None if self.forecast is None else self.forecast.warmup_examples
+        warmup = self.warmup_examples
+        if warmup is None and self.forecast is not None:
+            warmup = self.forecast.warmup_examples
         return decay_of(shape, self.horizon, goal, warmup)  # type: ignore[arg-type]
 
 
@@ -218,6 +223,10 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
             "constant" if stored.decay is None else stored.decay.schedule,
         ),
         "horizon": (given.horizon, None if stored.decay is None else stored.decay.horizon),
+        "warmup_examples": (
+            given.warmup_examples,
+            given.warmup_examples if stored.decay is None else stored.decay.warmup_examples,
+        ),
     }
     for what, (now, before) in pairs.items():
         if now is not None and now != before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,10 +73,12 @@ def test_a_decaying_trial_that_ends_above_the_loss_is_pruned() -> None:
 @pytest.mark.parametrize(("shape", "horizon"), [("wsd", HORIZON), ("constant", None), (None, None)])
 def test_the_study_is_told_of_the_tasks_own_decay(shape: Any, horizon: int | None, tmp_path: Any) -> None:
     search = search_for(ReachLoss(0.3, least=PRICE))
-    forecast, console, file = known_forecast(), Console(as_json=True), str(tmp_path / "study.db")
+    forecast = replace(known_forecast(), warmup_examples=160)
+    console, file = Console(as_json=True), str(tmp_path / "study.db")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(optuna.Study, "optimize", lambda study, *_, **__: remember(study, study.sampler._given))
         study = run_study(task_of(learning_rate_schedule=shape), forecast, search, console, study=file)
     decay = find(study, Given()).settings.decay
     assert (None if decay is None else decay.schedule) == (shape if horizon else None)
     assert (None if decay is None else decay.horizon) == horizon
+    assert decay is None or decay.warmup_examples == 0, "the task's own, not the probe's"

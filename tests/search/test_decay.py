@@ -147,7 +147,10 @@ def test_a_study_of_decaying_trials_comes_near_the_best() -> None:
     best = min(curve(size, rate)[-1][1] for size in (16, 32, 64, 128) for rate in (0.1, 0.2, 0.4, 0.8, 1.2, 2.0))
     assert study.best_value < 1.25 * best
     lines = explain(study)
-    assert "The learning rate of trials is taken to decay by 'wsd' over the goal's budget." in lines
+    assert (
+        "The learning rate of trials is taken to decay by 'wsd' over the goal's budget, after a warm-up of 5% of that."
+        in lines
+    )
     assert any("Best: trial" in line for line in lines)
 
 
@@ -284,6 +287,25 @@ def test_what_was_given_can_be_replaced() -> None:
     for wrong in ((), (0.0, 0.0), (1.0, -1.0), ("cosine",)):
         with pytest.raises(ValueError, match="learning_rate_schedule must be one of"):
             Given(learning_rate_schedule=wrong)  # type: ignore[arg-type]
+
+
+def test_trials_are_read_with_the_warm_up_that_they_have() -> None:
+    forecast = replace(known_forecast(), warmup_examples=500)
+    for given, wanted in (({}, None), ({"forecast": forecast}, 500), ({"forecast": forecast, "warmup_examples": 0}, 0)):
+        study = study_of(**given)
+        remember(study, study.sampler._given)  # type: ignore[attr-defined]
+        decay = find(study, Given()).settings.decay
+        assert decay is not None
+        assert decay.warmup_examples == wanted
+        assert decay.over(HORIZON)(0) == (1.0 if wanted == 0 else 0.0)
+        assert decay.over(HORIZON).warmup_examples == (HORIZON // 20 if wanted is None else wanted)
+        assert find(study, Given(warmup_examples=wanted)).settings.decay == decay
+        with pytest.raises(EvidenceError, match="warmup_examples must be the one that the study was started with"):
+            find(study, Given(warmup_examples=700))
+    with pytest.raises(ValueError, match="warmup_examples must be"):
+        study_of(warmup_examples=-1)
+    assert Decay("wsd", 1_000, 0).told.endswith("over 1,000 examples, without a warm-up.")
+    assert Decay("wsd", 1_000, 50).told.endswith("after a warm-up of 50 examples.")
 
 
 def test_a_sampler_that_was_given_a_function_goes_to_other_processes() -> None:
