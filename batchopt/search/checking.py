@@ -41,7 +41,7 @@ def check(
         batch_size: name of the parameter, or `Log2` of it; read from the study where it is left out.
         learning_rate: name of the parameter; read from the study where it is left out.
         learning_rate_schedule: as for `TradeoffSampler`; read from the study where it is left out.
-        horizon: likewise.
+        horizon: likewise. Where a user attribute holds it, set that before.
         warmup_examples: likewise.
 
     Raises:

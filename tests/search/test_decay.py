@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, judgement
 from batchopt.search.build import build_surrogate
 from batchopt.search.decay import Decay, decay_of
-from batchopt.search.judgement import ENDED_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision
 from batchopt.search.settings import SETTINGS_KEY, Given, StudySettings, find, remember
-from batchopt.search.surrogate import Surrogate
+from batchopt.search.surrogate import Surrogate, Target
 
 pytestmark = pytest.mark.optuna
 
@@ -225,6 +226,22 @@ def test_a_setting_is_weighed_beside_others_with_its_own_horizon(monkeypatch: py
     assert [len(both.horizons), len(both.batch_sizes)] == [1 + len(surrogate.grid().batch_sizes)] * 2
     assert both.horizons[-1] == 1_000.0
     assert both.horizons[0] == pytest.approx(surrogate.usual_horizon)
+
+
+def test_a_trial_is_checked_with_the_horizon_that_its_attribute_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judgement, "bar_of", lambda surrogate: judgement.Bar(Target(0.1, 32_000.0, 1)))
+    study = of_lengths(*LENGTHS)
+    predicted = []
+    for length in (64_000, 256_000):
+        trial = started(study, 64, 0.8)
+        trial.set_user_attr("length", length)
+        with contextlib.suppress(optuna.TrialPruned):
+            check(trial)
+        decision = Decision.from_json(study.trials[-1].user_attrs[DECISION_KEY])
+        predicted.append(decision.predicted)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert predicted == pytest.approx([64_000, 256_000], rel=1e-6)
+    assert decision.rejected
 
 
 def test_what_is_missing_or_contradicts_is_said() -> None:
