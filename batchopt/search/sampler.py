@@ -130,7 +130,7 @@ class TradeoffSampler(BaseSampler):
             return
         known = find(study, self._given)
         if all(name in trial.params for name in known.settings.names):
-            check_objective(study, known.settings.goal)
+            check_objective(study, known.settings.goal, known.settings.decay)
         elif trial.last_step is not None or state == TrialState.COMPLETE:
             warn_of_names(study, known.settings, trial.params)
 

@@ -104,16 +104,19 @@ class Given:
                 check_shape(self.learning_rate_schedule)
             # Values in place of a function: a sampler goes to other processes with all that it was given.
             object.__setattr__(self, "learning_rate_schedule", kept_shape(self.learning_rate_schedule))
+        self._check_examples()
+        if self.batch_name is not None and self.batch_name == self.learning_rate:
+            raise ValueError(
+                f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
+            )
+
+    def _check_examples(self) -> None:
         if isinstance(self.horizon, str):
             check_name("horizon", self.horizon)
         elif self.horizon is not None:
             check_count("horizon", self.horizon)
         if self.warmup_examples is not None:
             check_count("warmup_examples", self.warmup_examples, least=0)
-        if self.batch_name is not None and self.batch_name == self.learning_rate:
-            raise ValueError(
-                f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
-            )
 
     @property
     def batch_name(self) -> str | None:

@@ -18,9 +18,11 @@ from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, judgement
+from batchopt.search.advice import none_completed
 from batchopt.search.build import build_surrogate
 from batchopt.search.decay import Decay, decay_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision
+from batchopt.search.misreading import misread
 from batchopt.search.settings import SETTINGS_KEY, Given, StudySettings, find, remember
 from batchopt.search.surrogate import Surrogate, Target
 
@@ -242,6 +244,25 @@ def test_a_trial_is_checked_with_the_horizon_that_its_attribute_holds(monkeypatc
         study.tell(trial, state=TrialState.PRUNED)
     assert predicted == pytest.approx([64_000, 256_000], rel=1e-6)
     assert decision.rejected
+
+
+def test_what_is_said_of_trials_that_do_not_complete() -> None:
+    study = of_lengths(*LENGTHS)
+    assert none_completed(study, GOAL, Decay("wsd", "length"))[0].endswith(
+        "returns its loss at the end of its horizon."
+    )
+    assert none_completed(study, GOAL, Decay("wsd", None))[0].endswith("returns its loss at the end of the budget.")
+    short = of_lengths(*[(64, 0.4, 8_000)] * 3, loss=0.01)
+    assert any(line.endswith("may be beyond reach in these ranges, or over these horizons.") for line in explain(short))
+    ends = none_completed(study, ReachLoss(0.1), Decay("wsd", "length"))[-1]
+    assert ends.endswith("must return the cost of the horizon of a trial that ends there or below.")
+
+
+def test_a_horizon_beside_a_budget_is_not_taken_for_misread() -> None:
+    trial = optuna.trial.create_trial(value=0.1, intermediate_values={10 * HORIZON * n: 0.3 / n for n in (1, 2, 3)})
+    assert misread(trial, 64, GOAL) is not None
+    assert misread(trial, 64, GOAL, Decay("wsd", None)) is not None
+    assert misread(trial, 64, GOAL, Decay("wsd", "length")) is None
 
 
 def test_what_is_missing_or_contradicts_is_said() -> None:
