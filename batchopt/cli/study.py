@@ -47,7 +47,7 @@ class Search:
         plan: its goal is the study's.
         batch_sizes: smallest and largest.
         learning_rates: lowest and highest.
-        max_examples: a trial towards a loss gives up after so many.
+        max_examples: a trial towards a loss gives up after so many; where its rate decays, that is its horizon.
         trials: trials to complete or prune in all, over every run of the command.
         seed: of the sampler.
         first: settings to try before the sampler's own, (batch size, learning rate) each.
