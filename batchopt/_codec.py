@@ -23,7 +23,7 @@ from batchopt.errors import RecordError
 
 LARGEST_FILE = 64 * 2**20
 _INFINITY = {"inf": math.inf, "-inf": -math.inf}
-_ADAPTERS: dict[str, Any] = {}
+_ADAPTERS: dict[type[Record], Any] = {}
 
 
 class Record:
@@ -130,9 +130,9 @@ def record_name(text: str) -> str | None:
 def _adapter(record: type[Record]) -> Any:
     from pydantic import TypeAdapter
 
-    if record.SCHEMA not in _ADAPTERS:
-        _ADAPTERS[record.SCHEMA] = TypeAdapter(record)
-    return _ADAPTERS[record.SCHEMA]
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = TypeAdapter(record)
+    return _ADAPTERS[record]
 
 
 def _read(record: type[Record], text: str) -> Record:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 import os
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import batchopt
 from batchopt import _codec
 from batchopt._codec import Record, json_schema, write_text
 from batchopt.errors import RecordError
@@ -254,3 +258,29 @@ def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path: Path, monkeypa
 )
 def test_which_record_a_text_says_it_is(text: str, name: str | None) -> None:
     assert _codec.record_name(text) == name
+
+
+def test_every_record_has_a_tag_of_its_own() -> None:
+    records = {}
+    for module in pkgutil.walk_packages(batchopt.__path__, "batchopt."):
+        with contextlib.suppress(ImportError):  # an integration whose package is not here
+            found = vars(importlib.import_module(module.name)).values()
+            records |= {id(each): each for each in found if isinstance(each, type) and issubclass(each, Record)}
+    tags = [each.SCHEMA.rpartition("/")[0] for each in records.values() if each is not Record]
+    assert len(tags) > 10
+    assert sorted(tags) == sorted(set(tags))
+
+
+def test_records_of_one_tag_are_not_mixed_up() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Metres(Record):
+        SCHEMA: ClassVar[str] = "batchopt.same/1"
+        metres: float
+
+    @dataclass(frozen=True, slots=True)
+    class Feet(Record):
+        SCHEMA: ClassVar[str] = "batchopt.same/1"
+        feet: float
+
+    for record in (Metres(1.0), Feet(3.0)):
+        assert type(record).from_json(record.to_json()) == record

@@ -17,6 +17,7 @@ from batchopt.errors import EvidenceError, NonFiniteLossError, TaskError
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.schedules.schedule import Schedule
 from batchopt.search import TradeoffPruner, TradeoffSampler, check
+from batchopt.search.decay import decays
 from batchopt.training.train import train
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Search:
         plan: its goal is the study's.
         batch_sizes: smallest and largest.
         learning_rates: lowest and highest.
-        max_examples: a trial towards a loss gives up after so many.
+        max_examples: a trial towards a loss gives up after so many; where its rate decays, that is its horizon.
         trials: trials to complete or prune in all, over every run of the command.
         seed: of the sampler.
         first: settings to try before the sampler's own, (batch size, learning rate) each.
@@ -103,8 +104,11 @@ def run_study(
             goal=goal,
             batch_size="batch_size",
             learning_rate="learning_rate",
+            learning_rate_schedule=task.learning_rate_schedule if rate_decays(task) else "constant",
             # A task's own decay is over all that a trial may see.
-            horizon=search.max_examples if isinstance(goal, ReachLoss) else None,
+            horizon=search.max_examples if isinstance(goal, ReachLoss) and rate_decays(task) else None,
+            # The probe may have warmed up by itself, which trials do not.
+            warmup_examples=task.warmup_examples if rate_decays(task) else None,
             seed=search.seed,
         ),
         pruner=TradeoffPruner(),
@@ -127,7 +131,10 @@ def run_study(
 
 
 def objective(trial: optuna.Trial, task: TrainingTask, search: Search) -> float:
-    """One trial: the cost at which the goal's loss is reached, or the loss at the end of the goal's budget."""
+    """One trial: the cost at which the goal's loss is reached, or the loss at the end of the goal's budget.
+
+    Where the task's learning rate decays, a trial towards a loss goes on to its horizon, and that is its cost.
+    """
     batch_size = trial.suggest_int("batch_size", *search.batch_sizes, log=search.batch_sizes[0] < search.batch_sizes[1])
     learning_rate = trial.suggest_float("learning_rate", *search.learning_rates, log=True)
     others = {
@@ -170,11 +177,23 @@ def _value(
             )
         schedule = Schedule.constant(batch_size, examples=steps * batch_size, learning_rate=learning_rate)
         return train(task, schedule, hyperparameters=others, on_evaluation=report).curve.losses[-1]
-    schedule = Schedule.constant(batch_size, examples=max(search.max_examples, batch_size), learning_rate=learning_rate)
+    examples = max(search.max_examples, batch_size)
+    schedule = Schedule.constant(batch_size, examples=examples, learning_rate=learning_rate)
+    if rate_decays(task):
+        # The loss counts where the decay ends, and a trial costs its horizon: the surrogate takes it so.
+        end = train(task, schedule, hyperparameters=others, on_evaluation=report).curve.losses[-1]
+        if end > goal.loss:
+            raise optuna.TrialPruned(f"the loss is {end:.4g} at the end of the decay, after {examples} examples")
+        return price.of_run(batch_size=batch_size, steps=examples / batch_size)
     result = train(task, schedule, hyperparameters=others, until_loss=goal.loss, on_evaluation=report)
     if result.reached is None:
         raise optuna.TrialPruned(f"the loss was not reached within {search.max_examples} examples")
     return price.of_run(batch_size=batch_size, steps=result.reached / batch_size)
+
+
+def rate_decays(task: TrainingTask) -> bool:
+    """Whether every trial follows a decay of the task's own."""
+    return task.learning_rate_schedule is not None and decays(task.learning_rate_schedule)
 
 
 def spent(study: optuna.Study, search: Search) -> float:

@@ -25,7 +25,9 @@ goes on until the study has --trials trials that completed or were pruned; sever
 
 Trials keep their learning rate after the task's warm-up, and the law that judges them is one of constant rates: take
 batch size and rate from here, and let the rate decay in the run that follows. A task with a learning_rate_schedule of
-its own decays by it over --max-examples in every trial, which that law does not know.
+its own decays by it in every trial, and is judged by the loss at the end of that: over --max-examples where a loss is
+to be reached, all of which such a trial costs, else over the plan's budget. Trials warm up over the task's
+warmup_examples, and not at all where that is 0.
 
   batchopt tune my_task.py:task forecast.json --plan plan.json --trials 20 --study study.db
 """
@@ -43,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default=STUDY_NAME, help="name of the study in it")
     parser.add_argument("--trials", type=count, default=20, help="trials in the end (20)")
     parser.add_argument(
-        "--max-examples", type=count, help="a trial towards a loss gives up after so many (3 x the plan's)"
+        "--max-examples",
+        type=count,
+        help="a trial towards a loss gives up, or ends its decay, after so many (3 x the plan's)",
     )
     parser.add_argument(
         "--try", dest="first", type=setting, action="append", default=[], metavar="BATCH:RATE",

@@ -110,7 +110,7 @@ class DecayedLaw:
             learning_rates=(low * math.sqrt(law.batch_sizes[0]), high * math.sqrt(law.batch_sizes[1])),
             lowest_loss=law.lowest_loss,
             ends=ends,
-            proven=((law.batch_sizes[0], law.highest_rate),),
+            proven=_proven_by(law),
             stable_beyond=stable_factors(min(1 + DRAWS, len(law.rows))),
         )
 
@@ -169,12 +169,18 @@ class DecayedLaw:
         return np.exp(np.where(np.isnan(found), np.inf, found))
 
     def best_rates(self, batch_sizes: Floats) -> Floats:
-        """The best guess of the peak rate that ends lowest at the middle horizon, (k,)."""
-        sizes, back = np.unique(batch_sizes, return_inverse=True)
-        rates = self._rates()
+        """The best guess of the peak rate that ends lowest at the middle horizon, (k,).
+
+        Batch sizes of which it holds too few steps take the rate of the largest that is not, by the root of the ratio.
+        """
+        horizons, rates = self.ends.grid, self._rates()
+        middle = len(horizons) // 2
+        asked, back = np.unique(batch_sizes, return_inverse=True)
+        sizes = np.minimum(asked, horizons[middle] / LEAST_STEPS)
         grid = [axis.ravel() for axis in np.meshgrid(sizes, rates, indexing="ij")]
         curves = self.row(0)._curves(grid[0], grid[1])[0].reshape(len(sizes), len(rates), -1)
-        return np.asarray(rates[curves[:, :, curves.shape[2] // 2].argmin(axis=1)][back])
+        best = rates[curves[:, :, middle].argmin(axis=1)] * np.sqrt(asked / sizes)
+        return np.asarray(best[back])
 
     def hyperbola(self, loss: float) -> tuple[Floats, Floats]:
         """S_min and E_min of the trade-off to a loss by the best guess, (1,) each; inf where it is not reached."""
@@ -207,6 +213,15 @@ class DecayedLaw:
         return np.asarray(beyond | (learning_rates > fine * self.stable_beyond[:, None]))
 
 
+def _proven_by(law: LossPosterior) -> tuple[tuple[int, float], ...]:
+    """(batch size, learning rate) of runs that did well.
+
+    Where the law names none, the highest rate of any is taken to be of the largest batch, which bears most.
+    """
+    edges = tuple((size, fine) for size, fine, _ in law.unstable)
+    return tuple(sorted({*law.stable, *edges})) or ((law.batch_sizes[1], law.highest_rate),)
+
+
 def stable_factors(rows: int) -> Floats:
     """How far beyond proven rates runs are stable, (n,): even over draws, and the middle for the best guess."""
     count = max(1, rows - 1)
@@ -224,7 +239,7 @@ def _curves(law: DecayedLaw, sizes: tuple[float, ...], rates: tuple[float, ...])
     courses = Courses.even(steps, np.repeat(size, len(horizons)), peaks)
     found = losses(law.rows, law.frame, courses, single=True)[:, :, -1].reshape(-1, len(size), len(horizons))
     found = np.log(np.nan_to_num(found, nan=math.inf)).astype(np.float64)
-    found[:, horizons < LEAST_STEPS * size[:, None]] = np.inf
+    found[:, horizons < (1.0 - 1e-9) * LEAST_STEPS * size[:, None]] = np.inf
     found[law.is_unstable(size, rate)] = np.inf
     return np.asarray(found[:, back])
 

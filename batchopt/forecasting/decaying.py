@@ -17,11 +17,9 @@ class DecayingForecast(Record):
     Attributes:
         law: of the loss, without what it misses.
         step_cost: measured seconds per step, if known.
-        batch_size_limit: largest batch size that fits or was planned for.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.decaying_forecast/1"
 
     law: LossPosterior
     step_cost: StepCost | None
-    batch_size_limit: int

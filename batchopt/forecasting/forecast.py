@@ -128,7 +128,7 @@ class Forecast(Record):
     @property
     def decaying(self) -> DecayingForecast:
         """The same where the learning rate of trials decays."""
-        return DecayingForecast(self.law.alone, self.step_cost, self.batch_size_limit)
+        return DecayingForecast(self.law.alone, self.step_cost)
 
     @property
     def lowest_observed_loss(self) -> float:

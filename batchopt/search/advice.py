@@ -19,6 +19,7 @@ from batchopt.search.surrogate import Surrogate
 if TYPE_CHECKING:
     import optuna
 
+    from batchopt.search.decay import Decay
     from batchopt.search.fit import Thin
     from batchopt.search.settings import StudySettings
 
@@ -36,11 +37,12 @@ def advice(study: optuna.Study, settings: StudySettings, surrogate: Surrogate | 
     return lines
 
 
-def none_completed(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:
+def none_completed(study: optuna.Study, goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> list[str]:
     """How near the trials of a study came that has none completed, and what that says of the goal."""
     ran = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.last_step is not None]
     if isinstance(goal, LowestLoss):
-        told = "has completed: with this goal a trial that is not pruned returns its loss at the end of the budget"
+        end = "the budget" if decay is None or decay.horizon is None else "its horizon"
+        told = f"has completed: with this goal a trial that is not pruned returns its loss at the end of {end}"
         return [f"None of {len(ran)} trials that ran {told}."] if len(ran) >= SEVERAL else []
     losses = [
         (loss, trial.number, trial.state.is_finished())
@@ -53,10 +55,12 @@ def none_completed(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[st
     lowest, number, ended = min(losses)
     line = f"The lowest loss that was reported is {lowest:.4g}, by trial {number}; the goal is {goal.loss:.4g}."
     if lowest > goal.loss and len(ran) >= SEVERAL:
-        told = "has reached the goal: it may be beyond reach in these ranges, or within what a trial may spend"
+        within = "within what a trial may spend" if decay is None else "over these horizons"
+        told = f"has reached the goal: it may be beyond reach in these ranges, or {within}"
         return [line, f"None of {len(ran)} trials that ran {told}."]
     if lowest <= goal.loss and ended:
-        return [line, "It was reached, and yet no trial has completed: the objective must return its cost there."]
+        what = "its cost there" if decay is None else "the cost of the horizon of a trial that ends there or below"
+        return [line, f"It was reached, and yet no trial has completed: the objective must return {what}."]
     return [line]
 
 

@@ -51,9 +51,9 @@ def build_surrogate(
     settings = known.settings
     ranges = last_distributions(study, settings)
     if ranges is not None:
-        check_objective(study, settings.goal)
+        check_objective(study, settings.goal, settings.decay)
         warn_of_exponents(study, settings, ranges[0])
-        tell_once(f"Study {study.study_name}: {reading_of(settings.goal)}.")
+        tell_once(f"Study {study.study_name}: {reading_of(settings.goal, settings.decay)}.")
     seen = seen_in(study, settings, without=without, asking=asking)
     law = law_of(known.forecast, _any_ends(known))
     try:

@@ -24,6 +24,7 @@ def check(
     learning_rate: str | None = None,
     learning_rate_schedule: Shape | None = None,
     horizon: int | str | None = None,
+    warmup_examples: int | None = None,
 ) -> None:
     """Prune a trial before any compute, where the trade-off says that it cannot win.
 
@@ -40,13 +41,14 @@ def check(
         batch_size: name of the parameter, or `Log2` of it; read from the study where it is left out.
         learning_rate: name of the parameter; read from the study where it is left out.
         learning_rate_schedule: as for `TradeoffSampler`; read from the study where it is left out.
-        horizon: likewise.
+        horizon: likewise. Where a user attribute holds it, set that before.
+        warmup_examples: likewise.
 
     Raises:
         optuna.TrialPruned: even an optimistic prediction is beaten by what is known.
         EvidenceError: goal or names are found nowhere, or the study contradicts the goal.
     """
-    given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
+    given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon, warmup_examples)
     if not isinstance(trial, optuna.trial.Trial):
         return
     if isinstance(trial.study.pruner, TradeoffPruner):

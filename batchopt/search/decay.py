@@ -11,7 +11,7 @@ import numpy as np
 
 from batchopt._codec import Record
 from batchopt.forecasting.decayed_law import Ends
-from batchopt.forecasting.horizons import schedule_of
+from batchopt.forecasting.horizons import WARMUP, schedule_of
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, ShapeName, multiplier_at
 from batchopt.planning.goal import LowestLoss, ReachLoss
 
@@ -33,10 +33,10 @@ class Decay(Record):
         schedule: the name of a shape, or multipliers at even progress.
         horizon: of every trial, in examples, or the name of the parameter or user attribute that holds it; None where
             it is the goal's budget.
-        warmup_examples: of every trial; None for a share of its horizon.
+        warmup_examples: of every trial, 0 for none; None for 5 % of its horizon. Cut to a fifth of shorter horizons.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.decay/1"
+    SCHEMA: ClassVar[str] = "batchopt.trial_decay/1"
 
     schedule: str | tuple[float, ...]
     horizon: int | str | None
@@ -49,7 +49,9 @@ class Decay(Record):
         over = "the goal's budget" if self.horizon is None else f"the examples that {self.horizon!r} holds"
         if isinstance(self.horizon, int):
             over = f"{self.horizon:,} examples"
-        return f"The learning rate of trials is taken to decay {shape} over {over}."
+        warmup = f"of {WARMUP:.0%} of that" if self.warmup_examples is None else f"of {self.warmup_examples:,} examples"
+        rise = "without a warm-up" if self.warmup_examples == 0 else f"after a warm-up {warmup}"
+        return f"The learning rate of trials is taken to decay {shape} over {over}, {rise}."
 
     def over(self, horizon: float) -> LearningRateSchedule:
         """The schedule of a trial of so many examples."""
@@ -75,11 +77,16 @@ def decay_of(
     """The schedule of a study; None where the rate does not decay.
 
     Raises:
-        ValueError: a loss is to be reached, and nothing says over which horizon the rate decays.
+        ValueError: a loss is to be reached, and nothing says over which horizon the rate decays; or there is a horizon
+            and no decay.
     """
     schedule = kept_shape(shape)
-    decays = schedule != "constant" if isinstance(schedule, str) else schedule[-1] < max(schedule)
-    if not decays:
+    if not decays(schedule):
+        if horizon is not None:
+            raise ValueError(
+                f"horizon must be left out where the trials' learning rate does not decay, got {horizon!r}: say how it "
+                'decays, learning_rate_schedule="wsd" for example, or leave horizon out'
+            )
         return None
     if horizon is None and isinstance(goal, ReachLoss):
         told = schedule if isinstance(schedule, str) else "a function of progress"
@@ -91,11 +98,32 @@ def decay_of(
     return Decay(schedule, horizon, warmup)
 
 
+def decays(shape: Shape | tuple[float, ...]) -> bool:
+    """Whether a learning rate of this shape ends below its peak."""
+    schedule = kept_shape(shape)
+    return schedule != "constant" if isinstance(schedule, str) else schedule[-1] < max(schedule)
+
+
 def kept_shape(shape: Shape | tuple[float, ...]) -> ShapeName | tuple[float, ...]:
     """A shape as a study keeps it: a function by its values at even progress."""
     if not callable(shape):
         return shape
     return tuple(round(multiplier_at(shape, p), 6) for p in np.linspace(0.0, 1.0, POINTS).tolist())
+
+
+def is_kept(shape: object) -> bool:
+    """Whether a shape is a function's values, as a study keeps them."""
+    return (
+        isinstance(shape, tuple)
+        and len(shape) > 1
+        and all(isinstance(value, int | float) and 0 <= value < math.inf for value in shape)
+        and any(shape)
+    )
+
+
+def taken_shape(shape: Shape | tuple[float, ...]) -> ShapeName | tuple[float, ...]:
+    """A shape as a study takes it: one that does not decay is constant after the warm-up."""
+    return kept_shape(shape) if decays(shape) else "constant"
 
 
 def budget(goal: LowestLoss, price: StepCost, batch_size: float) -> float:

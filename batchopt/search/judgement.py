@@ -106,7 +106,9 @@ def decide(study: optuna.Study, known: Known, trial: Trial | FrozenTrial) -> Dec
     if isinstance(surrogate, Thin):
         largest = memory_limit(known, seen_in(study, known.settings))
         return _beyond_memory(setting[0], largest) or Decision("accepted", f"Not judged: {surrogate.reason}.")
-    decision = judge(surrogate, bar_of(surrogate), *setting, trial.params)
+    decay = known.settings.decay
+    horizon = None if decay is None else decay.held_by(trial.params, trial.user_attrs)
+    decision = judge(surrogate, bar_of(surrogate), *setting, trial.params, horizon=horizon)
     fits = _beyond_memory(setting[0], surrogate.largest_batch_size) is None
     if decision.rejected and fits and _fills_space(study, trial):
         return replace(decision, decision="accepted", reason=f"Accepted: {FILLS_SPACE[0].lower()}{FILLS_SPACE[1:]}")
@@ -154,18 +156,26 @@ def bar_of(surrogate: Surrogate) -> Bar:
     return Bar(target)
 
 
-def judge(surrogate: Surrogate, bar: Bar, batch_size: int, learning_rate: float, params: Mapping[str, Any]) -> Decision:
+def judge(
+    surrogate: Surrogate,
+    bar: Bar,
+    batch_size: int,
+    learning_rate: float,
+    params: Mapping[str, Any],
+    *,
+    horizon: float | None = None,
+) -> Decision:
     """Compare a setting's optimistic cost with what it must beat.
 
     The optimistic end allows for the draws' spread, for what trials near the setting leave open, and for the factor by
-    which the law missed the completed trials.
+    which the law missed the completed trials. A horizon that no parameter holds is given.
     """
     beyond = _beyond_memory(batch_size, surrogate.largest_batch_size)
     if beyond is not None:
         return beyond
     if bar.target is None:
         return Decision("accepted", bar.doubt)
-    setting = surrogate.one(batch_size, learning_rate, params)
+    setting = surrogate.one(batch_size, learning_rate, params, horizon=horizon)
     predicted = float(surrogate.costs(setting, bar.target.loss)[0, 0])
     optimistic = float(optimistic_costs(surrogate, setting, bar.target.loss)[0])
     if surrogate.two_objectives:
@@ -205,13 +215,7 @@ def _limit(target: Target) -> float:
 
 def _is_worth_a_try(surrogate: Surrogate, setting: Candidates) -> bool:
     """Whether a setting that looks beaten succeeds about as likely as any: what the sampler proposes is not refused."""
-    grid = surrogate.grid()
-    both = Candidates(
-        np.append(grid.batch_sizes, setting.batch_sizes),
-        np.append(grid.learning_rates, setting.learning_rates),
-        np.concatenate([grid.others, setting.others]),
-    )
-    prospects = prospects_of(surrogate, both)
+    prospects = prospects_of(surrogate, surrogate.grid().followed_by(setting))
     if prospects is None:
         return True
     success = prospects.success()

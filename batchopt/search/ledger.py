@@ -103,23 +103,24 @@ class Ledger:
 
     def _look_at(self, trial: FrozenTrial, batch_size: int) -> None:
         """Say what cannot be right in a completed trial."""
-        goal = self.settings.goal
+        goal, reading = self.settings.goal, reading_of(self.settings.goal, self.settings.decay)
         if min(trial.values) <= 0:
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "
-                f"{min(trial.values)!r}. {reading_of(goal)}: return it {AS_IT_IS}.",
+                f"{min(trial.values)!r}. {reading}: return it {AS_IT_IS}.",
                 about=f"{self.study_name} value",
             )
         self._look_at_reports(trial, batch_size, goal)
 
     def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> None:
         """The same of its reports, only when it is the second such trial."""
-        wrong = misread(trial, batch_size, goal)
+        reading = reading_of(goal, self.settings.decay)
+        wrong = misread(trial, batch_size, goal, self.settings.decay)
         self.misread += wrong is not None
         if wrong is not None and self.misread > 1:
             warn_once(
                 f"Study {self.study_name}: trial {trial.number}, as one before: {wrong}. Report at the examples seen "
-                f"(steps times batch size), not at steps or epochs, until the end. {reading_of(goal)}.",
+                f"(steps times batch size), not at steps or epochs, until the end. {reading}.",
                 about=f"{self.study_name} examples",
             )
         at_once = wrong is None and reached_at_once(trial, goal)

@@ -56,7 +56,7 @@ def left_out(trial: FrozenTrial, settings: StudySettings) -> str | None:
 
 def _doubt(trial: FrozenTrial, settings: StudySettings) -> str | None:
     setting = settings.read(trial.params)
-    return None if setting is None else misread(trial, setting[0], settings.goal)
+    return None if setting is None else misread(trial, setting[0], settings.goal, settings.decay)
 
 
 def _counted(count: int) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.observations import diverged, end_of
+
+if TYPE_CHECKING:
+    from batchopt.search.decay import Decay
 
 OTHER_EXAMPLES = 10.0
 """A value and a last report that are further apart are not of the same run."""
@@ -26,10 +30,13 @@ def reached_at_once(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
     return 0 < reports[min(reports)] <= goal.loss
 
 
-def misread(trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> str | None:
+def misread(
+    trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss, decay: Decay | None = None
+) -> str | None:
     """What does not fit in a completed trial, in words; None where all does, or nothing tells.
 
-    Where steps are priced by seconds, or by what the trials show, only a last report within the first batch tells.
+    Where steps are priced by seconds, or by what the trials show, or trials have horizons of their own beside a budget,
+    only a last report within the first batch tells.
     """
     if trial.state != TrialState.COMPLETE or not trial.last_step or diverged(trial):
         return None
@@ -38,6 +45,8 @@ def misread(trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -
     last = trial.intermediate_values[trial.last_step]
     if isinstance(goal, ReachLoss) and math.isclose(trial.values[0], last, rel_tol=1e-6):
         return f"its value {trial.values[0]:.4g} is the loss that it reported last, not a cost"
+    if isinstance(goal, LowestLoss) and decay is not None and decay.horizon is not None:
+        return None
     unit = goal.least if isinstance(goal, ReachLoss) else goal.of
     if unit in ("seconds", "balanced") or isinstance(unit, tuple) or not all(0 < v < math.inf for v in trial.values):
         return None

@@ -19,6 +19,7 @@ from batchopt.search.saying import warn_once
 if TYPE_CHECKING:
     import optuna
 
+    from batchopt.search.decay import Decay
     from batchopt.search.settings import StudySettings
     from batchopt.step_cost import StepCost
 
@@ -71,7 +72,10 @@ class Observation:
         return not self.diverged and sum(n > 0 for n in self.curve.examples) >= LEAST_POINTS
 
     def crossing(self, loss: float) -> float | None:
-        """Examples at which the run reached a loss; None where its reports do not show it."""
+        """Examples at which the run reached a loss; None where its reports do not show it.
+
+        Of a run that decays this is not what it cost, which is its horizon.
+        """
         reached = self.curve.examples_to(loss)
         if (
             reached is None
@@ -168,7 +172,10 @@ def rank(trial: FrozenTrial) -> float:
 def end_of(
     values: Sequence[float], batch_size: int, goal: ReachLoss | LowestLoss, price: StepCost | None
 ) -> tuple[float, float] | None:
-    """Examples and loss at the end of a completed run, as its value says; None where no price tells."""
+    """Examples and loss at the end of a completed run, as its value says; None where no price tells.
+
+    A run that decays may have ended below the goal's loss; under a budget its loss is that at its horizon.
+    """
     if isinstance(goal, ReachLoss) and isinstance(goal.least, tuple):
         return (values[1], goal.loss) if len(values) == 2 else None
     if price is None:
@@ -187,7 +194,8 @@ def as_branch(
     """The trial as evidence for the law: its curve, and the point its value stands for; None where it says nothing."""
     curve = observation.curve
     end = None if observation.values is None else end_of(observation.values, observation.batch_size, goal, price)
-    if end is not None and schedule is not None:  # a trial goes on to the end of its schedule, or to the loss
+    # The value stands for the end of the schedule; a trial of the caller's may have stopped at the loss before.
+    if end is not None and schedule is not None:
         horizon = float(schedule.examples[-1])
         end = (horizon if isinstance(goal, LowestLoss) else min(end[0], horizon)), end[1]
     if end is not None and (not curve.examples or round(end[0]) > curve.examples[-1]):
@@ -207,11 +215,11 @@ def as_branch(
     )
 
 
-def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss) -> None:
+def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> None:
     """Raise EvidenceError where the study's directions are not those of the goal."""
     two = isinstance(goal, ReachLoss) and isinstance(goal.least, tuple)
     wanted, given = (2, 'directions=["minimize", "minimize"]') if two else (1, 'direction="minimize"')
-    remedy = f"{reading_of(goal)}; make another study by optuna.create_study({given})"
+    remedy = f"{reading_of(goal, decay)}; make another study by optuna.create_study({given})"
     if len(study.directions) != wanted:
         raise EvidenceError(f"the goal needs a study of {wanted} objective(s), got {len(study.directions)}: {remedy}")
     if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
@@ -226,16 +234,19 @@ def check_losses(trial: FrozenTrial) -> None:
         raise EvidenceError(f"{rule}: report the mean per-example loss {AS_IT_IS}")
 
 
-def reading_of(goal: ReachLoss | LowestLoss) -> str:
-    """What the objective's value is taken to be, in one line."""
+def reading_of(goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> str:
+    """What the objective's value is taken to be, in one line; of trials that decay, at the end of that."""
+    if isinstance(goal, LowestLoss) and decay is not None and decay.horizon is not None:
+        return "batchopt reads the objective as the loss at the end of a trial's horizon, minimised"
     if isinstance(goal, LowestLoss):
         unit = goal.of if isinstance(goal.of, str) else goal.of.unit
         return f"batchopt reads the objective as the loss after {goal.within:g} {unit}, minimised"
+    of_what = "to reach" if decay is None else "of the whole horizon of a trial that ends at or below"
     if isinstance(goal.least, tuple):
-        return f"batchopt reads the two objectives as steps and examples to reach loss {goal.loss:g}, minimised"
+        return f"batchopt reads the two objectives as steps and examples {of_what} loss {goal.loss:g}, minimised"
     unit = goal.least if isinstance(goal.least, str) else goal.least.unit
     unit = "steps / S_min + examples / E_min" if unit == "balanced" else unit
-    return f"batchopt reads the objective as the cost ({unit}) to reach loss {goal.loss:g}, minimised"
+    return f"batchopt reads the objective as the cost ({unit}) {of_what} loss {goal.loss:g}, minimised"
 
 
 def _curve(trial: FrozenTrial) -> LossCurve:

@@ -63,13 +63,20 @@ def _balanced(goal: ReachLoss, law: LawPosterior | DecayedLaw | None) -> StepCos
 
 
 def _costs_per_step(goal: ReachLoss | LowestLoss, observations: Sequence[Observation]) -> list[tuple[int, float]]:
-    """(batch size, cost of a step) of completed trials whose reports show how many steps their cost paid for."""
+    """(batch size, cost of a step) of completed trials that show how many steps their cost paid for.
+
+    A trial with a horizon of its own pays for that, and not for what the goal's budget would buy.
+    """
     seen = []
     for observation in observations:
         if observation.values is None:
             continue
         if isinstance(goal, ReachLoss):
             examples, cost = observation.crossing(goal.loss), observation.values[0]
+            if observation.horizon is not None:
+                examples = max(observation.horizon, float(observation.batch_size))
+        elif observation.horizon is not None:
+            continue
         else:
             examples, cost = float(max(observation.curve.examples, default=0)), goal.within
         if examples:

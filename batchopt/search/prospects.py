@@ -92,6 +92,18 @@ class Candidates:
         horizons = None if self.horizons is None else self.horizons[indices]
         return Candidates(self.batch_sizes[indices], self.learning_rates[indices], self.others[indices], horizons)
 
+    def followed_by(self, other: Candidates) -> Candidates:
+        """These and then others, of the same study: either both have horizons, or neither."""
+        horizons = None
+        if self.horizons is not None and other.horizons is not None:
+            horizons = np.append(self.horizons, other.horizons)
+        return Candidates(
+            np.append(self.batch_sizes, other.batch_sizes),
+            np.append(self.learning_rates, other.learning_rates),
+            np.concatenate([self.others, other.others]),
+            horizons,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Prospects:

@@ -79,6 +79,7 @@ class TradeoffPruner(BasePruner):
         learning_rate: name of the parameter; read from the study where it is left out.
         learning_rate_schedule: read from the study where it is left out, as a `TradeoffSampler` writes it there.
         horizon: likewise.
+        warmup_examples: likewise.
         inner: another pruner that may end a trial as well: Median, Percentile, Threshold, SuccessiveHalving, Patient.
 
     Raises:
@@ -95,10 +96,11 @@ class TradeoffPruner(BasePruner):
         learning_rate: str | None = None,
         learning_rate_schedule: Shape | None = None,
         horizon: int | str | None = None,
+        warmup_examples: int | None = None,
         inner: BasePruner | None = None,
     ) -> None:
-        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
-        self._given.settings  # noqa: B018  # raises where a horizon is missing
+        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon, warmup_examples)
+        self._given.check()
         if inner is not None and not isinstance(inner, BasePruner):
             raise TypeError(f"inner must be an Optuna pruner or None, got {inner!r}")
         for refused, reason in _REFUSED.items():

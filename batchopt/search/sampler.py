@@ -72,13 +72,15 @@ class TradeoffSampler(BaseSampler):
         learning_rate_schedule: of every trial: "constant", "linear", "cosine", "wsd", or a function of progress (0 to
             1); where it is left out, that of the forecast's task, else "constant". `learning_rate` is the peak rate.
         horizon: of that schedule: examples of every trial, or the name of the parameter or user attribute that holds
-            them; may be left out where the rate is constant, and under `LowestLoss`, where it is the budget.
+            them; left out where the rate is constant, and under `LowestLoss` where it is the budget.
+        warmup_examples: over which the rate of every trial that decays rises from zero, 0 for none; cut to a fifth of
+            shorter horizons. Where it is left out, that of the forecast's task, else 5 % of the horizon.
         base: sampler of parameters that only some trials have; None for `TPESampler(seed=seed)`.
         seed: of the proposals.
 
     Raises:
         ValueError: the base is a grid or brute-force sampler; no horizon for a rate that decays until a loss is
-            reached; the schedule is none of these.
+            reached, or a horizon for one that does not decay; the schedule is none of these.
     """
 
     def __init__(
@@ -90,10 +92,11 @@ class TradeoffSampler(BaseSampler):
         learning_rate: str,
         learning_rate_schedule: Shape | None = None,
         horizon: int | str | None = None,
+        warmup_examples: int | None = None,
         base: BaseSampler | None = None,
         seed: int | None = None,
     ) -> None:
-        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon)
+        self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon, warmup_examples)
         if self._given.settings is None:
             raise TypeError("goal, batch_size and learning_rate must be given")
         if base is not None and not isinstance(base, BaseSampler):
@@ -127,7 +130,7 @@ class TradeoffSampler(BaseSampler):
             return
         known = find(study, self._given)
         if all(name in trial.params for name in known.settings.names):
-            check_objective(study, known.settings.goal)
+            check_objective(study, known.settings.goal, known.settings.decay)
         elif trial.last_step is not None or state == TrialState.COMPLETE:
             warn_of_names(study, known.settings, trial.params)
 

@@ -19,7 +19,7 @@ from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.decay import Decay, decay_of, kept_shape
+from batchopt.search.decay import Decay, decay_of, is_kept, kept_shape, taken_shape
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
 
@@ -31,6 +31,8 @@ T = TypeVar("T")
 SETTINGS_KEY = "batchopt:settings"
 FORECAST_KEY = "batchopt:forecast"
 PIECE = 2_000
+SHOWN = 5
+"""Values of a function of progress that a message shows: at its quarters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Given:
     learning_rate: str | None = None
     learning_rate_schedule: Shape | tuple[float, ...] | None = None
     horizon: int | str | None = None
+    warmup_examples: int | None = None
 
     def __post_init__(self) -> None:
         if self.forecast is not None and not isinstance(self.forecast, Forecast):
@@ -97,17 +100,23 @@ class Given:
         if self.learning_rate is not None:
             check_name("learning_rate", self.learning_rate)
         if self.learning_rate_schedule is not None:
-            check_shape(self.learning_rate_schedule)
+            if not is_kept(self.learning_rate_schedule):
+                check_shape(self.learning_rate_schedule)
             # Values in place of a function: a sampler goes to other processes with all that it was given.
             object.__setattr__(self, "learning_rate_schedule", kept_shape(self.learning_rate_schedule))
-        if isinstance(self.horizon, str):
-            check_name("horizon", self.horizon)
-        elif self.horizon is not None:
-            check_count("horizon", self.horizon)
+        self._check_examples()
         if self.batch_name is not None and self.batch_name == self.learning_rate:
             raise ValueError(
                 f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
             )
+
+    def _check_examples(self) -> None:
+        if isinstance(self.horizon, str):
+            check_name("horizon", self.horizon)
+        elif self.horizon is not None:
+            check_count("horizon", self.horizon)
+        if self.warmup_examples is not None:
+            check_count("warmup_examples", self.warmup_examples, least=0)
 
     @property
     def batch_name(self) -> str | None:
@@ -126,10 +135,21 @@ class Given:
             return None
         return StudySettings(self.goal, self.batch_name, self.exponent, self.learning_rate, self._decay(self.goal))
 
+    def check(self) -> None:
+        """Raise where what was given is whole, and how the rate of trials decays is missing or contradicts itself.
+
+        Raises:
+            ValueError: no horizon for a rate that decays until a loss is reached, or a horizon and no decay.
+        """
+        if self.goal is not None and self.batch_size is not None and self.learning_rate is not None:
+            self._decay(self.goal)
+
     def _decay(self, goal: ReachLoss | LowestLoss) -> Decay | None:
         own = None if self.forecast is None else self.forecast.task_schedule
         shape = self.learning_rate_schedule or own or "constant"
-        warmup = None if self.forecast is None else self.forecast.warmup_examples
+        warmup = self.warmup_examples
+        if warmup is None and self.forecast is not None:
+            warmup = self.forecast.warmup_examples
         return decay_of(shape, self.horizon, goal, warmup)  # type: ignore[arg-type]
 
 
@@ -202,17 +222,29 @@ def _check_agreement(given: Given, stored: StudySettings) -> None:
         "batch_size as an exponent": (given.exponent, stored.exponent),
         "learning_rate": (given.learning_rate, stored.learning_rate),
         "learning_rate_schedule": (
-            None if given.learning_rate_schedule is None else kept_shape(given.learning_rate_schedule),
+            None if given.learning_rate_schedule is None else taken_shape(given.learning_rate_schedule),
             "constant" if stored.decay is None else stored.decay.schedule,
         ),
-        "horizon": (given.horizon, given.horizon if stored.decay is None else stored.decay.horizon),
+        "horizon": (given.horizon, None if stored.decay is None else stored.decay.horizon),
+        "warmup_examples": (
+            given.warmup_examples,
+            given.warmup_examples if stored.decay is None else stored.decay.warmup_examples,
+        ),
     }
     for what, (now, before) in pairs.items():
         if now is not None and now != before:
             raise EvidenceError(
-                f"{what} must be the one that the study was started with, got {now!r}, the study holds {before!r}: "
-                "pass the study's, or start another study"
+                f"{what} must be the one that the study was started with, got {_in_short(now)}, the study holds "
+                f"{_in_short(before)}: pass the study's, or start another study"
             )
+
+
+def _in_short(value: object) -> str:
+    """A value in a message: of a function of progress a few of its values."""
+    if isinstance(value, tuple) and len(value) > SHOWN:
+        shown = (value[round(i * (len(value) - 1) / (SHOWN - 1))] for i in range(SHOWN))
+        return f"a function of progress that goes {', '.join(f'{multiplier:.4g}' for multiplier in shown)}"
+    return repr(value)
 
 
 @lru_cache(maxsize=8)

@@ -107,10 +107,10 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
     known, counts = find(study, Given()), summarise(study)
     goal = known.settings.goal
     decay = known.settings.decay
-    lines = [f"{reading_of(goal)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
+    lines = [f"{reading_of(goal, decay)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
     if not counts.completed:
-        lines += none_completed(study, goal)
-    check_objective(study, goal)
+        lines += none_completed(study, goal, decay)
+    check_objective(study, goal, decay)
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Surrogate):
         lines += _front(study) if surrogate.two_objectives else []

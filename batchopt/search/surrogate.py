@@ -145,6 +145,8 @@ class Surrogate:
     ) -> tuple[Floats, Floats]:
         """What the study minimises: cost at the goal's loss, or loss at the budget (or a share of it).
 
+        Where the rate decays, the cost of a horizon that is long enough, or the loss at the end of the trial's own.
+
         Returns:
             (1 + n_draws, k), and the standard deviation of the log pace that is not known, (k,).
         """
@@ -173,7 +175,10 @@ class Surrogate:
         return np.asarray(np.log(self.law.losses_after(size, rate, steps[:, None])[:, 0]))
 
     def best_rates(self, batch_sizes: Floats) -> Floats:
-        """The best guess of the best learning rate, at the lowest loss that was seen, (k,)."""
+        """The best guess of the best learning rate, (k,).
+
+        At the lowest loss that was seen; where the rate decays, at the end of the middle horizon that is considered.
+        """
         return self.law.best_rates(batch_sizes)
 
     def steepness(self, candidates: Candidates, best: NDArray[np.int_]) -> Floats:

@@ -61,6 +61,27 @@ def test_the_trade_off_is_read_off_best_rates() -> None:
     assert rates[0] < rates[1]
 
 
+def test_what_did_well_is_known_of_the_sizes_that_were_run() -> None:
+    ends = Ends("wsd", None, (2_000.0, 256_000.0))
+    law = replace(known_law(), stable=((256, 2.0),), unstable=((16, 0.2, 0.4),), highest_rate=2.0)
+    found = DecayedLaw.of_forecast(law, ends)
+    assert found.proven == ((16, 0.2), (256, 2.0))
+    assert found.is_unstable(np.array([16.0]), np.array([1.5]))[0, 0]
+    assert not found.is_unstable(np.array([256.0]), np.array([2.0]))[0, 0]
+    # None is named: the largest batch bears most.
+    assert DecayedLaw.of_forecast(replace(known_law(), highest_rate=2.0), ends).proven == ((256, 2.0),)
+
+
+def test_the_best_rate_of_a_size_with_few_steps_is_carried_on() -> None:
+    law = law_of()
+    middle = law.ends.grid[len(law.ends.grid) // 2]
+    usable = middle / 16.0
+    rates = law.best_rates(np.array([usable, 4.0 * usable, 64.0 * usable]))
+    assert rates == pytest.approx(rates[0] * np.array([1.0, 2.0, 8.0]))
+    assert law.best_rates(np.array([64.0 * usable])) == pytest.approx(rates[2:]), "whatever else is asked"
+    assert rates[0] > law.best_rates(np.array([16.0]))[0]
+
+
 def test_a_stretch_counts_steps() -> None:
     law = known_law()
     rows, frame = np.array(law.rows), law.frame

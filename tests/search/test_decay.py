@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -15,12 +17,14 @@ from batchopt.errors import EvidenceError
 from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain
+from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, judgement
+from batchopt.search.advice import none_completed
 from batchopt.search.build import build_surrogate
 from batchopt.search.decay import Decay, decay_of
-from batchopt.search.judgement import ENDED_KEY, Decision
+from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision
+from batchopt.search.misreading import misread
 from batchopt.search.settings import SETTINGS_KEY, Given, StudySettings, find, remember
-from batchopt.search.surrogate import Surrogate
+from batchopt.search.surrogate import Surrogate, Target
 
 pytestmark = pytest.mark.optuna
 
@@ -146,7 +150,10 @@ def test_a_study_of_decaying_trials_comes_near_the_best() -> None:
     best = min(curve(size, rate)[-1][1] for size in (16, 32, 64, 128) for rate in (0.1, 0.2, 0.4, 0.8, 1.2, 2.0))
     assert study.best_value < 1.25 * best
     lines = explain(study)
-    assert "The learning rate of trials is taken to decay by 'wsd' over the goal's budget." in lines
+    assert (
+        "The learning rate of trials is taken to decay by 'wsd' over the goal's budget, after a warm-up of 5% of that."
+        in lines
+    )
     assert any("Best: trial" in line for line in lines)
 
 
@@ -193,6 +200,71 @@ def test_horizons_may_differ_between_trials(held: str) -> None:
     assert costs[1] == pytest.approx(64_000, rel=1e-6)  # a trial costs its horizon, though less might do
 
 
+def of_lengths(*runs: tuple[int, float, int], loss: float = 0.1) -> optuna.Study:
+    """A study whose trials (batch size, rate, horizon) hold their horizons in an attribute."""
+    study = study_of(goal=ReachLoss(loss, least="examples"), horizon="length")
+    for size, rate, horizon in runs:
+        trial = started(study, size, rate)
+        trial.set_user_attr("length", horizon)
+        reports = curve(size, rate, horizon)
+        for n, loss_then in reports:
+            trial.report(loss_then, n)
+        reached = reports[-1][1] <= loss
+        study.tell(trial, horizon if reached else None, state=TrialState.COMPLETE if reached else TrialState.PRUNED)
+    return study
+
+
+LENGTHS = ((64, 0.4, 8_000), (64, 0.8, 32_000), (32, 0.4, 64_000))
+
+
+def test_a_setting_is_weighed_beside_others_with_its_own_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = of_lengths(*LENGTHS)
+    surrogate = build_surrogate(study, find(study, Given()))
+    assert isinstance(surrogate, Surrogate)
+    weighed = []
+    monkeypatch.setattr(judgement, "prospects_of", lambda _, candidates: weighed.append(candidates))
+    judgement._is_worth_a_try(surrogate, surrogate.one(64, 0.8, {}, horizon=1_000.0))
+    (both,) = weighed
+    assert [len(both.horizons), len(both.batch_sizes)] == [1 + len(surrogate.grid().batch_sizes)] * 2
+    assert both.horizons[-1] == 1_000.0
+    assert both.horizons[0] == pytest.approx(surrogate.usual_horizon)
+
+
+def test_a_trial_is_checked_with_the_horizon_that_its_attribute_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judgement, "bar_of", lambda surrogate: judgement.Bar(Target(0.1, 32_000.0, 1)))
+    study = of_lengths(*LENGTHS)
+    predicted = []
+    for length in (64_000, 256_000):
+        trial = started(study, 64, 0.8)
+        trial.set_user_attr("length", length)
+        with contextlib.suppress(optuna.TrialPruned):
+            check(trial)
+        decision = Decision.from_json(study.trials[-1].user_attrs[DECISION_KEY])
+        predicted.append(decision.predicted)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert predicted == pytest.approx([64_000, 256_000], rel=1e-6)
+    assert decision.rejected
+
+
+def test_what_is_said_of_trials_that_do_not_complete() -> None:
+    study = of_lengths(*LENGTHS)
+    assert none_completed(study, GOAL, Decay("wsd", "length"))[0].endswith(
+        "returns its loss at the end of its horizon."
+    )
+    assert none_completed(study, GOAL, Decay("wsd", None))[0].endswith("returns its loss at the end of the budget.")
+    short = of_lengths(*[(64, 0.4, 8_000)] * 3, loss=0.01)
+    assert any(line.endswith("may be beyond reach in these ranges, or over these horizons.") for line in explain(short))
+    ends = none_completed(study, ReachLoss(0.1), Decay("wsd", "length"))[-1]
+    assert ends.endswith("must return the cost of the horizon of a trial that ends there or below.")
+
+
+def test_a_horizon_beside_a_budget_is_not_taken_for_misread() -> None:
+    trial = optuna.trial.create_trial(value=0.1, intermediate_values={10 * HORIZON * n: 0.3 / n for n in (1, 2, 3)})
+    assert misread(trial, 64, GOAL) is not None
+    assert misread(trial, 64, GOAL, Decay("wsd", None)) is not None
+    assert misread(trial, 64, GOAL, Decay("wsd", "length")) is None
+
+
 def test_what_is_missing_or_contradicts_is_said() -> None:
     with pytest.raises(ValueError, match="horizon must be given where the trials' learning rate decays"):
         TradeoffSampler(goal=ReachLoss(0.1), **NAMES, learning_rate_schedule="cosine")  # type: ignore[arg-type]
@@ -206,15 +278,72 @@ def test_what_is_missing_or_contradicts_is_said() -> None:
         find(study, Given(horizon=1_000))
     constant = optuna.create_study()
     remember(constant, Given(None, GOAL, "batch_size", "lr"))
-    assert find(constant, Given(horizon=1_000)).settings.decay is None  # which has no meaning there
+    with pytest.raises(EvidenceError, match=r"horizon must be the one .* got 1000, the study holds None"):
+        find(constant, Given(horizon=1_000))
 
 
 def test_a_function_of_progress_is_kept_by_its_values() -> None:
     decay = decay_of(lambda progress: (1.0 - progress) ** 2, None, GOAL, None)
     assert decay is not None
     assert decay.over(1_000)(500) == pytest.approx(0.25, abs=0.01)
-    assert decay_of("constant", 1_000, GOAL, None) is None
-    assert decay_of(lambda progress: min(1.0, 0.1 + progress), 1_000, GOAL, None) is None
+    assert decay_of("constant", None, GOAL, None) is None
+    assert decay_of(lambda progress: min(1.0, 0.1 + progress), None, GOAL, None) is None
+
+
+def test_a_horizon_without_a_decay_is_refused() -> None:
+    told = r"horizon must be left out .* does not decay, got 1000: say how it decays"
+    with pytest.raises(ValueError, match=told):
+        decay_of("constant", 1_000, GOAL, None)
+    for part in (TradeoffSampler, TradeoffPruner):
+        with pytest.raises(ValueError, match=told):
+            part(goal=ReachLoss(0.1), **NAMES, horizon=1_000)  # type: ignore[arg-type]
+    TradeoffPruner(horizon=1_000)  # the study says how its trials decay
+
+
+def test_a_function_that_stays_is_a_constant_rate() -> None:
+    study = optuna.create_study()
+    flat = Given(None, GOAL, "batch_size", "lr", lambda progress: 1.0)
+    remember(study, flat)
+    assert find(study, flat).settings.decay is None
+    assert find(study, Given(learning_rate_schedule="constant")).settings.decay is None
+    with pytest.raises(EvidenceError, match="got 'wsd', the study holds 'constant': pass the study's"):
+        find(study, Given(learning_rate_schedule="wsd"))
+
+
+def test_a_message_shows_a_few_values_of_a_function() -> None:
+    study = study_of()
+    remember(study, study.sampler._given)  # type: ignore[attr-defined]
+    told = r"got a function of progress that goes 1, 0\.75, 0\.5, 0\.25, 0, the study holds 'wsd'"
+    with pytest.raises(EvidenceError, match=told):
+        find(study, Given(learning_rate_schedule=lambda progress: 1.0 - progress))
+
+
+def test_what_was_given_can_be_replaced() -> None:
+    given = Given(None, GOAL, "batch_size", "lr", lambda progress: 1.0 - progress)
+    again = replace(given, learning_rate="rate")
+    assert again.learning_rate_schedule == given.learning_rate_schedule
+    for wrong in ((), (0.0, 0.0), (1.0, -1.0), ("cosine",)):
+        with pytest.raises(ValueError, match="learning_rate_schedule must be one of"):
+            Given(learning_rate_schedule=wrong)  # type: ignore[arg-type]
+
+
+def test_trials_are_read_with_the_warm_up_that_they_have() -> None:
+    forecast = replace(known_forecast(), warmup_examples=500)
+    for given, wanted in (({}, None), ({"forecast": forecast}, 500), ({"forecast": forecast, "warmup_examples": 0}, 0)):
+        study = study_of(**given)
+        remember(study, study.sampler._given)  # type: ignore[attr-defined]
+        decay = find(study, Given()).settings.decay
+        assert decay is not None
+        assert decay.warmup_examples == wanted
+        assert decay.over(HORIZON)(0) == (1.0 if wanted == 0 else 0.0)
+        assert decay.over(HORIZON).warmup_examples == (HORIZON // 20 if wanted is None else wanted)
+        assert find(study, Given(warmup_examples=wanted)).settings.decay == decay
+        with pytest.raises(EvidenceError, match="warmup_examples must be the one that the study was started with"):
+            find(study, Given(warmup_examples=700))
+    with pytest.raises(ValueError, match="warmup_examples must be"):
+        study_of(warmup_examples=-1)
+    assert Decay("wsd", 1_000, 0).told.endswith("over 1,000 examples, without a warm-up.")
+    assert Decay("wsd", 1_000, 50).told.endswith("after a warm-up of 50 examples.")
 
 
 def test_a_sampler_that_was_given_a_function_goes_to_other_processes() -> None:

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.search.decay import Decay
 from batchopt.search.observations import (
     MEMORY_CONSTRAINT,
     as_branch,
@@ -162,3 +163,12 @@ def test_the_objective_in_a_line() -> None:
     assert "loss after 60 seconds" in reading_of(LowestLoss(60))
     assert "steps and examples to reach loss 0.9" in reading_of(ReachLoss(LOSS, least=("steps", "examples")))
     assert "steps / S_min + examples / E_min" in reading_of(ReachLoss(LOSS, least="balanced"))
+
+
+def test_the_objective_of_trials_that_decay() -> None:
+    over_budget, own = Decay("wsd", None), Decay("wsd", "length")
+    whole = "of the whole horizon of a trial that ends at or below loss 0.9, minimised"
+    assert reading_of(GOAL, own) == f"batchopt reads the objective as the cost (example times) {whole}"
+    assert f"steps and examples {whole}" in reading_of(ReachLoss(LOSS, least=("steps", "examples")), own)
+    assert reading_of(LowestLoss(60), over_budget) == reading_of(LowestLoss(60))
+    assert "the loss at the end of a trial's horizon" in reading_of(LowestLoss(60), own)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from landscape import LAW, LOSS, PRICE, forecast_of, observation, steps_needed
 
@@ -86,3 +88,15 @@ def test_a_budget_in_seconds_is_priced_by_how_far_trials_came() -> None:
     learned = price_of(goal, None, None, seen, KNEE)
     assert learned is not None
     assert learned(64) == pytest.approx(TRUE(64), rel=0.05)
+
+
+def test_a_trial_with_a_horizon_pays_for_all_of_it() -> None:
+    seen = [replace(o, horizon=4.0 * max(o.curve.examples)) for o in timed([16, 64, 256, 1024])]
+    seen = [replace(o, values=(o.horizon / o.batch_size * TRUE(o.batch_size),)) for o in seen if o.horizon is not None]
+    learned = price_of(SECONDS, None, None, seen, KNEE)
+    assert learned is not None
+    for size in (16, 128, 1024):
+        assert learned(size) == pytest.approx(TRUE(size), rel=1e-6)
+    # A budget says nothing of what a trial costs that has its own horizon.
+    of_budget = [replace(o, values=(0.8,)) for o in seen]
+    assert price_of(LowestLoss(within=10.0), None, None, of_budget, KNEE) is None

@@ -31,7 +31,7 @@ from batchopt.search import milestones
 from batchopt.search.build import build_surrogate
 from batchopt.search.fit import DOUBTED, UNTESTED_DOUBT, Thin
 from batchopt.search.price import GUESSED
-from batchopt.search.prospects import Candidates, away_from_others, prospects_of, prospects_of_running
+from batchopt.search.prospects import away_from_others, prospects_of, prospects_of_running
 from batchopt.search.settings import Known, StudySettings
 from batchopt.search.surrogate import Surrogate, Target
 
@@ -306,11 +306,7 @@ def test_elsewhere_is_no_setting_that_was_tried_already() -> None:
     running = next(o for o in surrogate.observations if o.values is None)
     tried = surrogate.one(128.0, 0.12, {})
     untried = surrogate.one(2048.0, 0.002, {})
-    both = Candidates(
-        np.append(tried.batch_sizes, untried.batch_sizes),
-        np.append(tried.learning_rates, untried.learning_rates),
-        np.concatenate([tried.others, untried.others]),
-    )
+    both = tried.followed_by(untried)
     seen = prospects_of_running(surrogate, running, both)
     prospects = prospects_of(surrogate, both)
     assert seen is not None
