@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 ShapeName = Literal["constant", "linear", "cosine", "wsd"]
 Shape = ShapeName | Callable[[float], float]
 SHAPES: tuple[ShapeName, ...] = ("constant", "linear", "cosine", "wsd")
+WARMUP = 0.05
+"""Share of its horizon over which a run warms up where the task says nothing: as long as is usual, and the loss at the
+end hardly depends on it."""
 COOLDOWN = 0.2
 """Share of the horizon over which a wsd rate falls: between 10 and 20 % nothing is lost (Hägele et al. 2024)."""
 COSINE_POINTS = 65

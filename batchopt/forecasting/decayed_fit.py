@@ -17,7 +17,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.decayed_law import DRAWS, PIECES, PIECES_OF_RAMP, DecayedLaw, Ends, stable_factors
 from batchopt.forecasting.law_fit import initial_loss_of
-from batchopt.forecasting.least_squares import minimise
+from batchopt.forecasting.least_squares import minimise, soft, soft_slope
 from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
 from batchopt.forecasting.paced_fit import FIRST_STEPS, OWN_SD, SHORT_RUN_SD, PacedLaw, pace_covariance
 from batchopt.forecasting.schedule_fit import Points, errors_of, prior_of, steepness_of
@@ -236,11 +236,10 @@ class _Misfit:
     def residuals(self, rows: Floats) -> Floats:
         """(n, points + parameters + runs); large ones of points count by their size, not by its square."""
         scaled = self._scaled(self._log_losses(rows))
-        root = np.sqrt(1.0 + scaled**2)
         believed = (rows[:, : self.width] - self.belief.mean) @ self.belief.matrix.T
         paces = rows[:, self.width :] @ self.whitening.T
         priors = np.concatenate([believed, paces], axis=1) + self.shifts[:, scaled.shape[1] :]
-        return np.concatenate([scaled * np.sqrt(2.0 / (1.0 + root)), priors], axis=1)
+        return np.concatenate([soft(scaled), priors], axis=1)
 
     def _scaled(self, log_losses: Floats) -> Floats:
         off = (log_losses - self.points.log_losses) / self.points.errors
@@ -252,8 +251,7 @@ class _Misfit:
         stretch = np.exp(-np.clip(rows[:, self.width :], -SLOWEST, SLOWEST))
         law = rows[:, : self.width]
         log_losses, slopes = log_loss_slopes(law, self.frame, points.courses, points.run, points.piece, stretch=stretch)
-        root = np.sqrt(1.0 + self._scaled(log_losses) ** 2)
-        softened = np.sqrt(0.5 * (1.0 + root)) / root / points.errors
+        softened = soft_slope(self._scaled(log_losses)) / points.errors
         found = np.zeros((len(rows), count + self.width + self.runs, self.width + self.runs))
         found[:, :count, : self.width] = softened[:, :, None] * slopes
         further = np.concatenate([rows[:, : self.width], rows[:, self.width :] + PACE_STEP], axis=1)

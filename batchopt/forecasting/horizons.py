@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.forecasting.posterior import LossPosterior
-from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
+from batchopt.learning_rate_schedule import WARMUP, LearningRateSchedule, Shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,9 +29,6 @@ LEAST_STEPS = 16
 """Of a run: a decay of fewer than three steps is mostly rounding."""
 SHORTER, LONGER = 128.0, 64.0
 """Horizons are considered from this share of the longest run up to this multiple of it."""
-WARMUP = 0.05
-"""Share of its horizon over which a run warms up where the task says nothing: as long as is usual, and the loss at the
-end hardly depends on it."""
 LONGEST_WARMUP = 5
 """A warm-up takes one of so many parts of a run at most, so that every shape has room for its stable part and decay."""
 FINE_RATIO = 2.0**0.25

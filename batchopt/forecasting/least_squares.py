@@ -58,3 +58,14 @@ def minimise(residuals: Residuals, jacobian: Jacobian, starts: Floats, *, most_s
             break
         moved = better
     return at, costs
+
+
+def soft(residuals: Floats) -> Floats:
+    """Residuals r whose half square is sqrt(1 + r^2) - 1: large ones count by their size, not by its square."""
+    return np.asarray(residuals * np.sqrt(2.0 / (1.0 + np.sqrt(1.0 + residuals**2))))
+
+
+def soft_slope(residuals: Floats) -> Floats:
+    """Derivative of `soft`."""
+    root = np.sqrt(1.0 + residuals**2)
+    return np.asarray(np.sqrt(0.5 * (1.0 + root)) / root)

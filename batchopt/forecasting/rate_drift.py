@@ -24,7 +24,7 @@ import numpy as np
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.forecasting.schedule_points import NearBest, course_of, edges_of
-from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.learning_rate_schedule import WARMUP, LearningRateSchedule
 
 HORIZON_EXPONENT, HORIZON_EXPONENT_SD = -0.2, 0.3
 """Of the horizon in the best peak rate of a batch size, over problems: -0.59, -0.34, -0.31, -0.22, -0.16, -0.13, -0.04
@@ -45,8 +45,6 @@ NEIGHBOUR = 2.0
 """Horizons between which the steepness is read, over and under the one that is compared."""
 LEAST_STEPS = 32
 """Of the runs that are compared: the best rate of fewer is another matter."""
-WARMUP = 0.05
-"""Share of a horizon over which they warm up."""
 
 Weights = dict[int, float]
 """Of runs, by their number: what a contrast counts each log loss with."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.errors import EvidenceError
-from batchopt.forecasting.least_squares import minimise
+from batchopt.forecasting.least_squares import minimise, soft, soft_slope
 from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, losses
 from batchopt.forecasting.schedule_slopes import log_loss_slopes
 
@@ -314,11 +314,12 @@ class _Misfit:
     def residuals(self, rows: Floats) -> Floats:
         """(n, points + contrasts + parameters); large ones of points count by their size, not by its square."""
         scaled, shifts = self._scaled(self.points.of(losses(rows, self.frame, self.points.courses)))
-        root = np.sqrt(1.0 + scaled**2)
-        parts = [scaled * np.sqrt(2.0 / (1.0 + root))]
+        parts = [soft(scaled)]
         if self.contrasts is not None:
-            ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
-            parts.append(_soft(ends @ self.weighed.T + shifts[:, : self.believed]))
+            with np.errstate(divide="ignore", invalid="ignore"):  # of a search that goes astray
+                ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
+            off = np.nan_to_num(ends @ self.weighed.T, nan=WORST, posinf=WORST, neginf=-WORST)
+            parts.append(soft(off + shifts[:, : self.believed]))
         parts.append(self.prior.residuals(rows) + shifts[:, self.believed :])
         return np.concatenate(parts, axis=1)
 
@@ -333,14 +334,13 @@ class _Misfit:
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
         log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
         count, after = len(self.errors), len(self.errors) + self.believed
-        root = np.sqrt(1.0 + self._scaled(log_losses)[0] ** 2)
-        softened = np.sqrt(0.5 * (1.0 + root)) / root / self.errors
+        softened = soft_slope(self._scaled(log_losses)[0]) / self.errors
         found = np.empty((len(rows), after + rows.shape[1], rows.shape[1]))
         np.multiply(softened[:, :, None], slopes, out=found[:, :count])
         if self.contrasts is not None:
             ends, by = log_loss_slopes(alike, self.frame, self.contrasts.courses, self.ends_run, self.ends_piece)
             off = ends @ self.weighed.T + self.shifts[:, count:after]
-            found[:, count:after] = _soft_slope(off)[:, :, None] * (self.weighed @ by)
+            found[:, count:after] = soft_slope(off)[:, :, None] * (self.weighed @ by)
         found[:, after:] = self.prior.slopes
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -355,16 +355,6 @@ class _Misfit:
         rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (draws, 1)), most_steps=DRAW_STEPS)
         self.shifts = np.zeros((1, self.shifts.shape[1]))
         return rows
-
-
-def _soft(off: Floats) -> Floats:
-    """Residuals, of which large ones count by their size, not by its square."""
-    return np.asarray(off * np.sqrt(2.0 / (1.0 + np.sqrt(1.0 + off**2))))
-
-
-def _soft_slope(off: Floats) -> Floats:
-    root = np.sqrt(1.0 + off**2)
-    return np.asarray(np.sqrt(0.5 * (1.0 + root)) / root)
 
 
 def _kernel(first: Floats, second: Floats) -> Floats:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_Any = TypeVar("_Any", bound=np.generic)
+_Row = TypeVar("_Row", bound=np.generic)
 
 MOST_PATIENCE = 3.0
 """The horizon of a run that is to reach a loss is the shortest with which it does by the chance `CHANCE`, but no more
@@ -164,7 +164,7 @@ def _band(examples: Floats, losses: Floats) -> LossBand:
     return LossBand(at, tuple(middle.tolist()), tuple(low.tolist()), tuple(high.tolist()))
 
 
-def of_draws(rows: NDArray[_Any]) -> NDArray[_Any]:
+def of_draws(rows: NDArray[_Row]) -> NDArray[_Row]:
     """The draws without the best guess, which has no scatter; the best guess where there are no draws."""
     return rows[1:] if len(rows) > 1 else rows
 

@@ -25,7 +25,7 @@ EQUAL = 0.01
 GIVEN_UP = 8.0
 """A draw counts with at most this multiple of what the best setting takes in half of the draws, also where it never
 gets there: a run so far behind is given up. With ten times the longest horizon that is considered in its place, the few
-draws in which hardly any setting arrives decide: 9 of 69 plans for swept problems never arrived, and 7 do not so."""
+draws in which hardly any setting arrives decide: then 9 of 69 plans for swept problems never arrive, with it 7."""
 RUINED = 100.0
 """And with this multiple where the run diverges: a budget may be gone before somebody looks. With 8, plans of the demo
 took rates that kill the network in one of six draws."""

@@ -11,8 +11,8 @@ import numpy as np
 
 from batchopt._codec import Record
 from batchopt.forecasting.decayed_law import Ends
-from batchopt.forecasting.horizons import WARMUP, schedule_of
-from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, ShapeName, multiplier_at
+from batchopt.forecasting.horizons import schedule_of
+from batchopt.learning_rate_schedule import WARMUP, LearningRateSchedule, Shape, ShapeName, multiplier_at
 from batchopt.planning.goal import LowestLoss, ReachLoss
 
 if TYPE_CHECKING:

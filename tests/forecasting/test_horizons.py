@@ -14,7 +14,6 @@ from hypothesis.extra.numpy import arrays
 
 from batchopt.forecasting.horizons import (
     LEAST_STEPS,
-    WARMUP,
     ends_of,
     first_crossing,
     horizons_for,
@@ -22,7 +21,7 @@ from batchopt.forecasting.horizons import (
     schedule_of,
     warmup_within,
 )
-from batchopt.learning_rate_schedule import SHAPES, LearningRateSchedule, ShapeName
+from batchopt.learning_rate_schedule import SHAPES, WARMUP, LearningRateSchedule, ShapeName
 
 LAW = replace(drawn_law(4), unstable=((32, 0.5, 1.0),))
 SIZES, RATES, HORIZONS = [8, 128], np.array([[0.1, 0.4], [0.4, 50.0]]), np.array([500.0, 4_000.0, 32_000.0])

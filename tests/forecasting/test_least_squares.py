@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from batchopt.forecasting.least_squares import minimise
+from batchopt.forecasting.least_squares import minimise, soft, soft_slope
 
 TIMES = np.linspace(0.0, 3.0, 12)
 
@@ -49,3 +49,10 @@ def test_it_never_ends_above_its_start_and_stays_finite() -> None:
     found, costs = minimise(cliff, jacobian, starts, most_steps=40)
     assert np.all(np.isfinite(found))
     assert np.all(costs <= before)
+
+
+def test_large_residuals_count_by_their_size() -> None:
+    values, step = np.linspace(-30.0, 30.0, 13), 1e-5
+    assert 0.5 * soft(values) ** 2 == pytest.approx(np.sqrt(1.0 + values**2) - 1.0, abs=1e-12)
+    slopes = (soft(values + step) - soft(values - step)) / (2.0 * step)
+    assert soft_slope(values) == pytest.approx(slopes, rel=1e-8)  # central differences: off by the square of the step
