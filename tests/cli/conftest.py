@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from kept import folder_of_session, once
 
 from batchopt.cli.main import main
 from batchopt.probing.evaluation import evaluation_points
@@ -43,13 +44,18 @@ GOAL = 0.4
 
 @dataclass(frozen=True)
 class Flow:
-    """Files of a finished probe, forecast and plan, and what `forecast --loss 0.61 --json` has told."""
+    """Files of a finished probe, forecast and plan, which are not to be written to."""
 
     folder: Path
-    told: dict[str, Any]
 
     def __getattr__(self, name: str) -> str:
         return str(self.folder / f"{name}.json")
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `forecast --loss 0.61 --json` has told."""
+        told: dict[str, Any] = json.loads((self.folder / "told.json").read_text())
+        return told
 
     @property
     def task(self) -> str:
@@ -57,17 +63,24 @@ class Flow:
 
 
 @pytest.fixture(scope="session")
-def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
+def flow() -> Flow:
     torch.set_num_threads(1)
-    flow = Flow(tmp_path_factory.mktemp("flow"), {})
+    session = folder_of_session()
+    assert session is not None
+    flow = Flow(session / "flow")
+    once(flow.folder, lambda: _run(flow))
+    return flow
+
+
+def _run(flow: Flow) -> None:
+    flow.folder.mkdir(exist_ok=True)
     (flow.folder / "my_task.py").write_text(textwrap.dedent(TASK))
     assert main(["probe", flow.task, "--examples", "40000", "-o", flow.probe]) == 0
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["forecast", flow.probe, "-o", flow.forecast, "--loss", "0.61", "--json"]) == 0
-    flow.told.update(json.loads(out.getvalue()))
+    (flow.folder / "told.json").write_text(out.getvalue())
     plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced", "--learning-rate-schedule", "wsd"]
     assert main([*plan, "-o", flow.plan, "--schedule", flow.schedule]) == 0
-    return flow
 
 
 @pytest.fixture

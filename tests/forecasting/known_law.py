@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from kept import kept
 
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
 from batchopt.forecasting.forecast import Forecast
@@ -14,6 +15,8 @@ from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.planning.goal import ReachLoss
+from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import log_normal
 
@@ -129,7 +132,14 @@ def known_report(law: LossPosterior, *, seed: int = 0) -> ProbeReport:
 @functools.cache
 def known_forecast() -> Forecast:
     """The forecast of the usual probe, which takes seconds to fit."""
-    return Forecast.fit(known_report(known_law()))
+    return kept(Forecast, "known_forecast", lambda: Forecast.fit(known_report(known_law())))
+
+
+@functools.cache
+def known_plan() -> Plan:
+    """Its plan to a loss of 0.1 by a rate that decays at the end, where a step costs as much as 64 examples."""
+    goal = ReachLoss(0.1, least=StepCost(64.0, 1.0))
+    return kept(Plan, "known_plan", lambda: known_forecast().plan(goal, learning_rate_schedule="wsd"))
 
 
 def forecast_with(law: LawPosterior, *, step_cost: StepCost | None = None, batch_size_limit: int = 4096) -> Forecast:

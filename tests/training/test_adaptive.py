@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from forecasting.known_law import known_forecast, known_law, losses_at
+from forecasting.known_law import known_forecast, known_law, known_plan, losses_at
 from torch import nn
 
 from batchopt.forecasting.own_decision import LATER
@@ -18,7 +18,6 @@ from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
-from batchopt.step_cost import StepCost
 from batchopt.training.adaptive import LONGEST, Adapted, AdaptiveSchedule
 from batchopt.training.loader import scheduled_loader
 from batchopt.training.result import TrainingResult
@@ -27,7 +26,8 @@ from batchopt.training.train import train
 LAW = known_law()
 FORECAST = known_forecast()
 LOSS = 0.1
-PLAN = FORECAST.plan(ReachLoss(LOSS, least=StepCost(64.0, 1.0)), learning_rate_schedule="wsd")
+"""Of the plan."""
+PLAN = known_plan()
 
 
 def loss_at(schedule: Schedule, examples: int, *, worse: float = 1.0) -> float:

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from landscape import LAW, forecast_of
 from torch.utils.data import IterableDataset
+from visualization.samples import plan_of
 
-from batchopt.planning.goal import ReachLoss
 from batchopt.probing.task import TrainingTask
 from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 from batchopt.training.train import train
 
-PLAN: Any = forecast_of(LAW).plan(ReachLoss(0.9))
+PLAN: Any = plan_of()
 TASK = TrainingTask(
     model=lambda: torch.nn.Linear(1, 1),
     data=(torch.ones(8, 1),),

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forecasting.known_law import known_forecast, known_plan
 from launching import answered
-from training.test_adaptive import FORECAST, PLAN
 
 from batchopt import ProbeReport
 
@@ -22,8 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(folder: Path) -> dict[str, Any]:
-    PLAN.save(folder / "plan.json")
-    FORECAST.save(folder / "forecast.json")
+    known_plan().save(folder / "plan.json")
+    known_forecast().save(folder / "forecast.json")
     return answered(folder, "training.torchrun_script")
 
 
