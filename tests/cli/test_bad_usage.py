@@ -18,6 +18,7 @@ from typing import Any
 
 import optuna
 import pytest
+from launching import started
 
 from batchopt import Plan, Schedule
 from batchopt.cli.main import main
@@ -266,25 +267,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("batchopt 0.")
 
 
-# Where the tests run in the background of a shell, Ctrl-C is ignored, and a child would inherit that.
-CLI = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from batchopt import Schedule
-from batchopt.cli.main import main
-sys.exit(main())
-"""
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", CLI, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def slowly(flow: Any, folder: Path) -> str:
     """The same task in a file of its own, whose steps leave time to end its process."""
     source = Path(flow.task.rpartition(":")[0]).read_text()
@@ -302,12 +284,14 @@ def wait_for(happened: Callable[[], object]) -> None:
 def test_ctrl_c_leaves_a_probe_that_goes_on(flow: Any, tmp_path: Path) -> None:
     out = tmp_path / "probe.json"
     options = ("--examples", "30000", "-o", str(out))
-    process = start("probe", slowly(flow, tmp_path), *options)
+    process = started(tmp_path, main, ["probe", slowly(flow, tmp_path), *options])
     kept = tmp_path / "probe.json.partial"
     wait_for(lambda: len(list(kept.glob("*.json"))) >= 4)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(300)
+    assert process.exitcode == 130
+    errors = (tmp_path / "err0").read_text()
     assert errors.strip().splitlines()[-1] == "batchopt: interrupted; the same command goes on where it stopped"
     finished = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json") if file.name != "identity.json"}
     assert len(finished) >= 3
@@ -322,11 +306,11 @@ def test_ctrl_c_leaves_a_probe_that_goes_on(flow: Any, tmp_path: Path) -> None:
 def test_a_killed_study_goes_on(flow: Any, tmp_path: Path) -> None:
     study = tmp_path / "study.db"
     options = (flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials")
-    process = start("tune", slowly(flow, tmp_path), *options, "40")
+    process = started(tmp_path, main, ["tune", slowly(flow, tmp_path), *options, "40"])
     wait_for(lambda: _running(study))
     assert _running(study), "no trial began"
     process.kill()
-    process.communicate(timeout=300)
+    process.join(300)
     left = _running(study)
     assert left, "the killed run leaves a zombie"
     with contextlib.closing(sqlite3.connect(study)) as connection:  # as if its last sign of life were long ago

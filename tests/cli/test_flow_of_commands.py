@@ -66,7 +66,8 @@ def test_forecast_at_a_loss_that_is_asked_for(flow: Any) -> None:
 
 
 def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    common = [flow.forecast, "--reach-loss", str(GOAL), "-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s")]
+    common = [flow.forecast, "--reach-loss", str(GOAL), "--learning-rate-schedule", "wsd"]
+    common += ["-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s")]
     dear_steps = run_json(capsys, "plan", *common, "--per-step", "1000", "--per-example", "1")
     dear_examples = run_json(capsys, "plan", *common, "--per-step", "1", "--per-example", "1")
     assert dear_steps["batch_size"] > dear_examples["batch_size"]
@@ -76,7 +77,8 @@ def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_
 def test_lowest_loss_within_a_budget(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plan, schedule = str(tmp_path / "p"), str(tmp_path / "s")
     run_json(capsys, "plan", flow.forecast, "--within", "4000", "--of", "examples", "--multiple-of", "4",
-             "--batch-sizes", "4:64", "-o", plan, "--schedule", schedule)  # fmt: skip
+             "--batch-sizes", "4:64", "--learning-rate-schedule", "wsd",
+             "-o", plan, "--schedule", schedule)  # fmt: skip
     assert Plan.load(plan).goal == LowestLoss(4000, of="examples")
     assert 4 <= Plan.load(plan).batch_size <= 64
     assert Plan.load(plan).batch_size % 4 == 0

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from launching import call, together
 
 for package in ("lightning.pytorch", "transformers", "accelerate"):
     pytest.importorskip(package)
 
-SCRIPT = Path(__file__).with_name("torchrun_frameworks.py")
 SIZES = [8] * 13 + [16] * 13 + [32] * 9 + [17]
 """Of the whole schedule."""
 
@@ -21,11 +18,8 @@ SIZES = [8] * 13 + [16] * 13 + [32] * 9 + [17]
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("frameworks")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, str(SCRIPT), str(folder)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3_000:]
+    for ended in together(folder, call, "integrations.torchrun_frameworks", "in_one_of_two", folder):
+        assert ended.code == 0, ended.err[-3_000:]
     from integrations import torchrun_frameworks
 
     torchrun_frameworks.main(folder)

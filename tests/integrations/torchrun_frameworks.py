@@ -1,10 +1,9 @@
-"""Runs in each process of a test: `torchrun torchrun_frameworks.py FOLDER` writes FOLDER/RANK.json (or alone.json)."""
+"""Runs in each process of a test, which writes FOLDER/RANK.json, and in one that is alone, which writes alone.json."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -118,11 +117,7 @@ def main(folder: Path) -> None:
     (folder / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(answers))
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
-    if COUNT > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-    # A thread of torch that wants the interpreter while that ends takes the process down with SIGABRT, now and then.
-    os._exit(0)
+def in_one_of_two(folder: Path) -> None:
+    main(folder)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
