@@ -163,16 +163,24 @@ class LearningRateSchedule(Record):
 
     def means(self, edges: Floats) -> Floats:
         """Mean multipliers between neighbouring numbers of examples, rising, (k + 1,): (k,)."""
-        areas = self._areas(np.asarray(edges, dtype=np.float64))
-        return np.asarray(np.diff(areas) / np.diff(edges))
+        at = np.asarray(edges, dtype=np.float64)
+        areas = self._areas(at)
+        return np.asarray((areas[1:] - areas[:-1]) / (at[1:] - at[:-1]))
 
     def _areas(self, until: Floats) -> Floats:
         """The integral from 0 examples on."""
-        at, values = np.array(self.examples, dtype=np.float64), np.array(self.multipliers)
-        total = np.concatenate([[0.0], np.cumsum(0.5 * np.diff(at) * (values[1:] + values[:-1]))])
-        left = np.clip(np.searchsorted(at, until, side="right") - 1, 0, len(at) - 1)
+        at, values, total = _integral_of(self.examples, self.multipliers)
+        left = np.maximum(at.searchsorted(until, side="right") - 1, 0)
         here = np.interp(until, at, values)
         return np.asarray(total[left] + 0.5 * (until - at[left]) * (values[left] + here))
+
+
+@lru_cache(maxsize=256)
+def _integral_of(examples: tuple[int, ...], multipliers: tuple[float, ...]) -> tuple[Floats, Floats, Floats]:
+    """Points, multipliers and the integral up to each point; a plan asks for those of one schedule many times."""
+    at, values = np.array(examples, dtype=np.float64), np.array(multipliers, dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(0.5 * np.diff(at) * (values[1:] + values[:-1]))])
+    return at, values, total
 
 
 def check_shape(shape: object, *, name: str = "learning_rate_schedule") -> None:
