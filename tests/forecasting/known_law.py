@@ -136,10 +136,10 @@ def known_forecast() -> Forecast:
 
 
 @functools.cache
-def known_plan() -> Plan:
-    """Its plan to a loss of 0.1 by a rate that decays at the end, where a step costs as much as 64 examples."""
-    goal = ReachLoss(0.1, least=StepCost(64.0, 1.0))
-    return kept(Plan, "known_plan", lambda: known_forecast().plan(goal, learning_rate_schedule="wsd"))
+def known_plan(loss: float) -> Plan:
+    """Its plan to a loss by a rate that decays at the end, where a step costs as much as 64 examples."""
+    goal = ReachLoss(loss, least=StepCost(64.0, 1.0))
+    return kept(Plan, f"known_plan_{loss}", lambda: known_forecast().plan(goal, learning_rate_schedule="wsd"))
 
 
 def forecast_with(law: LawPosterior, *, step_cost: StepCost | None = None, batch_size_limit: int = 4096) -> Forecast:

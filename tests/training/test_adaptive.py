@@ -26,8 +26,7 @@ from batchopt.training.train import train
 LAW = known_law()
 FORECAST = known_forecast()
 LOSS = 0.1
-"""Of the plan."""
-PLAN = known_plan()
+PLAN = known_plan(LOSS)
 
 
 def loss_at(schedule: Schedule, examples: int, *, worse: float = 1.0) -> float:

@@ -169,16 +169,15 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
         with patch.object(TrainingRun, "evaluate", evaluated):
             return adaptive, train(task, adaptive, seed=3, **given)
 
-    whole, result = follow()
-    with contextlib.suppress(CutOffError):
-        follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
-    again, _ = follow(checkpoint=folder / f"adapted{count}")
     # As on nodes without a common folder: each process has a place of its own, and the first alone writes.
     own = folder / f"node{os.environ.get('RANK', '0')}of{count}"
     own.mkdir()
-    _, apart = follow(checkpoint=own / "run")
+    whole, result = follow(checkpoint=own / "run")
+    with contextlib.suppress(CutOffError):
+        follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
+    again, resumed = follow(checkpoint=folder / f"adapted{count}")
     return {
-        "apart": apart.model.weight.flatten().tolist(),
+        "resumed weights": resumed.model.weight.flatten().tolist(),
         "schedule": json.loads(whole.schedule.to_json()),
         "again": json.loads(again.schedule.to_json()),
         "missed": [(decay.begin, decay.end) for decay in whole.missed],
@@ -224,6 +223,7 @@ def answers(folder: Path) -> dict[str, Any]:
         "zero": trained(folder, f"zero{count}", task_of(loss=half_of_no_weight), micro_batch=1),
     }
     if count > 1:
-        found["report"] = probe(task_of(), examples=5_000, seed=0, journal=folder / "journal").to_json()
+        given: dict[str, Any] = {"examples": 5_000, "batch_sizes": (16, 32)}
+        found["report"] = probe(task_of(), seed=0, journal=folder / "journal", **given).to_json()
         found["disagree"] = disagree(rank)
     return found
