@@ -195,14 +195,14 @@ def answers(folder: Path) -> dict[str, Any]:
     if COUNT > 1:
         # Every step takes long here, so batches are large where their size is not what is tested.
         for name in ("report", "report again"):
-            given = {"examples": BUDGET, "batch_sizes": (16, 32), "journal": folder / "journal"}
+            given = {"examples": BUDGET, "batch_sizes": (28, 56), "journal": folder / "journal"}
             found[name] = probe(task_of(), seed=0, **given).to_json()
         found["late"] = cut_short()
         found["with_dropout"] = probe(
             task_of(model=with_dropout, loss=plain), examples=4_800, seed=0, batch_sizes=(16, 32)
         ).to_json()
         found["normalised"] = probe(
-            task_of(model=normalised, loss=plain), examples=3_000, seed=0, learning_rate=0.1
+            task_of(model=normalised, loss=plain), examples=2_400, seed=0, learning_rate=0.1
         ).to_json()
         found["weightless"] = refused(lambda: measure_noise_scale(model, weightless, data(), group_size=6))
         found["tensor parallel"] = refused(lambda: train(task_of(model=tensor_parallel), SCHEDULE))
