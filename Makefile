@@ -28,7 +28,8 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 # Two workers of one thread each. The tests of a file, which share what takes long to make, are in one of them.
-WORKERS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# What is compiled is kept, whatever the shell says: each worker, and each process of a test, would compile it anew.
+WORKERS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 pytest: $(VENV)/.dev
 	$(WORKERS) --durations=10
