@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
-from kept import FOLDER
+from made_once import FOLDER
 
 # A loaded machine is no failure of an algebraic law.
 settings.register_profile("batchopt", deadline=None)

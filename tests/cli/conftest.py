@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from kept import folder_of_session, once
+from made_once import folder_of_session, once
 
 from batchopt.cli.main import main
 from batchopt.probing.evaluation import evaluation_points

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from kept import kept
+from made_once import record
 
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
 from batchopt.forecasting.forecast import Forecast
@@ -132,14 +132,14 @@ def known_report(law: LossPosterior, *, seed: int = 0) -> ProbeReport:
 @functools.cache
 def known_forecast() -> Forecast:
     """The forecast of the usual probe, which takes seconds to fit."""
-    return kept(Forecast, "known_forecast", lambda: Forecast.fit(known_report(known_law())))
+    return record(Forecast, "known_forecast", lambda: Forecast.fit(known_report(known_law())))
 
 
 @functools.cache
 def known_plan(loss: float) -> Plan:
     """Its plan to a loss by a rate that decays at the end, where a step costs as much as 64 examples."""
     goal = ReachLoss(loss, least=StepCost(64.0, 1.0))
-    return kept(Plan, f"known_plan_{loss}", lambda: known_forecast().plan(goal, learning_rate_schedule="wsd"))
+    return record(Plan, f"known_plan_{loss}", lambda: known_forecast().plan(goal, learning_rate_schedule="wsd"))
 
 
 def forecast_with(law: LawPosterior, *, step_cost: StepCost | None = None, batch_size_limit: int = 4096) -> Forecast:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import optuna
 from forecasting.known_law import known_law, known_report
-from kept import kept
+from made_once import record
 
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Spending, TrainingLosses
@@ -62,7 +62,7 @@ def probe_report() -> ProbeReport:
 @functools.cache
 def forecast() -> Forecast:
     """Of that probe."""
-    return kept(Forecast, "forecast_of_samples", lambda: Forecast.fit(probe_report()))
+    return record(Forecast, "forecast_of_samples", lambda: Forecast.fit(probe_report()))
 
 
 def plan_of(sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512), *, best: int = 128, critical: float = 200.0) -> Plan:

@@ -11,7 +11,7 @@ from filelock import FileLock  # torch depends on it
 
 from batchopt._codec import Record
 
-FOLDER = "BATCHOPT_TESTS_KEPT"
+FOLDER = "BATCHOPT_TESTS_MADE"
 """The variable that names the folder of this session, which `conftest.py` makes and removes."""
 
 
@@ -23,7 +23,7 @@ def folder_of_session() -> Path | None:
     return Path(os.environ[FOLDER]) if FOLDER in os.environ else None
 
 
-def kept(kind: type[R], name: str, make: Callable[[], R]) -> R:
+def record(kind: type[R], name: str, make: Callable[[], R]) -> R:
     """The record of that name, as every worker reads it; the first to ask makes it, and others wait."""
     folder = folder_of_session()
     if folder is None:
