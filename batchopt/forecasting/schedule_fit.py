@@ -86,17 +86,25 @@ class Points:
     errors: Floats
 
     @property
+    def examples(self) -> Floats:
+        """Seen at each point, (m,)."""
+        every = self.courses
+        return np.asarray(np.cumsum(every.steps * every.batch_sizes, axis=1)[self.run, self.piece])
+
+    @property
+    def batch_sizes(self) -> Floats:
+        """Of the steps before each point, (m,)."""
+        return np.asarray(self.courses.batch_sizes[self.run, self.piece])
+
+    @property
     def places(self) -> Floats:
         """Where and when each point is, in units of the distances over which what is missed changes, (m, 4)."""
-        every = self.courses
-        examples = np.cumsum(every.steps * every.batch_sizes, axis=1)[self.run, self.piece]
-        size = every.batch_sizes[self.run, self.piece]
-        peak = every.peaks[self.run]
-        left = every.learning_rates[self.run, self.piece] / peak
+        size, peak = self.batch_sizes, self.courses.peaks[self.run]
+        left = self.courses.learning_rates[self.run, self.piece] / peak
         scaled = (
             np.log2(size) / BATCH_OCTAVES,
             np.log2(peak / np.sqrt(size)) / RATE_OCTAVES,
-            np.log(examples) / LOG_EXAMPLES,
+            np.log(self.examples) / LOG_EXAMPLES,
             left / DECAY,
         )
         return np.stack(scaled, axis=1)
@@ -182,11 +190,11 @@ def steepness_of(points: Points) -> float:
     nothing of what comes after it. Where only the ends of runs are known, it is how much the lowest falls from the
     shortest runs to the longest.
     """
-    log_examples = points.places[:, 2] * LOG_EXAMPLES
+    log_examples = np.log(points.examples)
     if np.bincount(points.run).max() == 1:
         first, apart = points.log_losses[log_examples < log_examples.min() + ALIKE], np.ptp(log_examples)
         return max(LEAST_STEEPNESS, float(first.min() - points.log_losses.min()) / apart if apart > ALIKE else 1.0)
-    sizes = points.courses.batch_sizes[points.run, points.piece]
+    sizes = points.batch_sizes
     falls = []
     for size in np.unique(sizes):
         own = np.flatnonzero(sizes == size)
@@ -210,7 +218,7 @@ def errors_of(
         independent: a run's points count as so many, if they are more.
     """
     places = points.places
-    log_examples = places[:, 2] * LOG_EXAMPLES
+    log_examples = np.log(points.examples)
     counts = np.bincount(points.run)[points.run]
     early = (log_examples.max() - log_examples) / math.log(2.0)
     own = (MISSED if missed is None else missed) * steepness
@@ -221,7 +229,7 @@ def errors_of(
 
 def _octaves_behind(points: Points, log_examples: Floats) -> Floats:
     """How many octaves of examples before a point another point of its batch size had its loss, (m,)."""
-    sizes = points.courses.batch_sizes[points.run, points.piece]
+    sizes = points.batch_sizes
     behind = np.zeros(len(sizes))
     for size in np.unique(sizes):
         own = np.flatnonzero(sizes == size)
