@@ -142,7 +142,7 @@ def _place(point: Mapping[str, Any], batch_size: int) -> float:
     steps, examples = (_number(point.get(name), name) for name in ("steps", "examples"))
     if steps is None and examples is None:
         raise EvidenceError(
-            "a loss has neither steps nor examples: add a column 'step' or 'examples' (epochs times the examples of one)"
+            "a loss has neither steps nor examples: add a column 'step' or 'examples' (epochs times examples of each)"
         )
     if examples is None:
         return steps * batch_size  # type: ignore[operator]
