@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from batchopt.cli.console import Console
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.forecast import Forecast
-from batchopt.runs.read import read_runs
+from batchopt.runs.read import STORAGES, TABLES, read_runs
 from batchopt.uncertainty import Estimate
 
 SUMMARY = "Fit one law of the loss to a probe, or to runs that you have, and show the critical batch size."
@@ -90,9 +91,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     untimed = "" if forecast.step_cost is not None else " --per-step A --per-example B"
     console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS{untimed}")
     if untimed:
-        console.say(
-            "(a step of n examples costs A + B n, in seconds or any unit; or --least steps, examples, balanced)"
-        )
+        console.say("(no step was timed: one of n examples costs A + B n, in any unit; or give --least balanced)")
     console.result(
         {
             "out": str(args.out),
@@ -126,8 +125,10 @@ def read_evidence(args: argparse.Namespace) -> tuple[ProbeReport | None, list[Br
 
 
 def _is_probe(path: Path) -> bool:
-    """Whether a file is, or was meant to be, a probe's report: any record of batchopt."""
-    if path.suffix != ".json" or not path.is_file():
+    """Whether a file is, or was meant to be, the report of a probe: JSON, but for a list of logged points."""
+    if path.suffix == ".json":
+        return not (path.is_file() and re.match(r"\s*\[\s*\{", path.read_text(encoding="utf-8", errors="replace")))
+    if not path.is_file() or path.suffix.lower() in (*TABLES, *STORAGES):
         return False
     return (record_name(path.read_text(encoding="utf-8", errors="replace")) or "").startswith("batchopt.")
 

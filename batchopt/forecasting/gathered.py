@@ -49,8 +49,7 @@ def gather(
     """
     if report is None and not past:
         raise ValueError("a forecast needs runs: give the report of a probe, or runs=[...], got neither")
-    runs, doubts = [*(() if report is None else report.runs), *parted(past)], []
-    delay = 0.0
+    doubts, delay = [], 0.0
     if report is not None:
         initial_loss = report.initial_loss if initial_loss is None else initial_loss
         adaptive = report.provenance.adaptive if adaptive is None else adaptive
@@ -59,6 +58,7 @@ def gather(
     if past:
         check_past_runs(past, initial_loss=initial_loss, alone=report is None)
         doubts += doubts_of_past_runs(past, adaptive=adaptive)
+    runs = [*(() if report is None else report.runs), *parted(past)]
     return Gathered(
         runs=tuple(runs),
         noise=() if report is None else tuple(noise_readings(report)),

@@ -9,7 +9,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve, TrainingLosses
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
-UNLIKE = 1.4
+UNLIKE = 1.3
 """Runs of one task begin at losses that differ by less than this factor: nats and bits differ by 1.44."""
 SURE = 3.0
 """Errors of the loss of a first batch by which it may be off."""

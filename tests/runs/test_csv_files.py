@@ -9,10 +9,10 @@ import pytest
 from batchopt.errors import EvidenceError
 from batchopt.runs.csv_files import csv_rows
 
-CHART = '''"Step","wide-a - val/loss","wide-a - val/loss__MIN","wide-a - val/loss__MAX","b - 2 - val/loss","b - 2 - _step"
+CHART = """"Step","a - val/loss","a - val/loss__MIN","a - val/loss__MAX","b - 2 - val/loss","b - 2 - step"
 "0","2.3","2.3","2.3","2.31","0"
 "100","1.1","1.1","1.1","",""
-'''
+"""
 
 
 def written(folder: Path, text: str, name: str = "runs.csv") -> Path:
@@ -33,9 +33,9 @@ def test_rows_by_their_header(tmp_path: Path, between: str, ends: str) -> None:
 
 def test_a_chart_has_a_column_for_each_run(tmp_path: Path) -> None:
     assert csv_rows(written(tmp_path, CHART)) == [
-        {"run": "wide-a", "Step": "0", "val/loss": "2.3"},
+        {"run": "a", "Step": "0", "val/loss": "2.3"},
         {"run": "b - 2", "Step": "0", "val/loss": "2.31"},
-        {"run": "wide-a", "Step": "100", "val/loss": "1.1"},
+        {"run": "a", "Step": "100", "val/loss": "1.1"},
     ]
 
 

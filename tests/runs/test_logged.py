@@ -122,7 +122,10 @@ def test_a_loss_of_zero_ends_the_curve() -> None:
         ({"steps": [0, 1, 2, 3, 4.5]}, "steps must be whole numbers, zero or more, got 4.5"),
         ({"steps": [0, 1, 2, 3, -4]}, "steps must be whole numbers, zero or more, got -4"),
         ({"steps": [], "losses": []}, "steps must be a list of numbers"),
-        ({"steps": None, "examples": [0, 1, 2, 3, 4]}, "this one ends after 4 examples at batch size 8: are these steps"),
+        (
+            {"steps": None, "examples": [0, 1, 2, 3, 4]},
+            "this one ends after 4 examples at batch size 8: are these steps",
+        ),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"horizon": 0}, "horizon must be at least 1"),

@@ -44,7 +44,7 @@ def test_any_study_is_read_once_it_is_said_what_its_steps_count() -> None:
     assert first.curve.examples == tuple(LOSSES)
     assert second.outcome == "diverged"
     assert read_runs(study, columns={"steps": "step"})[0].curve.examples[-1] == 6_400
-    with pytest.raises(EvidenceError, match="does not say what the step of trial.report counts"):
+    with pytest.raises(EvidenceError, match=r"does not say what the step of trial.report counts"):
         read_runs(study)
 
 
@@ -84,7 +84,7 @@ def test_a_budget_is_the_horizon() -> None:
 
 def test_a_file_of_one_study(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
-    with pytest.raises(EvidenceError, match="study.db: there is no such file"):
+    with pytest.raises(EvidenceError, match=r"study.db: there is no such file"):
         read_runs(path, columns={"examples": "step"})
     assert not path.exists()
     study = optuna.create_study(storage=f"sqlite:///{path}", study_name="first")
@@ -92,7 +92,7 @@ def test_a_file_of_one_study(tmp_path: Path) -> None:
     assert read_runs(path, columns={"examples": "step"})[0].batch_size == 8
     assert read_runs(f"sqlite:///{path}", columns={"examples": "step"})[0].batch_size == 8
     optuna.create_study(storage=f"sqlite:///{path}", study_name="second")
-    with pytest.raises(EvidenceError, match="one study is needed and it holds 'first', 'second': give optuna.load_st"):
+    with pytest.raises(EvidenceError, match=r"one study is needed and it holds 'first', 'second': give optuna.load_st"):
         read_runs(path, columns={"examples": "step"})
     (tmp_path / "other.db").write_text("no database")
     with pytest.raises(EvidenceError, match="it cannot be opened as an Optuna storage"):

@@ -97,13 +97,19 @@ def test_steps_and_examples_may_stand_beside_each_other() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (rows(batch_size=""), "run 'a': it has no batch_size: add a column 'batch_size', say which one it is, columns="),
+        (
+            rows(batch_size=""),
+            "run 'a': it has no batch_size: add a column 'batch_size', say which one it is, columns=",
+        ),
         (rows(lr=None), "run 'a': it has no learning_rate"),
         (rows(batch_size="8.5"), "batch_size must be a whole number of at least 1, got '8.5'"),
         (rows(loss="low"), "run 'a': loss must be a number, got 'low'"),
         (rows(diverged="maybe"), "diverged must be true or false, got 'maybe'"),
         (rows(loss=-1.0), "losses must be zero or more, got -1"),
-        ([*rows(), *rows(batch_size=16)], "batch_size must be the same all along a run, got 8 and 16: if these are two"),
+        (
+            [*rows(), *rows(batch_size=16)],
+            "batch_size must be the same all along a run, got 8 and 16: if these are two",
+        ),
         ([*rows(), *rows(loss=3.0)], "losses must be of one run, and 5 of 5 places have different ones"),
         (rows(step=None), "a loss has neither steps nor examples: add a column 'step' or 'examples'"),
         (rows(step=None, epoch=1), "epochs times examples of each"),
@@ -121,7 +127,7 @@ def test_what_breaks_a_rule(given: Rows, said: str) -> None:
 def test_settings_of_a_run_or_a_name_that_there_is_not() -> None:
     with pytest.raises(EvidenceError, match="settings are given for a run 'b', and the runs are 'a'"):
         read(rows(), settings={"b": {"batch_size": 8}})
-    with pytest.raises(EvidenceError, match="settings must be among learning_rate, batch_size, .* got 'bs'"):
+    with pytest.raises(EvidenceError, match=r"settings must be among learning_rate, batch_size, .* got 'bs'"):
         read(rows(), settings={"bs": 8})
     with pytest.raises(EvidenceError, match="settings of run 'a' must be among"):
         read(rows(), settings={"a": {"bs": 8}})
