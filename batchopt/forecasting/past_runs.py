@@ -44,7 +44,7 @@ def check_past_runs(runs: Sequence[Branch], *, initial_loss: float | None, alone
     if initial_loss is None and not begun:
         raise EvidenceError(
             "the loss at initialisation is needed, and no run has one at 0 examples or of its first batch: give "
-            "initial_loss, the loss of an untrained model (for even guesses among k classes it is log k)"
+            "initial_loss (--initial-loss), that of an untrained model (of even guesses among k classes it is log k)"
         )
     if initial_loss is None:
         _check_alike(begun)
@@ -62,7 +62,7 @@ def _check_alike(begun: Sequence[tuple[tuple[float, float], Branch]]) -> None:
         raise EvidenceError(
             f"runs of one task must begin at about the same loss, and the one of {_named(lowest)} begins at {low:.4g}, "
             f"that of {_named(highest)} at {high:.4g}: are some in bits, sums, or of other data? Bring them to one "
-            "unit, or give initial_loss if they do belong together"
+            "unit, or give initial_loss (--initial-loss) if they do belong together"
         )
 
 

@@ -96,8 +96,8 @@ def recognise(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
             continue
         if len(own) > 1:
             raise EvidenceError(
-                f"columns {own[0]!r} and {own[1]!r} both stand for {ours}: say which one counts, "
-                f"columns={{{ours!r}: {own[0]!r}}} for example"
+                f"columns {own[0]!r} and {own[1]!r} both stand for {ours}: say which one counts, by "
+                f"{as_column(ours, own[0])} for example"
             )
         found[ours] = own[0]
     if "examples" in found and found.get("steps", "").lower() == COUNTS_CALLS:
@@ -109,6 +109,11 @@ def recognise(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
 def is_named(name: str, ours: str) -> bool:
     """Whether a column's name is a usual one for what we call `ours`."""
     return plain(name) in NAMES[ours]
+
+
+def as_column(ours: str, theirs: str = "...") -> str:
+    """How it is said which column holds what, in Python and on the command line."""
+    return f"columns={{{ours!r}: {theirs if theirs == '...' else repr(theirs)}}} or --column {ours}={theirs}"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -128,6 +133,6 @@ def _check_slips(names: Iterable[str], found: Mapping[str, str]) -> None:
         near = [] if _known(name) else difflib.get_close_matches(plain(name), spelt, n=1, cutoff=NEARLY)
         if near:
             raise EvidenceError(
-                f"column {name!r} is not known, and looks like {near[0]!r}: rename it, or say what it is, "
-                f"columns={{{spelt[near[0]]!r}: {name!r}}}"
+                f"column {name!r} is not known, and looks like {near[0]!r}: rename it, or say what it is by "
+                f"{as_column(spelt[near[0]], name)}"
             )

@@ -29,12 +29,13 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
     if len(set(names)) < len(names) or not any(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise EvidenceError(f"the first line must name the columns, each once, got {twice or names}")
-    rows = []
-    for cells in reader:
-        if len(cells) > len(names):
-            raise EvidenceError(f"line {reader.line_num} has {len(cells)} cells, and the first line names {len(names)}")
-        if cells:
-            rows.append(dict(zip(names, (cell.strip() for cell in cells), strict=False)))
+    lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    if lines and len(lines[-1][1]) < len(names) and not text.endswith("\n"):
+        del lines[-1]  # of a run that is still writing, or was killed
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise EvidenceError(f"line {number} has {len(cells)} cells, and the first line names {len(names)}")
+    rows = [dict(zip(names, cells, strict=True)) for _, cells in lines]
     wide = [name for name in names if BETWEEN in name]
     return list(_long(rows, wide)) if wide else rows
 

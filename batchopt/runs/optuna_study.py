@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.planning.goal import LowestLoss
+from batchopt.runs.columns import as_column
 from batchopt.runs.rows import Settings, runs_of_rows
 from batchopt.search.decay import budget
 from batchopt.search.observations import observe_one
@@ -39,8 +40,8 @@ def runs_of_study(study: optuna.Study, *, columns: Mapping[str, str], settings: 
         return tuple(run for run in found if run is not None)
     if STEP not in columns.values():
         raise EvidenceError(
-            "an Optuna study does not say what the step of trial.report counts: give columns={'examples': 'step'} or "
-            "columns={'steps': 'step'}"
+            "an Optuna study does not say what the step of trial.report counts: give "
+            f"{as_column('examples', STEP)}, or {as_column('steps', STEP)}"
         )
     losses = {"evaluation_loss": VALUE} if VALUE not in columns.values() else {}
     return runs_of_rows(

@@ -9,7 +9,7 @@ from typing import Any
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.runs.columns import POINT, SETTINGS, check_names, listed, recognise
+from batchopt.runs.columns import POINT, SETTINGS, as_column, check_names, listed, recognise
 from batchopt.runs.logged import logged_run
 
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def runs_of_rows(
     if not logs:
         names = dict.fromkeys(name for row in every for name in row)
         raise EvidenceError(
-            f"no row holds a loss, and the columns are {listed(names)}: say which one does, columns={{'loss': ...}}"
+            f"no row holds a loss, and the columns are {listed(names)}: say which one does by {as_column('loss')}"
         )
     given = _by_name(settings, logs)
     runs = []
@@ -150,7 +150,7 @@ def _place(point: Mapping[str, Any], batch_size: int) -> float:
         raise EvidenceError(
             f"steps times the batch size must be the examples, got {steps:g} steps of {batch_size} and {examples:g} "
             "examples: is the batch size that of all devices and accumulated gradients together? Say which column "
-            'counts, columns={"examples": ...} for example'
+            f"counts by {as_column('examples')} for example"
         )
     return examples
 
@@ -164,8 +164,8 @@ def _single(name: str, values: Mapping[str, Sequence[Any]], *, needed: bool = Fa
     own = list(dict.fromkeys(values.get(name, ())))
     if not own and needed:
         raise EvidenceError(
-            f"it has no {name}: add a column {name!r}, say which one it is, columns={{{name!r}: ...}}, or give "
-            f"settings={{{name!r}: ...}}"
+            f"it has no {name}: add a column {name!r}, say which one it is by {as_column(name)}, or give it by "
+            f"settings={{{name!r}: ...}} or --set {name}=..."
         )
     if len(own) > 1 and len({str(value) for value in own}) > 1:
         raise EvidenceError(
@@ -196,7 +196,8 @@ def _number(value: object, name: str, *, may_fail: bool = False) -> float | None
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise EvidenceError(f"{name} must be a number, got {value!r}") from None
+        comma = ": write it with a decimal point" if "," in str(value) else ""
+        raise EvidenceError(f"{name} must be a number, got {value!r}{comma}") from None
     if not (may_fail or math.isfinite(number)):
         return None
     return number

@@ -40,7 +40,7 @@ def test_a_count_of_calls_gives_way() -> None:
     ("names", "given", "said"),
     [
         (["lr", "learning_rate"], {}, r"columns 'lr' and 'learning_rate' both stand for learning_rate: say which"),
-        (["val_loss", "test_loss"], {}, r"columns=\{'evaluation_loss': 'val_loss'\} for example"),
+        (["val_loss", "test_loss"], {}, r"columns=\{'evaluation_loss': 'val_loss'\} or --column"),
         (["warmup_stpes"], {}, "column 'warmup_stpes' is not known, and looks like 'warmup_steps'"),
         (["batch_sizes"], {}, "looks like 'batch_size'"),
         (["loss"], {"batch_size": "bs"}, "there is no column 'bs' for 'batch_size': the columns are 'loss'"),

@@ -45,11 +45,16 @@ def test_a_chart_has_a_column_for_each_run(tmp_path: Path) -> None:
         ("", "the first line must name the columns"),
         ("loss,step,loss\n1,2,3\n", r"each once, got \['loss'\]"),
         ("run,loss\na,1\na,1,2\n", "line 3 has 3 cells, and the first line names 2"),
+        ("run,loss\na\na,1", "line 2 has 1 cells, and the first line names 2"),
     ],
 )
 def test_what_is_no_table(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(EvidenceError, match=said):
         csv_rows(written(tmp_path, text))
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    assert csv_rows(written(tmp_path, "run,step,loss\na,0,1\na,1")) == [{"run": "a", "step": "0", "loss": "1"}]
 
 
 def test_what_is_no_text(tmp_path: Path) -> None:

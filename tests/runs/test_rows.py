@@ -99,10 +99,11 @@ def test_steps_and_examples_may_stand_beside_each_other() -> None:
     [
         (
             rows(batch_size=""),
-            "run 'a': it has no batch_size: add a column 'batch_size', say which one it is, columns=",
+            "run 'a': it has no batch_size: add a column 'batch_size', say which one it is by columns=",
         ),
         (rows(lr=None), "run 'a': it has no learning_rate"),
         (rows(batch_size="8.5"), "batch_size must be a whole number of at least 1, got '8.5'"),
+        (rows(lr="0,1"), "learning_rate must be a number, got '0,1': write it with a decimal point"),
         (rows(loss="low"), "run 'a': loss must be a number, got 'low'"),
         (rows(diverged="maybe"), "diverged must be true or false, got 'maybe'"),
         (rows(loss=-1.0), "losses must be zero or more, got -1"),
