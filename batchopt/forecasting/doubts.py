@@ -69,6 +69,10 @@ def doubts_of_past_runs(runs: Sequence[Branch], *, adaptive: bool | None) -> lis
             "Every setting was run with a single seed, so how much runs differ by their seed is taken from other "
             "trainings."
         )
+    if all(run.outcome != "diverged" for run in runs):
+        doubts.append(
+            "No run diverged, so how high a rate is stable is not known, and plans stay near the highest that ran."
+        )
     return doubts
 
 

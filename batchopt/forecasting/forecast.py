@@ -17,7 +17,7 @@ from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.doubts import doubts_of_fit
 from batchopt.forecasting.forecast_plan import plan_for
-from batchopt.forecasting.gathered import constant_law, gather
+from batchopt.forecasting.gathered import constant_law, gather, with_edge_of_stability
 from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.noise_trend import NoiseTrend
@@ -93,7 +93,8 @@ class Forecast(Record):
         """Fit a forecast to a probe, to runs that you already have, or to both.
 
         Without a probe nothing was timed and no noise scale measured: a plan for the least seconds then needs a
-        `StepCost`. Runs must be of one model, data set and optimizer; what they don't show is among the doubts.
+        `StepCost`. Runs must be of one model, data set and optimizer; what they don't show is among the doubts. Where
+        none of them failed, stability is taken to end between the highest rate that ran well and twice that.
 
         Args:
             report: of a probe.
@@ -119,14 +120,15 @@ class Forecast(Record):
             ... ]
             >>> forecast = Forecast.fit(runs=runs, adaptive=False)
             >>> plan = forecast.plan(ReachLoss(0.5, StepCost(per_step=2e-3, per_example=1e-5)))
-            >>> 4 <= plan.batch_size <= 256, forecast.noise_trend is None
+            >>> 4 <= plan.batch_size <= 128, forecast.noise_trend is None
             (True, True)
         """
         known = gather(report, runs, initial_loss=initial_loss, adaptive=adaptive)
+        law = LossPosterior.fit(
+            known.runs, initial_loss=known.initial_loss, adaptive=known.adaptive, delay=known.delay, seed=seed
+        )
         forecast = cls(
-            law=LossPosterior.fit(
-                known.runs, initial_loss=known.initial_loss, adaptive=known.adaptive, delay=known.delay, seed=seed
-            ),
+            law=with_edge_of_stability(law, known),
             constant_law=constant_law(known, seed=seed),
             noise_trend=None if report is None else noise_trend(report),
             step_cost=None if report is None else report.step_cost,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, ProbeReport
@@ -12,6 +12,7 @@ from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.law_fit import fit_law
 from batchopt.forecasting.misfit import NoiseReading
 from batchopt.forecasting.past_runs import check_past_runs, parted
+from batchopt.forecasting.posterior import UNTRIED, LossPosterior
 from batchopt.forecasting.probe_readings import noise_readings
 
 
@@ -68,6 +69,18 @@ def gather(
         probed=report is not None,
         doubts=(*doubts, *doubts_of_runs(runs)),
     )
+
+
+def with_edge_of_stability(law: LossPosterior, known: Gathered) -> LossPosterior:
+    """A law that does not count on rates above those that were run, where nobody looked how high a rate is stable.
+
+    A probe raises the rate until runs fail. Runs that were there before may have stopped short of that: then stability
+    ends, in each draw at another rate, between the highest that ran well and the highest that is ever planned, at all
+    batch sizes that ran. On the digits, without this, a plan took a rate with which two of three runs died.
+    """
+    if known.probed or law.unstable:
+        return law
+    return replace(law, unstable=((law.batch_sizes[1], law.highest_rate, UNTRIED * law.highest_rate),))
 
 
 def constant_law(known: Gathered, *, seed: int) -> LawPosterior | None:

@@ -63,7 +63,7 @@ def test_there_is_a_plan_by_a_price_and_none_by_seconds(forecast: Forecast) -> N
     plan = forecast.plan(ReachLoss(0.3), step_cost=StepCost(2e-3, 1e-5))
     assert plan.seconds is not None
     assert forecast.step_cost is None
-    assert 4 <= plan.batch_size <= 1_024
+    assert 4 <= plan.batch_size <= 512
     assert forecast.plan(ReachLoss(0.3, StepCost(64.0, 1.0))).batch_size == pytest.approx(plan.batch_size, rel=3.0)
     with pytest.raises(EvidenceError, match=r"pass a StepCost as the goal's unit \(--per-step and --per-example\)"):
         forecast.plan(ReachLoss(0.3))
@@ -125,6 +125,19 @@ def test_a_decay_is_a_part_of_its_own() -> None:
 def test_a_diverged_run_bounds_the_rate() -> None:
     failed = logged_run(batch_size=64, learning_rate=1.6, steps=[1, 2, 3], losses=[2.3, 40.0, math.nan])
     assert Forecast.fit(runs=[*RUNS, failed], adaptive=False).law.unstable[-1][2] == 1.6
+
+
+def test_rates_above_those_that_ran_are_not_counted_on(forecast: Forecast) -> None:
+    highest = max(run.learning_rate for run in RUNS)
+    limits = forecast.law.largest_stable([64, 256])
+    np.testing.assert_array_less(highest * 0.999, limits[:, 1])
+    np.testing.assert_array_less(limits, 2.001 * highest)
+    assert np.ptp(limits[1:], axis=0).min() > 0.5 * highest
+    assert forecast.batch_size_limit == 512
+    assert any("how high a rate is stable is not known" in doubt for doubt in forecast.doubts)
+    failed = logged_run(batch_size=64, learning_rate=1.6, steps=[1, 2, 3], losses=[2.3, 40.0, math.nan])
+    told = Forecast.fit(runs=[*RUNS, failed], adaptive=False)
+    assert not any("how high a rate is stable" in doubt for doubt in told.doubts)
 
 
 def test_losses_at_initialisation_may_be_said() -> None:
