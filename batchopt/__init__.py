@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
     from batchopt.probing.probe import probe as probe
     from batchopt.probing.task import TrainingTask as TrainingTask
+    from batchopt.runs.logged import logged_run as logged_run
+    from batchopt.runs.read import read_runs as read_runs
     from batchopt.schedules.schedule import Schedule as Schedule
     from batchopt.schedules.schedule import Segment as Segment
     from batchopt.search import Log2 as Log2
@@ -90,10 +92,12 @@ _HOMES = {
     "fit_tradeoff": "tradeoff",
     "gradient_coverage": "probing.gradients",
     "learning_rate_by_progress": "training.learning_rates",
+    "logged_run": "runs.logged",
     "measure_noise_scale": "probing.measure",
     "milestones": "search",
     "per_example_squared_norms": "probing.gradients",
     "probe": "probing.probe",
+    "read_runs": "runs.read",
     "scale_learning_rate": "training.multipliers",
     "scheduled_loader": "training.loader",
     "train": "training.train",

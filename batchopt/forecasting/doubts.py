@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from batchopt.errors import UnreachableGoalError
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import Branch, ProbeReport
 
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
 
 HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
+
+NARROW = 2.0
+"""Batch sizes within this factor hardly tell what the batch size does."""
 
 
 def doubts_of_report(report: ProbeReport) -> list[str]:
@@ -23,10 +27,52 @@ def doubts_of_report(report: ProbeReport) -> list[str]:
     if unresolved:
         are = "is" if unresolved == 1 else "are"
         doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales {are} unresolved.")
-    if len({branch.batch_size for branch in report.runs if branch.outcome != "diverged"}) < 2:
+    return doubts
+
+
+def doubts_of_runs(runs: Sequence[Branch]) -> list[str]:
+    """What no run shows, whether a probe made them or they were there before."""
+    doubts = []
+    sizes = {run.batch_size for run in runs if run.outcome != "diverged"}
+    if len(sizes) < 2:
         doubts.append("Only one batch size was run, so what another one does is a guess.")
-    if all(branch.is_constant for branch in report.runs):
+    elif max(sizes) <= NARROW * min(sizes):
+        doubts.append(
+            f"Batch sizes were run from {min(sizes)} to {max(sizes)} only, within a factor of {NARROW:g}, so what "
+            "others do is carried far."
+        )
+    if all(run.is_constant for run in runs):
         doubts.append("No run's learning rate decayed, so what a decay brings is carried over from other trainings.")
+    return doubts
+
+
+def doubts_of_past_runs(runs: Sequence[Branch], *, adaptive: bool | None) -> list[str]:
+    """What a probe would have seen to, and runs that were trained for something else may lack."""
+    doubts = []
+    if adaptive is None:
+        doubts.append(
+            "Whether the optimizer is adaptive, as Adam is, was not said, and it was taken not to be: say "
+            "adaptive=True or adaptive=False (--adaptive or --no-adaptive)."
+        )
+    rates: dict[int, set[float]] = {}
+    for run in runs:
+        rates.setdefault(run.batch_size, set()).add(run.learning_rate)
+    if all(len(own) < 2 for own in rates.values()):
+        doubts.append(
+            "Every batch size was run at one peak rate only, so which is best is carried over from other trainings."
+        )
+    seeds: dict[tuple[object, ...], set[int]] = {}
+    for run in runs:
+        seeds.setdefault((run.batch_size, run.learning_rate, run.learning_rate_schedule), set()).add(run.seed)
+    if all(len(own) < 2 for own in seeds.values()):
+        doubts.append(
+            "Every setting was run with a single seed, so how much runs differ by their seed is taken from other "
+            "trainings."
+        )
+    if all(run.outcome != "diverged" for run in runs):
+        doubts.append(
+            "No run diverged, so how high a rate is stable is not known, and plans stay near the highest that ran."
+        )
     return doubts
 
 

@@ -1,4 +1,4 @@
-"""The forecast: what a probe says about the rest of the training."""
+"""The forecast: what the runs of a probe, or others, say about the rest of the training."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from batchopt._checks import check_count, check_increasing, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError, UnreachableGoalError
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
-from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_report
+from batchopt.forecasting.doubts import doubts_of_fit
 from batchopt.forecasting.forecast_plan import plan_for
+from batchopt.forecasting.gathered import constant_law, gather, with_edge_of_stability
 from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
 from batchopt.forecasting.law import LawPosterior
-from batchopt.forecasting.law_fit import fit_law
-from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend
+from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.forecasting.posterior import LossPosterior
-from batchopt.forecasting.probe_readings import batch_size_limit, noise_readings
+from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
 from batchopt.forecasting.read_outs import best_rate, critical_ratio, hyperbola_to, shared_ends
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
@@ -51,15 +51,15 @@ class Forecast(Record):
     of runs whose learning rate decays unless told otherwise: by the task's own schedule, or else by wsd (warm-up,
     stable part, linear decay over the last fifth). A loss is reached at the end of the decay. Rates are peak rates.
 
-    Do not trust the level of a loss beyond about five times the horizon of the probe's longest run: it is off by more
+    Do not trust the level of a loss beyond about five times the horizon of the longest run: it is off by more
     than its interval says. The choice of settings carries further. A rate above twice the highest that ran well, or
     above one that diverged, is expected to diverge, and never planned.
 
     Attributes:
         law: the law of the loss, with its posterior.
-        constant_law: the law that a search uses, of constant rates.
+        constant_law: the law that a search uses, of constant rates; None where no two runs kept their rate.
         noise_trend: noise scale over loss; None where fewer than two readings were resolved.
-        step_cost: measured seconds per step; None if the probe did not get to it.
+        step_cost: measured seconds per step; None without a probe that got to it.
         batch_size_limit: largest batch size that plans use unless told otherwise (memory, data, what was probed).
         warmup_examples: the task's, cut to a fifth of shorter horizons (a plan says so where it is); None where it has
             none, and a twentieth of the horizon is taken.
@@ -72,7 +72,7 @@ class Forecast(Record):
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior
-    constant_law: LawPosterior
+    constant_law: LawPosterior | None
     noise_trend: NoiseTrend | None
     step_cost: StepCost | None
     batch_size_limit: int
@@ -81,39 +81,63 @@ class Forecast(Record):
     doubts: tuple[str, ...]
 
     @classmethod
-    def fit(cls, report: ProbeReport, *, seed: int = 0) -> Forecast:
-        """Fit a forecast to a probe.
+    def fit(
+        cls,
+        report: ProbeReport | None = None,
+        *,
+        runs: Sequence[Branch] = (),
+        initial_loss: float | None = None,
+        adaptive: bool | None = None,
+        seed: int = 0,
+    ) -> Forecast:
+        """Fit a forecast to a probe, to runs that you already have, or to both.
+
+        Without a probe nothing was timed and no noise scale measured: a plan for the least seconds then needs a
+        `StepCost`. Runs must be of one model, data set and optimizer; what they don't show is among the doubts. Where
+        none of them failed, stability is taken to end between the highest rate that ran well and twice that.
+
+        Args:
+            report: of a probe.
+            runs: trained before, as `logged_run` and `read_runs` make them; beside a probe, of the same task and loss.
+            initial_loss: of the untrained model; if None, the probe's, or that with which the runs begin.
+            adaptive: whether the optimizer divides by the size of the gradient, as Adam does; if None, as the probe
+                says.
+            seed: of the posterior's draws.
 
         Raises:
-            EvidenceError: the probe left fewer than two usable loss curves.
+            EvidenceError: there are fewer than two usable loss curves, or the runs do not belong together.
+            ValueError: there is neither a probe nor a run.
+
+        Example:
+            >>> from batchopt import logged_run
+            >>> steps, horizon = [0, 50, 100, 200, 400, 600, 800, 900, 1_000], {16: 16_000, 64: 64_000}
+            >>> runs = [
+            ...     logged_run(
+            ...         batch_size=size, learning_rate=0.1, learning_rate_schedule="linear", horizon=horizon[size],
+            ...         steps=steps, losses=[2.3 * (1 + step * size**0.5 / 100) ** -0.4 for step in steps],
+            ...     )
+            ...     for size in horizon
+            ... ]
+            >>> forecast = Forecast.fit(runs=runs, adaptive=False)
+            >>> plan = forecast.plan(ReachLoss(0.5, StepCost(per_step=2e-3, per_example=1e-5)))
+            >>> 4 <= plan.batch_size <= 128, forecast.noise_trend is None
+            (True, True)
         """
-        provenance = report.provenance
+        known = gather(report, runs, initial_loss=initial_loss, adaptive=adaptive)
         law = LossPosterior.fit(
-            report.runs,
-            initial_loss=report.initial_loss,
-            adaptive=provenance.adaptive,
-            delay=provenance.delay,
-            seed=seed,
-        )
-        constant = fit_law(
-            [run for run in report.runs if run.is_constant],
-            noise=noise_readings(report),
-            initial_loss=report.initial_loss,
-            adaptive=provenance.adaptive,
-            delay=provenance.delay,
-            seed=seed,
+            known.runs, initial_loss=known.initial_loss, adaptive=known.adaptive, delay=known.delay, seed=seed
         )
         forecast = cls(
-            law=law,
-            constant_law=constant,
-            noise_trend=fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"]),
-            step_cost=report.step_cost,
-            batch_size_limit=batch_size_limit(report),
-            warmup_examples=provenance.warmup_examples or None,
-            task_schedule=provenance.learning_rate_schedule,
+            law=with_edge_of_stability(law, known),
+            constant_law=constant_law(known, seed=seed),
+            noise_trend=None if report is None else noise_trend(report),
+            step_cost=None if report is None else report.step_cost,
+            batch_size_limit=batch_size_limit(known.runs, report),
+            warmup_examples=None if report is None else report.provenance.warmup_examples or None,
+            task_schedule=None if report is None else report.provenance.learning_rate_schedule,
             doubts=(),
         )
-        return replace(forecast, doubts=(*doubts_of_report(report), *doubts_of_fit(forecast)))
+        return replace(forecast, doubts=(*known.doubts, *doubts_of_fit(forecast)))
 
     @property
     def initial_loss(self) -> float:
@@ -122,7 +146,16 @@ class Forecast(Record):
 
     @property
     def constant(self) -> ConstantForecast:
-        """What a search whose trials keep their learning rate starts from."""
+        """What a search whose trials keep their learning rate starts from.
+
+        Raises:
+            EvidenceError: no two runs kept their rate.
+        """
+        if self.constant_law is None:
+            raise EvidenceError(
+                "no two of the forecast's runs kept their learning rate, so it can't tell what trials that do would "
+                'take: say how their rate decays, learning_rate_schedule="cosine" for example'
+            )
         return ConstantForecast(self.constant_law, self.step_cost, self.batch_size_limit)
 
     @property
@@ -132,7 +165,7 @@ class Forecast(Record):
 
     @property
     def lowest_observed_loss(self) -> float:
-        """Lowest loss that any run of the probe reached; everything below is extrapolation."""
+        """Lowest loss that any run reached; everything below is extrapolation."""
         return self.law.lowest_loss
 
     def critical_batch_size(self, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto") -> Estimate:

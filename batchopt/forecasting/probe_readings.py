@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from batchopt.evidence import ProbeReport
+from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.misfit import NoiseReading
-from batchopt.forecasting.noise_trend import log_standard_error
+from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
 
 FURTHER = 4
 """Plans use batch sizes up to this factor beyond those that were run, unless told otherwise. Set by hand: with 8 and 16
 plans went where no run had been, and their fixed schedules missed the loss more often than not (`studies/digits`)."""
+UNPROBED = 2
+"""The same above the largest of runs that no probe made. On the digits twelve of twelve runs by such plans reached
+their loss at twice the largest batch, and three of nine at four times, where the rate was untried too."""
 
 
 def noise_readings(report: ProbeReport) -> list[NoiseReading]:
@@ -23,11 +27,18 @@ def noise_readings(report: ProbeReport) -> list[NoiseReading]:
     return readings
 
 
-def batch_size_limit(report: ProbeReport) -> int:
-    """`FURTHER` times the largest batch that was tried, within memory and the data set."""
-    limits = [FURTHER * max(branch.batch_size for branch in report.runs)]
-    if report.step_cost is not None and report.step_cost.largest_batch_size is not None:
-        limits.append(report.step_cost.largest_batch_size)
-    if report.provenance.population is not None:
-        limits.append(report.provenance.population)
-    return min(limits)
+def batch_size_limit(runs: Sequence[Branch], report: ProbeReport | None) -> int:
+    """Some times the largest batch that was tried, within memory and the data set as far as a probe knows them."""
+    largest = max(branch.batch_size for branch in runs)
+    return UNPROBED * largest if report is None else round(min(FURTHER * largest, largest_possible(report)))
+
+
+def largest_possible(report: ProbeReport) -> float:
+    """The largest batch size that memory and the data set allow; infinite where neither is known."""
+    memory = None if report.step_cost is None else report.step_cost.largest_batch_size
+    return min(math.inf if limit is None else limit for limit in (memory, report.provenance.population))
+
+
+def noise_trend(report: ProbeReport) -> NoiseTrend | None:
+    """Plain noise scale over loss; None where fewer than two readings were resolved."""
+    return fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])

@@ -116,6 +116,6 @@ def _price(unit: object, measured: StepCost | None) -> StepCost:
     if measured is None:
         raise EvidenceError(
             "least seconds need a measured step cost and there is none: "
-            "probe the task, or pass a StepCost as the goal's unit"
+            "probe the task, or pass a StepCost as the goal's unit (--per-step and --per-example)"
         )
     return measured

@@ -52,7 +52,7 @@ def reasons_for(
     if loss < lowest_observed / 1.2:
         reasons.append(
             f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
-            f"that the probe saw ({lowest_observed:.3g}): the steps to it are extrapolated."
+            f"that was seen ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
     reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
     if isinstance(goal, ReachLoss):

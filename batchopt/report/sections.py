@@ -63,7 +63,7 @@ def forecast(forecast: Forecast) -> Section:
         for reading in data.critical
     ]
     body = paragraph(
-        f"From loss {number(forecast.initial_loss)} at initialisation; the probe saw losses down to "
+        f"From loss {number(forecast.initial_loss)} at initialisation; losses were seen down to "
         f"{number(data.lowest_observed)}. Intervals hold 90 %."
     )
     body += table(

@@ -168,7 +168,7 @@ def _draw_lower_bounds(
 
 
 def shade_observed(figure: go.Figure, loss: Span, *, lowest: float) -> None:
-    """Shade the losses that the probe saw and name what lies beyond, on a falling logarithmic loss axis."""
+    """Shade the losses that were seen and name what lies beyond, on a falling logarithmic loss axis."""
     if not loss.low < lowest < loss.high:
         return
     figure.add_shape(
@@ -178,7 +178,7 @@ def shade_observed(figure: go.Figure, loss: Span, *, lowest: float) -> None:
     text = {"y": 1.0, "yref": "paper", "yanchor": "bottom", "showarrow": False, "font": {"size": 12, "color": GREY}}
     share = math.log(loss.high / lowest) / math.log(loss.high / loss.low)
     if share > NARROW:
-        figure.add_annotation(x=at, xanchor="right", text="observed by the probe ", **text)
+        figure.add_annotation(x=at, xanchor="right", text="observed ", **text)
     if 1.0 - share > NARROW:
         figure.add_annotation(x=at, xanchor="left", text=" extrapolated", **text)
 

@@ -24,7 +24,7 @@ class ForecastData(NamedTuple):
     Attributes:
         critical: critical batch size from initialisation to a loss.
         local: critical batch size of the training that happens at a loss.
-        lowest_observed: lowest loss that the probe saw.
+        lowest_observed: lowest loss that was seen.
     """
 
     critical: tuple[Reading, ...]

@@ -76,7 +76,7 @@ def test_observed_losses_are_shaded_where_they_end_on_the_axis() -> None:
     shade_observed(figure, Span(0.1, 2.0), lowest=0.5)
     (shape,) = figure.layout.shapes
     assert (shape.x0, shape.x1) == (2.0, 0.5)
-    assert [note.text.strip() for note in figure.layout.annotations] == ["observed by the probe", "extrapolated"]
+    assert [note.text.strip() for note in figure.layout.annotations] == ["observed", "extrapolated"]
 
 
 def test_nothing_is_shaded_without_an_extrapolated_part() -> None:
@@ -88,7 +88,7 @@ def test_nothing_is_shaded_without_an_extrapolated_part() -> None:
 def test_a_label_that_does_not_fit_is_left_out() -> None:
     figure = blank("t", **AXES)
     shade_observed(figure, Span(0.5, 2.0), lowest=0.51)
-    assert [note.text.strip() for note in figure.layout.annotations] == ["observed by the probe"]
+    assert [note.text.strip() for note in figure.layout.annotations] == ["observed"]
 
 
 def test_translucent_colours() -> None:

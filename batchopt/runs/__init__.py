@@ -1,0 +1,1 @@
+"""Runs that were trained before, read from their logs as evidence for a forecast."""
