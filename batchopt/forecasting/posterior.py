@@ -3,8 +3,8 @@
 The law's own parameters are drawn by the fit. What the law misses is a Gaussian process, of which every draw holds one
 function: a random one of the prior, as a sum of random Fourier features (Rahimi and Recht 2007), bent through what the
 draw's own parameters miss at the fitted points (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309). So a draw says
-one consistent thing of all settings, near to the points and far from them. Beyond the runs the law misses the same on
-most problems, so this is added: lines in log examples and in log batch size, whose slopes every draw has its own of.
+one consistent thing of all settings, near to the points and far from them. Beyond the runs it adds what the law misses
+there on most problems (`beyond.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy import stats
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
+from batchopt.forecasting.beyond import missed_beyond
 from batchopt.forecasting.rate_drift import drifts_of
 from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
@@ -42,15 +43,6 @@ SMALLER = 0.75
 root, by which best rates differ, and proportion, by which noise alone makes them differ."""
 SHORT_OF = 1.1
 """Stability ends by this factor or more below a rate that failed, whatever did well at other batch sizes."""
-SLOWER, SLOWER_SD = 0.34, 0.22
-"""How much more log loss falls than by the law, in steepnesses for every e-fold of examples beyond the longest run: its
-mean over problems, and deviation. On nine of `benchmarks/prediction.py`, three probes each, it was 0.47, 0.00, 0.46,
-0.29, 0.64, 0.18, 0.29, 0.26 and 0.26; the deviation is a fifth more than theirs, for problems unlike these."""
-HIGHER, HIGHER_SD = 0.22, 0.2
-"""How much higher log loss is than by the law, in steepnesses for every e-fold of the batch size beyond those that ran:
-0.08, -0.15, 0.41, 0.25, 0.35, 0.27, 0.08, 0.26 and 0.25 on the same problems. With both, plans' horizons are 1.7 times
-the true ones (2.5 without), critical batch sizes off by a factor of 1.8 (2.2), and 92 % of these in their intervals
-(78 %)."""
 DIGITS = 5
 """Significant digits of what the law misses."""
 SCATTER = 0.15
@@ -233,15 +225,9 @@ class LossPosterior(Record):
         known = np.array(self.places).reshape(-1, places.shape[1])  # a law that is given has none
         near = _nearness(places, known) * (MISSED * self.steepness) ** 2
         missed = np.array(self.weights) @ near.T + self._features(places)
-        return np.asarray(by_law + missed + self._missed_beyond(wanted))
-
-    def _missed_beyond(self, wanted: Points) -> Floats:
-        """What the law misses beyond the longest run and the largest batch size that were run, (1 + draws, k)."""
-        longer = np.maximum(0.0, np.log(wanted.examples / self.longest))
-        larger = np.maximum(0.0, np.log(wanted.batch_sizes / self.batch_sizes[1]))
-        by_length = -(SLOWER + SLOWER_SD * self._normal_scores(seed=2))
-        by_size = HIGHER + HIGHER_SD * self._normal_scores(seed=3)
-        return np.asarray(self.steepness * (np.outer(by_length, longer) + np.outer(by_size, larger)))
+        longer, larger = wanted.examples / self.longest, wanted.batch_sizes / self.batch_sizes[1]
+        beyond = missed_beyond(longer, larger, (self._normal_scores(seed=2), self._normal_scores(seed=3)))
+        return np.asarray(by_law + missed + self.steepness * beyond)
 
     def largest_stable(self, batch_sizes: Sequence[float] | Floats) -> Floats:
         """The learning rate from which on runs diverge, (1 + draws, k).

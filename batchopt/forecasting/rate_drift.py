@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from batchopt.forecasting.beyond import SLOWER
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.forecasting.schedule_points import NearBest, course_of, edges_of
@@ -60,19 +61,22 @@ def drifts_of(best: Sequence[NearBest], longest: float, *, delay: float = 0.0) -
     """
     runs = _Runs(delay)
     tilt_sd, bend = 2.0 * CURVATURE * ASIDE, CURVATURE * ASIDE**2
-    beliefs: list[tuple[Weights, float]] = []
+    beliefs: list[tuple[Weights, float, float]] = []
     for size, rate, is_between in best:
         here = max(longest, LEAST_STEPS * size)
         there, later = here * FURTHER, rate * FURTHER**HORIZON_EXPONENT
         if is_between:
-            beliefs.append((runs.tilt(size, rate, here), tilt_sd * NEAR_SD))
+            beliefs.append((runs.tilt(size, rate, here), 0.0, tilt_sd * NEAR_SD))
         drift = _sum(runs.tilt(size, later, there), runs.tilt(size, rate, here), -1.0)
-        beliefs.append((drift, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
-        beliefs.append((_sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend), CURVATURE_SD * bend))
+        beliefs.append((drift, 0.0, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
+        # The steepness there is what the law has, and what it misses.
+        curved = _sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend)
+        beliefs.append((curved, SLOWER * bend, CURVATURE_SD * bend))
     differences = np.zeros((len(beliefs), len(runs.courses)))
-    for row, (weights, _) in zip(differences, beliefs, strict=True):
+    for row, (weights, _, _) in zip(differences, beliefs, strict=True):
         row[list(weights)] = list(weights.values())
-    return Contrasts(Courses(runs.courses), differences, np.array([sd for _, sd in beliefs]))
+    means, sds = np.array([belief[1:] for belief in beliefs]).reshape(-1, 2).T
+    return Contrasts(Courses(runs.courses), differences, means, sds)
 
 
 class _Runs:

@@ -117,16 +117,18 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Contrasts:
-    """Differences between log losses at the ends of runs that are believed to be nothing.
+    """What is believed of differences between log losses at the ends of runs.
 
     Attributes:
         courses: of the runs.
         differences: takes their log losses to the differences, (k, runs).
-        sds: standard deviation of each, in units of s, (k,).
+        means: of each, in units of s, (k,).
+        sds: standard deviations, in units of s, (k,).
     """
 
     courses: Courses
     differences: Floats
+    means: Floats
     sds: Floats
 
 
@@ -314,6 +316,7 @@ class _Misfit:
         self.errors = errors_of(points, steepness)
         if contrasts is not None:
             self.weighed = contrasts.differences / (contrasts.sds * steepness)[:, None]
+            self.aims = contrasts.means / contrasts.sds
             self.ends_run = np.arange(len(contrasts.courses.steps))
             self.ends_piece = contrasts.courses.pieces - 1
         self.believed = 0 if contrasts is None else len(contrasts.sds)
@@ -326,7 +329,7 @@ class _Misfit:
         if self.contrasts is not None:
             with np.errstate(divide="ignore", invalid="ignore"):  # of a search that goes astray
                 ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
-            off = np.nan_to_num(ends @ self.weighed.T, nan=WORST, posinf=WORST, neginf=-WORST)
+            off = np.nan_to_num(ends @ self.weighed.T - self.aims, nan=WORST, posinf=WORST, neginf=-WORST)
             parts.append(soft(off + shifts[:, : self.believed]))
         parts.append(self.prior.residuals(rows) + shifts[:, self.believed :])
         return np.concatenate(parts, axis=1)
@@ -347,7 +350,7 @@ class _Misfit:
         np.multiply(softened[:, :, None], slopes, out=found[:, :count])
         if self.contrasts is not None:
             ends, by = log_loss_slopes(alike, self.frame, self.contrasts.courses, self.ends_run, self.ends_piece)
-            off = ends @ self.weighed.T + self.shifts[:, count:after]
+            off = ends @ self.weighed.T - self.aims + self.shifts[:, count:after]
             found[:, count:after] = soft_slope(off)[:, :, None] * (self.weighed @ by)
         found[:, after:] = self.prior.slopes
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)

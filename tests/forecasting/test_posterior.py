@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from forecasting.known_law import drawn_law, known_law
 
-from batchopt.forecasting.posterior import HIGHER, HIGHER_SD, SLOWER, SLOWER_SD, LossPosterior
+from batchopt.forecasting.beyond import HIGHER, HIGHER_SD, SLOWER, SLOWER_SD
+from batchopt.forecasting.posterior import LossPosterior
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 LAW = replace(drawn_law(200), unstable=((16, 0.4, 1.6),), stable=(), highest_rate=10.0)
