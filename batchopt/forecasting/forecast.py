@@ -68,7 +68,7 @@ class Forecast(Record):
         doubts: what speaks against trusting it, in sentences.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/3"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/4"
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior

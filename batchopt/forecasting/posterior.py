@@ -79,7 +79,7 @@ class LossPosterior(Record):
         longest: examples of the longest run.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/2"
+    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/3"
 
     initial_loss: float
     lowest_loss: float
@@ -225,7 +225,8 @@ class LossPosterior(Record):
         known = np.array(self.places).reshape(-1, places.shape[1])  # a law that is given has none
         near = _nearness(places, known) * (MISSED * self.steepness) ** 2
         missed = np.array(self.weights) @ near.T + self._features(places)
-        longer, larger = wanted.examples / self.longest, wanted.batch_sizes / self.batch_sizes[1]
+        longer = np.log(wanted.examples / self.longest)
+        larger = wanted.mean_over_run(np.log(np.maximum(1.0, courses.batch_sizes / self.batch_sizes[1])))
         beyond = missed_beyond(longer, larger, (self._normal_scores(seed=2), self._normal_scores(seed=3)))
         return np.asarray(by_law + missed + self.steepness * beyond)
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from batchopt.forecasting.beyond import SLOWER
+from batchopt.forecasting.beyond import STEEPER
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.forecasting.schedule_points import NearBest, course_of, edges_of
@@ -71,7 +71,7 @@ def drifts_of(best: Sequence[NearBest], longest: float, *, delay: float = 0.0) -
         beliefs.append((drift, 0.0, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
         # The steepness there is what the law has, and what it misses.
         curved = _sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend)
-        beliefs.append((curved, SLOWER * bend, CURVATURE_SD * bend))
+        beliefs.append((curved, STEEPER * bend, CURVATURE_SD * bend))
     differences = np.zeros((len(beliefs), len(runs.courses)))
     for row, (weights, _, _) in zip(differences, beliefs, strict=True):
         row[list(weights)] = list(weights.values())

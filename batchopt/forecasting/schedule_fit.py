@@ -88,8 +88,16 @@ class Points:
     @property
     def examples(self) -> Floats:
         """Seen at each point, (m,)."""
-        every = self.courses
-        return np.asarray(np.cumsum(every.steps * every.batch_sizes, axis=1)[self.run, self.piece])
+        return np.asarray(np.cumsum(self._per_piece, axis=1)[self.run, self.piece])
+
+    @property
+    def _per_piece(self) -> Floats:
+        """Examples of each piece, (runs, pieces)."""
+        return self.courses.steps * self.courses.batch_sizes
+
+    def mean_over_run(self, values: Floats) -> Floats:
+        """Of what the pieces of runs have, (runs, pieces), the mean over the examples before each point, (m,)."""
+        return np.asarray(np.cumsum(self._per_piece * values, axis=1)[self.run, self.piece] / self.examples)
 
     @property
     def batch_sizes(self) -> Floats:
