@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 STEEPER, STEEPER_SD = 0.32, 0.22
 """How much more log loss falls than by the law, in steepnesses for every e-fold of examples beyond the longest run: its
 mean over problems, and deviation. On nine of `benchmarks/prediction.py`, three probes each, it was 0.47, 0, 0.46, 0.29,
-0.64, 0.18, 0.29, 0.26 and 0.26; without one of them the mean is 0.28 to 0.36. The deviation is a fifth more than theirs,
-for problems unlike these."""
+0.64, 0.18, 0.29, 0.26 and 0.26; without one of these the mean is 0.28 to 0.36. The deviation is a fifth more than
+theirs, for problems unlike these."""
 HIGHER, HIGHER_SD = 0.2, 0.2
 """How much higher log loss is than by the law, in steepnesses for every e-fold of the batch size beyond those that ran:
 0.08, -0.15, 0.41, 0.25, 0.35, 0.27, 0.08, 0.26 and 0.25 on the same problems; without one of them 0.17 to 0.24."""
