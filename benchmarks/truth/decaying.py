@@ -47,8 +47,8 @@ HOPELESS = 4.0
 """Nor is one whose loss at a horizon is above that of another rate at a quarter of it."""
 RESCALED = {"transformer": 32}
 """Problems that are swept with beta2 and weight decay following the batch size as well, and what these were set for."""
-SHAPED = ("digits_mlp", "cifar_cnn", "mnist_cnn_adam", "transformer")
-"""Problems with cosine and linear runs: SGD, momentum, Adam and AdamW."""
+SHAPED = ("digits_mlp", "mnist_cnn_adam", "transformer")
+"""Problems with cosine and linear runs: SGD, Adam and AdamW."""
 SHAPES = ("cosine", "linear")
 SHAPE_HORIZONS = 3
 """The last of the ladder."""
@@ -258,7 +258,7 @@ def missing(name: str, runs: Sequence[Run], constant: Sequence[Run]) -> Iterator
             yield from _missing_ladders(problem, size, at_size, constant, rescaled)
     if name in SHAPED:
         stable = [run for run in runs if run.shape == "wsd" and not run.rescaled]
-        for size in [size for size in problem.batch_sizes[1::3] if size in problem.decaying_batch_sizes]:
+        for size in problem.batch_sizes[1::3]:
             for shape in SHAPES:
                 yield from _missing_shapes(problem, size, shape, runs, [r for r in stable if r.batch_size == size])
 
