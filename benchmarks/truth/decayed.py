@@ -3,10 +3,6 @@
 A setting is a batch size and a peak rate. Its ladder are the mean log losses at the ends of its horizons, over seeds.
 A ladder may end before it reaches the loss: where its rate diverged, or because it was far behind another rate.
 
-Of dear problems not all batch sizes were run, and one seed only. Between two batch sizes that were run, examples to a
-loss are taken to rise in a straight line, as they do on the hyperbola of a trade-off, and a rate to correspond to the
-same multiple of the best one of each.
-
 A horizon has 16 steps at least. A batch size whose shortest run is at the loss already takes fewer examples than any
 that was run; it is left out of the trade-off, whose fewest steps are not resolved where they are as few.
 """
@@ -14,7 +10,7 @@ that was run; it is left out of the trade-off, whose fewest steps are not resolv
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -61,9 +57,8 @@ class DecayedSweep:
 
     @cached_property
     def batch_sizes(self) -> tuple[int, ...]:
-        """Those of the problem that were run, or lie between two that were."""
-        run = {size for size, _ in self.ladders}
-        return tuple(size for size in self.problem.batch_sizes if min(run) <= size <= max(run))
+        """Those that were run: of dear problems not all."""
+        return tuple(sorted({size for size, _ in self.ladders}))
 
     @cached_property
     def ladders(self) -> dict[Setting, Ladder]:
@@ -125,12 +120,10 @@ class DecayedSweep:
         return {key: spread / math.sqrt(sum(key in own for own in seeds)) for key in means}
 
     def examples(self, batch_size: int, learning_rate: float, loss: float) -> float:
-        """The horizon at whose end a setting is at a loss, interpolated over log rates and over batch sizes; infinite
-        beyond the grid."""
-        table = self.log_examples(loss)
-        best = {int(size): float(rate) for size, _, rate in zip(*best_of_sizes(table), strict=True)}
-        told = self._settings(best, batch_size, learning_rate)
-        return sum(part * math.exp(over_rates(table, size, rate)) for part, size, rate in told) if told else math.inf
+        """The horizon at whose end a setting is at a loss, interpolated over log rates; infinite beyond the grid."""
+        table = {key: value for key, value in self.log_examples(loss).items() if key[0] == batch_size}
+        value = over_rates(table, batch_size, learning_rate) if table else math.inf
+        return math.exp(value) if math.isfinite(value) else math.inf
 
     def cheapest(self, loss: float, price: StepCost, batch_size: int | None = None) -> Cheapest:
         """The cheapest setting, of one batch size if given.
@@ -138,57 +131,14 @@ class DecayedSweep:
         Raises:
             EvidenceError: none reaches the loss.
         """
-        sizes, logs, rates = best_of_sizes(self.log_examples(loss))
-        fewest = dict(zip(map(int, sizes), map(math.exp, logs), strict=True))
-        best = dict(zip(map(int, sizes), map(float, rates), strict=True))
-        found = []
-        for size in self.batch_sizes if batch_size is None else (batch_size,):
-            rate = self._best_rate(best, size)
-            if rate is not None:
-                examples = sum(part * fewest[own] for part, own, _ in self._settings(best, size, rate))
-                found.append(Cheapest(examples / size * price(size), size, rate, examples))
+        found = [
+            Cheapest(math.exp(value) / size * price(size), size, rate, math.exp(value))
+            for (size, rate), value in self.log_examples(loss).items()
+            if math.isfinite(value) and batch_size in (None, size)
+        ]
         if not found:
             raise EvidenceError(f"no run of batch size {batch_size} ends at the loss {loss:g}")
         return min(found)
-
-    def _beside(self, batch_size: int) -> tuple[int, ...]:
-        """Batch sizes that were run and tell of one: itself, or those next below and above it; none beyond them."""
-        run = {size for size, _ in self.ladders}
-        if batch_size in run:
-            return (batch_size,)
-        below, above = [s for s in run if s < batch_size], [s for s in run if s > batch_size]
-        return (max(below), min(above)) if below and above else ()
-
-    def _best_rate(self, best: Mapping[int, float], batch_size: int) -> float | None:
-        """The best rate at a batch size, interpolated in logarithms; None where one that tells of it has none."""
-        beside = self._beside(batch_size)
-        if not beside or any(size not in best for size in beside):
-            return None
-        if len(beside) == 1:
-            return best[batch_size]
-        return math.exp(np.interp(math.log(batch_size), np.log(beside), np.log([best[size] for size in beside])))
-
-    def _settings(
-        self, best: Mapping[int, float], batch_size: int, learning_rate: float
-    ) -> list[tuple[float, int, float]]:
-        """Settings that were run, or lie between rates that were, and tell of one: the weight, batch size and rate of
-        each; none where nothing tells of it.
-
-        Args:
-            best: rates of the batch sizes that were run.
-            batch_size: of the setting.
-            learning_rate: of the setting.
-        """
-        beside, own = self._beside(batch_size), self._best_rate(best, batch_size)
-        if own is None:
-            return []
-        if len(beside) == 1:
-            return [(1.0, batch_size, learning_rate)]
-        above = (batch_size - beside[0]) / (beside[1] - beside[0])
-        return [
-            (part, size, learning_rate / own * best[size])
-            for part, size in zip((1.0 - above, above), beside, strict=True)
-        ]
 
     def held_out(self, batch_size: int, learning_rate: float, horizon: float) -> float | None:
         """Held-out loss at the end of a setting's runs, interpolated over horizons; None where it is not finite."""
@@ -206,19 +156,19 @@ class DecayedSweep:
         A horizon outside of those to which every rate was followed counts as the nearest. A rate that was given up
         counts with its last loss, which is too high.
         """
-        ends = {size: self._ends_of_rates(size, horizon) for size in self._beside(batch_size)}
-        best = {size: min(own, key=lambda rate: own[rate]) for size, own in ends.items() if len(own) > 1}
-        told = self._settings(best, batch_size, learning_rate)
-        return sum(part * _over_best(ends[size], rate) for part, size, rate in told) if told else math.inf
-
-    def _ends_of_rates(self, batch_size: int, horizon: float) -> dict[float, float]:
-        """Log losses at the end of a horizon by rate, rising, of those that get there."""
         ladders = {rate: ends for (size, rate), ends in self.ladders.items() if size == batch_size}
         last = min(arrived(self.problem, ladders), max((h for ends in ladders.values() for h in ends), default=0))
         first = min((h for ends in ladders.values() for h in ends), default=0)
         at = min(max(horizon, first), last)
         known = {rate: _end_at(ends, at, (batch_size, rate) in self.diverged) for rate, ends in ladders.items()}
-        return {rate: end for rate, end in sorted(known.items()) if math.isfinite(end)}
+        rates = sorted(rate for rate, end in known.items() if math.isfinite(end))
+        if len(rates) < 2 or not rates[0] * 0.999 <= learning_rate <= rates[-1] * 1.001:
+            return math.inf
+        ends = [known[rate] for rate in rates]
+        # Monotone between rates and level at the best of them: a straight line would lie above a minimum.
+        curve = PchipInterpolator(np.log(rates), ends)
+        at_rate = min(max(learning_rate, rates[0]), rates[-1])
+        return float(curve(math.log(at_rate))) - min(ends)
 
 
 def horizon_to(ends: Ladder, loss: float) -> float:
@@ -238,17 +188,6 @@ def _end_at(ends: Ladder, horizon: float, diverged: bool) -> float:
     if not horizons or horizon < horizons[0] * 0.999 or (diverged and horizon > horizons[-1] * 1.001):
         return math.inf
     return float(np.interp(math.log(horizon), np.log(horizons), [ends[each] for each in horizons]))
-
-
-def _over_best(ends: dict[float, float], learning_rate: float) -> float:
-    """Log loss above the lowest, interpolated between rates; infinite beyond them."""
-    rates = list(ends)
-    if not rates[0] * 0.999 <= learning_rate <= rates[-1] * 1.001:
-        return math.inf
-    # Monotone between rates and level at the best of them: a straight line would lie above a minimum.
-    curve = PchipInterpolator(np.log(rates), list(ends.values()))
-    at_rate = min(max(learning_rate, rates[0]), rates[-1])
-    return float(curve(math.log(at_rate))) - min(ends.values())
 
 
 def _ladders(runs: Sequence[Run]) -> dict[Setting, Ladder]:
