@@ -25,7 +25,8 @@ class Decaying:
     With one seed, and without the smallest batch, whose runs take the longest, a convolutional network takes three
     quarters of an hour of one core. The scatter of one seed is taken from other problems. Batch sizes are not thinned
     out further: from four of them, a factor of four apart, critical batch sizes were known to a factor of 1.5 for one
-    loss of nine. Horizons, losses, and the rule that the best rate lies inside the grid are those of all problems.
+    loss of nine, from all of them for three of ten. Horizons, losses, and the rule that the best rate lies inside the
+    grid are those of all problems.
 
     Attributes:
         batch_sizes: of the problem's; all if None.
