@@ -87,7 +87,7 @@ def _critical(forecast: Forecast, loss: float, shape: Literal["wsd", "constant"]
 
 
 def _planned(forecast: Forecast, name: str, loss: float, price: StepCost) -> dict[str, Any]:
-    sizes = PROBLEMS[name].batch_sizes
+    sizes = decayed_sweep_of(name).batch_sizes
     try:
         plan = forecast.plan(ReachLoss(loss, price), learning_rate_schedule="wsd", batch_sizes=(sizes[0], sizes[-1]))
     except (BatchoptError, ValueError) as error:
@@ -167,7 +167,8 @@ def baselines(problem: str, loss: float, price: StepCost, noise: float | None) -
         price: of a step.
         noise: the simple noise scale at the loss, or None.
     """
-    sweep, sizes = decayed_sweep_of(problem), PROBLEMS[problem].batch_sizes
+    sweep = decayed_sweep_of(problem)
+    sizes = sweep.batch_sizes
     size = sweep.cheapest(loss, price).batch_size
     habit = min(max(DEFAULT_BATCH, sizes[0]), sizes[-1])
 

@@ -45,11 +45,10 @@ BEHIND = 2.0
 """A rate with which the last loss takes this many times the horizon of another rate is not followed further."""
 HOPELESS = 4.0
 """Nor is one whose loss at a horizon is above that of another rate at a quarter of it."""
-SEEDS = 2
 RESCALED = {"transformer": 32}
 """Problems that are swept with beta2 and weight decay following the batch size as well, and what these were set for."""
-SHAPED = ("digits_mlp", "cifar_cnn", "mnist_cnn_adam", "transformer")
-"""Problems with cosine and linear runs: SGD, momentum, Adam and AdamW."""
+SHAPED = ("digits_mlp", "mnist_cnn_adam", "transformer")
+"""Problems with cosine and linear runs: SGD, Adam and AdamW."""
 SHAPES = ("cosine", "linear")
 SHAPE_HORIZONS = 3
 """The last of the ladder."""
@@ -249,12 +248,12 @@ def missing(name: str, runs: Sequence[Run], constant: Sequence[Run]) -> Iterator
     """The jobs that a problem needs next; none when its sweep is complete.
 
     The grid of rates of each batch size grows until the best one at every horizon has a neighbour on both sides. The
-    second seed then runs the same jobs.
+    second seed then runs the same jobs, where there is one.
     """
     problem = PROBLEMS[name]
     for rescaled in (False, True) if name in RESCALED else (False,):
         own = [run for run in runs if run.shape == "wsd" and run.rescaled == rescaled]
-        for size in problem.batch_sizes:
+        for size in problem.decaying_batch_sizes:
             at_size = [run for run in own if run.batch_size == size]
             yield from _missing_ladders(problem, size, at_size, constant, rescaled)
     if name in SHAPED:
@@ -268,7 +267,7 @@ def _missing_ladders(
     problem: Problem, size: int, runs: Sequence[Run], constant: Sequence[Run], rescaled: bool
 ) -> Iterator[Job]:
     horizons = horizons_of(problem, size, constant)
-    seeds = problem.seeds[:SEEDS]
+    seeds = problem.decaying_seeds
     first = [run for run in runs if run.seed == seeds[0]]
     rates = _grid(problem, ends_of(first)) or _first_rates(problem, size, constant)
     done = {(run.learning_rate, run.seed) for run in runs}
@@ -298,10 +297,12 @@ def _missing_shapes(
         wanted = sorted(rate for rate in rates if (rate, problem.seeds[0]) not in done)
         for rate in wanted:
             yield Job(size, rate, problem.seeds[0], shape, (horizon,))
-        if not wanted:
-            for rate in sorted(rates):
-                if (rate, problem.seeds[1]) not in done:
-                    yield Job(size, rate, problem.seeds[1], shape, (horizon,))
+        if wanted:
+            continue
+        for rate in sorted(rates):
+            for seed in problem.decaying_seeds[1:]:
+                if (rate, seed) not in done:
+                    yield Job(size, rate, seed, shape, (horizon,))
 
 
 def _grid(problem: Problem, ends: dict[float, dict[int, float]]) -> list[float]:
