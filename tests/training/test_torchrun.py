@@ -91,6 +91,7 @@ def test_a_run_that_goes_back_on_its_decay_is_the_same_in_all_processes(answers:
     assert first["again"] == first["schedule"] == alone["schedule"]
     assert first["missed"] == alone["missed"]
     assert first["weights"] == pytest.approx(alone["weights"], rel=1e-4, abs=1e-6)
+    assert first["apart"] == first["weights"], "each process has a folder of its own, as on several nodes"
     assert first["resumed weights"] == first["weights"]
 
 

@@ -169,14 +169,16 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
         with patch.object(TrainingRun, "evaluate", evaluated):
             return adaptive, train(task, adaptive, seed=3, **given)
 
+    whole, result = follow()
     # As on nodes without a common folder: each process has a place of its own, and the first alone writes.
     own = folder / f"node{os.environ.get('RANK', '0')}of{count}"
     own.mkdir()
-    whole, result = follow(checkpoint=own / "run")
+    _, apart = follow(checkpoint=own / "run")
     with contextlib.suppress(CutOffError):
         follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
     again, resumed = follow(checkpoint=folder / f"adapted{count}")
     return {
+        "apart": apart.model.weight.flatten().tolist(),
         "resumed weights": resumed.model.weight.flatten().tolist(),
         "schedule": json.loads(whole.schedule.to_json()),
         "again": json.loads(again.schedule.to_json()),
