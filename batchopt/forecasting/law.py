@@ -33,6 +33,7 @@ import numpy as np
 
 from batchopt._checks import check_non_negative, check_positive
 from batchopt._codec import Record
+from batchopt.forecasting.law_paces import PacesOfSizes, interpolate_rising, trapezoid_weights
 from batchopt.tradeoff import hyperbolas_through
 
 if TYPE_CHECKING:
@@ -44,10 +45,8 @@ SHAPE = ("log_b", "q", "log_lr", "d", "log_k", "g", "alpha", "log_a_steps", "log
 """Names of the leading parameters; the log slopes of F between its knots follow."""
 
 GRID_POINTS = 128
-_BLOCK = 64
-"""Settings that are tabulated at a time, which bounds the memory that they take."""
-_LARGEST_LOG = 100.0
-"""Beyond this a pace stands for never."""
+_BLOCK = 16_384
+"""Numbers that are worked out at a time: with what else they need they stay in a core's own cache."""
 _LEARNING_RATE_OCTAVES = np.arange(-3.0, 3.01, 0.25)
 _BATCH_SIZE_OCTAVES = np.arange(-5.0, 5.01)
 
@@ -173,13 +172,12 @@ class LawPosterior(Record):
         v_loss = table.v_of_loss(loss)
         centre = table.log_learning_rate(np.minimum(v_loss, table.grid[-1])[:, None], batch_sizes[None, :])
         limits = np.array([self._largest_stable(size) for size in batch_sizes])
-        steps = np.full((len(_LEARNING_RATE_OCTAVES), *centre.shape), np.inf)
-        rates = np.exp(centre[None] + _LEARNING_RATE_OCTAVES[:, None, None] * math.log(2.0))
-        rates = np.minimum(rates, limits * (1.0 - 1e-9))
-        for i, rate in enumerate(rates):
-            steps[i] = table.steps_at(v_loss, batch_sizes, rate)
-        chosen = np.argmin(steps, axis=0)[None]
-        return np.take_along_axis(steps, chosen, 0)[0], np.take_along_axis(rates, chosen, 0)[0]
+        rates = np.exp(centre[:, None] + _LEARNING_RATE_OCTAVES[:, None] * math.log(2.0))
+        rates = np.minimum(rates, limits * (1.0 - 1e-9))  # (n, octaves, k)
+        tried = np.tile(batch_sizes, len(_LEARNING_RATE_OCTAVES))
+        steps = table.steps_at(v_loss, tried, rates.reshape(len(rates), -1)).reshape(rates.shape)
+        chosen = np.argmin(steps, axis=1)[:, None]
+        return np.take_along_axis(steps, chosen, 1)[:, 0], np.take_along_axis(rates, chosen, 1)[:, 0]
 
     def row(self, index: int) -> LawPosterior:
         """One row as the best guess, without draws: 0 the best guess itself, then the draws."""
@@ -217,21 +215,6 @@ class LawPosterior(Record):
         return learning_rates >= np.array([self._largest_stable(size) for size in batch_sizes])
 
 
-def interpolate_rising(curves: Floats, values: Floats, grid: Floats) -> Floats:
-    """Where on an even grid curves have given values, (n, k); held at its ends.
-
-    Args:
-        curves: rising, (n, k, n_grid).
-        values: (k,) or (n, k).
-        grid: evenly spaced, (n_grid,).
-    """
-    values = np.broadcast_to(values, curves.shape[:2])
-    left = np.clip(np.sum(curves <= values[:, :, None], axis=2) - 1, 0, len(grid) - 2)[:, :, None]
-    low, high = (np.take_along_axis(curves, left + k, axis=2)[:, :, 0] for k in (0, 1))
-    part = np.clip((values - low) / np.maximum(high - low, 1e-300), 0.0, 1.0)
-    return np.asarray(grid[0] + (left[:, :, 0] + part) * (grid[1] - grid[0]))
-
-
 def _log_best_rate(past_mid: Floats, log_sizes: Floats, shape: Floats) -> Floats:
     """log lr*, from parameters (n, n_shape, ...) that broadcast against the others."""
     names = ("log_b", "log_lr", "d", "log_k", "g", "alpha")
@@ -239,12 +222,6 @@ def _log_best_rate(past_mid: Floats, log_sizes: Floats, shape: Floats) -> Floats
     of_steps = log_lr - d * past_mid
     of_examples = log_lr + log_k + alpha * (log_sizes - log_b) - g * past_mid
     return np.asarray(of_steps - np.logaddexp(0.0, of_steps - of_examples))
-
-
-def _log_cost(log_x: Floats, log_a: Floats) -> Floats:
-    """log c(x; a)."""
-    a = np.exp(log_a)
-    return np.asarray(np.logaddexp(log_a, (1.0 + a) * log_x) - np.log1p(a) - log_x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,50 +312,79 @@ class LawTable:
         """log lr* at v and batch sizes, (n, k)."""
         return _log_best_rate(v - self.frame.v_mid, np.log(batch_sizes), self.rows[:, : len(SHAPE), None])
 
-    def cumulative_steps(self, batch_sizes: Floats, learning_rates: Floats) -> Floats:
+    def cumulative_steps(self, batch_sizes: Floats, learning_rates: Floats, *, n_grid: int | None = None) -> Floats:
         """Steps from initialisation to every grid point, (n, k, n_grid).
 
         Args:
-            batch_sizes: (k,) or (n, k).
+            batch_sizes: (k,).
             learning_rates: (k,) or (n, k).
+            n_grid: so many points of the grid; None for all.
         """
-        shape = self.rows[:, : len(SHAPE), None, None]
-        sizes = np.log(np.broadcast_to(batch_sizes, (len(self.rows), np.shape(batch_sizes)[-1])))[:, :, None]
-        rates = np.log(np.broadcast_to(learning_rates, sizes.shape[:2]))[:, :, None]
-        past_mid = (self.grid - self.frame.v_mid)[None, None, :]
-        log_b = shape[:, SHAPE.index("log_b")] + shape[:, SHAPE.index("q")] * past_mid
-        best = np.logaddexp(-log_b, -sizes)  # log steps per y, at the best rates
-        of_steps = np.exp(-log_b - best)
-        log_a_steps, log_a_examples = (shape[:, SHAPE.index(name)] for name in ("log_a_steps", "log_a_examples"))
-        log_a = of_steps * log_a_steps + (1.0 - of_steps) * log_a_examples
-        cost = _log_cost(rates - _log_best_rate(past_mid, sizes, shape), log_a)
-        log_growth = math.log(self.frame.scale) + self.grid[None, None, :]  # log dy/dv
-        pace = np.exp(np.minimum(log_growth + best + cost, _LARGEST_LOG))  # d steps / dv
-        areas = 0.5 * (pace[..., 1:] + pace[..., :-1]) * (self.grid[1] - self.grid[0])
-        steps = np.concatenate([np.zeros((*areas.shape[:2], 1)), np.cumsum(areas, axis=2)], axis=2)
+        grid = self.grid[:n_grid]
+        steps = np.zeros((len(self.rows), len(batch_sizes), len(grid)))
+        rates = np.broadcast_to(learning_rates, steps.shape[:2])
+        many = max(1, _BLOCK // max(1, len(batch_sizes) * len(grid)))
+        for block in (slice(start, start + many) for start in range(0, len(steps), many)):
+            pace = self._paces(block, grid, batch_sizes).at(rates[block])
+            areas = np.add(pace[..., 1:], pace[..., :-1], out=steps[block, :, 1:])
+            areas *= 0.5 * (self.grid[1] - self.grid[0])
+            np.cumsum(areas, axis=2, out=areas)
+        return self._delayed(steps)
+
+    def _paces(self, rows: slice, grid: Floats, batch_sizes: Floats) -> PacesOfSizes:
+        named = dict(zip(SHAPE, self.rows[rows].T[:, :, None, None], strict=False))
+        return PacesOfSizes(named, grid - self.frame.v_mid, self.frame.scale * np.exp(grid), batch_sizes)
+
+    def _delayed(self, steps: Floats) -> Floats:
         delay = self.frame.delay
-        return steps - delay * np.expm1(-steps / delay) if delay else steps
+        return np.asarray(steps - delay * np.expm1(-steps / delay)) if delay else steps
 
     def steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
-        """Steps from initialisation to v (n,), at (k,) or (n, k) settings: (n, k); inf where v is."""
-        count = np.shape(batch_sizes)[-1]
-        blocks = [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)] or [slice(0, 0)]
-        return np.concatenate(
-            [self._steps_at(v, batch_sizes[..., block], learning_rates[..., block]) for block in blocks], axis=1
-        )
+        """Steps from initialisation to v (n,), at settings: (n, k); inf where v is.
 
-    def _steps_at(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
-        table = self.cumulative_steps(batch_sizes, learning_rates)
-        position = np.minimum(v, self.grid[-1]) / (self.grid[1] - self.grid[0])
+        Args:
+            v: (n,).
+            batch_sizes: (k,).
+            learning_rates: (k,) or (n, k).
+        """
+        n, spacing = len(self.rows), self.grid[1] - self.grid[0]
+        position = np.where(np.isfinite(v), np.minimum(v, self.grid[-1]), 0.0) / spacing
         left = np.minimum(position.astype(int), len(self.grid) - 2)
+        grid = self.grid[: int(left.max(initial=0)) + 2]
+        ends = np.stack([left, left + 1], axis=1)
+        weights = spacing * trapezoid_weights(ends, len(grid))
+        rates = np.broadcast_to(learning_rates, (n, len(batch_sizes)))
+        found = np.empty((n, len(batch_sizes), 2))
+        many = max(1, _BLOCK // (n * len(grid)))
+        for size in np.unique(batch_sizes):  # of few sizes, each with many rates
+            paces = self._paces(slice(None), grid, np.array([size]))
+            own = np.flatnonzero(batch_sizes == size)
+            for some in (own[start : start + many] for start in range(0, len(own), many)):
+                found[:, some] = paces.at(rates[:, some]) @ weights
+        low, high = np.moveaxis(self._delayed(found), 2, 0)
         part = (position - left)[:, None]
-        low = np.take_along_axis(table, left[:, None, None], 2)[..., 0]
-        high = np.take_along_axis(table, left[:, None, None] + 1, 2)[..., 0]
         return np.where(np.isfinite(v)[:, None], low + part * (high - low), np.inf)
 
     def v_at_steps(self, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> Floats:
         """v after steps (k,) or (n, k) from initialisation at (k,) settings: (n, k); held at the end of the grid."""
-        return interpolate_rising(self.cumulative_steps(batch_sizes, learning_rates), steps, self.grid)
+        return self.v_of_points(steps, batch_sizes, learning_rates, np.arange(len(batch_sizes)))
+
+    def v_of_points(self, steps: Floats, batch_sizes: Floats, learning_rates: Floats, run: NDArray[np.int_]) -> Floats:
+        """v of points of runs after steps, (n, m); held at the end of the grid.
+
+        Args:
+            steps: (m,) or (n, m).
+            batch_sizes: of the runs, (k,).
+            learning_rates: of the runs, (k,).
+            run: which each point is of, (m,).
+        """
+        # No run makes more progress than it sees examples: beyond the most of them nothing need be tabulated.
+        most = np.max(steps * batch_sizes[run], initial=0.0)
+        last = np.log1p(most / self.frame.scale) / (self.grid[1] - self.grid[0])
+        n_grid = int(min(last + 3.0, len(self.grid))) if np.isfinite(last) else len(self.grid)
+        return interpolate_rising(
+            self.cumulative_steps(batch_sizes, learning_rates, n_grid=n_grid), steps, self.grid, run
+        )
 
     def _parameter(self, name: str) -> Floats:
         return self.rows[:, SHAPE.index(name), None]

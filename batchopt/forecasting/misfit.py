@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.forecasting.law import SHAPE, Frame, LawTable, interpolate_rising
+from batchopt.forecasting.law import SHAPE, Frame, LawTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,34 +146,46 @@ class Misfit:
         The slopes of F change the loss at a given progress only, and the shape changes progress only: the former have a
         closed form, the latter take finite differences of progress, which is what costs time.
         """
-        n, count, width = len(rows), len(self.points.steps), len(self.prior.mean)
-        law, log_paces, _ = self._parts(rows)
-        table, steps = self.frame.table(law), self._steps(log_paces)
-        v = self._progress(table, steps)
-        out = np.zeros((n, self.n_residuals, rows.shape[1]))
-        whitened = (table.log_loss(v) - self.points.log_losses) * self.points.weights + self._shifts(n)[:, :count]
+        count, width = len(self.points.steps), len(self.prior.mean)
+        alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
+        log_losses, by_law, by_pace = self._log_loss_slopes(alike)
+        out = np.zeros((len(rows), self.n_residuals, rows.shape[1]))
+        whitened = (log_losses - self.points.log_losses) * self.points.weights + self._shifts(len(rows))[:, :count]
         outer = _soft_slope(whitened) * self.points.weights
-        for i in range(len(SHAPE)):
-            stepped = law.copy()
-            stepped[:, i] += _STEP
-            moved = (self._progress(self.frame.table(stepped), steps) - v) / _STEP
-            out[:, :count, i] = outer * table.log_loss_slope(v) * moved
-        out[:, :count, len(SHAPE) : width] = outer[:, :, None] * table.log_loss_by_slopes(v)
+        np.multiply(outer[:, :, None], by_law, out=out[:, :count, :width])
         out[:, count : count + width, :width] = self.prior.matrix
         if self.paces is not None:
-            moved = (self._progress(table, steps * (1.0 - _STEP)) - v) / _STEP
-            own = width + self.points.run
-            out[:, np.arange(count), own] = outer * table.log_loss_slope(v) * moved
+            out[:, np.arange(count), width + self.points.run] = outer * by_pace
             ahead = width + self._n_paces
             out[:, count + width : count + ahead, width:ahead] = self.paces
         if self.noise:
             first = count + width + self._n_paces
-            base = self._noise_residuals(rows)
+            base = self._noise_residuals(alike)
             for i in range(rows.shape[1]):
-                stepped = rows.copy()
+                stepped = alike.copy()
                 stepped[:, i] += _STEP
                 out[:, first:, i] = (self._noise_residuals(stepped) - base) / _STEP
         return out
+
+    def _log_loss_slopes(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
+        """Log losses of all points and their derivatives by the law's parameters and by the log pace of their run.
+
+        Returns:
+            (n, n_points), (n, n_points, n_law) and (n, n_points).
+        """
+        n, n_shape = len(rows), len(SHAPE)
+        law, log_paces, _ = self._parts(rows)
+        table, steps = self.frame.table(law), self._steps(log_paces)
+        # A longer pace is fewer steps of the law, which are read off the same curves.
+        v, slower = np.split(self._progress(table, np.concatenate([steps, steps * (1.0 - _STEP)], axis=1)), 2, axis=1)
+        stepped = np.tile(law, (n_shape, 1, 1))
+        stepped[np.arange(n_shape), :, np.arange(n_shape)] += _STEP
+        moved = self._progress(self.frame.table(stepped.reshape(-1, law.shape[1])), np.tile(steps, (n_shape, 1)))
+        slope = table.log_loss_slope(v)
+        by_law = np.empty((*v.shape, law.shape[1]))
+        by_law[:, :, :n_shape] = np.moveaxis((moved.reshape(n_shape, n, -1) - v) * (slope / _STEP), 0, 2)
+        by_law[:, :, n_shape:] = table.log_loss_by_slopes(v)
+        return table.log_loss(v), by_law, np.asarray((slower - v) * (slope / _STEP))
 
     def _parts(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
         """Parameters of the law, log paces, ratios of noise scales."""
@@ -194,10 +206,10 @@ class Misfit:
         return np.broadcast_to(self.shifts, (n, self.shifts.shape[1]))
 
     def _progress(self, table: LawTable, steps: Floats) -> Floats:
-        """v of all points after steps (n, n_points), (n, n_points)."""
+        """v of all points after steps (n, n_points), or of all of them several times: as many."""
         points = self.points
-        curves = table.cumulative_steps(points.batch_sizes, points.learning_rates)[:, points.run]
-        return interpolate_rising(curves, steps, table.grid)
+        run = np.tile(points.run, steps.shape[1] // len(points.run))
+        return table.v_of_points(steps, points.batch_sizes, points.learning_rates, run)
 
     def _noise_blocks(self, table: LawTable, ratio: Floats) -> list[Floats]:
         log_noise = np.array([reading.log_noise for reading in self.noise])

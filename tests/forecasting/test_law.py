@@ -11,7 +11,8 @@ from forecasting.synthetic import INITIAL_LOSS, true_law
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchopt.forecasting.law import LawPosterior
+from batchopt.forecasting.law import SHAPE, LawPosterior, LawTable
+from batchopt.forecasting.law_paces import interpolate_rising
 
 
 def slow_steps(law: LawPosterior, batch_size: float, learning_rate: float, loss: float) -> float:
@@ -102,3 +103,90 @@ def test_the_mean_critical_batch_size_is_that_of_the_hyperbola() -> None:
     law = true_law()
     steps_min, examples_min = (values[0] for values in law.hyperbola(0.5))
     assert law.table().mean_critical_batch_size(0.5)[0] == pytest.approx(examples_min / steps_min, rel=0.1)
+
+
+def many_rows(wide: float, *, n: int = 7, delay: float = 0.0, seed: int = 0) -> LawTable:
+    """Parameters about those of a law, so many standard deviations of a wide prior away."""
+    law, rng = true_law(delay=delay), np.random.default_rng(seed)
+    sd = np.array([2.0, 0.2, 2.0, 0.15, 0.7, 0.2, 0.3, 1.0, 1.0, *[0.3] * (len(law.best) - len(SHAPE))])
+    return law.frame.table(np.array(law.best) + wide * sd * rng.standard_normal((n, len(law.best))))
+
+
+def slow_curves(table: LawTable, batch_sizes: np.ndarray, learning_rates: np.ndarray) -> np.ndarray:
+    """Twin: steps to every grid point, in logarithms and term by term as the module's notation has it."""
+    frame, grid = table.frame, table.grid
+    named = {name: table.rows[:, i, None, None] for i, name in enumerate(SHAPE)}
+    past_mid, log_size, log_rate = grid - frame.v_mid, np.log(batch_sizes)[:, None], np.log(learning_rates)[..., None]
+    log_b = named["log_b"] + named["q"] * past_mid
+    log_lr_s = named["log_lr"] - named["d"] * past_mid
+    log_lr_e = named["log_lr"] + named["log_k"] + named["alpha"] * (log_size - named["log_b"]) - named["g"] * past_mid
+    log_x = log_rate - log_lr_s + np.logaddexp(0.0, log_lr_s - log_lr_e)
+    per_y = np.logaddexp(-log_b, -log_size)
+    share = np.exp(-log_b - per_y)
+    log_a = share * named["log_a_steps"] + (1.0 - share) * named["log_a_examples"]
+    log_cost = np.logaddexp(log_a, (1.0 + np.exp(log_a)) * log_x) - np.logaddexp(0.0, log_a) - log_x
+    pace = np.exp(np.minimum(math.log(frame.scale) + grid + per_y + log_cost, 100.0))
+    areas = 0.5 * (pace[..., 1:] + pace[..., :-1]) * (grid[1] - grid[0])
+    steps = np.cumsum(np.concatenate([np.zeros((*areas.shape[:2], 1)), areas], axis=2), axis=2)
+    return steps + frame.delay * (1.0 - np.exp(-steps / frame.delay)) if frame.delay else steps
+
+
+def settings_of(k: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return 2.0 ** rng.integers(3, 12, k), 10.0 ** rng.uniform(-4.0, 1.0, k)
+
+
+# Exponents of up to some hundred, each off by half of its last digit, and 128 terms: 1e-13 at the least. Far away the
+# power of x has an exponent of thousands.
+@pytest.mark.parametrize(("wide", "tolerance"), [(1.0, 1e-10), (6.0, 1e-8)])
+@pytest.mark.parametrize("delay", [0.0, 9.0])
+def test_curves_agree_with_their_slow_twin(wide: float, tolerance: float, delay: float) -> None:
+    table = many_rows(wide, n=300, delay=delay)
+    sizes, rates = settings_of(5)
+    np.testing.assert_allclose(
+        table.cumulative_steps(sizes, rates), slow_curves(table, sizes, rates), rtol=tolerance, atol=1e-10
+    )
+    own_rates = rates * np.linspace(0.5, 2.0, 300)[:, None]
+    np.testing.assert_allclose(
+        table.cumulative_steps(sizes, own_rates), slow_curves(table, sizes, own_rates), rtol=tolerance, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 9.0])
+@pytest.mark.parametrize("own_rates", [False, True])
+def test_steps_are_read_off_the_curves(delay: float, own_rates: bool) -> None:
+    table = many_rows(1.0, delay=delay)
+    sizes, rates = settings_of(300)
+    if own_rates:
+        rates = rates * np.linspace(0.5, 2.0, len(table.rows))[:, None]
+    v = np.array([0.0, 0.3, 2.0, 5.0, table.grid[-1], table.grid[-1] + 1.0, np.inf])
+    fast = table.steps_at(v, sizes, rates)
+    assert np.all(np.isinf(fast[-1]))
+    for row, at, curves in zip(fast[:-1], v, slow_curves(table, sizes, rates), strict=False):
+        slow = [np.interp(at, table.grid, curve) for curve in curves]
+        np.testing.assert_allclose(row, slow, rtol=1e-10, atol=1e-10)
+
+
+def test_no_settings_take_no_steps() -> None:
+    assert many_rows(1.0).steps_at(np.zeros(7), np.zeros(0), np.zeros(0)).shape == (7, 0)
+
+
+def test_parameters_that_nobody_believes_overflow_to_never_and_not_to_nan() -> None:
+    rows = np.tile(true_law().best, (2 * len(SHAPE), 1))
+    for i in range(len(SHAPE)):
+        rows[2 * i, i], rows[2 * i + 1, i] = 1e3, -1e3
+    table = true_law().frame.table(rows)
+    sizes, rates = settings_of(20)
+    assert np.all(np.isfinite(table.cumulative_steps(sizes, rates)))
+    assert np.all(np.isfinite(table.steps_at(np.full(len(rows), 3.0), sizes, rates)))
+
+
+@pytest.mark.parametrize("delay", [0.0, 9.0])
+def test_what_is_beyond_all_examples_need_not_be_tabulated(delay: float) -> None:
+    table = many_rows(1.0, n=50, delay=delay)
+    sizes, rates = settings_of(6)
+    run = np.repeat(np.arange(6), 4)
+    for most in (1e-3, 30.0, 3e4, 1e9, math.inf):
+        steps = most * np.tile([0.01, 0.1, 0.5, 1.0], 6) / sizes[run]
+        slow = interpolate_rising(slow_curves(table, sizes, rates), np.tile(steps, (50, 1)), table.grid, run)
+        np.testing.assert_allclose(table.v_of_points(steps, sizes, rates, run), slow, rtol=1e-9, atol=1e-12)

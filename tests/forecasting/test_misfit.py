@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,45 @@ def test_derivatives_agree_with_finite_differences(readings: list[NoiseReading])
         slow = (misfit.residuals(rows + step) - misfit.residuals(rows - step)) / 2e-3
         # The law is tabulated, so its derivatives jump between grid points.
         assert fast[:, :, i] == pytest.approx(slow, rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("paced", [False, True])
+@pytest.mark.parametrize("readings", [[], READINGS])
+def test_derivatives_agree_with_one_parameter_at_a_time(readings: list[NoiseReading], paced: bool) -> None:
+    misfit = misfit_of(readings)
+    if paced:
+        misfit = replace(misfit, paces=np.diag([2.0, 3.0, 4.0]))
+        misfit = replace(misfit, shifts=0.5 * np.random.default_rng(4).standard_normal((2, misfit.n_residuals)))
+    rows = rows_of(misfit)
+    count, width, step = len(misfit.points.steps), len(misfit.prior.mean), 1e-4
+    fast = misfit.jacobian(rows)[:, :count]
+    table, steps = misfit.frame.table(rows[:, :width]), misfit._steps(rows[:, width : width + misfit._n_paces])
+    v = misfit._progress(table, steps)
+    unsoftened = (table.log_loss(v) - misfit.points.log_losses) * misfit.points.weights + misfit.shifts[:, :count]
+    outer = (
+        misfit.points.weights
+        * table.log_loss_slope(v)
+        / np.sqrt((1.0 + unsoftened**2) * 2.0 / (1.0 + np.sqrt(1.0 + unsoftened**2)))
+    )
+    for i in range(len(SHAPE)):
+        stepped = rows[:, :width].copy()
+        stepped[:, i] += step
+        slow = outer * (misfit._progress(misfit.frame.table(stepped), steps) - v) / step
+        # Differences of v, known to 1e-14, over 1e-4.
+        np.testing.assert_allclose(fast[:, :, i], slow, rtol=1e-8, atol=1e-8)
+    if paced:
+        slow = outer * (misfit._progress(table, steps * (1.0 - step)) - v) / step
+        np.testing.assert_allclose(fast[:, np.arange(count), width + misfit.points.run], slow, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("readings", [[], READINGS])
+def test_rows_that_are_alike_have_the_same_derivatives_as_among_others(readings: list[NoiseReading]) -> None:
+    misfit = misfit_of(readings)
+    rows = rows_of(misfit)
+    alike = np.tile(rows[:1], (2, 1))
+    third = replace(misfit, shifts=np.concatenate([misfit.shifts, misfit.shifts[:1]]))
+    among = third.jacobian(np.concatenate([alike, rows[1:]]))[:2]
+    np.testing.assert_allclose(misfit.jacobian(alike), among, rtol=1e-8, atol=1e-8)
 
 
 def test_large_misfits_count_by_their_size() -> None:
