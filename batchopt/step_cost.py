@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy import optimize
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative
 from batchopt._codec import Record
@@ -122,6 +121,8 @@ def fit_step_cost(
 
 def _fit(sizes: Floats, times: Floats, knee: float | None) -> tuple[Floats, float]:
     """Non-negative (a, b before the knee, b after it) by least squares of the relative error, and the squares left."""
+    from scipy import optimize  # at the top it would be a third of every command's start
+
     below = sizes if knee is None else np.minimum(sizes, knee)
     above = np.zeros_like(sizes) if knee is None else np.maximum(sizes - knee, 0.0)
     design = np.stack([np.ones_like(sizes), below, above], axis=1) / times[:, None]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy import optimize
 
 from batchopt._checks import check_positive
 from batchopt._codec import Record
@@ -113,6 +112,8 @@ def fit_tradeoff(batch_sizes: Sequence[float], steps: Sequence[float]) -> Tradeo
         EvidenceError: fewer than three different batch sizes.
         ValueError: lengths differ, or a value is not positive.
     """
+    from scipy import optimize  # at the top it would be a third of every command's start
+
     sizes, counts = np.asarray(batch_sizes, float), np.asarray(steps, float)
     if sizes.shape != counts.shape:
         raise ValueError(f"as many steps as batch sizes are needed, got {counts.size} and {sizes.size}")
@@ -202,6 +203,8 @@ def _intervals(
 
 def _crossing(excess: Callable[[float], float], inside: float, bound: float) -> float | None:
     """Where the error becomes too large between the best fit and a bound; None if it does not."""
+    from scipy import optimize  # at the top it would be a third of every command's start
+
     if excess(inside) >= 0:
         return inside
     return float(optimize.brentq(excess, inside, bound)) if excess(bound) > 0 else None

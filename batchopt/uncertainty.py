@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from batchopt._checks import check_finite
 from batchopt._codec import Record
@@ -193,4 +193,4 @@ def _fieller_bound(numerator: float, denominator: float, covariance: NDArray[np.
 def t_quantile(dof: float) -> float:
     """Standard errors from the value to an end of an interval; `dof` may be infinite."""
     upper = 1.0 - (1.0 - LEVEL) / 2.0
-    return float(stats.norm.ppf(upper)) if math.isinf(dof) else float(stats.t.ppf(upper, dof))
+    return float(special.ndtri(upper)) if math.isinf(dof) else float(special.stdtrit(dof, upper))

@@ -36,3 +36,9 @@ def test_an_import_loads_what_it_needs(statement: str, may_load: set[str]) -> No
 
 def test_the_check_can_fail() -> None:
     assert loaded_by("import pydantic") == {"pydantic"}
+
+
+@pytest.mark.parametrize("name", ["batchopt.cli.main", "batchopt.forecasting.forecast"])
+def test_neither_distributions_nor_optimizers_of_scipy_are_loaded_before_they_are_used(name: str) -> None:
+    code = f"import {name}, sys; print({{'scipy.stats', 'scipy.optimize'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from batchopt.errors import UnresolvedError
-from batchopt.uncertainty import Estimate, from_draws, log_normal, ratio_interval
+from batchopt.uncertainty import LEVEL, Estimate, from_draws, log_normal, ratio_interval, t_quantile
 
 
 def test_a_bare_number_only_of_a_resolved_estimate() -> None:
@@ -120,3 +121,10 @@ def test_an_estimate_is_written_as_people_read_it() -> None:
     assert str(Estimate(1234.0, 32.5, 1280.0, False)) == "1,230 (32.5 to 1,280, unresolved)"
     assert str(Estimate(0.25, 0.2, 0.3, True)) == "0.25 (0.2 to 0.3)"
     assert str(Estimate(9.0, 4.0, math.inf, False)) == "more than 4"
+
+
+def test_quantiles_are_those_of_scipys_distributions() -> None:
+    upper = 0.5 + LEVEL / 2.0
+    assert t_quantile(math.inf) == stats.norm.ppf(upper)
+    for dof in (1, 2, 3, 7, 15, 31, 4.5, 1e3, 1e6):
+        assert t_quantile(dof) == pytest.approx(stats.t.ppf(upper, dof), rel=1e-14)

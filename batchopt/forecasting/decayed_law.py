@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from batchopt.forecasting.horizons import LEAST_STEPS, first_crossing, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
@@ -225,7 +225,7 @@ def _proven_by(law: LossPosterior) -> tuple[tuple[int, float], ...]:
 def stable_factors(rows: int) -> Floats:
     """How far beyond proven rates runs are stable, (n,): even over draws, and the middle for the best guess."""
     count = max(1, rows - 1)
-    scores = stats.norm.ppf((np.random.default_rng(1).permutation(count) + 0.5) / count)
+    scores = special.ndtri((np.random.default_rng(1).permutation(count) + 0.5) / count)
     return np.asarray(np.exp2(STABLE_OCTAVES + STABLE_OCTAVES_SD * np.concatenate([[0.0], scores])[:rows]))
 
 

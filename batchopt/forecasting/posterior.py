@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
@@ -268,7 +268,7 @@ class LossPosterior(Record):
 
     def _normal_scores(self, *, seed: int) -> Floats:
         """Normal scores in a random order, as a quantile of few random draws would jump about; 0 for the best guess."""
-        scores = stats.norm.ppf((np.arange(self.draws) + 0.5) / max(1, self.draws))
+        scores = special.ndtri((np.arange(self.draws) + 0.5) / max(1, self.draws))
         return np.concatenate([[0.0], np.random.default_rng(seed).permutation(scores)])
 
     @cached_property
