@@ -25,7 +25,7 @@ from batchopt.forecasting.beyond import missed_beyond
 from batchopt.forecasting.rate_drift import drifts_of
 from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
-from batchopt.forecasting.schedule_points import course_of, edges_of, evidence_of
+from batchopt.forecasting.schedule_points import courses_to_ends, evidence_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 if TYPE_CHECKING:
@@ -201,10 +201,7 @@ class LossPosterior(Record):
         Returns:
             (1 + draws, k); inf where the run is expected to diverge.
         """
-        courses = []
-        for size, rate, schedule, end in zip(batch_sizes, learning_rates, schedules, examples, strict=True):
-            edges = edges_of(size, schedule, np.array([end / size]))
-            courses.append(course_of(size, rate, schedule, edges, delay=self.delay))
+        courses = courses_to_ends(batch_sizes, learning_rates, schedules, examples, delay=self.delay)
         last = np.array([len(course.steps) - 1 for course in courses])
         found = self._log_losses(Courses(courses), np.arange(len(courses)), last)
         return np.where(self.is_unstable(batch_sizes, learning_rates), np.inf, found)

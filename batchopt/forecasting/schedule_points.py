@@ -291,6 +291,30 @@ def course_of(
     return Course(np.diff(lagged), np.full(len(rates), float(batch_size)), np.maximum(rates, 1e-12 * learning_rate))
 
 
+def courses_to_ends(
+    batch_sizes: Sequence[float] | Floats,
+    learning_rates: Sequence[float] | Floats,
+    schedules: Sequence[LearningRateSchedule],
+    examples: Sequence[float] | Floats,
+    *,
+    delay: float = 0.0,
+) -> list[Course]:
+    """The courses of k runs to their ends, as `edges_of` and `course_of` give them.
+
+    A plan asks for many runs that differ in their peak rate only, whose pieces are worked out once.
+    """
+    at_rate_1: dict[tuple[float, LearningRateSchedule, float], Course] = {}
+    courses = []
+    for size, rate, schedule, end in zip(batch_sizes, learning_rates, schedules, examples, strict=True):
+        key = (float(size), schedule, float(end))
+        if key not in at_rate_1:
+            edges = edges_of(size, schedule, np.array([end / size]))
+            at_rate_1[key] = course_of(size, 1.0, schedule, edges, delay=delay)
+        pieces = at_rate_1[key]
+        courses.append(Course(pieces.steps, pieces.batch_sizes, rate * pieces.learning_rates))
+    return courses
+
+
 def course_along(schedule: Schedule, learning_rate: float, edges: Floats, *, delay: float = 0.0) -> Course:
     """The course of a schedule of batch size and learning rate between given numbers of examples.
 

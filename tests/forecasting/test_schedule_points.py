@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
-from batchopt.forecasting.schedule_points import evidence_of
+from batchopt.forecasting.schedule_points import course_of, courses_to_ends, edges_of, evidence_of
+from batchopt.learning_rate_schedule import LearningRateSchedule
 
 
 def run(learning_rate: float, *losses: float) -> Branch:
@@ -61,3 +65,16 @@ def test_rates_are_compared_by_what_runs_had_reached_by_the_end_of_the_shortest(
     failed = Branch(4, 0.8, LossCurve((0, 100), (2.0, 50.0)), outcome="diverged")
     (between,) = evidence_of([long, middle, failed], initial_loss=2.0).near_best
     assert between == (4, 0.2, True)
+
+
+@pytest.mark.parametrize("delay", [0.0, 9.0])
+def test_courses_that_share_their_pieces_are_those_of_each_run_by_itself(delay: float) -> None:
+    shapes = [LearningRateSchedule.of(shape, examples=8_000, warmup_examples=400) for shape in ("wsd", "cosine")]
+    settings = list(itertools.product((8, 32), (0.03, 0.1, 0.7), shapes, (4_000.0, 8_000.0)))
+    sizes, rates, schedules, ends = zip(*settings, strict=True)
+    for fast, (size, rate, schedule, end) in zip(
+        courses_to_ends(sizes, rates, schedules, ends, delay=delay), settings, strict=True
+    ):
+        slow = course_of(size, rate, schedule, edges_of(size, schedule, np.array([end / size])), delay=delay)
+        for name in ("steps", "batch_sizes", "learning_rates"):
+            np.testing.assert_allclose(getattr(fast, name), getattr(slow, name), rtol=1e-14)
