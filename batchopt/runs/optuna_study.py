@@ -47,6 +47,8 @@ def runs_of_study(
             run's settings, or a trial breaks a rule.
         TypeError: it is neither a study nor trials.
     """
+    if not isinstance(study, optuna.Study | Iterable):
+        raise TypeError(f"runs are read from a path, a URL, an Optuna study or its trials, got {study!r}")
     picked = None if isinstance(study, optuna.Study) else list(study)
     for trial in picked or ():
         if not isinstance(trial, FrozenTrial):
@@ -69,6 +71,8 @@ def runs_of_study(
             "an Optuna study does not say what the step of trial.report counts: give "
             f"{as_column('examples', STEP)}, or {as_column('steps', STEP)}"
         )
+    if not any(trial.intermediate_values for trial in trials):
+        raise EvidenceError(f"none of {len(every)} trials has reported a loss by trial.report and come to its end")
     if picked is None:
         _check_alike(trials, columns.values())
     losses = {"evaluation_loss": VALUE} if VALUE not in columns.values() else {}
@@ -131,7 +135,8 @@ def load_only_study(place: str) -> optuna.Study:
         raise
     except Exception as error:
         # What a driver says may hold the password.
-        why = type(error).__name__ if "://" in place else error
+        is_safe = "://" not in place or isinstance(error, ImportError)
+        why = error if is_safe else f"{type(error).__name__}; give optuna.load_study(study_name=..., storage=...)"
         raise EvidenceError(f"it cannot be opened as an Optuna storage: {why}") from None
     if len(names) != 1:
         held = f"it holds {', '.join(map(repr, names))}" if names else "it holds none"
@@ -141,12 +146,17 @@ def load_only_study(place: str) -> optuna.Study:
 
 def _read_only(url: Any, place: str) -> str:
     """The URL by which a storage is opened: of an SQLite file one that neither makes nor writes it."""
+    import sqlalchemy
+
     if url is not None and url.get_backend_name() != "sqlite":
         return place
     file = place if url is None else url.database
     if not file or file.startswith(("file:", ":memory:")) or not Path(file).is_file():
         raise EvidenceError("there is no such file")
-    return f"sqlite:///file:{quote(str(Path(file).absolute()))}?mode=ro&uri=true"
+    name = f"file:{quote(str(Path(file).absolute()))}"
+    # SQLAlchemy itself quotes what it takes apart again, and more of it in some versions than in others.
+    opened = sqlalchemy.URL.create("sqlite", database=name, query={"mode": "ro", "uri": "true"})
+    return opened.render_as_string(hide_password=False)
 
 
 def _settings_of(study: optuna.Study) -> StudySettings | None:

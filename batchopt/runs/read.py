@@ -47,7 +47,8 @@ def read_runs(
     loss. The batch size is that of all devices and accumulated gradients together.
 
     Args:
-        source: the log.
+        source: the log, an Optuna study, or trials that you pick from one: these may differ in any parameter, while the
+            trials of a study must not in one that is no setting of a run.
         columns: names above -> the log's, where these are others: {"batch_size": "bs", "examples": "step"}.
         settings: what the log does not hold, for all runs, {"batch_size": 64}, or by run,
             {"run-a": {"batch_size": 64, "learning_rate": 0.1}}; or a file with such columns and a row for each run. It
@@ -103,7 +104,7 @@ def kind_of(source: str | os.PathLike[str]) -> Kind:
 
 def _holds_points(path: Path) -> bool:
     text = path.read_text(encoding="utf-8-sig", errors="replace").lstrip()
-    if text.startswith("["):
+    if re.match(r"\[\s*\{", text):
         return True
     try:
         first = json.loads(text.partition("\n")[0])

@@ -215,7 +215,10 @@ def _rate_of(
             f"the configured learning rate is {peak:g}, and the logged one is {rate:g} all along: settings="
             f"{{'learning_rate': ...}} or --set learning_rate=... decides"
         )
-    return (rate if peak is None else peak), shape  # type: ignore[return-value]
+    told = rate if peak is None else peak
+    if told is None:
+        raise EvidenceError("learning_rate must be finite")
+    return told, shape
 
 
 def _drop_fillers(log: _Log, found: Mapping[str, str]) -> None:
@@ -270,6 +273,8 @@ def _single(name: str, values: Mapping[str, Sequence[Any]], *, needed: bool = Fa
     Raises:
         EvidenceError: there are several, or none and it is needed.
     """
+    if any(isinstance(value, list | tuple | dict | set) for value in values.get(name, ())):
+        raise EvidenceError(f"{name} must be one value, got {values[name][-1]!r}")
     own = list(dict.fromkeys(values.get(name, ())))
     if not own and needed:
         raise EvidenceError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 
 from batchopt.errors import EvidenceError
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -82,6 +83,8 @@ def test_trials_that_differ_in_more_than_settings_must_be_picked() -> None:
     assert len(read_runs(picked, columns={"examples": "step"})) == 1
     with pytest.raises(TypeError, match="must hold FrozenTrials of an Optuna study, got int"):
         read_runs([3], columns={"examples": "step"})  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="runs are read from a path, a URL, an Optuna study or its trials, got 3"):
+        read_runs(3)  # type: ignore[arg-type]
 
 
 def test_a_trial_that_failed_in_no_number_has_diverged() -> None:
@@ -133,15 +136,20 @@ def test_a_budget_is_the_horizon() -> None:
 
 
 def test_a_file_of_one_study(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
-    with pytest.raises(EvidenceError, match=r"study.db: there is no such file"):
+    path = tmp_path / "a study #1%20.db"
+    url = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    with pytest.raises(EvidenceError, match=r"a study #1%20.db: there is no such file"):
         read_runs(path, columns={"examples": "step"})
     assert not path.exists()
-    study = optuna.create_study(storage=f"sqlite:///{path}", study_name="first")
+    study = optuna.create_study(storage=url, study_name="first")
+    with pytest.raises(EvidenceError, match=r"none of 0 trials has reported a loss by trial.report"):
+        read_runs(path, columns={"examples": "step"})
     trained(study)
+    path.chmod(0o444)
     assert read_runs(path, columns={"examples": "step"})[0].batch_size == 8
-    assert read_runs(f"sqlite:///{path}", columns={"examples": "step"})[0].batch_size == 8
-    optuna.create_study(storage=f"sqlite:///{path}", study_name="second")
+    assert read_runs(url, columns={"examples": "step"})[0].batch_size == 8
+    path.chmod(0o644)
+    optuna.create_study(storage=url, study_name="second")
     with pytest.raises(EvidenceError, match=r"one study is needed and it holds 'first', 'second': give optuna.load_st"):
         read_runs(path, columns={"examples": "step"})
     with pytest.raises(EvidenceError, match=r"there is no such file"):
