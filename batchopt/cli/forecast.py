@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from batchopt._codec import record_name
 from batchopt.cli.arguments import UsageError, check_outputs, named_value, positive
 from batchopt.cli.console import Console
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.forecast import Forecast
-from batchopt.runs.read import STORAGES, TABLES, read_runs
+from batchopt.runs.read import kind_of, read_runs, without_secrets
 from batchopt.uncertainty import Estimate
 
 SUMMARY = "Fit one law of the loss to a probe, or to runs that you have, and show the critical batch size."
@@ -35,7 +33,7 @@ linear, cosine), horizon_steps, warmup_steps, seed, diverged. A learning rate th
 
   batchopt forecast runs.csv --adaptive -o forecast.json
   batchopt forecast tensorboard/ --no-adaptive --set batch_size=64 --column training_loss=train/ce
-  batchopt forecast chart.csv --adaptive --settings runs_table.csv
+  batchopt forecast chart.csv --adaptive --column steps=Step --settings runs_table.csv
 """
 
 
@@ -109,7 +107,8 @@ def read_evidence(args: argparse.Namespace) -> tuple[ProbeReport | None, list[Br
     """
     if args.set and args.settings is not None:
         raise UsageError("--set and --settings both say what the logs do not hold: add a column to the settings' table")
-    probes = [name for name in args.evidence if _is_probe(Path(name))]
+    _check_once(args.evidence)
+    probes = [name for name in args.evidence if kind_of(name) == "record"]
     if len(probes) > 1:
         raise UsageError(f"a forecast is of one probe, got {' and '.join(probes)}")
     if not set(args.evidence) - set(probes) and (args.set or args.settings is not None or args.column):
@@ -124,13 +123,15 @@ def read_evidence(args: argparse.Namespace) -> tuple[ProbeReport | None, list[Br
     return ProbeReport.load(probes[0]) if probes else None, runs
 
 
-def _is_probe(path: Path) -> bool:
-    """Whether a file is, or was meant to be, the report of a probe: JSON, but for a list of logged points."""
-    if path.suffix == ".json":
-        return not (path.is_file() and re.match(r"\s*\[\s*\{", path.read_text(encoding="utf-8", errors="replace")))
-    if not path.is_file() or path.suffix.lower() in (*TABLES, *STORAGES):
-        return False
-    return (record_name(path.read_text(encoding="utf-8", errors="replace")) or "").startswith("batchopt.")
+def _check_once(names: list[str]) -> None:
+    """Raise UsageError where a log or a probe is named twice."""
+    seen: dict[str, str] = {}
+    for name in names:
+        place = name if "://" in name else str(Path(name).resolve())
+        if place in seen:
+            same = {without_secrets(seen[place]): None, without_secrets(name): None}
+            raise UsageError(f"each log is read once, and {' and '.join(same)} is given twice: leave one out")
+        seen[place] = name
 
 
 def show_runs(runs: list[Branch], forecast: Forecast, console: Console) -> None:

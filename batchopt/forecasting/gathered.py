@@ -51,13 +51,14 @@ def gather(
     if report is None and not past:
         raise ValueError("a forecast needs runs: give the report of a probe, or runs=[...], got neither")
     doubts, delay = [], 0.0
+    if past:
+        check_past_runs(past, initial_loss=initial_loss, probed=None if report is None else report.initial_loss)
     if report is not None:
         initial_loss = report.initial_loss if initial_loss is None else initial_loss
         adaptive = report.provenance.adaptive if adaptive is None else adaptive
         delay = report.provenance.delay
         doubts += doubts_of_report(report)
     if past:
-        check_past_runs(past, initial_loss=initial_loss, alone=report is None)
         doubts += doubts_of_past_runs(past, adaptive=adaptive)
     runs = [*(() if report is None else report.runs), *parted(past)]
     return Gathered(

@@ -19,28 +19,33 @@ EARLY_DECAY = 0.5
 """A rate that falls from before this share of the horizon on is looked at in two parts, cut there."""
 
 
-def check_past_runs(runs: Sequence[Branch], *, initial_loss: float | None, alone: bool = True) -> None:
+def check_past_runs(runs: Sequence[Branch], *, initial_loss: float | None, probed: float | None = None) -> None:
     """Raise unless runs can be of one task, and say anything.
 
     Args:
         runs: as they were trained.
-        initial_loss: at initialisation, where it is known.
-        alone: whether there are no runs beside them.
+        initial_loss: at initialisation, where the caller says it.
+        probed: what a probe measured of it; None where there are no runs beside these.
 
     Raises:
-        EvidenceError: there are too few, they begin at losses too unlike each other, or none of them falls.
+        EvidenceError: there are too few, one is given twice, they begin at losses too unlike each other or the probe's,
+            or none of them falls.
         TypeError: one is no Branch.
     """
     for run in runs:
         if not isinstance(run, Branch):
             raise TypeError(f"runs must hold Branches, as logged_run and read_runs make them, got {type(run).__name__}")
+    _check_once(runs)
     alive = [run for run in runs if run.outcome != "diverged" and _points(run) >= LEAST_POINTS]
-    if len(alive) < (2 if alone else 1):
+    least = 2 if probed is None else 1
+    if len(alive) < least:
         raise EvidenceError(
-            f"a forecast needs {2 if alone else 1} or more runs that did not diverge, with {LEAST_POINTS} losses each "
+            f"a forecast needs {least} or more runs that did not diverge, with {LEAST_POINTS} losses each "
             f"after initialisation, got {len(alive)} of {len(runs)}: give more, or runs that were logged more often"
         )
-    begun = [(loss, run) for run in runs if (loss := _first_loss(run)) is not None]
+    begun = [(*loss, f"that of {_named(run)}") for run in runs if (loss := _first_loss(run)) is not None]
+    if probed is not None:
+        begun.insert(0, (probed, 0.0, "the probe's"))
     if initial_loss is None and not begun:
         raise EvidenceError(
             "the loss at initialisation is needed, and no run has one at 0 examples or of its first batch: give "
@@ -48,21 +53,35 @@ def check_past_runs(runs: Sequence[Branch], *, initial_loss: float | None, alone
         )
     if initial_loss is None:
         _check_alike(begun)
-    if all(run.last_loss >= (_first_loss(run) or (initial_loss or 0.0, 0.0))[0] for run in alive):
+        initial_loss = sorted(loss for loss, _, _ in begun)[len(begun) // 2]
+    if all(run.last_loss >= (_first_loss(run) or (initial_loss,))[0] for run in alive):
         raise EvidenceError(
             f"no run's loss falls (that of {_named(alive[0])} ends at {alive[0].last_loss:.4g}): give a loss, which is "
             "better the lower it is, not an accuracy or a reward; or give runs at lower learning rates"
         )
 
 
-def _check_alike(begun: Sequence[tuple[tuple[float, float], Branch]]) -> None:
-    (low, above), lowest = min(begun, key=lambda pair: pair[0][0] + SURE * pair[0][1])
-    (high, below), highest = max(begun, key=lambda pair: pair[0][0] - SURE * pair[0][1])
+def _check_once(runs: Sequence[Branch]) -> None:
+    """Raise EvidenceError where two runs are one; that the same setting failed in the same way twice is no wonder."""
+    seen = set()
+    for run in runs:
+        if run in seen and run.outcome != "diverged":
+            raise EvidenceError(
+                f"each run counts once, and that of {_named(run)} and seed {run.seed}, which ends at "
+                f"{run.last_loss:.4g}, is given twice: leave one out"
+            )
+        seen.add(run)
+
+
+def _check_alike(begun: Sequence[tuple[float, float, str]]) -> None:
+    """Raise unless losses, each with its error and whose it is, are about the same."""
+    low, above, lowest = min(begun, key=lambda each: each[0] + SURE * each[1])
+    high, below, highest = max(begun, key=lambda each: each[0] - SURE * each[1])
     if high - SURE * below > UNLIKE * (low + SURE * above):
         raise EvidenceError(
-            f"runs of one task must begin at about the same loss, and the one of {_named(lowest)} begins at {low:.4g}, "
-            f"that of {_named(highest)} at {high:.4g}: are some in bits, sums, or of other data? Bring them to one "
-            "unit, or give initial_loss (--initial-loss) if they do belong together"
+            f"runs of one task must begin at about the same loss, and {lowest} begins at {low:.4g}, {highest} at "
+            f"{high:.4g}: are some in bits, sums, or of other data? Bring them to one unit, or give initial_loss "
+            "(--initial-loss) if they do belong together"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from batchopt.errors import EvidenceError
 
@@ -18,14 +18,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "evaluation_loss", "eval_loss", "val_loss", "valid_loss", "validation_loss", "test_loss", "dev_loss",
         "loss_eval", "loss_val", "loss_valid", "loss_validation", "loss_test",
     ),
-    "batch_size": ("batch_size", "batchsize", "bs", "global_batch_size", "train_batch_size"),
+    "batch_size": ("batch_size", "batchsize", "bs", "global_batch_size"),
     "learning_rate": ("learning_rate", "lr", "train_learning_rate", "train_lr"),
     "peak_learning_rate": ("peak_learning_rate", "peak_lr", "max_learning_rate", "max_lr"),
     "learning_rate_schedule": (
         "learning_rate_schedule", "lr_schedule", "schedule", "lr_scheduler_type", "lr_scheduler",
     ),
     "horizon_steps": ("horizon_steps", "max_steps", "total_steps"),
-    "horizon_examples": ("horizon_examples", "horizon"),
+    "horizon_examples": ("horizon_examples",),
     "warmup_steps": ("warmup_steps", "num_warmup_steps"),
     "warmup_examples": ("warmup_examples",),
     "cooldown": ("cooldown",),
@@ -40,8 +40,19 @@ SETTINGS = ("learning_rate", *(name for name in NAMES if name != "run" and name 
 """What is of a whole run."""
 COUNTS_CALLS = "_step"
 """Weights & Biases counts its own calls in this column, so any other count is better."""
+NEEDED = (
+    ("batch_size",),
+    ("learning_rate", "peak_learning_rate"),
+    ("steps", "examples"),
+    ("loss", "training_loss", "evaluation_loss"),
+)
+"""Of each of these a run needs one."""
 NEARLY = 0.85
-"""A name that is so like a known one is taken for a slip."""
+"""A name that is so like a known one is taken for a slip, where that one is needed and missing."""
+PART_OF_BATCH = re.compile(
+    r"(.*_)?(per_device_(?!eval).*batch.*|gradient_accumulation_steps|accumulate_grad_batches|world_size|num_devices)"
+)
+"""Columns that say that a step may see more examples than one device does at once, spelt as `plain` spells them."""
 
 
 def plain(name: str) -> str:
@@ -74,7 +85,7 @@ def recognise(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
         given: our name -> the log's, where the caller says so.
 
     Raises:
-        EvidenceError: a given column is not there; two columns hold the same; a name is a slip of a known one.
+        EvidenceError: a given column is not there; two columns hold the same; steps are calls of a logger.
 
     Example:
         >>> recognise(["global_step", "train/loss", "accuracy"], {})
@@ -100,15 +111,65 @@ def recognise(names: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
                 f"{as_column(ours, own[0])} for example"
             )
         found[ours] = own[0]
-    if "examples" in found and found.get("steps", "").lower() == COUNTS_CALLS:
-        del found["steps"]
-    _check_slips(names, found)
+    _check_sure(found, given)
     return found
 
 
-def is_named(name: str, ours: str) -> bool:
-    """Whether a column's name is a usual one for what we call `ours`."""
-    return plain(name) in NAMES[ours]
+def _check_sure(found: dict[str, str], given: Mapping[str, str]) -> None:
+    """Drop a count of calls beside examples; raise where it is the only count, or two columns are the training loss."""
+    if found.get("steps", "").lower() == COUNTS_CALLS and "steps" not in given:
+        if "examples" not in found:
+            raise counts_calls(found["steps"])
+        del found["steps"]
+    if {"loss", "training_loss", "evaluation_loss"} <= found.keys() and not {"loss", "training_loss"} & given.keys():
+        raise EvidenceError(
+            f"columns {found['loss']!r} and {found['training_loss']!r} both stand for training_loss, beside "
+            f"{found['evaluation_loss']!r}: say which one counts, by {as_column('training_loss', found['loss'])} for "
+            "example"
+        )
+
+
+def counts_calls(name: str) -> EvidenceError:
+    """What is said of steps that a logger counted."""
+    return EvidenceError(
+        f"{name!r} of Weights & Biases counts calls of its log, which need not be steps of the optimizer: log the step "
+        f"or the examples beside the loss, or say what it counts by {as_column('steps', name)}, or examples={name}"
+    )
+
+
+def check_needed(names: Iterable[str], found: Mapping[str, str], given: Container[str]) -> None:
+    """Raise where a column that is not understood was likely meant to be, or has no sure unit.
+
+    Args:
+        names: of the log's columns.
+        found: our name -> the log's.
+        given: our names of what is said beside the log.
+
+    Raises:
+        EvidenceError: a name is a slip of one that is needed and missing; a horizon does not say what it counts.
+    """
+    names = [name for name in dict.fromkeys(names) if name not in found.values()]
+    horizons = ("horizon_steps", "horizon_examples")
+    unsure = next((name for name in names if plain(name) == "horizon"), None)
+    if unsure is not None and not any(name in found or name in given for name in horizons):
+        raise EvidenceError(
+            f"column {unsure!r} does not say whether it counts steps or examples: say so by "
+            f"{as_column('horizon_steps', unsure)}, or {as_column('horizon_examples', unsure)}"
+        )
+    missing = [kinds for kinds in NEEDED if not any(name in found or name in given for name in kinds)]
+    spelt = {alias: ours for kinds in missing for ours in kinds for alias in NAMES[ours]}
+    for name in names:
+        near = [] if _known(name) else difflib.get_close_matches(plain(name), spelt, n=1, cutoff=NEARLY)
+        if near:
+            raise EvidenceError(
+                f"column {name!r} is not known, and looks like {near[0]!r}: rename it, or say what it is by "
+                f"{as_column(spelt[near[0]], name)}"
+            )
+
+
+def is_named(name: str, *ours: str) -> bool:
+    """Whether a column's name is a usual one for one of what we call `ours`."""
+    return any(plain(name) in NAMES[each] for each in ours)
 
 
 def as_column(ours: str, theirs: str = "...") -> str:
@@ -124,15 +185,3 @@ def listed(names: Iterable[str]) -> str:
 
 def _known(name: str) -> str | None:
     return next((ours for ours in NAMES if is_named(name, ours)), None)
-
-
-def _check_slips(names: Iterable[str], found: Mapping[str, str]) -> None:
-    """Raise where a column that is not understood was likely meant to be."""
-    spelt = {alias: ours for ours, aliases in NAMES.items() if ours not in found for alias in aliases}
-    for name in set(names) - set(found.values()):
-        near = [] if _known(name) else difflib.get_close_matches(plain(name), spelt, n=1, cutoff=NEARLY)
-        if near:
-            raise EvidenceError(
-                f"column {name!r} is not known, and looks like {near[0]!r}: rename it, or say what it is by "
-                f"{as_column(spelt[near[0]], name)}"
-            )

@@ -22,12 +22,12 @@ def json_rows(path: Path) -> list[dict[str, Any]]:
         if not all(isinstance(row, dict) for row in rows):
             raise EvidenceError("a JSON list must hold an object for each logged point")
         return [_flat(row) for row in rows]
-    lines = text.splitlines()
+    lines = text.split("\n")
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        if number == len(lines) and not text.endswith("\n") and not line.rstrip().endswith("}"):
+        if number == len(lines) and not line.rstrip().endswith("}"):
             break  # a run that is still writing, or was killed
         row = _read(line, f"line {number}")
         if not isinstance(row, dict):

@@ -23,6 +23,10 @@ MOST_EVALUATIONS = 48
 """Losses of a run that stay single points; more are means over windows, as those of training batches are."""
 ENDED = 0.99
 """A run whose last loss comes after this share of its horizon was not stopped."""
+PAST_HORIZON = 2
+"""Steps by which a run may go on past its horizon: logs count from 0 or from 1, and last batches may be smaller."""
+MOST_RESTARTS = 0.25
+"""Where more than this share of the points go back to an earlier place, their order is not that of the training."""
 MOST_TWICE = 0.5
 """A log in which a larger share of the places has two losses is of two runs."""
 
@@ -37,7 +41,9 @@ def logged_run(
     training_losses: Sequence[float | None] | None = None,
     learning_rate_schedule: Shape | LearningRateSchedule | None = None,
     horizon: int | None = None,
+    horizon_steps: int | None = None,
     warmup_examples: int = 0,
+    warmup_steps: int = 0,
     cooldown: float = COOLDOWN,
     seed: int = 0,
     diverged: bool = False,
@@ -45,10 +51,14 @@ def logged_run(
 ) -> Branch:
     """A run that you have trained, for `Forecast.fit(runs=[...])`.
 
-    Losses may be as noisy as a training loop logs them: many are taken as means over windows. The order of the points
-    does not matter. Where one place has several values, as after a restart from a checkpoint, the last counts. None
-    stands for what was not logged there. A run whose last losses are NaN or infinite has diverged; NaN before a finite
-    loss counts as not logged.
+    Losses may be as noisy as a training loop logs them: many are taken as means over windows. A training loss is taken
+    to be that of the batch of its step, before the step. One that is a mean since the last log, as some trainers write,
+    is of half a log interval earlier: give the middle of the interval as its step.
+
+    Points come in the order of the training: one at an earlier place is a restart from a checkpoint, and counts in
+    place of what was logged there and after it before. Points in no order (more than a quarter go back) are sorted, and
+    the last of several at one place counts. None stands for what was not logged there. A run whose last losses are NaN
+    or infinite has diverged; NaN before a finite loss counts as not logged.
 
     Args:
         batch_size: examples per step, over all devices and accumulated gradients.
@@ -61,7 +71,9 @@ def logged_run(
         learning_rate_schedule: "constant" (if None), "linear", "cosine", "wsd", a function of progress, or the
             `LearningRateSchedule` of this run.
         horizon: examples over which the rate decays; the last point's if None.
+        horizon_steps: the same in steps; give one of them.
         warmup_examples: over which the rate rose.
+        warmup_steps: the same in steps; give one of them.
         cooldown: share of the horizon over which a wsd rate fell.
         seed: of initialisation and data order: runs that differ in nothing else tell how much seeds scatter.
         diverged: whether the run failed, where its losses do not show it.
@@ -78,13 +90,21 @@ def logged_run(
         (0.1, (0, 6400, 51200, 64000), 0.4)
     """
     batch_size = _count("batch_size", batch_size)
-    warmup_examples = _count("warmup_examples", warmup_examples, least=0)
+    horizon = _either("horizon", horizon, horizon_steps, batch_size)
+    warmup = _either("warmup", warmup_examples or None, warmup_steps or None, batch_size) or 0
+    if isinstance(learning_rate, np.generic):
+        learning_rate = learning_rate.item()
     at = _places(steps, examples, batch_size)
     losses, training_losses = _apart(losses, training_losses)
     evaluated, trained = _Curve.of("losses", at, losses), _Curve.of("training_losses", at, training_losses)
     if not (evaluated.seen or trained.seen):
         raise ValueError("a run needs losses or training_losses, got none")
     last = float(at.max())
+    if horizon is not None and last > horizon + PAST_HORIZON * batch_size:
+        raise ValueError(
+            f"the run goes on to {last:g} examples, past its horizon of {horizon}: are these steps? Give horizon_steps "
+            "in place of a horizon in examples, or the horizon of the whole run"
+        )
     decays = isinstance(learning_rate, int | float) and learning_rate_schedule not in (None, "constant")
     if stopped and horizon is None and decays:
         raise ValueError("the run was stopped before its rate had decayed: give the horizon over which it would have")
@@ -92,8 +112,8 @@ def logged_run(
         learning_rate,
         at,
         learning_rate_schedule,
-        max(1, round(last)) if horizon is None else _count("horizon", horizon),
-        warmup_examples,
+        max(1, round(last)) if horizon is None else horizon,
+        warmup,
         cooldown,
     )
     failed = diverged or evaluated.ends_badly or trained.ends_badly
@@ -109,7 +129,7 @@ def logged_run(
         learning_rate=rate,
         curve=curve,
         outcome="diverged" if failed else "stopped" if stopped else "finished",
-        seed=seed,
+        seed=_count("seed", seed, least=0),
         training=training,
         learning_rate_schedule=schedule,
     )
@@ -147,6 +167,15 @@ def _count(name: str, value: int, *, least: int = 1) -> int:
     return whole
 
 
+def _either(what: str, examples: int | None, steps: int | None, batch_size: int) -> int | None:
+    """Examples, which may be given in steps."""
+    if examples is not None and steps is not None:
+        raise ValueError(f"give {what} either in examples or in steps, got {examples} examples and {steps} steps")
+    if steps is not None:
+        return batch_size * _count(f"{what}_steps", steps)
+    return None if examples is None else _count(what if what == "horizon" else f"{what}_examples", examples)
+
+
 def _apart(
     losses: Sequence[float | None] | None, training_losses: Sequence[float | None] | None
 ) -> tuple[Sequence[float | None] | None, Sequence[float | None] | None]:
@@ -172,7 +201,10 @@ def _places(steps: Sequence[float] | None, examples: Sequence[float] | None, bat
     given, name = (steps, "steps") if examples is None else (examples, "examples")
     if given is None or (steps is not None and examples is not None):
         raise ValueError(f"give either steps or examples, got {'none' if given is None else 'both'} of them")
-    at = np.asarray(given, dtype=np.float64)
+    try:
+        at = np.asarray(given, dtype=np.float64)
+    except OverflowError:
+        raise ValueError(f"{name} must be whole numbers below 1e308, got one that is larger") from None
     if at.ndim != 1 or not len(at):
         raise ValueError(f"{name} must be a list of numbers, one at least, got {given!r}")
     wrong = at[~(np.isfinite(at) & (at >= 0) & (at == np.round(at)))]
@@ -190,7 +222,8 @@ def _logged(name: str, at: Floats, values: Sequence[float | None]) -> tuple[Floa
 
 
 def _once(name: str, places: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Sorted by place; of several values at one place the last."""
+    """Sorted by place; of several attempts, or values at one place, the last."""
+    places, values = _last_attempts(name, places, values)
     order = np.argsort(places, kind="stable")
     places, values = places[order], values[order]
     if not len(places):
@@ -203,6 +236,26 @@ def _once(name: str, places: Floats, values: Floats) -> tuple[Floats, Floats]:
             f"{places[:-1][differ][0]:g} examples for example: are these two runs? Name them apart"
         )
     return places[is_last], values[is_last]
+
+
+def _last_attempts(name: str, places: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Without what a restart from a checkpoint did again; all where the order is not that of the training.
+
+    Raises:
+        ValueError: the run begins again.
+    """
+    back = np.flatnonzero(np.diff(places) <= 0) + 1
+    if len(back) > MOST_RESTARTS * len(places):
+        return places, values
+    kept = np.ones(len(places), dtype=bool)
+    for here in back:
+        if places[here] <= places[0] < places[:here].max():
+            raise ValueError(
+                f"{name} must be of one run, and after {places[:here].max():g} examples they begin again at "
+                f"{places[here]:g}: are these two runs? Name them apart, or leave out the first attempt"
+            )
+        kept[:here] &= places[:here] < places[here]
+    return places[kept], values[kept]
 
 
 def _rate_and_schedule(
@@ -251,7 +304,16 @@ def _before_step(examples: Floats, batch_size: int) -> Floats:
 
 
 def _thinned(curve: _Curve) -> LossCurve:
-    """Evaluations up to the first of zero, which has no logarithm; of too many some, spread over log examples."""
+    """Evaluations up to the first of zero, which has no logarithm; of too many some, spread over log examples.
+
+    Raises:
+        ValueError: the first is zero.
+    """
+    if len(curve.losses) and curve.losses[0] == 0:
+        raise ValueError(
+            f"the first of the losses must be above zero, got 0 after {curve.examples[0]:g} examples: leave it out "
+            "(None, or an empty cell) if it was not logged"
+        )
     end = int(np.argmax(curve.losses == 0)) if (curve.losses == 0).any() else len(curve.losses)
     examples, losses = curve.examples[:end], curve.losses[:end]
     if len(examples) > MOST_EVALUATIONS:

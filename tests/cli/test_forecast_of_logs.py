@@ -26,9 +26,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rate = run.learning_rate * (1.0 if schedule is None else schedule(n))
             lines.append(f"r{number},{run.batch_size},{rate!r},{round(n / run.batch_size)},{loss!r}")
     (folder / "runs.csv").write_text("\n".join(lines))
-    (folder / "more.csv").write_text(
-        "\n".join([lines[0], *(line.replace("r0", "s") for line in lines if "r0" in line)])
-    )
+    (folder / "more.csv").write_text("\n".join([f"{lines[0]},seed", *(f"{line},1" for line in lines if "r0" in line)]))
     return folder
 
 
@@ -54,7 +52,9 @@ def test_several_logs_a_probe_and_json(flow: Any, logs: Path, capsys: pytest.Cap
     assert main(["forecast", str(logs / "runs.csv"), str(logs / "more.csv"), "--no-adaptive", "-o", out, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["out"] == out
     assert Forecast.load(out).law.batch_sizes == (16, 64)
-    assert main(["forecast", flow.probe, str(logs / "more.csv"), "-o", out]) == 0
+    together = ["forecast", flow.probe, str(logs / "more.csv"), "-o", out]
+    assert "must begin at about the same loss, and the probe's begins at" in fails(capsys, *together)
+    assert main([*together, "--initial-loss", "1.6"]) == 0
     assert Forecast.load(out).step_cost == Forecast.load(flow.forecast).step_cost
 
 
@@ -77,6 +77,7 @@ def test_arguments_that_do_not_go_together(flow: Any, logs: Path, capsys: pytest
     assert "--set and --settings" in fails(capsys, "forecast", log, "--set", "seed=1", "--settings", "t.csv", code=2)
     assert "is of one probe" in fails(capsys, "forecast", flow.probe, flow.plan, code=2)
     assert "are for logs of runs" in fails(capsys, "forecast", flow.probe, "--set", "seed=1", code=2)
+    assert "is given twice: leave one out" in fails(capsys, "forecast", log, f"{logs}/./runs.csv", code=2)
     assert "named twice" in fails(capsys, "forecast", log, "-o", log, code=2)
     with pytest.raises(SystemExit, match="2"):
         main(["forecast", log, "--set", "batch_size"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,15 @@ def test_under_torchrun_what_was_trained_is_kept_where_the_loss_is_missed(flow: 
     errors = [file.read_text() for file in (tmp_path / "processes").rglob("stderr.log")]
     assert len(errors) == 2
     assert "".join(errors).count("batchopt: error: the plan's loss of 0.4 must be reached") == 1
+
+
+@pytest.mark.slow
+def test_the_command_as_it_is_typed(flow: Flow, tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "batchopt", "train", flow.task, flow.schedule, "--save", str(tmp_path / "weights.pt")]
+    ended = subprocess.run([*torchrun, *command], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-2_000:]
+    assert torch.load(tmp_path / "weights.pt", weights_only=True)["weight"].shape == (4, 12)
 
 
 def test_weights_of_a_sharded_model_are_saved_whole(flow: Flow, tmp_path: Path) -> None:

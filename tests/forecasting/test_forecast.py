@@ -254,6 +254,13 @@ def test_plan_respects_bounds_memory_and_multiples(forecast: Forecast) -> None:
         plan(ReachLoss(0.3), batch_sizes=(200, 400), step_cost=tight)
 
 
+def test_bounds_hold_where_the_schedule_is_chosen(forecast: Forecast) -> None:
+    plan = forecast.plan(ReachLoss(0.3, "steps"), batch_sizes=(8, 64))
+    assert 8 <= plan.batch_size <= 64
+    assert all(8 <= point.batch_size <= 64 for point in plan.alternatives)
+    assert plan.learning_rate_schedule in ("constant", "wsd", "linear", "cosine")
+
+
 def test_goals_that_cannot_be_met(forecast: Forecast) -> None:
     with pytest.raises(UnreachableGoalError, match="reaches"):
         forecast.plan(ReachLoss(1e-12))

@@ -14,7 +14,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import schedule_of
-from batchopt.forecasting.past_runs import parted
+from batchopt.forecasting.past_runs import check_past_runs, parted
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import ReachLoss
 from batchopt.runs.logged import logged_run
@@ -64,7 +64,8 @@ def test_there_is_a_plan_by_a_price_and_none_by_seconds(forecast: Forecast) -> N
     assert plan.seconds is not None
     assert forecast.step_cost is None
     assert 4 <= plan.batch_size <= 512
-    assert forecast.plan(ReachLoss(0.3, StepCost(64.0, 1.0))).batch_size == pytest.approx(plan.batch_size, rel=3.0)
+    priced = forecast.plan(ReachLoss(0.3, StepCost(64.0, 1.0)))
+    assert math.log(priced.batch_size) == pytest.approx(math.log(plan.batch_size), abs=math.log(2.0))
     with pytest.raises(EvidenceError, match=r"pass a StepCost as the goal's unit \(--per-step and --per-example\)"):
         forecast.plan(ReachLoss(0.3))
     with pytest.raises(EvidenceError, match="fewer than two noise scales were resolved"):
@@ -97,6 +98,29 @@ def test_runs_beside_a_probe_are_used_with_what_it_measured() -> None:
     assert both.step_cost == report.step_cost
     assert both.law.batch_sizes[1] == 1_024
     assert both.batch_size_limit >= Forecast.fit(report).batch_size_limit
+
+
+def test_runs_of_another_unit_than_the_probe_are_refused_unless_it_is_said() -> None:
+    report = known_report(LAW)
+    bits = unit(past(1_024, 1.0, 200_000), 1 / math.log(2))
+    with pytest.raises(
+        EvidenceError, match=r"the probe's begins at 2.3, that of batch size 1024 .* some in bits, sums"
+    ):
+        Forecast.fit(report, runs=[bits])
+    check_past_runs([bits], initial_loss=2.3, probed=report.initial_loss)
+
+
+def test_a_run_without_a_first_loss_is_compared_with_that_of_the_others() -> None:
+    late = logged_run(batch_size=8, learning_rate=0.1, steps=[10, 20, 50], losses=[1.5, 1.1, 0.8])
+    flat = logged_run(batch_size=16, learning_rate=0.1, steps=[0, 10, 20, 50], losses=[2.3] * 4)
+    check_past_runs([late, flat], initial_loss=None)
+    with pytest.raises(EvidenceError, match="no run's loss falls"):
+        check_past_runs([flat, replace(late, curve=flat.curve)], initial_loss=None)
+
+
+def test_the_same_failure_twice_is_no_repetition() -> None:
+    failed = replace(RUNS[0], outcome="diverged")
+    check_past_runs([*RUNS, failed, failed], initial_loss=None)
 
 
 def test_a_search_at_constant_rates_takes_the_parts_before_the_decay(forecast: Forecast) -> None:
@@ -164,7 +188,8 @@ def unit(run: Branch, factor: float) -> Branch:
 
 
 def rising() -> list[Branch]:
-    return [logged_run(batch_size=8, learning_rate=0.1, steps=[0, 10, 20, 50], losses=[0.1, 0.5, 0.7, 0.9])] * 2
+    losses = [0.1, 0.5, 0.7, 0.9]
+    return [logged_run(batch_size=8, learning_rate=0.1, steps=[0, 10, 20, 50], losses=losses, seed=k) for k in (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +199,8 @@ def rising() -> list[Branch]:
         ([RUNS[0]], EvidenceError, "needs 2 or more runs that did not diverge, with 3 losses .* got 1 of 1"),
         ([RUNS[0], replace(RUNS[1], outcome="diverged")], EvidenceError, "got 1 of 2: give more"),
         ([RUNS[0], "runs.csv"], TypeError, "runs must hold Branches, as logged_run and read_runs make them, got str"),
-        ([*RUNS, unit(RUNS[2], 1 / math.log(2))], EvidenceError, "the one of batch size .* are some in bits, sums, or"),
+        ([*RUNS, unit(RUNS[2], 1 / math.log(2))], EvidenceError, "that of batch size .* are some in bits, sums, or"),
+        ([*RUNS, RUNS[1]], EvidenceError, r"that of batch size 16 at learning rate 0.4 and seed 0, .* is given twice"),
         (
             rising(),
             EvidenceError,

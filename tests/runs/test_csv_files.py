@@ -32,11 +32,27 @@ def test_rows_by_their_header(tmp_path: Path, between: str, ends: str) -> None:
 
 
 def test_a_chart_has_a_column_for_each_run(tmp_path: Path) -> None:
-    assert csv_rows(written(tmp_path, CHART)) == [
+    path = written(tmp_path, CHART)
+    with pytest.raises(EvidenceError, match="'Step' of Weights & Biases counts calls of its log"):
+        csv_rows(path)
+    assert csv_rows(path, ["Step"]) == [
         {"run": "a", "Step": "0", "val/loss": "2.3"},
         {"run": "b - 2", "Step": "0", "val/loss": "2.31"},
         {"run": "a", "Step": "100", "val/loss": "1.1"},
     ]
+
+
+def test_a_chart_is_of_losses_and_a_table_with_a_loss_of_its_own_is_none(tmp_path: Path) -> None:
+    table = written(tmp_path, "step,loss,ImageNet - top 1\n0,2.3,0.1\n")
+    assert csv_rows(table) == [{"step": "0", "loss": "2.3", "ImageNet - top 1": "0.1"}]
+    chart = written(tmp_path, "global_step,a - ce,a - steps_per_second,a - step\n0,2.3,5,0\n")
+    assert set(csv_rows(chart)[0]) == {"global_step", "a - ce", "a - steps_per_second", "a - step"}
+    assert csv_rows(chart, ["ce"]) == [{"run": "a", "global_step": "0", "ce": "2.3", "steps_per_second": "5"}]
+
+
+def test_a_cell_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError, match="line 2 cannot be read as CSV: field larger than field limit"):
+        csv_rows(written(tmp_path, f"step,loss\n0,{'1' * 200_000}\n"))
 
 
 @pytest.mark.parametrize(

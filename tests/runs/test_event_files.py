@@ -54,6 +54,12 @@ def test_one_run_and_steps_that_are_examples(tmp_path: Path) -> None:
     assert run.curve.examples[-1] == 800
 
 
+def test_a_folder_within_a_runs_is_another_run_unless_it_holds_its_hyperparameters(tmp_path: Path) -> None:
+    write(tmp_path, batch_size=8, lr=0.1)
+    write(tmp_path / "b", batch_size=16, lr=0.2)
+    assert [run.batch_size for run in read_runs(tmp_path)] == [8, 16]
+
+
 def test_a_damaged_file_tells_what_came_before(tmp_path: Path) -> None:
     write(tmp_path / "a")
     (file,) = (tmp_path / "a").iterdir()

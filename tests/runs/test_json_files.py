@@ -25,6 +25,12 @@ def test_lines_and_lists_are_alike(tmp_path: Path) -> None:
     assert json_rows(written(tmp_path, json.dumps(rows, indent=1))) == expected
 
 
+def test_only_ends_of_lines_end_lines(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"note": "a\u2028b", "loss": 1}\r\n{"loss": 2}\r\n', encoding="utf-8")
+    assert [row["loss"] for row in json_rows(path)] == [1, 2]
+
+
 def test_nan_is_understood(tmp_path: Path) -> None:
     (row,) = json_rows(written(tmp_path, '{"loss": NaN}\n'))
     assert math.isnan(row["loss"])

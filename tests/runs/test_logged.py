@@ -64,9 +64,30 @@ def test_order_does_not_matter_and_the_last_of_several_counts() -> None:
 
 
 def test_two_runs_under_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"5 of 5 places have different ones, 0 examples for example: are these two"):
+    with pytest.raises(ValueError, match=r"after 800 examples they begin again at 0: are these two runs\? Name them"):
         made(steps=STEPS * 2, losses=[*LOSSES, *(1.1 * loss for loss in LOSSES)])
-    assert made(steps=STEPS * 2, losses=LOSSES * 2) == made()
+    pairs = [(step, factor * loss) for step, loss in zip(STEPS, LOSSES, strict=True) for factor in (1.0, 1.1)]
+    with pytest.raises(ValueError, match=r"5 of 5 places have different ones, 0 examples for example: are these two"):
+        made(steps=[step for step, _ in pairs], losses=[loss for _, loss in pairs])
+
+
+def test_a_restart_counts_over_what_it_did_again() -> None:
+    restarted = made(steps=[0, 10, 20, 50, 60, 70, 30, 100], losses=[2.3, 1.5, 1.1, 0.8, 0.7, 9.0, 1.0, 0.6])
+    assert restarted.curve.examples == (0, 80, 160, 240, 800)
+    assert restarted.curve.losses == (2.3, 1.5, 1.1, 1.0, 0.6)
+
+
+def test_a_run_that_goes_on_past_its_horizon_is_refused() -> None:
+    with pytest.raises(ValueError, match="goes on to 800 examples, past its horizon of 100: are these steps"):
+        made(learning_rate_schedule="cosine", horizon=100)
+    cosine = made(learning_rate_schedule="cosine", horizon=800)
+    assert made(learning_rate_schedule="cosine", horizon=790).outcome == "finished"
+    assert made(learning_rate_schedule="cosine", horizon_steps=100) == cosine
+    assert made(warmup_steps=5) == made(warmup_examples=40)
+    with pytest.raises(ValueError, match="give horizon either in examples or in steps, got 800 examples and 100 steps"):
+        made(horizon=800, horizon_steps=100)
+    with pytest.raises(ValueError, match="give warmup either in examples or in steps"):
+        made(warmup_examples=8, warmup_steps=1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -107,6 +128,8 @@ def test_a_loss_logged_with_the_first_step_is_that_at_initialisation() -> None:
 
 
 def test_a_loss_of_zero_ends_the_curve() -> None:
+    with pytest.raises(ValueError, match="the first of the losses must be above zero, got 0 after 0 examples: leave"):
+        made(losses=[0.0, *LOSSES[1:]])
     assert made(losses=[2.3, 1.0, 0.1, 0.0, 0.0]).curve.losses == (2.3, 1.0, 0.1)
 
 
@@ -138,6 +161,9 @@ def test_what_breaks_a_rule(changes: dict[str, Any], said: str) -> None:
 
 
 def test_types() -> None:
-    assert made(batch_size=np.int64(8)) == made()
+    assert made(batch_size=np.int64(8), learning_rate=np.float64(0.1), seed=np.int64(0)) == made()
+    assert made(learning_rate=np.float32(0.5)).learning_rate == 0.5
+    with pytest.raises(ValueError, match="steps must be whole numbers below 1e308"):
+        made(steps=[*STEPS[:-1], 10**400])
     with pytest.raises(TypeError, match="batch_size must be a whole number"):
         made(batch_size=8.5)

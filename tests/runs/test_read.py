@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchopt.errors import EvidenceError
-from batchopt.runs.read import read_runs
+from batchopt.runs.read import kind_of, read_runs, without_secrets
 
 ROWS = [
     {"run": run, "batch_size": size, "lr": 0.1, "step": step, "loss": loss}
@@ -37,9 +37,10 @@ def test_all_kinds_of_tables_say_the_same(tmp_path: Path) -> None:
     assert read_runs(str(tmp_path / "runs.jsonl")) == runs
     assert read_runs(tmp_path / "runs.json") == runs
     table = as_csv(tmp_path / "table.csv", [{"Name": "a", "bs": 8, "lr": 0.1}, {"Name": "b", "bs": 16, "lr": 0.1}])
-    assert read_runs(tmp_path / "chart.csv", settings=table) == runs
+    by_step = {"steps": "Step"}
+    assert read_runs(tmp_path / "chart.csv", columns=by_step, settings=table) == runs
     settings = {"a": {"batch_size": 8, "learning_rate": 0.1}, "b": {"batch_size": 16, "learning_rate": 0.1}}
-    assert read_runs(tmp_path / "chart.csv", settings=settings) == runs
+    assert read_runs(tmp_path / "chart.csv", columns=by_step, settings=settings) == runs
 
 
 def test_a_log_of_one_run_is_named_by_its_file(tmp_path: Path) -> None:
@@ -93,3 +94,36 @@ def test_tables_of_settings(tmp_path: Path) -> None:
     unnamed = as_csv(tmp_path / "settings.csv", [{"batch_size": 8}])
     with pytest.raises(EvidenceError, match=r"settings.csv must name the run of each row in a column 'run'"):
         read_runs(path, settings=unnamed)
+    (tmp_path / "settings.csv").write_text("Name,bs,lr\na,8,0.1\nb,16,0.1\na,,0.2\n")
+    with pytest.raises(
+        EvidenceError, match=r"must hold one learning_rate for each run, got '0.1' and '0.2' for run 'a'"
+    ):
+        read_runs(path, settings=tmp_path / "settings.csv")
+    (tmp_path / "settings.csv").write_text("Name,bs,lr\na,8,0.1\n,16,0.1\n")
+    with pytest.raises(EvidenceError, match="must name the run of each row"):
+        read_runs(path, settings=tmp_path / "settings.csv")
+    (tmp_path / "settings.csv").write_text("Name,bs,lr,loss,train_loss,val_loss,_step\na,8,,1,1,1,9\na,,0.3,1,1,1,9\n")
+    assert read_runs(path, settings=tmp_path / "settings.csv")[0].learning_rate == 0.3
+
+
+def test_kinds_of_files(tmp_path: Path) -> None:
+    lines = "\n".join(map(json.dumps, ROWS))
+    texts = {"a.json": "\ufeff" + lines, "b.JSON": json.dumps(ROWS), "c.json": '{"schema": "batchopt.plan/1"}'}
+    texts |= {"d.json": "{\n", "e.CSV": CHART, "f.DB": "", "g": '{"schema": "batchopt.probe_report/1"}', "h": "notes"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    kinds = ["json", "json", "record", "record", "csv", "study", "record", "other"]
+    assert [kind_of(tmp_path / name) for name in texts] == kinds
+    assert kind_of(tmp_path / "none.csv") == "missing"
+    assert read_runs(tmp_path / "a.json") == read_runs(tmp_path / "b.JSON")
+    with pytest.raises(EvidenceError, match=r"c.json: it is a record of batchopt, no log of runs"):
+        read_runs(tmp_path / "c.json")
+
+
+def test_nobody_is_told_a_password() -> None:
+    assert without_secrets("mysql://me:p@ss/w@host/db?password=x") == "mysql://...@host/db"
+    assert without_secrets("runs?.csv") == "runs?.csv"
+    for place in ("mysql+nosuch://me:secret@host/db", "nothing://me:secret@host", "://me:secret@host"):
+        with pytest.raises(EvidenceError, match="it cannot be opened as an Optuna storage") as caught:
+            read_runs(place, columns={"examples": "step"})
+        assert "secret" not in str(caught.value)
