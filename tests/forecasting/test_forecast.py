@@ -13,6 +13,7 @@ from forecasting.known_law import known_forecast, known_law, known_report, losse
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, schedule_of
+from batchopt.forecasting.schedule_fit import MISSED
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
@@ -59,7 +60,9 @@ def test_read_outs_are_near_the_truth(forecast: Forecast, shape: Shape) -> None:
     assert told.value == pytest.approx(true, rel=0.5)
     loss = forecast.loss(64, 0.5, 40_000, learning_rate_schedule=shape)
     assert loss.low <= end(64, 0.5, 40_000, shape) <= loss.high
-    assert loss.value == pytest.approx(end(64, 0.5, 40_000, shape), rel=0.15)
+    # The setting did not run: what the law is taken to miss there has this deviation.
+    deviation = MISSED * forecast.law.steepness
+    assert math.log(loss.value) == pytest.approx(math.log(end(64, 0.5, 40_000, shape)), abs=1.5 * deviation)
     steps = forecast.steps(64, 0.5, 0.3, learning_rate_schedule=shape)
     true_steps = cost_to(0.3, 64, 0.5, StepCost(1.0, 0.0), shape)
     assert steps.low <= true_steps <= steps.high
