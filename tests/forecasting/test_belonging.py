@@ -41,7 +41,7 @@ def test_a_plan_belongs_to_its_forecast_alone(shape: Shape) -> None:
         ({"step_cost": None}, "that of the probe none"),
         ({"provenance": replace(REPORT.provenance, warmup_examples=50)}, "warm-up of the forecast is none, .* 50"),
         ({"provenance": replace(REPORT.provenance, learning_rate_schedule="wsd")}, "none, that of the probe wsd"),
-        ({"provenance": replace(REPORT.provenance, population=500)}, "largest batch size of the forecast is 1024"),
+        ({"provenance": replace(REPORT.provenance, population=500)}, "largest batch size of the forecast is 512"),
     ],
 )
 def test_a_probe_of_another_task_is_refused(changed: dict[str, object], told: str) -> None:
