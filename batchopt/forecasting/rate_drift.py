@@ -11,7 +11,7 @@ rates are best for longer runs, or stays, they hardly tell: left to them, the la
 high at 16 times the horizon. Problems are alike in it, so runs of a longer horizon that nobody made are compared: those
 at rates a above and below a rate that ought to be the best end alike, and by c a^2 / 2 higher than that rate's.
 By `benchmarks/best_rates.py` the best rate by the law then costs 0.16 log examples over the true best one within 4 H,
-and 0.42 beyond, means over 27 probes; without this evidence 0.23 and 0.77.
+and 0.34 beyond, means over 30 probes; without this evidence 0.25 and 0.74.
 """
 
 from __future__ import annotations
