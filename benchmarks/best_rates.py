@@ -90,6 +90,9 @@ def measured(names: list[str], seeds: list[int], probes: Path) -> dict[str, Any]
             if path.exists():
                 for part, values in costs(name, ProbeReport.load(path)).items():
                     rows[part] += values
+        if not any(rows.values()):  # nobody probed it
+            del by_problem[name]
+            continue
         print(f"{name}: " + ", ".join(f"{part} {np.mean(v):.2f}" for part, v in rows.items() if v), flush=True)
     every = {part: [value for rows in by_problem.values() for value in rows[part]] for part in ("near", "far")}
     summary: dict[str, Any] = {

@@ -89,7 +89,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
     untimed = "" if forecast.step_cost is not None else " --per-step A --per-example B"
     console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS{untimed}")
     if untimed:
-        console.say("(no step was timed: one of n examples costs A + B n, in any unit; or give --least balanced)")
+        console.say(
+            "(no step was timed: say that a step of n examples costs A + B n, in any unit; or give --least balanced)"
+        )
     console.result(
         {
             "out": str(args.out),

@@ -39,7 +39,7 @@ def doubts_of_runs(runs: Sequence[Branch]) -> list[str]:
     elif max(sizes) <= NARROW * min(sizes):
         doubts.append(
             f"Batch sizes were run from {min(sizes)} to {max(sizes)} only, within a factor of {NARROW:g}, so what "
-            "others do is carried far."
+            "other batch sizes do is extrapolated far."
         )
     if all(run.is_constant for run in runs):
         doubts.append("No run's learning rate decayed, so what a decay brings is carried over from other trainings.")

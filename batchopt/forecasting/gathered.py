@@ -91,7 +91,7 @@ def constant_law(known: Gathered, *, seed: int) -> LawPosterior | None:
         EvidenceError: a probe left fewer than two usable loss curves.
     """
     runs = [run for run in known.runs if run.is_constant]
-    if not known.probed and not any(run.outcome != "diverged" for run in runs):
+    if not known.probed and all(run.outcome == "diverged" for run in runs):
         return None
     try:
         return fit_law(

@@ -48,7 +48,8 @@ NEEDED = (
 )
 """Of each of these a run needs one."""
 NEARLY = 0.85
-"""A name that is so like a known one is taken for a slip, where that one is needed and missing."""
+"""Share of letters, by `difflib`, from which a name is taken for a slip of a known one that is needed and missing. Set
+by hand: one letter wrong in seven."""
 PART_OF_BATCH = re.compile(
     r"(.*_)?(per_device_(?!eval).*batch.*|gradient_accumulation_steps|accumulate_grad_batches|world_size|num_devices)"
 )

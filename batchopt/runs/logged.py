@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 MOST_EVALUATIONS = 48
 """Losses of a run that stay single points; more are means over windows, as those of training batches are."""
 ENDED = 0.99
-"""A run whose last loss comes after this share of its horizon was not stopped."""
+"""A run whose last loss comes after this share of its horizon was not stopped: the last log interval may be cut off."""
 PAST_HORIZON = 2
 """Steps by which a run may go on past its horizon: logs count from 0 or from 1, and last batches may be smaller."""
 MOST_RESTARTS = 0.25
-"""Where more than this share of the points go back to an earlier place, their order is not that of the training."""
+"""Where more than this share of the points go back to an earlier place, their order is not that of the training. Set by
+hand: a restart goes back once, and a shuffled table at half of its points."""
 MOST_TWICE = 0.5
-"""A log in which a larger share of the places has two losses is of two runs."""
+"""A log in which a larger share of the places has two losses is of two runs. Set by hand: a restart repeats less."""
 
 
 def logged_run(
