@@ -47,8 +47,6 @@ PACE_STEP = 1e-4
 """Of a log pace, over which a derivative is taken: its own error is then a part in ten thousand."""
 SLOWEST = 20.0
 """Log paces are cut off here, so that a search that goes astray does not overflow."""
-UNKNOWN_OPTIMIZER = {"pace": (0.85, 0.2), "log_gradient_noise": (1.5, 3.0)}
-"""What is believed of parameters in which optimizers differ, where nobody said which it is: all of them."""
 BELOW_HIGHEST, EDGE_SD = 1.0, 2.0
 """The edge of stability is believed to be this far below the highest rate that is searched, in logarithms, or above all
 that ran; and the standard deviation of that."""
@@ -198,10 +196,8 @@ def _first_belief(points: Points, frame: Frame, highest_rate: float) -> Belief:
     """Without a forecast. Of an adaptive optimizer others are a special case."""
     prior = prior_of(points, frame)
     mean, sd = prior.mean.copy(), prior.sd.copy()
-    edge = max(float(mean[SHAPE.index("log_edge")]), math.log(highest_rate) - BELOW_HIGHEST)
-    beliefs = UNKNOWN_OPTIMIZER | {"log_edge": (edge, EDGE_SD)}
-    for name, (middle, spread) in beliefs.items():
-        mean[SHAPE.index(name)], sd[SHAPE.index(name)] = middle, spread
+    edge = SHAPE.index("log_edge")
+    mean[edge], sd[edge] = max(mean[edge], math.log(highest_rate) - BELOW_HIGHEST), EDGE_SD
     return Belief(mean, replace(prior, mean=mean, sd=sd).slopes)
 
 

@@ -19,7 +19,7 @@ class DecayingForecast(Record):
         step_cost: measured seconds per step, if known.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.decaying_forecast/2"
+    SCHEMA: ClassVar[str] = "batchopt.decaying_forecast/3"
 
     law: LossPosterior
     step_cost: StepCost | None

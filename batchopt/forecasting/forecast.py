@@ -68,7 +68,7 @@ class Forecast(Record):
         doubts: what speaks against trusting it, in sentences.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/4"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/5"
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior
@@ -125,7 +125,12 @@ class Forecast(Record):
         """
         known = gather(report, runs, initial_loss=initial_loss, adaptive=adaptive)
         law = LossPosterior.fit(
-            known.runs, initial_loss=known.initial_loss, adaptive=known.adaptive, delay=known.delay, seed=seed
+            known.runs,
+            initial_loss=known.initial_loss,
+            adaptive=known.adaptive,
+            delay=known.delay,
+            noise_scales=() if report is None else report.noise_scales,
+            seed=seed,
         )
         forecast = cls(
             law=with_edge_of_stability(law, known),

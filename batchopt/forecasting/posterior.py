@@ -3,8 +3,7 @@
 The law's own parameters are drawn by the fit. What the law misses is a Gaussian process, of which every draw holds one
 function: a random one of the prior, as a sum of random Fourier features (Rahimi and Recht 2007), bent through what the
 draw's own parameters miss at the fitted points (Matheron's rule; Wilson et al. 2020, arXiv 2002.09309). So a draw says
-one consistent thing of all settings, near to the points and far from them. Beyond the runs it adds what the law misses
-there on most problems (`beyond.py`).
+one consistent thing of all settings, near to the points and far from them.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from scipy import special
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.beyond import missed_beyond
 from batchopt.forecasting.rate_drift import drifts_of
 from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
-from batchopt.forecasting.schedule_points import courses_to_ends, evidence_of
+from batchopt.forecasting.schedule_points import courses_to_ends, evidence_of, readings_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.noise_scale import NoiseScale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +59,6 @@ class LossPosterior(Record):
         scale: tau_0.
         knots: of D.
         middle_batch_size: B_mid.
-        middle_rate: eta_r.
         is_adaptive: whether the optimizer divides by the size of the gradient.
         delay: steps that momentum lags behind.
         rows: parameters, (1 + draws, parameters).
@@ -79,14 +77,13 @@ class LossPosterior(Record):
         longest: examples of the longest run.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/3"
+    SCHEMA: ClassVar[str] = "batchopt.loss_posterior/4"
 
     initial_loss: float
     lowest_loss: float
     scale: float
     knots: tuple[float, ...]
     middle_batch_size: float
-    middle_rate: float
     is_adaptive: bool
     delay: float
     rows: tuple[tuple[float, ...], ...]
@@ -111,6 +108,7 @@ class LossPosterior(Record):
         initial_loss: float | None = None,
         adaptive: bool | None = None,
         delay: float = 0.0,
+        noise_scales: Sequence[NoiseScale] = (),
         seed: int = 0,
     ) -> LossPosterior:
         """Fit the law to the runs of one task.
@@ -120,6 +118,7 @@ class LossPosterior(Record):
             initial_loss: mean loss at initialisation; taken from the runs if None.
             adaptive: whether the optimizer divides by the size of the gradient, as Adam does.
             delay: steps that momentum lags behind; left out for an adaptive optimizer, where it fits worse.
+            noise_scales: measured along the runs; simple ones count.
             seed: of the draws.
 
         Raises:
@@ -137,7 +136,8 @@ class LossPosterior(Record):
             points.courses, initial_loss=evidence.initial_loss, lowest_loss=lowest, is_adaptive=bool(adaptive)
         )
         drifts = drifts_of(evidence.near_best, evidence.longest, delay=delay)
-        law = fit_schedule_law(points, frame, contrasts=drifts, seed=seed)
+        readings = readings_of(noise_scales, runs, delay=delay)
+        law = fit_schedule_law(points, frame, contrasts=drifts, readings=readings, seed=seed)
         features, weights = _what_is_missed(law, evidence.settings, np.random.default_rng(seed))
         return cls(
             initial_loss=evidence.initial_loss,
@@ -145,7 +145,6 @@ class LossPosterior(Record):
             scale=frame.scale,
             knots=tuple(frame.knots.tolist()),
             middle_batch_size=frame.batch_size,
-            middle_rate=frame.rate,
             is_adaptive=frame.is_adaptive,
             delay=delay,
             rows=_as_tuples(law.rows),
@@ -222,10 +221,7 @@ class LossPosterior(Record):
         known = np.array(self.places).reshape(-1, places.shape[1])  # a law that is given has none
         near = _nearness(places, known) * (MISSED * self.steepness) ** 2
         missed = np.array(self.weights) @ near.T + self._features(places)
-        longer = np.log(wanted.examples / self.longest)
-        larger = wanted.mean_over_run(np.log(np.maximum(1.0, courses.batch_sizes / self.batch_sizes[1])))
-        beyond = missed_beyond(longer, larger, (self._normal_scores(seed=2), self._normal_scores(seed=3)))
-        return np.asarray(by_law + missed + self.steepness * beyond)
+        return np.asarray(by_law + missed)
 
     def largest_stable(self, batch_sizes: Sequence[float] | Floats) -> Floats:
         """The learning rate from which on runs diverge, (1 + draws, k).
@@ -260,13 +256,12 @@ class LossPosterior(Record):
         return np.asarray(log_losses + self.scatter().reshape(-1, *[1] * (log_losses.ndim - 1)))
 
     def scatter(self, *, seed: int = 0) -> Floats:
-        """What single runs are above the mean over seeds in log loss, (1 + draws,); nothing for the best guess."""
-        return SCATTER * self.steepness * self._normal_scores(seed=seed)
+        """What single runs are above the mean over seeds in log loss, (1 + draws,); nothing for the best guess.
 
-    def _normal_scores(self, *, seed: int) -> Floats:
-        """Normal scores in a random order, as a quantile of few random draws would jump about; 0 for the best guess."""
+        Normal scores in a random order, as a quantile of few random draws would jump about.
+        """
         scores = special.ndtri((np.arange(self.draws) + 0.5) / max(1, self.draws))
-        return np.concatenate([[0.0], np.random.default_rng(seed).permutation(scores)])
+        return SCATTER * self.steepness * np.concatenate([[0.0], np.random.default_rng(seed).permutation(scores)])
 
     @cached_property
     def frame(self) -> Frame:
@@ -278,7 +273,6 @@ class LossPosterior(Record):
             knots=np.array(self.knots),
             batch_size=self.middle_batch_size,
             is_adaptive=self.is_adaptive,
-            rate=self.middle_rate,
         )
 
     @cached_property

@@ -3,7 +3,7 @@
 Notation
     H       horizon of a probe's longest run
     c       curvature: second derivative of y, the log loss at the end of a run, by the log rate, at the best rate,
-            over the steepness of y over log examples
+            over the steepness of y over log examples at H
     a       distance from the best rate at which the loss is looked at, in logs
 
 Short runs tell which rate is best for short runs. Whether the noise of a hot one is soon forgotten, so that hotter
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from batchopt.forecasting.beyond import STEEPER
 from batchopt.forecasting.schedule_fit import Contrasts
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.forecasting.schedule_points import NearBest, course_of, edges_of
@@ -32,9 +31,11 @@ HORIZON_EXPONENT, HORIZON_EXPONENT_SD = -0.2, 0.3
 and 0.07 in eight decaying sweeps of `benchmarks/truth`, -0.19 to 0 in language models (Step Law, arXiv 2503.04715).
 The deviation is half as much again as theirs, for problems unlike these. A belief about the exponent of the batch size
 changed nothing: probes run two batch sizes."""
-CURVATURE, CURVATURE_SD = 1.05, 0.35
+CURVATURE, CURVATURE_SD = 1.05, 0.5
 """c, and its standard deviation as a share. In the same sweeps y was 0.2 to 0.5 steepnesses higher an octave from the
-best rate, 0.3 to 1.1 two octaves from it, medians of problems, which differ by a third."""
+best rate, 0.3 to 1.1 two octaves from it, medians of problems, which differ by a third; steepness at a longer horizon
+differs from that at H by another third. It is that at H which counts, as runs tell it: relative to the steepness at
+the longer horizon, the law made losses fall too little there rather than more with the rate."""
 NEAR_SD = 0.4
 """How far the best rate at H is from the best of those that were run, in logs: 0.32 where these are a factor of three
 apart, and more by their seeds."""
@@ -42,8 +43,8 @@ FURTHER = 8.0
 """Horizons that are compared, over H: where a user's run ends is seldom nearer."""
 ASIDE = 1.5 * math.log(2.0)
 """a: beyond what seeds blur, and short of where stability ends."""
-NEIGHBOUR = 2.0
-"""Horizons between which the steepness is read, over and under the one that is compared."""
+BEFORE = 4.0
+"""The steepness at H is read from H over this on: where the longest runs are."""
 LEAST_STEPS = 32
 """Of the runs that are compared: the best rate of fewer is another matter."""
 
@@ -61,22 +62,20 @@ def drifts_of(best: Sequence[NearBest], longest: float, *, delay: float = 0.0) -
     """
     runs = _Runs(delay)
     tilt_sd, bend = 2.0 * CURVATURE * ASIDE, CURVATURE * ASIDE**2
-    beliefs: list[tuple[Weights, float, float]] = []
+    beliefs: list[tuple[Weights, float]] = []
     for size, rate, is_between in best:
         here = max(longest, LEAST_STEPS * size)
         there, later = here * FURTHER, rate * FURTHER**HORIZON_EXPONENT
         if is_between:
-            beliefs.append((runs.tilt(size, rate, here), 0.0, tilt_sd * NEAR_SD))
+            beliefs.append((runs.tilt(size, rate, here), tilt_sd * NEAR_SD))
         drift = _sum(runs.tilt(size, later, there), runs.tilt(size, rate, here), -1.0)
-        beliefs.append((drift, 0.0, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
-        # The steepness there is what the law has, and what it misses.
-        curved = _sum(runs.bend(size, later, there), runs.fall(size, later, there), -bend)
-        beliefs.append((curved, STEEPER * bend, CURVATURE_SD * bend))
+        beliefs.append((drift, tilt_sd * HORIZON_EXPONENT_SD * math.log(FURTHER)))
+        curved = _sum(runs.bend(size, later, there), runs.fall(size, rate, here), -bend)
+        beliefs.append((curved, CURVATURE_SD * bend))
     differences = np.zeros((len(beliefs), len(runs.courses)))
-    for row, (weights, _, _) in zip(differences, beliefs, strict=True):
+    for row, (weights, _) in zip(differences, beliefs, strict=True):
         row[list(weights)] = list(weights.values())
-    means, sds = np.array([belief[1:] for belief in beliefs]).reshape(-1, 2).T
-    return Contrasts(Courses(runs.courses), differences, means, sds)
+    return Contrasts(Courses(runs.courses), differences, np.array([sd for _, sd in beliefs]))
 
 
 class _Runs:
@@ -95,12 +94,9 @@ class _Runs:
         return {hot: 1.0, cool: 1.0, self._end(size, rate, horizon): -2.0}
 
     def fall(self, size: int, rate: float, horizon: float) -> Weights:
-        """Steepness: how much log loss falls over log examples about a horizon."""
-        per = 1.0 / math.log(NEIGHBOUR**2)
-        return {
-            self._end(size, rate, horizon / NEIGHBOUR): per,
-            self._end(size, rate, horizon * NEIGHBOUR): -per,
-        }
+        """Steepness: how much log loss falls over log examples before a horizon."""
+        per = 1.0 / math.log(BEFORE)
+        return {self._end(size, rate, horizon / BEFORE): per, self._end(size, rate, horizon): -per}
 
     def _end(self, size: int, rate: float, horizon: float, aside: float = 0.0) -> int:
         """The number of a run."""

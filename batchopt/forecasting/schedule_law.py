@@ -2,25 +2,29 @@
 
 Notation
     eta, B    learning rate and batch size of a step
-    psi       what an optimizer that divides by the size of a noisy gradient leaves of the rate, (1 + b / B)^(-1/2)
-    b         batch size at which noise and signal of that gradient are equal, b_0 (1 + tau / tau_0)^g; 0 for SGD
-    tau       intrinsic time, the sum of eta psi (eta psi / eta_r)^(p - 1) over steps, with p = 1 for SGD
-    eta_r     a rate in the middle of those that were run
+    b         batch size at which noise and signal of the gradient are equal, b_0 (1 + tau / tau_0)^g
+    eps       what the optimizer makes of the rate: eta for SGD, eta (1 + b / B)^(-1/2) where it divides by the size of
+              a noisy gradient
+    tau       intrinsic time, the sum of eps / (1 + (eps / eps_s) (1 + b / B)) over steps
+    eps_s     rate beyond which, without noise, a higher one makes little more progress
     v         log(1 + tau / tau_0)
     F         signal, the loss that there would be without noise: L_inf + (L_0 - L_inf) exp(-D(v)), D rising and
               piecewise linear between knots
-    q         noise that a unit of intrinsic time adds to the loss, A (L / L_0)^kappa eta psi (1 / B + 1 / B_o + e)
+    q         noise that a unit of intrinsic time adds to the loss, A (L / L_0)^kappa eps (1 / B + 1 / B_o + h)
     B_o       batch size beyond which the loss oscillates no less: part of it is not from sampling
-    e         the shock of a rate beyond the edge of stability, (eta psi / eta_e)^m (1 + tau / tau_0)^(-1) / B_mid
+    h         the shock of a rate beyond the edge of stability, (eps / eps_e)^m (1 + tau / tau_0)^(-1) / B_mid
     K         what is left of noise after u of intrinsic time, (1 + u / u_0)^(-beta)
 
     L(n) = F(tau_n) + integral of q(s) K(tau_n - s) ds from 0 to tau_n
 
-A functional scaling law (Li et al. 2025, arXiv 2509.19189), which is what noisy quadratics with a power-law spectrum do
-(Zhang et al. 2019, arXiv 1907.04164): curvature forgets noise as fast as it lets the signal fall. A constant rate,
-warm-up, any decay, restarts and batch-size schedules are special cases, and so are McCandlish's trade-off (arXiv
-1812.06162) and the rate that is best for a batch size. K is a sum of exponentials, so that a run is simulated piece by
-piece.
+Two laws in one. Noise that is soon forgotten is that of functional scaling laws (Li et al. 2025, arXiv 2509.19189) and
+of noisy quadratics with a power-law spectrum (Zhang et al. 2019, arXiv 1907.04164): curvature forgets noise as fast as
+it lets the signal fall. Noise that slows progress is McCandlish's (arXiv 1812.06162): a step makes at most a share
+1 / (1 + b / B) of the progress that it would make without noise, at whatever rate. Without the second, whole sweeps
+were missed in one pattern on all networks, small batches too fast late in training and large ones too slow.
+
+A constant rate, warm-up, any decay, restarts and batch-size schedules are special cases. K is a sum of exponentials, so
+that a run is simulated piece by piece.
 """
 
 from __future__ import annotations
@@ -41,10 +45,10 @@ if TYPE_CHECKING:
 
 SHAPE = (
     "log_noise", "log_memory", "forgetting", "kappa", "log_oscillation", "log_edge", "log_gradient_noise",
-    "gradient_noise_growth", "floor", "pace",
+    "gradient_noise_growth", "floor", "log_saturation",
 )  # fmt: skip
-"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eta_e and b_0, g, the logit of
-L_inf over the lowest observed loss, and p. The log slopes of D between knots follow."""
+"""Names of the leading parameters: logs of A and u_0, beta, kappa, logs of B_o, eps_e and b_0, g, the logit of
+L_inf over the lowest observed loss, and the log of eps_s. The log slopes of D between knots follow."""
 EDGE_POWER = 4
 """m: how sharp the edge of stability is. Set by hand: free, it came out between 2 and 4 on softmax regression."""
 MODES = 8
@@ -57,8 +61,6 @@ LOG_LARGEST_SHARE = math.log(10.0)
 """The loss counts in q up to the exponential of this times L_0: what is beyond has diverged."""
 LARGEST_SHOCK, LARGEST_LOG_SLOPE, LARGEST_LOG_GROWTH, LEAST_FORGETTING = math.exp(20.0), 4.0, 20.0, 0.05
 """Bounds far beyond what is believed of parameters, so that a search that goes astray does not overflow."""
-LEAST_RATE = 1e-9
-"""A rate counts as at least so much of eta_r where its logarithm is taken: a decay may end at 0."""
 COLUMNS = 8192
 """Pairs of a row and a run that are taken through their pieces together: what they need fits the cache."""
 DIVERGED = 20.0
@@ -153,7 +155,6 @@ class Frame:
         knots: of D, evenly spaced in v from 0, (k,).
         batch_size: B_mid.
         is_adaptive: whether the optimizer divides by the size of the gradient.
-        rate: eta_r.
     """
 
     initial_loss: float
@@ -162,7 +163,6 @@ class Frame:
     knots: Floats
     batch_size: float
     is_adaptive: bool
-    rate: float = 1.0
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # of a search that goes astray
@@ -220,14 +220,15 @@ class Piece:
     """What a piece did, by column: beside what the notation has, parts of it that derivatives need.
 
     Attributes:
-        noisy: share of noise in what the gradient is divided by, b / (b + B).
-        rate: eta psi.
+        noisy: share of noise in the squared gradient of a batch, b / (b + B).
+        rate: eps.
+        slowed: share of a step's progress that is lost to noise and to its length.
         time: intrinsic, that passed.
         fall: exp(-D) at its end.
         knot: of D that is the last before its end.
         slope: of D there.
         log_middle: log of the loss in its middle over L_0.
-        shock: e.
+        shock: h.
         source: 1 / B + 1 / B_o + e.
         injected: q.
         faded: what noise loses over it, as exp(-time * rate) - 1, (modes, columns).
@@ -235,6 +236,7 @@ class Piece:
 
     noisy: Floats
     rate: Floats
+    slowed: Floats
     time: Floats
     fall: Floats
     knot: Indices
@@ -276,7 +278,7 @@ class Law:
         self.noise, self.kappa = np.exp(named["log_noise"]), named["kappa"]
         self.oscillation, self.edge = np.exp(-named["log_oscillation"]), np.exp(named["log_edge"])
         self.gradient_noise, self.growth = np.exp(named["log_gradient_noise"]), named["gradient_noise_growth"]
-        self.pace = named["pace"]
+        self.saturation = np.exp(named["log_saturation"])
         self.floor = frame.lowest_loss / (1.0 + np.exp(-named["floor"]))
         # (1 + x)^(-beta) is the Laplace transform of a Gamma density of shape beta, here on a grid of log rates.
         grid = MODE_RATES.astype(rows.dtype)
@@ -303,10 +305,11 @@ class Law:
     def after(self, state: State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> State:
         """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
         frame = self.frame
-        noisy, rate = self._effective(state.v, batch_sizes, learning_rates)
-        time = rate * steps
-        if frame.is_adaptive:
-            time = time * np.exp((self.pace - 1.0) * np.log(np.maximum(rate / frame.rate, LEAST_RATE)))
+        noise = self.gradient_noise * np.exp(np.minimum(self.growth * state.v, LARGEST_LOG_GROWTH))
+        noisy = noise / (noise + batch_sizes)
+        rate = learning_rates * np.sqrt(1.0 - noisy) if frame.is_adaptive else learning_rates
+        left = self.saturation * (1.0 - noisy) / (self.saturation * (1.0 - noisy) + rate)
+        time = rate * left * steps
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale
         v = np.log(longer)
@@ -329,15 +332,8 @@ class Law:
         noise *= faded
         noise += state.noise
         loss = np.minimum(signal + noise.sum(axis=0), DIVERGED * frame.initial_loss)
-        piece = Piece(noisy, rate, time, fall, knot, slope, log_middle, shock, source, injected, faded)
+        piece = Piece(noisy, rate, 1.0 - left, time, fall, knot, slope, log_middle, shock, source, injected, faded)
         return State(tau, v, signal, log_signal, loss, np.log(loss), noise, piece)
-
-    def _effective(self, v: Floats, batch_sizes: Floats, learning_rates: Floats) -> tuple[Floats, Floats]:
-        if not self.frame.is_adaptive:
-            return np.zeros_like(v), learning_rates
-        noise = self.gradient_noise * np.exp(np.minimum(self.growth * v, LARGEST_LOG_GROWTH))
-        left = batch_sizes / (batch_sizes + noise)
-        return np.asarray(1.0 - left), np.asarray(learning_rates * np.sqrt(left))
 
     def _faded(self, time: Floats) -> Floats:
         """exp(-time * rate) - 1 by mode: each mode is four times as fast as the next, (1 + x)^2 - 1 = x (2 + x)."""
@@ -359,5 +355,4 @@ def frame_of(
     end = math.log1p(courses.longest / first)
     knots = np.linspace(0.0, end, max(3, math.ceil(end / spacing) + 1))
     size = float(np.exp(np.mean(np.log(courses.batch_sizes[:, 0]))))
-    rate = float(np.exp(np.mean(np.log(courses.peaks))))
-    return Frame(initial_loss, lowest_loss, first, knots, size, is_adaptive, rate)
+    return Frame(initial_loss, lowest_loss, first, knots, size, is_adaptive)

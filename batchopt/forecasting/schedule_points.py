@@ -13,9 +13,10 @@ import numpy as np
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
 from batchopt.forecasting.loss_points import TrainingOffset, loss_points
-from batchopt.forecasting.schedule_fit import Points
+from batchopt.forecasting.schedule_fit import NoiseReadings, Points
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.noise_scale import NoiseScale
 from batchopt.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -134,6 +135,27 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         longest=max(run.examples for run in used),
         near_best=_near_best(used, unstable),
     )
+
+
+def readings_of(
+    noise_scales: Sequence[NoiseScale], runs: Sequence[Branch], *, delay: float = 0.0
+) -> NoiseReadings | None:
+    """The simple noise scales that were resolved along runs; None if there are none."""
+    courses, logs = [], []
+    for scale in noise_scales:
+        at = scale.at
+        if scale.kind != "simple" or not scale.resolved or at is None or not at.examples:
+            continue
+        schedules = (
+            run.learning_rate_schedule
+            for run in runs
+            if (run.batch_size, run.learning_rate) == (at.batch_size, at.learning_rate)
+        )
+        schedule = next(schedules, None)
+        edges = edges_of(at.batch_size, schedule, np.array([at.examples / at.batch_size]))
+        courses.append(course_of(at.batch_size, at.learning_rate, schedule, edges, delay=delay))
+        logs.append(math.log(scale.batch_size.value))
+    return NoiseReadings(Courses(courses), np.array(logs)) if courses else None
 
 
 def _near_best(used: Sequence[Branch], unstable: set[tuple[int, float]]) -> tuple[NearBest, ...]:

@@ -1,10 +1,11 @@
 """Derivatives of the schedule law by its parameters, carried along a run with it.
 
-Notation of `schedule_law`; d is a derivative by every parameter. Only three of them move time, of adaptive optimizers.
+Notation of `schedule_law`; d is a derivative by every parameter. Only three of them move time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,6 @@ from batchopt.forecasting.schedule_law import (
     LARGEST_LOG_SLOPE,
     LARGEST_SHOCK,
     LEAST_FORGETTING,
-    LEAST_RATE,
     LOG_LARGEST_SHARE,
     MODE_RATES,
     MODES,
@@ -62,6 +62,28 @@ def log_loss_slopes(
     table = np.full(courses.steps.shape, -1)
     table.ravel()[places] = np.arange(len(places))
     values, slopes = np.empty((len(rows), len(places))), np.empty((len(rows), len(places), rows.shape[1]))
+    for row, own, k, state, slope in _followed(rows, frame, courses, stretch):
+        at = table[own, k]
+        here = np.flatnonzero(at >= 0)
+        values[row[here], at[here]] = state.log_loss[here]
+        slopes[row[here], at[here]] = (slope.loss[:, here] / state.loss[here]).T
+    return values[:, place], slopes[:, place]
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def log_noise_scale_slopes(rows: Floats, frame: Frame, courses: Courses) -> tuple[Floats, Floats]:
+    """Logs of the noise scale b at the end of courses, (n, runs), and their derivatives, (n, runs, parameters)."""
+    values, slopes = np.empty((len(rows), len(courses.steps))), np.zeros((len(rows), len(courses.steps), rows.shape[1]))
+    for row, own, _, state, slope in _followed(rows, frame, courses):
+        values[row, own] = slope.law.named["log_gradient_noise"] + slope.law.growth * state.v
+        slopes[row[:, None], own[:, None], slope.moves] = slope.of_log_noise_scale(state.v).T
+    return values, slopes
+
+
+def _followed(
+    rows: Floats, frame: Frame, courses: Courses, stretch: Floats | None = None
+) -> Iterator[tuple[Indices, Indices, int, State, _Slopes]]:
+    """Row and run of columns, number of a piece, and the state and its derivatives after it."""
     for row, own, pieces in columns_of(len(rows), courses, max(1, _KEPT // (rows.shape[1] * MODES))):
         law = Law(rows, frame, row)
         state, slope = law.start(), _Slopes(law, rows.shape[1])
@@ -69,11 +91,8 @@ def log_loss_slopes(
         for k, setting in enumerate(settings_of(courses, own, pieces, rows.dtype, longer)):
             before, state = state, law.after(state, *setting)
             slope.follow(before, state)
-            at = table[own, k]
-            here = np.flatnonzero(at >= 0)
-            values[row[here], at[here]] = state.log_loss[here]
-            slopes[row[here], at[here]] = (slope.loss[:, here] / state.loss[here]).T
-    return values[:, place], slopes[:, place]
+            yield row, own, k, state, slope
+
 
 
 class _Slopes:
@@ -84,7 +103,7 @@ class _Slopes:
 
     def __init__(self, law: Law, parameters: int) -> None:
         columns = len(law.floor)
-        self._law, self._moves = law, [_AT["log_gradient_noise"], _AT["gradient_noise_growth"], _AT["pace"]]
+        self.law, self.moves = law, [_AT["log_gradient_noise"], _AT["gradient_noise_growth"], _AT["log_saturation"]]
         self.tau = self.v = np.zeros((3, columns))
         self.signal, self.loss = np.zeros((2, parameters, columns))
         self.noise, self._new = np.zeros((2, parameters, MODES, columns))
@@ -103,10 +122,10 @@ class _Slopes:
 
     def follow(self, before: State, after: State) -> None:
         """Derivatives after a piece that took the runs from one state to the next."""
-        law, piece = self._law, after.piece
+        law, piece = self.law, after.piece
         assert piece is not None  # only a start has none
-        log_rate = self._of_log_rate(before, piece.noisy)
-        time = piece.time * self._of_log_time(piece, log_rate)
+        log_rate, log_time = self._of_logs(before, piece)
+        time = piece.time * log_time
         self.tau = self.tau + time
         self.v = self.tau / (law.frame.scale * np.exp(after.v))
         live = self._live = len(SHAPE) + 1 + int(piece.knot.max())
@@ -120,25 +139,25 @@ class _Slopes:
         np.add(self.signal[:live], self.noise[:live].sum(axis=1), out=self.loss[:live])
         self.loss[:live] *= after.loss < DIVERGED * law.frame.initial_loss
 
-    def _of_log_rate(self, before: State, noisy: Floats) -> Floats:
-        law = self._law
-        if not law.frame.is_adaptive:
-            return np.zeros_like(self.tau)
-        grows = law.growth * before.v < LARGEST_LOG_GROWTH
-        log_noise = law.growth * self.v * grows
-        log_noise[0] += 1.0
-        log_noise[1] += before.v * grows
-        return np.asarray(-0.5 * noisy * log_noise)
+    def _of_logs(self, before: State, piece: Piece) -> tuple[Floats, Floats]:
+        """d of the logs of eps and of the time that passed, by what moves time, each (3, columns)."""
+        law = self.law
+        noisy = piece.noisy * self.of_log_noise_scale(before.v)
+        log_rate = -0.5 * noisy if law.frame.is_adaptive else np.zeros_like(noisy)
+        load = log_rate + noisy
+        load[2] -= 1.0
+        return log_rate, log_rate - piece.slowed * load
 
-    def _of_log_time(self, piece: Piece, log_rate: Floats) -> Floats:
-        law = self._law
-        found = law.pace * log_rate
-        if law.frame.is_adaptive:
-            found[2] += np.log(np.maximum(piece.rate / law.frame.rate, LEAST_RATE))
+    def of_log_noise_scale(self, v: Floats) -> Floats:
+        """d of the log of b at v, by what moves time, (3, columns)."""
+        grows = self.law.growth * v < LARGEST_LOG_GROWTH
+        found = self.law.growth * self.v * grows
+        found[0] += 1.0
+        found[1] += v * grows
         return np.asarray(found)
 
     def _take_signal(self, after: State, piece: Piece) -> None:
-        law, live = self._law, self._live
+        law, live = self.law, self._live
         first, knots = len(SHAPE), live - len(SHAPE)
         falls = -(law.frame.initial_loss - law.floor) * piece.fall
         passed = np.subtract(after.v, self._knots[:knots], out=self.signal[first:live])
@@ -146,14 +165,14 @@ class _Slopes:
         passed *= falls
         passed *= self._log_slopes[:knots]
         self.signal[_AT["floor"]] = self._floor * (1.0 - piece.fall)
-        self.signal[self._moves] = falls * piece.slope * self.v
+        self.signal[self.moves] = falls * piece.slope * self.v
 
     def _of_log_injected(self, piece: Piece, log_rate: Floats, middle: Floats) -> Floats:
-        law = self._law
+        law = self.law
         share = piece.shock / piece.source
         rises = EDGE_POWER * ((piece.rate / law.edge) ** EDGE_POWER < LARGEST_SHOCK)
         found = law.kappa * middle
-        found[self._moves] += log_rate * (1.0 + rises * share) - share * self.v
+        found[self.moves] += log_rate * (1.0 + rises * share) - share * self.v
         found[_AT["log_noise"]] += 1.0
         found[_AT["kappa"]] += piece.log_middle
         found[_AT["log_oscillation"]] -= law.oscillation / piece.source
@@ -161,7 +180,7 @@ class _Slopes:
         return np.asarray(found)
 
     def _carry(self, before: State, piece: Piece, injected: Floats, time: Floats) -> None:
-        law = self._law
+        law = self.law
         noise, new = self.noise[: self._live], self._new[: self._live]
         np.multiply(-piece.faded * law.shares, injected[:, None], out=new)
         noise *= 1.0 + piece.faded
@@ -171,5 +190,4 @@ class _Slopes:
         falls = (1.0 + piece.faded) * law.rates * (before.noise - added)
         self.noise[_AT["log_memory"]] += falls * piece.time - piece.faded * added
         self.noise[_AT["forgetting"]] -= piece.faded * piece.injected * self._by_forgetting
-        if law.frame.is_adaptive:
-            self.noise[self._moves] -= falls * time[:, None]
+        self.noise[self.moves] -= falls * time[:, None]

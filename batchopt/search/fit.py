@@ -44,11 +44,11 @@ TESTED_DOUBT = 1.5
 """Standard deviation that is added where trials can decide: a rate that is 30 times off is then soon given up."""
 DOUBT_OF_DECAYED = {
     "log_noise": 1.0, "log_memory": 1.0, "forgetting": 0.1, "kappa": 0.15, "log_oscillation": 1.0, "log_edge": 1.5,
-    "log_gradient_noise": 1.0, "gradient_noise_growth": 0.1, "floor": 0.7, "pace": 0.1,
+    "log_gradient_noise": 1.0, "gradient_noise_growth": 0.1, "floor": 0.7, "log_saturation": 1.0,
 }  # fmt: skip
-SLOPE_DOUBT, FIXED = 0.3, 1e-3
+SLOPE_DOUBT = 0.3
 """The same where trials decay: standard deviations that are added to those of a forecast's parameters where trials can
-decide, of the log slopes of its signal, and of what an optimizer that is not adaptive does not have. Set by hand."""
+decide, and of the log slopes of its signal. Set by hand."""
 UNTESTED_SHARE = UNTESTED_DOUBT / TESTED_DOUBT
 """Share of them before there are trials."""
 COMMON_DOUBT = 1.5
@@ -200,10 +200,7 @@ def _fit_decayed(
 
 def _doubt_of(law: LossPosterior) -> Floats:
     """How far each parameter of a forecast's law is doubted, (parameters,)."""
-    of_adaptive = ("pace", "log_gradient_noise", "gradient_noise_growth")
-    named = [
-        FIXED if name in of_adaptive and not law.is_adaptive else DOUBT_OF_DECAYED[name] for name in SCHEDULE_SHAPE
-    ]
+    named = [DOUBT_OF_DECAYED[name] for name in SCHEDULE_SHAPE]
     return np.array(named + [SLOPE_DOUBT] * (len(law.rows[0]) - len(named)))
 
 

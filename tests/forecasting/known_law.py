@@ -21,7 +21,7 @@ from batchopt.step_cost import StepCost
 from batchopt.uncertainty import log_normal
 
 INITIAL_LOSS = 2.3
-SHAPE = (3.5, -1.5, 1.1, 1.1, 5.5, 1.8, -30.0, 0.0, -3.0, 1.0)
+SHAPE = (3.5, -1.5, 1.1, 1.1, 5.5, 1.8, -30.0, 0.0, -3.0, 30.0)
 """Like that of a perceptron under SGD, in the order of the law's `SHAPE`."""
 SLOPES = (-1.7, -1.7, -1.6, -1.5, -1.3, -0.9, -0.6, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5)
 
@@ -35,7 +35,6 @@ def known_law(*, noise: float = 3.5) -> LossPosterior:
         scale=0.4,
         knots=tuple(np.linspace(0.0, 0.5 * len(SLOPES), len(SLOPES) + 1).tolist()),
         middle_batch_size=64.0,
-        middle_rate=0.5,
         is_adaptive=False,
         delay=0.0,
         rows=(row, row),
