@@ -68,7 +68,13 @@ def cells_of(name: str) -> list[Cell]:
 def costs(name: str, report: ProbeReport) -> dict[str, list[float]]:
     """What the law's choices cost, in log examples: near to the probe's horizon, and far beyond it."""
     told = report.provenance
-    law = LossPosterior.fit(report.runs, initial_loss=report.initial_loss, adaptive=told.adaptive, delay=told.delay)
+    law = LossPosterior.fit(
+        report.runs,
+        initial_loss=report.initial_loss,
+        adaptive=told.adaptive,
+        delay=told.delay,
+        noise_scales=report.noise_scales,
+    )
     cells = cells_of(name)
     wanted = [(cell.batch_size, rate, cell.horizon) for cell in cells for rate in cell.rates]
     sizes, rates, horizons = zip(*wanted, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from batchopt.probing.branches import Leg
@@ -50,9 +50,6 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
 def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> list[Leg]:
     """Longer runs at three learning rates or more; returns those that are alive, the best first.
 
-    Of rates that cannot be told apart the lowest counts as the best: it is the first to be good for longer runs, and
-    twice too high a rate costs more than half of it.
-
     Args:
         session: the probe.
         which: "large" or "small".
@@ -65,7 +62,7 @@ def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> lis
     )
     middle = found.learning_rate * (batch_size / found.batch_size) ** RATE_EXPONENT
     rates = [middle * FINE_FACTOR, middle, middle / FINE_FACTOR]
-    return _best_of(session, which, leg, rates, factor=FINE_FACTOR, extra=EXTRA_FINE_RATES, is_choice=True)
+    return _best_of(session, which, leg, rates, factor=FINE_FACTOR, extra=EXTRA_FINE_RATES)
 
 
 def _first_rates(session: Session, learning_rate: float | None, batch_size: int) -> list[float]:
@@ -84,16 +81,7 @@ def _first_rates(session: Session, learning_rate: float | None, batch_size: int)
     return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
-def _best_of(
-    session: Session,
-    name: str,
-    leg: Leg,
-    rates: Sequence[float],
-    *,
-    factor: float,
-    extra: int,
-    is_choice: bool = False,
-) -> list[Leg]:
+def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: int) -> list[Leg]:
     """Runs at the given rates, and at rates beyond them while the best is at an edge: those alive, the best first.
 
     A run that diverges early costs little, so going on is repeated within what `extra` runs may cost. Upwards it ends
@@ -111,22 +99,7 @@ def _best_of(
         left -= part.spending.examples
         legs, parts = [*legs, further], [*parts, part]
     session.check_time()
-    ranked = _ranked(legs, parts)
-    return _lowest_of_equals(ranked, dict(zip(legs, parts, strict=True))) if is_choice else ranked
-
-
-def _lowest_of_equals(ranked: list[Leg], parts: Mapping[Leg, Part]) -> list[Leg]:
-    """The lowest rate first of those whose last loss is not clearly above that of the best, then the others."""
-    if not ranked:
-        return ranked
-    best = ranked[0]
-
-    def is_equal(leg: Leg) -> bool:
-        above = _loss_of(parts[leg]) - _loss_of(parts[best])
-        return above <= STANDARD_ERRORS * math.hypot(_error_of(parts[leg]), _error_of(parts[best]))
-
-    first = min(filter(is_equal, ranked), key=lambda leg: leg.learning_rate)
-    return [first, *(leg for leg in ranked if leg is not first)]
+    return _ranked(legs, parts)
 
 
 def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | None:
@@ -151,23 +124,14 @@ def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
 
 def _has_risen(loss: float, part: Part, initial: float | None) -> bool:
     """Whether a last loss is clearly above the initial one."""
-    return initial is not None and loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * _error_of(part)
-
-
-def _error_of(part: Part) -> float:
-    """Standard error of the last loss of a run, by the scatter of its training batches."""
     training = part.branch.training if part.branch else None
-    if training is None or not training.examples:
-        return 0.0
+    if initial is None or training is None:
+        return False
     late = [
         error for n, error in zip(training.examples, training.errors, strict=True) if n >= 0.8 * training.examples[-1]
     ]
-    return math.sqrt(sum(error**2 for error in late)) / len(late)
-
-
-def _loss_of(part: Part) -> float:
-    loss = last_loss(part)
-    return math.inf if loss is None else loss
+    error = math.sqrt(sum(error**2 for error in late)) / len(late)
+    return loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
 
 
 def last_loss(part: Part) -> float | None:

@@ -12,7 +12,7 @@ from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.probing.branches import Leg, _has_diverged
 from batchopt.probing.journal import Part
 from batchopt.probing.session import Session
-from batchopt.probing.short_runs import _best_of, _has_risen, _lowest_of_equals
+from batchopt.probing.short_runs import _best_of, _has_risen
 
 
 def part_with(losses: tuple[float, ...], errors: tuple[float, ...]) -> Part:
@@ -27,17 +27,6 @@ def test_the_scatter_of_small_batches_is_no_rise() -> None:
     exact = part_with((2.1, 2.3, 2.5, 2.4, 2.4), (0.001,) * 5)
     assert _has_risen(2.4, exact, initial=2.3)
     assert not _has_risen(2.33, exact, initial=2.3)
-
-
-def test_of_rates_that_cannot_be_told_apart_the_lowest_goes_on() -> None:
-    legs = [Leg("", "", 8, rate, 100.0, seed=0) for rate in (0.9, 0.3, 0.1, 0.03)]
-    losses = (2.00, 2.05, 2.10, 2.60)
-    parts = {leg: part_with((3.0,) * 4 + (loss,), (0.04,) * 5) for leg, loss in zip(legs, losses, strict=True)}
-    # Means of the last two windows have an error of 0.04 / sqrt(2), their differences one of 0.04.
-    assert _lowest_of_equals(legs, parts) == [legs[1], legs[0], *legs[2:]]
-    parts = {leg: part_with((3.0,) * 4 + (loss,), (0.001,) * 5) for leg, loss in zip(legs, losses, strict=True)}
-    assert _lowest_of_equals(legs, parts) == legs
-    assert _lowest_of_equals([], {}) == []
 
 
 def test_a_run_that_begins_with_a_shock_is_measured_against_the_initial_loss() -> None:

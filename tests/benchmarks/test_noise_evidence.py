@@ -1,0 +1,60 @@
+"""The benchmark of noise scales as evidence: readings are compared with the law's b at their own point."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import noise_evidence
+import numpy as np
+import pytest
+
+from batchopt.evidence import Branch, LossCurve
+from batchopt.forecasting.schedule_law import SHAPE, Frame
+from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.uncertainty import Estimate
+
+FRAME = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, False)
+B = 40.0
+
+
+def law() -> Any:
+    """One whose noise scale is always B."""
+    row = np.full(len(SHAPE) + 6, -1.0)
+    row[SHAPE.index("log_gradient_noise")], row[SHAPE.index("gradient_noise_growth")] = math.log(B), 0.0
+    return SimpleNamespace(rows=row[None], frame=FRAME)
+
+
+def reading(value: float, *, kind: str = "simple", resolved: bool = True) -> NoiseScale:
+    return NoiseScale(
+        kind=kind,
+        signal=1.0,
+        noise=value,
+        batch_size=Estimate(value, 0.9 * value, 1.1 * value if resolved else math.inf, resolved=resolved),
+        examples=64,
+        group_size=1,
+        population=None,
+        method="",
+        stopped="width",
+        at=MeasuredAt(examples=800, loss=1.0, batch_size=8, learning_rate=0.1),
+    )
+
+
+def test_a_ratio_is_of_resolved_readings_of_a_kind_over_b() -> None:
+    scales = [reading(80.0), reading(20.0), reading(80.0), reading(80.0, kind="hessian"), reading(1e6, resolved=False)]
+    runs = (Branch(8, 0.1, LossCurve((0, 800), (3.0, 1.0))),)
+    report: Any = SimpleNamespace(noise_scales=scales, runs=runs)
+    found = noise_evidence.compared(law(), [report], "simple", 0.0)
+    assert found is not None
+    assert found["readings"] == 3
+    assert found["noise_scale_by_losses"] == pytest.approx(B)
+    assert found["log_ratio"] == pytest.approx(math.log(2.0) / 3.0)
+    assert noise_evidence.compared(law(), [report], "hessian", 0.0) is None, "one reading is too few"
+
+
+def test_problems_are_averaged_by_kind() -> None:
+    rows = [{"simple": {"log_ratio": ratio}, "preconditioned": None, "hessian": None} for ratio in (0.5, -0.3)]
+    ((kind, found),) = noise_evidence.summary_of(rows).items()
+    assert (kind, found["problems"], found["mean"]) == ("simple", 2, pytest.approx(0.1))
+    assert found["factor"] == pytest.approx(math.exp(0.4))
