@@ -94,7 +94,6 @@ def _followed(
             yield row, own, k, state, slope
 
 
-
 class _Slopes:
     """d of time and v by the parameters that move them, (3, columns), of signal and loss by all, and of noise.
 
