@@ -27,9 +27,9 @@ progress: eps_s is far above all rates."""
 SLOPES = (-1.7, -1.7, -1.6, -1.5, -1.3, -0.9, -0.6, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5, -0.5)
 
 
-def known_law(*, noise: float = 3.5) -> LossPosterior:
-    """The law without uncertainty."""
-    row = (noise, *SHAPE[1:], *SLOPES)
+def known_law(*, noise: float = SHAPE[0], saturation: float = SHAPE[-1]) -> LossPosterior:
+    """The law without uncertainty: with more noise, or with rates that noise slows, by the logs of A and eps_s."""
+    row = (noise, *SHAPE[1:-1], saturation, *SLOPES)
     return LossPosterior(
         initial_loss=INITIAL_LOSS,
         lowest_loss=0.05,
