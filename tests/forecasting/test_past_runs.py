@@ -15,22 +15,32 @@ from batchopt.evidence import Branch
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import schedule_of
 from batchopt.forecasting.past_runs import check_past_runs, parted
+from batchopt.forecasting.posterior import LossPosterior
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import ReachLoss
 from batchopt.runs.logged import logged_run
 from batchopt.step_cost import StepCost
 
-LAW = known_law()
+LAW, SLOWED = known_law(), known_law(saturation=0.5)
+"""The second is slowed: at a rate of 1.6 by half, and by more in batches that are not far above the noise scale."""
 
 
 def past(
-    batch_size: int, rate: float, examples: int, shape: Shape = "wsd", *, seed: int = 0, noise: float = 0.02, **own: Any
+    batch_size: int,
+    rate: float,
+    examples: int,
+    shape: Shape = "wsd",
+    *,
+    law: LossPosterior = LAW,
+    seed: int = 0,
+    noise: float = 0.02,
+    **own: Any,
 ) -> Branch:
-    """A run of the known law, as a training loop logs its own losses."""
+    """A run of a known law, as a training loop logs its own losses."""
     steps = np.arange(1, examples // batch_size + 1)
     schedule = schedule_of(shape, examples, None)
     seen = [max(1, round(n)) for n in np.geomspace(batch_size, examples, 40)]
-    true = losses_at(LAW, batch_size, rate, sorted({*seen, *np.linspace(1, examples, 60).astype(int)}), schedule)
+    true = losses_at(law, batch_size, rate, sorted({*seen, *np.linspace(1, examples, 60).astype(int)}), schedule)
     at = sorted({*seen, *np.linspace(1, examples, 60).astype(int)})
     clean = np.exp(np.interp(np.log(steps * batch_size), np.log(at), np.log(true)))
     clean[0] = INITIAL_LOSS
@@ -39,9 +49,8 @@ def past(
     return logged_run(batch_size=batch_size, steps=steps, seed=seed, **told)
 
 
-RUNS = [
-    past(16, 0.1, 20_000), past(16, 0.4, 20_000), past(64, 0.2, 40_000), past(64, 0.8, 40_000), past(256, 1.2, 80_000),
-]  # fmt: skip
+SETTINGS = [(16, 0.1, 20_000), (16, 0.4, 20_000), (64, 0.2, 40_000), (64, 0.8, 40_000), (256, 1.2, 80_000)]
+RUNS = [past(*setting) for setting in SETTINGS]
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +58,15 @@ def forecast() -> Forecast:
     return Forecast.fit(runs=RUNS, adaptive=False)
 
 
-def test_logs_tell_what_the_known_law_holds(forecast: Forecast) -> None:
-    truth = replace(known_forecast(), law=LAW)
-    true = truth.critical_batch_size(0.3).value
+@pytest.mark.parametrize("law", [LAW, SLOWED], ids=["noise only adds", "noise slows"])
+def test_logs_tell_what_the_known_law_holds(law: LossPosterior, forecast: Forecast) -> None:
+    if law is not LAW:
+        forecast = Forecast.fit(runs=[past(*setting, law=law) for setting in SETTINGS], adaptive=False)
+    true = replace(known_forecast(), law=law).critical_batch_size(0.3).value
     told = forecast.critical_batch_size(0.3)
     assert told.low / 1.3 <= true <= told.high * 1.3
     loss = forecast.loss(64, 0.4, 30_000)
-    end = losses_at(LAW, 64, 0.4, [30_000], schedule_of("wsd", 30_000, None))[0]
+    end = losses_at(law, 64, 0.4, [30_000], schedule_of("wsd", 30_000, None))[0]
     assert loss.low <= end <= loss.high
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from forecasting.known_law import known_law, known_report
 
 from batchopt.forecasting import rate_drift
-from batchopt.forecasting.rate_drift import ASIDE, CURVATURE, FURTHER, HORIZON_EXPONENT, NEIGHBOUR, drifts_of
-from batchopt.forecasting.schedule_fit import Points, _Misfit, fit_schedule_law, prior_of
+from batchopt.forecasting.rate_drift import ASIDE, BEFORE, CURVATURE, CURVATURE_SD, FURTHER, HORIZON_EXPONENT, drifts_of
+from batchopt.forecasting.schedule_fit import NoiseReadings, Points, _Misfit, fit_schedule_law, prior_of
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import NearBest, evidence_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
-LAW = replace(known_law(), longest=1e9)
-"""All runs are within its longest: beyond, draws add what the law misses, and contrasts are of the law alone."""
+LAW = known_law()
 
 
 def log_end(size: int, rate: float, horizon: float) -> float:
@@ -38,7 +36,7 @@ def test_the_contrasts_are_those_of_runs_one_by_one() -> None:
 
     both = sum(log_end(size, later * math.exp(sign * ASIDE), there) for sign in (-1.0, 1.0))
     bend = both - 2.0 * log_end(size, later, there)
-    steepness = (log_end(size, later, there / NEIGHBOUR) - log_end(size, later, there * NEIGHBOUR)) / math.log(4.0)
+    steepness = (log_end(size, rate, longest / BEFORE) - log_end(size, rate, longest)) / math.log(BEFORE)
     here = tilt(rate, longest)
     expected = [here, tilt(later, there) - here, bend - CURVATURE * ASIDE**2 * steepness]
     # In single precision where losses along runs are asked for, in double here.
@@ -57,8 +55,9 @@ def test_a_parabola_whose_best_rate_moves_by_an_exponent_is_off_by_so_many_devia
     near, drift, bend = (found.differences @ ends / found.sds).reshape(2, 3).T
     assert near == pytest.approx(0.0, abs=1e-9)
     assert drift == pytest.approx(-off, rel=1e-6, abs=1e-9)
-    if not off:
-        assert bend == pytest.approx(0.0, abs=1e-9), "a parabola of the curvature that is believed"
+    # Of the curvature that is believed; but the run before H is at the best rate of H, not at its own.
+    steepness = 1.0 + 0.5 * CURVATURE * exponent**2 * math.log(BEFORE)
+    assert bend == pytest.approx((1.0 - steepness) / CURVATURE_SD, rel=1e-6)
 
 
 @pytest.mark.parametrize("off", [-1.0, 2.0])
@@ -69,13 +68,23 @@ def test_a_rate_that_is_off_by_so_many_deviations_is_told(off: float) -> None:
     assert (found.differences @ ends / found.sds)[0] == pytest.approx(-off, rel=1e-6)
 
 
-def test_derivatives_of_all_residuals_are_those_of_differences() -> None:
+READINGS = NoiseReadings(
+    Courses([Course(np.full(k, 9.0), np.full(k, 16.0), np.full(k, 0.2)) for k in (2, 5)]), np.log([5.0, 40.0])
+)
+
+
+@pytest.mark.parametrize("is_adaptive", [False, True])
+@pytest.mark.parametrize("readings", [None, READINGS])
+@pytest.mark.parametrize("best", [(), (NearBest(4, 0.05, True), NearBest(64, 0.2, False))])
+def test_derivatives_of_all_residuals_are_those_of_differences(
+    is_adaptive: bool, readings: NoiseReadings | None, best: tuple[NearBest, ...]
+) -> None:
     rng = np.random.default_rng(3)
     runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (6, 9)]
-    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, False, 0.3)
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
     points = Points(Courses(runs), np.array([0, 1, 1]), np.array([5, 3, 8]), np.log([0.9, 1.1, 0.7]), np.full(3, 0.01))
     prior = prior_of(points, frame)
-    misfit = _Misfit(points, frame, prior, 0.4, drifts_of([NearBest(4, 0.05, True), NearBest(64, 0.2, False)], 2_000.0))
+    misfit = _Misfit(points, frame, prior, 0.4, drifts_of(best, 2_000.0) if best else None, readings)
     rows = prior.mean + 0.3 * prior.sd * rng.standard_normal((3, len(prior.mean)))
     misfit.shifts = 0.5 * rng.standard_normal((3, misfit.shifts.shape[1]))
     slopes, step = misfit.jacobian(rows), 1e-5

@@ -114,21 +114,24 @@ def test_it_would_be_where_nobody_told_that_the_rate_decays() -> None:
     assert hot is not None
 
 
-def test_a_running_trial_is_judged_by_its_end() -> None:
-    study = study_of()
-    for rate in (MILD, 4 * MILD):
-        finish(study, 16, rate)
-    trial = started(study, 16, HOT)
-    before = [(n, loss) for n, loss in curve(16, HOT) if n <= 0.75 * HORIZON]
-    for n, loss in before:
-        trial.report(loss, n)
-    surrogate = build_surrogate(study, find(study, Given()), asking=trial.number)
-    assert isinstance(surrogate, Surrogate)
-    assert isinstance(surrogate.law, DecayedLaw)
-    run = next(o for o in surrogate.observations if o.number == trial.number)
-    predicted = math.exp(float(sorted(surrogate.log_scores_of_run(run))[12]))
-    assert predicted == pytest.approx(curve(16, HOT)[-1][1], rel=0.3)
-    assert predicted < 0.6 * before[-1][1]
+def test_running_trials_are_judged_by_their_ends() -> None:
+    off = []
+    for hot in (0.6, 0.7, HOT):
+        study = study_of()
+        for rate in (MILD, 4 * MILD):
+            finish(study, 16, rate)
+        trial = started(study, 16, hot)
+        before = [(n, loss) for n, loss in curve(16, hot) if n <= 0.75 * HORIZON]
+        for n, loss in before:
+            trial.report(loss, n)
+        surrogate = build_surrogate(study, find(study, Given()), asking=trial.number)
+        assert isinstance(surrogate, Surrogate)
+        assert isinstance(surrogate.law, DecayedLaw)
+        run = next(o for o in surrogate.observations if o.number == trial.number)
+        predicted = math.exp(float(sorted(surrogate.log_scores_of_run(run))[12]))
+        assert predicted < 0.6 * before[-1][1]
+        off.append(abs(math.log(predicted / curve(16, hot)[-1][1])))
+    assert sum(off) / len(off) < math.log(1.3)
 
 
 def objective(trial: optuna.Trial) -> float:
