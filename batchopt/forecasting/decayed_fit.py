@@ -20,9 +20,10 @@ from batchopt.forecasting.law_fit import initial_loss_of
 from batchopt.forecasting.least_squares import minimise, soft, soft_slope
 from batchopt.forecasting.loss_points import LossPoints, TrainingOffset, loss_points
 from batchopt.forecasting.paced_fit import FIRST_STEPS, OWN_SD, SHORT_RUN_SD, PacedLaw, pace_covariance
-from batchopt.forecasting.schedule_fit import Points, errors_of, prior_of, steepness_of
+from batchopt.forecasting.schedule_fit import Points, errors_of, steepness_of
 from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import course_of, edges_of
+from batchopt.forecasting.schedule_prior import prior_of
 from batchopt.forecasting.schedule_slopes import log_loss_slopes
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _thinned(points: LossPoints) -> LossPoints:
 
 
 def _first_belief(points: Points, frame: Frame, highest_rate: float) -> Belief:
-    """Without a forecast. Of an adaptive optimizer others are a special case."""
+    """Without a forecast."""
     prior = prior_of(points, frame)
     mean, sd = prior.mean.copy(), prior.sd.copy()
     edge = SHAPE.index("log_edge")

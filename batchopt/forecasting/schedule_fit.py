@@ -13,7 +13,6 @@ whose level the process takes up, and leave its parameters adrift (tried on the 
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,7 +21,8 @@ import numpy as np
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.least_squares import minimise, soft, soft_slope
-from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, losses
+from batchopt.forecasting.schedule_law import Courses, Frame, losses
+from batchopt.forecasting.schedule_prior import Prior, prior_of, starts_of
 from batchopt.forecasting.schedule_slopes import log_loss_slopes, log_noise_scale_slopes
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ DRAWS, DRAW_STEPS = 32, 3
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 WORST = 50.0
 """Residual of a run that the law lets diverge."""
-_SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
-"""Log slopes of D: the first is vague, each next one a small step away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +190,7 @@ def fit_schedule_law(
     prior = prior_of(points, frame)
     steepness = steepness_of(points)
     misfit = _Misfit(points, frame, prior, steepness, contrasts, readings)
-    starts = np.array(_starts(prior))
+    starts = np.array(starts_of(prior))
     found, costs = minimise(misfit.residuals, misfit.jacobian, starts, most_steps=FIRST_STEPS)
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
     found, costs = minimise(misfit.residuals, misfit.jacobian, kept, most_steps=SEARCH_STEPS)
@@ -260,68 +258,6 @@ def _octaves_behind(points: Points, log_examples: Floats) -> Floats:
         first = np.interp(-points.log_losses[own], -lowest, log_examples[order])
         behind[own] = np.maximum(0.0, log_examples[own] - first) / math.log(2.0)
     return behind
-
-
-@dataclass(frozen=True, slots=True)
-class Prior:
-    """Independent normal beliefs of parameters, but for the slopes of D, of which the steps are independent."""
-
-    mean: Floats
-    sd: Floats
-
-    def residuals(self, rows: Floats) -> Floats:
-        """Standard normal where the rows are of the prior, (n, parameters)."""
-        first = len(SHAPE)
-        far = rows - self.mean
-        steps = np.concatenate([far[:, : first + 1], np.diff(rows[:, first:], axis=1)], axis=1)
-        return np.asarray(steps / self.sd)
-
-    @property
-    def slopes(self) -> Floats:
-        """Derivatives of the residuals by the parameters, (parameters, parameters)."""
-        return self.residuals(np.eye(len(self.mean)) + self.mean).T - self.residuals(self.mean[None]).T
-
-
-def prior_of(points: Points, frame: Frame) -> Prior:
-    """What is believed of runs like these before their losses are seen.
-
-    Fitted to whole sweeps of eleven problems, constant and decaying (`benchmarks/truth`), kappa was -0.1 to 1.5, the
-    forgetting 0.05 to 1.3, the growth of the gradient noise -0.2 to 1.6 (0.9 to 1.2 in five networks of eight), the
-    memory a thousandth of the highest rate, within a factor of 10, and the saturation within a factor of 2.5 of the
-    middle rate in eight networks; two perceptrons and the quadratic need none. Means and deviations are about theirs.
-    """
-    every = points.courses
-    rates = every.peaks
-    rate = float(np.exp(np.mean(np.log(rates))))
-    fall = math.log(frame.initial_loss / math.exp(points.log_losses.min()))
-    beliefs = {
-        "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), 3.0),
-        "log_memory": (math.log(float(rates.max())) - 6.5, 1.5),
-        "forgetting": (0.7, 0.4),
-        "kappa": (0.55, 0.5),
-        "log_oscillation": (math.log(frame.batch_size) + 1.0, 1.5),
-        "log_edge": (math.log(float(rates.max())) + 1.0, 1.0),
-        "log_gradient_noise": (0.5, 2.0),
-        "gradient_noise_growth": (0.85, 0.35),
-        "floor": (-3.0, 2.0),
-        "log_saturation": (math.log(rate) + 1.0, 2.0),
-    }
-    slope = math.log(max(fall, 0.05) / frame.knots[-1])
-    slopes = len(frame.knots) - 1
-    shape = np.array([beliefs[name] for name in SHAPE]).T
-    mean = np.concatenate([shape[0], np.full(slopes, slope)])
-    return Prior(mean, np.concatenate([shape[1], [_SLOPE_SD], np.full(slopes - 1, _SLOPE_STEP_SD)]))
-
-
-def _starts(prior: Prior) -> list[Floats]:
-    """Much and little noise, long and short memory."""
-    starts = []
-    for noise, memory in itertools.product((-2.0, 0.0, 2.0), (-1.0, 1.0)):
-        start = prior.mean.copy()
-        start[SHAPE.index("log_noise")] += noise
-        start[SHAPE.index("log_memory")] += memory
-        starts.append(start)
-    return starts
 
 
 class _Misfit:

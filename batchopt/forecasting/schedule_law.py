@@ -20,8 +20,8 @@ Notation
 Two laws in one. Noise that is soon forgotten is that of functional scaling laws (Li et al. 2025, arXiv 2509.19189) and
 of noisy quadratics with a power-law spectrum (Zhang et al. 2019, arXiv 1907.04164): curvature forgets noise as fast as
 it lets the signal fall. Noise that slows progress is McCandlish's (arXiv 1812.06162): a step makes at most a share
-1 / (1 + b / B) of the progress that it would make without noise, at whatever rate. Without the second, whole sweeps
-were missed in one pattern on all networks, small batches too fast late in training and large ones too slow.
+1 / (1 + b / B) of the most that a step makes without noise, whatever its rate. Without the second, whole sweeps were
+missed in one pattern on all networks, small batches too fast late in training and large ones too slow.
 
 A constant rate, warm-up, any decay, restarts and batch-size schedules are special cases. K is a sum of exponentials, so
 that a run is simulated piece by piece.
@@ -229,7 +229,7 @@ class Piece:
         slope: of D there.
         log_middle: log of the loss in its middle over L_0.
         shock: h.
-        source: 1 / B + 1 / B_o + e.
+        source: 1 / B + 1 / B_o + h.
         injected: q.
         faded: what noise loses over it, as exp(-time * rate) - 1, (modes, columns).
     """
@@ -306,9 +306,10 @@ class Law:
         """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
         frame = self.frame
         noise = self.gradient_noise * np.exp(np.minimum(self.growth * state.v, LARGEST_LOG_GROWTH))
-        noisy = noise / (noise + batch_sizes)
-        rate = learning_rates * np.sqrt(1.0 - noisy) if frame.is_adaptive else learning_rates
-        left = self.saturation * (1.0 - noisy) / (self.saturation * (1.0 - noisy) + rate)
+        clean = batch_sizes / (batch_sizes + noise)
+        noisy = 1.0 - clean
+        rate = learning_rates * np.sqrt(clean) if frame.is_adaptive else learning_rates
+        left = self.saturation * clean / (self.saturation * clean + rate)
         time = rate * left * steps
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale

@@ -20,10 +20,10 @@ from batchopt.forecasting.schedule_fit import (
     ScheduleLaw,
     _Misfit,
     fit_schedule_law,
-    prior_of,
 )
 from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, course, frame_of, losses
 from batchopt.forecasting.schedule_points import readings_of
+from batchopt.forecasting.schedule_prior import prior_of
 from batchopt.forecasting.schedule_slopes import log_noise_scale_slopes
 from batchopt.learning_rate_schedule import LearningRateSchedule, ShapeName
 from batchopt.noise_scale import MeasuredAt, NoiseScale

@@ -10,9 +10,10 @@ from forecasting.known_law import known_law, known_report
 
 from batchopt.forecasting import rate_drift
 from batchopt.forecasting.rate_drift import ASIDE, BEFORE, CURVATURE, CURVATURE_SD, FURTHER, HORIZON_EXPONENT, drifts_of
-from batchopt.forecasting.schedule_fit import NoiseReadings, Points, _Misfit, fit_schedule_law, prior_of
+from batchopt.forecasting.schedule_fit import NoiseReadings, Points, _Misfit, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import NearBest, evidence_of
+from batchopt.forecasting.schedule_prior import prior_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
 LAW = known_law()
