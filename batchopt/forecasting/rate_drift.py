@@ -33,8 +33,8 @@ nothing: probes run two batch sizes."""
 CURVATURE, CURVATURE_SD = 1.05, 0.5
 """c, and its standard deviation as a share. In the same sweeps y was 0.2 to 0.5 steepnesses higher an octave from the
 best rate, 0.3 to 1.1 two octaves from it, medians of problems, which differ by a third; steepness at a longer horizon
-differs from that at H by another third. It is that at H which counts, as runs tell it: relative to the steepness at
-the longer horizon, the law made losses fall too little there rather than more with the rate."""
+differs from that at H by another third. Curvature is relative to the steepness at H, which runs tell: relative to that
+at the longer horizon, which nothing else determines, a fit met the belief by letting losses fall too little there."""
 NEAR_SD = 0.4
 """How far the best rate at H is from the best of those that were run, in logs: 0.32 where these are a factor of three
 apart, and more by their seeds."""
@@ -45,7 +45,7 @@ ASIDE = 1.5 * math.log(2.0)
 BEFORE = 4.0
 """The steepness at H is read from H over this on: where the longest runs are."""
 LEAST_STEPS = 32
-"""Of the runs that are compared: the best rate of fewer is another matter."""
+"""Of the longest run at H, at least: the best rate of fewer is another matter."""
 
 Weights = dict[int, float]
 """Of runs, by their number: what a contrast counts each log loss with."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.least_squares import minimise, soft, soft_slope
-from batchopt.forecasting.schedule_law import Courses, Frame, losses
+from batchopt.forecasting.schedule_law import Courses, Frame, log_noise_scales, losses
 from batchopt.forecasting.schedule_prior import Prior, prior_of, starts_of
 from batchopt.forecasting.schedule_slopes import log_loss_slopes, log_noise_scale_slopes
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MISSED = 0.2
-"""Standard deviation of what the law misses, as a share of the examples to a loss: at 0.15, 0.2 and 0.3 the
-90 % intervals of 24 probes held 0.83, 0.87 and 0.90 of the final losses. The numbers below were set by hand on six
-sweeps at constant rates; `benchmarks/law.py` shows what they give."""
+"""Standard deviation of what the law misses, as a share of the examples to a loss: with the law before, whose noise only
+adds, 90 % intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below
+were set by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
 INDEPENDENT_POINTS = 3.0
@@ -49,13 +49,14 @@ BATCH_OCTAVES, RATE_OCTAVES, LOG_EXAMPLES, DECAY = 3.0, 1.5, 1.2, 0.7
 examples, and in how far the rate has decayed (from 0 to 1)."""
 DECAYED, DECAYED_ERROR = 0.7, 0.5
 """Points at which the rate is below this share of its peak count as if their error were so much smaller: few runs have
-decayed, and the ends of decays are what is asked for. On six sweeps with decays it lowered the median error of ends
+decayed, and the ends of decays are what is asked for. With that law it lowered, on six sweeps, the median error of ends
 that were held back from 0.045 to 0.040, and that of the law alone from 0.068 to 0.053 (geometric means); a quarter
 gained no more."""
 READING_SD = 0.65
-"""By how much a mean of readings of the simple noise scale differs from the law's, in logs. Fitted to the losses of
-whole sweeps alone the law's b was 0.1 +- 0.5 above it on seven networks (`benchmarks/noise_evidence.py`). Where the
-law needs no noise that slows it, on two models that fit all their data and the quadratic, b is anything."""
+"""By how much the mean of a probe's readings of the simple noise scale differs from the law's b, in logs: 0.5 between
+problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was 0.1 +- 0.5
+above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it needs none,
+on softmax regression, a perceptron and a quadratic, the losses do not determine b."""
 LEAST_STEEPNESS = 0.02
 LATE = 2.0
 """The last so much of log examples is late: from a probe's short runs to its long ones."""
@@ -134,7 +135,7 @@ class Contrasts:
 
 @dataclass(frozen=True, slots=True)
 class NoiseReadings:
-    """Noise scales that were measured along runs.
+    """Noise scales that were measured along runs. They count as one, however many: a problem's readings are off alike.
 
     Attributes:
         courses: of the runs up to each reading.
@@ -293,7 +294,7 @@ class _Misfit:
                 ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
             beliefs.append(ends @ self.weighed.T)
         if self.readings is not None:
-            beliefs.append(self._of_readings(log_noise_scale_slopes(rows, self.frame, self.readings.courses)[0]))
+            beliefs.append(self._of_readings(log_noise_scales(rows, self.frame, self.readings.courses)))
         if beliefs:
             off = np.nan_to_num(np.concatenate(beliefs, axis=1), nan=WORST, posinf=WORST, neginf=-WORST)
             parts.append(soft(off + shifts[:, : self.believed]))
@@ -312,7 +313,7 @@ class _Misfit:
         return finite + self.shifts[:, :count], self.shifts[:, count:]
 
     def jacobian(self, rows: Floats) -> Floats:
-        """(n, points + contrasts + parameters, parameters)."""
+        """(n, points + beliefs + parameters, parameters)."""
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
         log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
         count, after = len(self.errors), len(self.errors) + self.believed

@@ -17,11 +17,11 @@ Notation
 
     L(n) = F(tau_n) + integral of q(s) K(tau_n - s) ds from 0 to tau_n
 
-Two laws in one. Noise that is soon forgotten is that of functional scaling laws (Li et al. 2025, arXiv 2509.19189) and
-of noisy quadratics with a power-law spectrum (Zhang et al. 2019, arXiv 1907.04164): curvature forgets noise as fast as
-it lets the signal fall. Noise that slows progress is McCandlish's (arXiv 1812.06162): a step makes at most a share
-1 / (1 + b / B) of the most that a step makes without noise, whatever its rate. Without the second, whole sweeps were
-missed in one pattern on all networks, small batches too fast late in training and large ones too slow.
+Noise acts in two ways. It adds to the loss and is forgotten, as in functional scaling laws (Li et al. 2025, arXiv
+2509.19189) and in noisy quadratics with a power-law spectrum (Zhang et al. 2019, arXiv 1907.04164): curvature forgets
+noise as fast as it lets the signal fall. And it slows progress, as McCandlish et al. have it (arXiv 1812.06162): a step
+makes at most a share 1 / (1 + b / B) of the most that a step makes without noise, whatever its rate. Without the
+second, the law let small batches fall too fast and large ones too slowly late in training, on all networks.
 
 A constant rate, warm-up, any decay, restarts and batch-size schedules are special cases. K is a sum of exponentials, so
 that a run is simulated piece by piece.
@@ -194,6 +194,19 @@ def losses(
     return found
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def log_noise_scales(rows: Floats, frame: Frame, courses: Courses) -> Floats:
+    """Logs of b at the end of courses, by every row of parameters, (n, runs)."""
+    found = np.empty((len(rows), len(courses.steps)))
+    for row, run, pieces in columns_of(len(rows), courses, COLUMNS):
+        law = Law(rows, frame, row)
+        state = law.start()
+        for setting in settings_of(courses, run, pieces, rows.dtype):
+            state = law.after(state, *setting)
+        found[row, run] = law.log_noise_scale(state.v)
+    return found
+
+
 def columns_of(rows: int, courses: Courses, most: int) -> Iterator[tuple[Indices, Indices, int]]:
     """All pairs of a row and a run, some at a time: row and run of each, (columns,), and pieces of the longest."""
     lengths = courses.pieces
@@ -277,7 +290,7 @@ class Law:
         named = self.named
         self.noise, self.kappa = np.exp(named["log_noise"]), named["kappa"]
         self.oscillation, self.edge = np.exp(-named["log_oscillation"]), np.exp(named["log_edge"])
-        self.gradient_noise, self.growth = np.exp(named["log_gradient_noise"]), named["gradient_noise_growth"]
+        self.log_gradient_noise, self.growth = named["log_gradient_noise"], named["gradient_noise_growth"]
         self.saturation = np.exp(named["log_saturation"])
         self.floor = frame.lowest_loss / (1.0 + np.exp(-named["floor"]))
         # (1 + x)^(-beta) is the Laplace transform of a Gamma density of shape beta, here on a grid of log rates.
@@ -295,6 +308,10 @@ class Law:
         self._offsets = ((before - self.slopes * np.arange(before.shape[1], dtype=rows.dtype)) * self.spacing).ravel()
         self._first = row * self.slopes.shape[1]
 
+    def log_noise_scale(self, v: Floats) -> Floats:
+        """Of b, (columns,)."""
+        return np.asarray(self.log_gradient_noise + np.minimum(self.growth * v, LARGEST_LOG_GROWTH))
+
     def start(self) -> State:
         """Runs at initialisation."""
         zero = np.zeros_like(self.noise)
@@ -305,11 +322,11 @@ class Law:
     def after(self, state: State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> State:
         """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
         frame = self.frame
-        noise = self.gradient_noise * np.exp(np.minimum(self.growth * state.v, LARGEST_LOG_GROWTH))
+        noise = np.exp(self.log_noise_scale(state.v))
         clean = batch_sizes / (batch_sizes + noise)
         noisy = 1.0 - clean
         rate = learning_rates * np.sqrt(clean) if frame.is_adaptive else learning_rates
-        left = self.saturation * clean / (self.saturation * clean + rate)
+        left = 1.0 / (1.0 + rate / (self.saturation * clean))
         time = rate * left * steps
         tau = state.tau + time
         longer = 1.0 + tau / frame.scale
@@ -351,7 +368,11 @@ class Law:
 def frame_of(
     courses: Courses, *, initial_loss: float, lowest_loss: float, is_adaptive: bool, spacing: float = 0.5
 ) -> Frame:
-    """What the parameters of a law of these runs are relative to: tau_0 is the time of a median run's first piece."""
+    """What the parameters of a law of these runs are relative to.
+
+    tau_0 is the mean over runs of the first piece's steps times its rate; the last knot is where the longest run would
+    be by its rates alone, which noise keeps it from.
+    """
     first = float(np.exp(np.mean(np.log(courses.steps[:, 0] * courses.learning_rates[:, 0]))))
     end = math.log1p(courses.longest / first)
     knots = np.linspace(0.0, end, max(3, math.ceil(end / spacing) + 1))

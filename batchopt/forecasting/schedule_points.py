@@ -16,7 +16,7 @@ from batchopt.forecasting.loss_points import TrainingOffset, loss_points
 from batchopt.forecasting.schedule_fit import NoiseReadings, Points
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.noise_scale import NoiseScale
+from batchopt.noise_scale import MeasuredAt, NoiseScale
 from batchopt.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -146,16 +146,19 @@ def readings_of(
         at = scale.at
         if scale.kind != "simple" or not scale.resolved or at is None or not at.examples:
             continue
-        schedules = (
-            run.learning_rate_schedule
-            for run in runs
-            if (run.batch_size, run.learning_rate) == (at.batch_size, at.learning_rate)
-        )
-        schedule = next(schedules, None)
+        schedule = _schedule_at(at, runs)
         edges = edges_of(at.batch_size, schedule, np.array([at.examples / at.batch_size]))
         courses.append(course_of(at.batch_size, at.learning_rate, schedule, edges, delay=delay))
         logs.append(math.log(scale.batch_size.value))
     return NoiseReadings(Courses(courses), np.array(logs)) if courses else None
+
+
+def _schedule_at(at: MeasuredAt, runs: Sequence[Branch]) -> LearningRateSchedule | None:
+    """Of the run that a reading was taken along: one that had not decayed by then, if there is one."""
+    own = [run for run in runs if (run.batch_size, run.learning_rate) == (at.batch_size, at.learning_rate)]
+    schedules = [run.learning_rate_schedule for run in own]
+    stable = (each for each in schedules if each is None or each(at.examples) >= 0.5 * max(each.multipliers))
+    return next(stable, schedules[0] if schedules else None)
 
 
 def _near_best(used: Sequence[Branch], unstable: set[tuple[int, float]]) -> tuple[NearBest, ...]:

@@ -75,8 +75,7 @@ def log_noise_scale_slopes(rows: Floats, frame: Frame, courses: Courses) -> tupl
     """Logs of the noise scale b at the end of courses, (n, runs), and their derivatives, (n, runs, parameters)."""
     values, slopes = np.empty((len(rows), len(courses.steps))), np.zeros((len(rows), len(courses.steps), rows.shape[1]))
     for row, own, _, state, slope in _followed(rows, frame, courses):
-        growth = np.minimum(slope.law.growth * state.v, LARGEST_LOG_GROWTH)
-        values[row, own] = slope.law.named["log_gradient_noise"] + growth
+        values[row, own] = slope.law.log_noise_scale(state.v)
         slopes[row[:, None], own[:, None], slope.moves] = slope.of_log_noise_scale(state.v).T
     return values, slopes
 
