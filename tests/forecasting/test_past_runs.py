@@ -62,7 +62,9 @@ def forecast() -> Forecast:
 def test_logs_tell_what_the_known_law_holds(law: LossPosterior, forecast: Forecast) -> None:
     if law is not LAW:
         forecast = Forecast.fit(runs=[past(*setting, law=law) for setting in SETTINGS], adaptive=False)
-    goal = 0.3 if law is SLOWED else 0.5  # where noise does not slow at all, intervals far below the losses are too narrow
+    goal = (
+        0.3 if law is SLOWED else 0.5
+    )  # where noise does not slow at all, intervals far below the losses are too narrow
     true = replace(known_forecast(), law=law).critical_batch_size(goal).value
     told = forecast.critical_batch_size(goal)
     assert told.low / 1.3 <= true <= told.high * 1.3

@@ -96,19 +96,23 @@ def test_a_run_that_never_comes_near_ends_at_three_times_the_plan() -> None:
     assert not adaptive.may_go_on
 
 
+WORSE = 1.4
+"""What decays end at, over the loss."""
+
+
 def test_what_misses_have_taught_adds_up_and_the_end_is_told() -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST, chance=0.5)
     shifts = []
     while adaptive.may_go_on and len(shifts) < 3:
-        adaptive.miss(2.0 * LOSS)
+        adaptive.miss(WORSE * LOSS)
         shifts.append(math.log(adaptive.missed[-1].loss / adaptive.missed[-1].predicted))
-    assert shifts[0] > 1.3 * math.log(2.0), "the first decay was to end well below the loss, with a chance of a half"
+    assert shifts[0] > 1.3 * math.log(WORSE), "the first decay was to end well below the loss, with a chance of a half"
     assert len(shifts) > 1
-    assert shifts[1:] == pytest.approx([math.log(2.0)] * (len(shifts) - 1), abs=0.05), "the next ones at the loss"
+    assert shifts[1:] == pytest.approx([math.log(WORSE)] * (len(shifts) - 1), abs=0.05), "the next ones at the loss"
     while adaptive.may_go_on:
-        adaptive.miss(2.0 * LOSS)
+        adaptive.miss(WORSE * LOSS)
     with pytest.raises(ValueError, match="may have no more: end it here"):
-        adaptive.miss(2.0 * LOSS)
+        adaptive.miss(WORSE * LOSS)
 
 
 def test_another_rate_or_loss_is_refused() -> None:
