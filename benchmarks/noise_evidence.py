@@ -3,7 +3,9 @@
 The law is fitted to the losses of a whole sweep, at constant and decaying rates, without a noise scale. What it then
 says of b, the batch size at which noise and signal of the gradient are equal, is compared with noise scales that probes
 measured, at the same point of the same run: by kind, the mean and the deviation of the log of reading over b. This is
-the claim of McCandlish et al. 2018, and the source of `READING_SD` in `forecasting/schedule_fit.py`.
+the claim of McCandlish et al. 2018, and the source of `READING_SD` in `forecasting/schedule_fit.py`. Where a law needs
+no noise that slows it, which its saturation far above all rates shows, b is not determined; such problems are counted
+apart.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from truth.problems import PROBLEMS
 
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.schedule_fit import ScheduleLaw, fit_schedule_law
-from batchopt.forecasting.schedule_law import frame_of
+from batchopt.forecasting.schedule_law import SHAPE, frame_of
 from batchopt.forecasting.schedule_points import readings_of
 from batchopt.forecasting.schedule_slopes import log_noise_scale_slopes
 
@@ -37,6 +39,8 @@ NEAR = 0.5
 """Log loss above the best of a batch size and horizon, up to which the end of a decay is fitted."""
 LEAST_STEPS = 16
 LEAST_READINGS = 3
+SLOWED = math.e
+"""A law is slowed by noise whose saturation is below this multiple of the middle rate that was fitted."""
 
 
 def law_of_sweep(name: str) -> ScheduleLaw:
@@ -93,11 +97,19 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     probed = [probe_problem(name, 1.0, seed, folder) for seed in SEEDS if (folder / f"{name}-1-{seed}.json").exists()]
     reports = [each.report for each in probed if each.report is not None]
     law, delay = law_of_sweep(name), MOMENTUM_DELAY.get(name, 0.0)
-    return {"problem": name, **{kind: compared(law, reports, kind, delay) for kind in KINDS}}
+    middle = float(np.exp(np.mean(np.log(law.points.courses.peaks))))
+    saturation = float(np.exp(law.rows[0, SHAPE.index("log_saturation")])) / middle
+    by_kind = {kind: compared(law, reports, kind, delay) for kind in KINDS}
+    return {"problem": name, "saturation_over_middle_rate": saturation, **by_kind}
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over problems, by kind."""
+    """Over problems, by kind: all, and those that noise slows."""
+    slowed = [row for row in rows if row["saturation_over_middle_rate"] < SLOWED]
+    return {"all": _by_kind(rows), "slowed": _by_kind(slowed)}
+
+
+def _by_kind(rows: list[dict[str, Any]]) -> dict[str, Any]:
     found = {}
     for kind in KINDS:
         logs = [row[kind]["log_ratio"] for row in rows if row[kind] is not None]
@@ -129,8 +141,11 @@ def main() -> None:
                 ratio = f"{own['log_ratio']:+.2f} +- {own['log_ratio_sd']:.2f}"
                 by_losses = f"{own['noise_scale_by_losses']:.1f}"
                 print(f"{row['problem']:16s} {kind:15s} b by losses {by_losses:>7s}, log of reading over b {ratio}")
-    for kind, own in found["summary"].items():
-        print(f"{kind:15s} {own['mean']:+.2f} +- {own['sd']:.2f} over {own['problems']} problems: {own['factor']:.2f}")
+    for group, by_kind in found["summary"].items():
+        for kind, own in by_kind.items():
+            print(
+                f"{group} {kind:15s} {own['mean']:+.2f} +- {own['sd']:.2f} over {own['problems']}: {own['factor']:.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class Forecast(Record):
         none of them failed, stability is taken to end between the highest rate that ran well and twice that.
 
         Args:
-            report: of a probe.
+            report: of a probe; its noise scales are evidence beside its runs.
             runs: trained before, as `logged_run` and `read_runs` make them; beside a probe, of the same task and loss.
             initial_loss: of the untrained model; if None, the probe's, or that with which the runs begin.
             adaptive: whether the optimizer divides by the size of the gradient, as Adam does; if None, as the probe

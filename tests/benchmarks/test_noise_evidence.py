@@ -54,7 +54,13 @@ def test_a_ratio_is_of_resolved_readings_of_a_kind_over_b() -> None:
 
 
 def test_problems_are_averaged_by_kind() -> None:
-    rows = [{"simple": {"log_ratio": ratio}, "preconditioned": None, "hessian": None} for ratio in (0.5, -0.3)]
-    ((kind, found),) = noise_evidence.summary_of(rows).items()
+    none = {"preconditioned": None, "hessian": None}
+    rows = [
+        {"saturation_over_middle_rate": saturation, "simple": {"log_ratio": ratio}, **none}
+        for ratio, saturation in ((0.5, 1.0), (-0.3, 2.0), (4.0, 50.0))
+    ]
+    summary = noise_evidence.summary_of(rows)
+    ((kind, found),) = summary["slowed"].items()
     assert (kind, found["problems"], found["mean"]) == ("simple", 2, pytest.approx(0.1))
     assert found["factor"] == pytest.approx(math.exp(0.4))
+    assert summary["all"]["simple"]["mean"] == pytest.approx(1.4)
