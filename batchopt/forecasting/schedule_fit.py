@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MISSED = 0.2
-"""Standard deviation of what the law misses, as a share of the examples to a loss: with the law before, whose noise only
-adds, 90 % intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below
-were set by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
+"""Standard deviation of what the law misses, as a share of the examples to a loss: for a law whose noise only adds, 90 %
+intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below were set by
+hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
 INDEPENDENT_POINTS = 3.0
@@ -54,9 +54,9 @@ that were held back from 0.045 to 0.040, and that of the law alone from 0.068 to
 gained no more."""
 READING_SD = 0.65
 """By how much the mean of a probe's readings of the simple noise scale differs from the law's b, in logs: 0.5 between
-problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was 0.1 +- 0.5
-above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it needs none,
-on softmax regression, a perceptron and a quadratic, the losses do not determine b."""
+problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was
+0.1 +- 0.5 above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it
+needs none, on softmax regression, a perceptron and a quadratic, the losses do not determine b."""
 LEAST_STEEPNESS = 0.02
 LATE = 2.0
 """The last so much of log examples is late: from a probe's short runs to its long ones."""
