@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MISSED = 0.2
-"""Standard deviation of what the law misses, as a share of the examples to a loss: for a law whose noise only adds,
-90 % intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below were set
+"""Standard deviation of what the law misses, as a share of the examples to a loss: for a law whose noise only adds, 90
+% intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below were set
 by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
