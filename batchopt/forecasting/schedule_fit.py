@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MISSED = 0.2
-"""Standard deviation of what the law misses, as a share of the examples to a loss: for a law whose noise only adds, 90
-% intervals held 0.83, 0.87 and 0.90 of the final losses of 24 probes at 0.15, 0.2 and 0.3. The numbers below were set
-by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
+"""Standard deviation of what the law misses, as a share of the examples to a loss: at 0.15, 0.2 and 0.3,
+intervals of 90 % held 0.83, 0.87 and 0.90 of the final losses of 24 probes, for a law whose noise only adds. The
+numbers below were set by hand on six sweeps at constant rates; `benchmarks/law.py` shows what they give."""
 OWN = 0.1
 """Of that which no other point shares: seeds, single evaluations; also a share of examples."""
 INDEPENDENT_POINTS = 3.0
@@ -49,9 +49,9 @@ BATCH_OCTAVES, RATE_OCTAVES, LOG_EXAMPLES, DECAY = 3.0, 1.5, 1.2, 0.7
 examples, and in how far the rate has decayed (from 0 to 1)."""
 DECAYED, DECAYED_ERROR = 0.7, 0.5
 """Points at which the rate is below this share of its peak count as if their error were so much smaller: few runs have
-decayed, and the ends of decays are what is asked for. With that law it lowered, on six sweeps, the median error of ends
-that were held back from 0.045 to 0.040, and that of the law alone from 0.068 to 0.053 (geometric means); a quarter
-gained no more."""
+decayed, and the ends of decays are what is asked for. For a law whose noise only adds it lowered, on six sweeps, the
+median error of ends that were held back from 0.045 to 0.040, and that of the law alone from 0.068 to 0.053 (geometric
+means); a quarter gained no more."""
 READING_SD = 0.65
 """By how much the mean of a probe's readings of the simple noise scale differs from the law's b, in logs: 0.5 between
 problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was

@@ -322,8 +322,7 @@ class Law:
     def after(self, state: State, steps: Floats, batch_sizes: Floats, learning_rates: Floats) -> State:
         """The runs after a piece each: steps, batch size and learning rate, each (columns,)."""
         frame = self.frame
-        noise = np.exp(self.log_noise_scale(state.v))
-        clean = batch_sizes / (batch_sizes + noise)
+        clean = batch_sizes / (batch_sizes + np.exp(self.log_noise_scale(state.v)))
         noisy = 1.0 - clean
         rate = learning_rates * np.sqrt(clean) if frame.is_adaptive else learning_rates
         left = 1.0 / (1.0 + rate / (self.saturation * clean))

@@ -79,6 +79,20 @@ def test_a_reading_takes_the_schedule_of_its_own_run(delay: float) -> None:
         assert set(found.courses.batch_sizes[k][steps > 0]) == {float(size)}
 
 
+def test_a_cooldown_that_comes_first_is_not_the_run_of_a_reading() -> None:
+    at = reading(MeasuredAt(6_400, 1.0, 16, 0.1))
+    decayed = LearningRateSchedule(examples=(0, 640, 3_200, 4_000), multipliers=(0.0, 1.0, 1.0, 0.0))
+    cooldown = Branch(16, 0.1, LossCurve((3_200, 4_000), (1.2, 1.0)), learning_rate_schedule=decayed)
+    stable = run(16, 0.1, "constant")
+    alone, beside = readings_of([at], [stable]), readings_of([at], [cooldown, stable])
+    assert alone is not None
+    assert beside is not None
+    assert beside.courses.learning_rates == pytest.approx(alone.courses.learning_rates)
+    only = readings_of([at], [cooldown])
+    assert only is not None
+    assert float(only.courses.longest) < 0.9 * float(alone.courses.longest)
+
+
 def test_many_readings_count_as_one() -> None:
     """What the law is off by is the mean over readings, in units of `READING_SD`, however many there are."""
     runs = [course(8.0, 0.1, [0.0, 10.0, 200.0]), course(64.0, 0.4, [0.0, 30.0])]
