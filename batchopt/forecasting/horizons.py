@@ -27,7 +27,7 @@ RATE_STEP = 0.5
 """Octaves between them: at the best rate a loss is flat over more than that."""
 LEAST_STEPS = 16
 """Of a run: a decay of fewer than three steps is mostly rounding."""
-SHORTER, LONGER = 128.0, 64.0
+SHORTER, LONGER = 128.0, 1024.0
 """Horizons are considered from this share of the longest run up to this multiple of it."""
 LONGEST_WARMUP = 5
 """A warm-up takes one of so many parts of a run at most, so that every shape has room for its stable part and decay."""

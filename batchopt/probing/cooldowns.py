@@ -11,21 +11,55 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from batchopt.probing.branches import Leg
-from batchopt.probing.budget import LEAST_COOLDOWN_STEPS, LONG_COOLDOWNS, SHORT_COOLDOWN
+from batchopt.probing.budget import COOLED_RATES, LEAST_COOLDOWN_STEPS, LONG_COOLDOWNS, MOST_COOLED, SHORT_COOLDOWN
 from batchopt.probing.data import evaluation_examples
 from batchopt.probing.session import Session
+from batchopt.probing.short_runs import last_loss
 
 SHORT, LONG = "cooldowns of short runs", "cooldowns of long runs"
 BEFORE = ("short runs, large batch", "short runs, small batch", SHORT, "long runs")
 """What these parts leave of their shares, the cooldowns of the long runs may spend."""
 
 
-def cooldowns_of_short_runs(session: Session, legs: Sequence[Leg]) -> None:
-    """One off each leg; they share their part of the budget evenly."""
+def cooldowns_of_short_runs(session: Session, *batch_sizes: Sequence[Leg]) -> list[list[Leg]]:
+    """One off each of the best runs of each batch size, and off the next higher rate where the highest is the best.
+
+    Args:
+        session: the probe.
+        batch_sizes: runs of each batch size that are alive, the best first.
+
+    Returns:
+        Likewise, the one that cooled down to the lowest loss first; those that did not cool down come last.
+    """
     session.check_time()
-    budget = session.left_of(SHORT) / len(legs)
-    made = [cooldown(session, leg, f"{leg.name}-cooldown", SHORT, share=SHORT_COOLDOWN, budget=budget) for leg in legs]
-    session.run([leg for leg in made if leg is not None])
+    ranked = [list(legs) for legs in batch_sizes]
+    budget = session.left_of(SHORT) / (MOST_COOLED * sum(1 for legs in ranked if legs))
+    wanted = [legs[:COOLED_RATES] for legs in ranked]
+    for _ in range(1 + MOST_COOLED - COOLED_RATES):
+        made = [
+            cooldown(session, leg, f"{leg.name}-cooldown", SHORT, share=SHORT_COOLDOWN, budget=budget)
+            for legs in wanted
+            for leg in legs
+        ]
+        session.run([leg for leg in made if leg is not None])
+        ranked = [sorted(legs, key=lambda leg: _cooled_loss(session, leg)) for legs in ranked]
+        wanted = [_beyond_the_best(session, legs) for legs in ranked]
+    return ranked
+
+
+def _cooled_loss(session: Session, leg: Leg) -> float:
+    """What a run cooled down to; infinite if it did not."""
+    part = session.parts.get(f"{leg.name}-cooldown")
+    loss = None if part is None else last_loss(part)
+    return math.inf if loss is None else loss
+
+
+def _beyond_the_best(session: Session, legs: Sequence[Leg]) -> list[Leg]:
+    """The run at the next higher rate than the best's, if none that high has cooled down."""
+    higher = [leg for leg in legs if leg.learning_rate > legs[0].learning_rate] if legs else []
+    if any(math.isfinite(_cooled_loss(session, leg)) for leg in higher):
+        return []
+    return sorted(higher, key=lambda leg: leg.learning_rate)[:1]
 
 
 def cooldowns_of_long_runs(session: Session, legs: Sequence[Leg]) -> None:

@@ -3,10 +3,11 @@
     step time             timed steps of a throw-away run at several batch sizes
     learning-rate range   a run whose rate rises until the loss blows up; skipped where a rate is given
     learning-rate search  runs of a few steps at rates far apart
-    short runs            two batch sizes a factor of 16 apart, three learning rates or more each, a factor of 3 apart
-    cooldowns             off the two best short runs of each batch size: the rate falls to zero, over a quarter of what
-                          the run took
-    long runs             the best short run of each batch size goes on; that of the larger one is the reference run
+    short runs            two batch sizes a factor of 8 apart, three learning rates or more each, a factor of 3 apart
+    cooldowns             off the best short runs of each batch size: the rate falls to zero, over a quarter of what the
+                          run took
+    long runs             the short run of each batch size that cooled down to the lowest loss goes on; that of the
+                          larger one is the reference run
     cooldowns             off each long run two, over 10 and 40 % of what it took
     noise scales          after the best run of the search, the short and the long reference run
 
@@ -35,7 +36,6 @@ from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import (
-    COOLED_RATES,
     SHARES,
     WARMUP,
     BatchSizes,
@@ -82,7 +82,7 @@ def probe(
         examples: ceiling on all examples that get a gradient, evaluation forwards counted a third each.
         seconds: ceiling on wall-clock time; turned into examples by the measured step cost. One of the two is needed.
         seed: of everything random.
-        learning_rate: a rate known to be good at a mid batch size; searched if None.
+        learning_rate: a rate known to be good at the larger batch size; searched if None.
         batch_sizes: smallest and largest batch size to run.
         journal: folder in which finished parts are kept; the same call with the same folder goes on where it
             stopped. A temporary folder if None.
@@ -159,12 +159,12 @@ def _run(
             sizes = None
         sizes = sizes or _batch_sizes(session, (low, high))
         session.warm_up(round(WARMUP * short_run_budget(session.budget)))
-        found = search_learning_rate(session, learning_rate, sizes.search)
+        found = search_learning_rate(session, learning_rate, sizes.large)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:
-            raise StopProbe(_why_all_diverged(session, sizes.large if found else sizes.search))
+            raise StopProbe(_why_all_diverged(session, sizes.large))
         small = short_runs(session, "small", sizes.small, found)
-        cooldowns_of_short_runs(session, [*large[:COOLED_RATES], *small[:COOLED_RATES]])
+        large, small = cooldowns_of_short_runs(session, large, small)
         long_runs(session, found, small, large)
         if not small:
             raise StopProbe(_why_all_diverged(session, sizes.small))

@@ -1,4 +1,4 @@
-"""Runs from initialisation that find learning rates: coarsely at one batch size, then finely at two."""
+"""Runs from initialisation that find learning rates: coarsely at the large batch size, then finely at both."""
 
 from __future__ import annotations
 
@@ -113,25 +113,49 @@ def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | Non
 
 
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
-    """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing."""
-    last = {
-        leg: loss
-        for leg, part in zip(legs, parts, strict=True)
-        if (loss := last_loss(part)) is not None and not _has_risen(loss, part, leg.initial_loss)
-    }
-    return sorted(last, key=lambda leg: last[leg])
+    """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing.
+
+    Where no loss is clearly below the initial one yet, the highest rate comes first among those that are within an
+    error of the lowest loss: chance ranks these, and it gets furthest.
+    """
+    last: dict[Leg, float] = {}
+    errors: list[float] = []
+    for leg, part in zip(legs, parts, strict=True):
+        loss = last_loss(part)
+        if loss is not None and not _has_risen(loss, part, leg.initial_loss):
+            last[leg] = loss
+            errors += [] if _has_fallen(loss, part, leg.initial_loss) else [_error_of_last(part) or 0.0]
+    if len(errors) < len(last) or not last:
+        return sorted(last, key=lambda leg: last[leg])
+    near = min(last.values()) + min(errors)
+    return sorted(last, key=lambda leg: (0, -leg.learning_rate) if last[leg] <= near else (1, last[leg]))
 
 
 def _has_risen(loss: float, part: Part, initial: float | None) -> bool:
     """Whether a last loss is clearly above the initial one."""
-    training = part.branch.training if part.branch else None
-    if initial is None or training is None:
+    error = _error_of_last(part)
+    if initial is None or error is None:
         return False
+    return loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
+
+
+def _has_fallen(loss: float, part: Part, initial: float | None) -> bool:
+    """Whether a last loss is clearly below the initial one; taken for granted where that is not known."""
+    error = _error_of_last(part)
+    if initial is None or error is None:
+        return True
+    return loss < initial - RISEN * abs(initial) - STANDARD_ERRORS * error
+
+
+def _error_of_last(part: Part) -> float | None:
+    """Standard error of the mean of the last training losses; None where there are none."""
+    training = part.branch.training if part.branch else None
+    if training is None or not training.examples:
+        return None
     late = [
         error for n, error in zip(training.examples, training.errors, strict=True) if n >= 0.8 * training.examples[-1]
     ]
-    error = math.sqrt(sum(error**2 for error in late)) / len(late)
-    return loss > initial + RISEN * abs(initial) + STANDARD_ERRORS * error
+    return math.sqrt(sum(error**2 for error in late)) / len(late)
 
 
 def last_loss(part: Part) -> float | None:

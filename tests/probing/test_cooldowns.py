@@ -225,6 +225,45 @@ def test_short_runs_cool_down_over_the_last_fifth_of_what_is_seen(tmp_path: Path
     assert SHORT_COOLDOWN == 0.25
 
 
+@pytest.mark.parametrize(
+    ("cooled", "tried", "best"),
+    [
+        ({3.0: 0.5, 1.0: 0.4}, [3.0, 1.0], 1.0),  # the highest of those that cooled is behind: no higher one is tried
+        ({3.0: 0.4, 1.0: 0.5, 9.0: 0.6}, [3.0, 1.0, 9.0], 3.0),
+        ({3.0: 0.4, 1.0: 0.5, 9.0: 0.3}, [3.0, 1.0, 9.0], 9.0),  # 27 would be a fourth
+    ],
+)
+def test_the_run_goes_on_that_cooled_down_to_the_lowest_loss(
+    cooled: dict[float, float], tried: list[float], best: float, tmp_path: Path
+) -> None:
+    """Before the decay rates of 3, 1, 9 and 27 had the lowest losses, in this order."""
+    session, ran = session_of(tmp_path), list[float]()
+
+    def run(self: Session, legs: list[Leg]) -> list[Part]:
+        for leg in legs:
+            ran.append(leg.learning_rate)
+            branch = Branch(leg.batch_size, leg.learning_rate, LossCurve((400,), (cooled[leg.learning_rate],)))
+            self.parts[leg.name] = Part(Spending(leg.part, leg.budget, 0, 0.0), branch=branch)
+        return [self.parts[leg.name] for leg in legs]
+
+    legs = [
+        finished(session, stable_leg(name=f"large-{k}", learning_rate=rate), examples=320)
+        for k, rate in enumerate((3.0, 1.0, 9.0, 27.0))
+    ]
+    with patch.object(Session, "run", run):
+        (ranked,) = cooldowns_of_short_runs(session, legs)
+    assert ran == tried
+    assert ranked[0].learning_rate == best
+    assert sorted(leg.learning_rate for leg in ranked) == [1.0, 3.0, 9.0, 27.0]
+    assert session.left_of(SHORT) >= 0
+
+
+def test_runs_too_short_to_cool_down_keep_their_order(tmp_path: Path) -> None:
+    session = session_of(tmp_path)
+    legs = [finished(session, stable_leg(name=f"large-{k}", learning_rate=3.0**-k), examples=8) for k in range(3)]
+    assert cooldowns_of_short_runs(session, legs, []) == [legs, []]
+
+
 def test_two_cooldowns_of_different_length_off_a_long_run(tmp_path: Path) -> None:
     session = session_of(tmp_path, task_of(eval_data=classification(6)))
     leg = stable_leg(part="long runs", budget=1_600.0)

@@ -26,7 +26,7 @@ def report(journal: Path) -> ProbeReport:
 
 
 def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
-    """Off two short runs at neighbouring rates, and two of different length off the long run."""
+    """Off two or three short runs at neighbouring rates, the best of which goes on, and two off the long run."""
     for size in SIZES:
         stable = {b.learning_rate: b for b in report.runs if b.batch_size == size and b.is_constant}
         cooled = [b for b in report.runs if b.batch_size == size and not b.is_constant]
@@ -34,7 +34,7 @@ def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
         assert all(b.learning_rate_schedule is not None and b.outcome == "finished" for b in cooled)
         best = max(stable.values(), key=lambda b: b.examples)
         stretches = [b.falls for b in cooled if b.falls is not None]
-        assert len(stretches) == len(cooled) == 4
+        assert 4 <= len(stretches) == len(cooled) <= 5
         long_begin, short_begin = max(begin for begin, _ in stretches), min(begin for begin, _ in stretches)
         at_long = [b for b in cooled if b.falls and b.falls[0] == long_begin]
         at_short = [b for b in cooled if b.falls and b.falls[0] == short_begin]
@@ -42,9 +42,9 @@ def test_each_batch_size_has_its_cooldowns(report: ProbeReport) -> None:
         short, long = (end - begin for begin, end in sorted(b.falls for b in at_long if b.falls))
         assert short == pytest.approx(0.1 * long_begin, abs=size)
         assert 0.25 * long_begin < long <= 0.4 * long_begin + size
-        first, second = sorted(b.learning_rate for b in at_short)
-        assert best.learning_rate in (first, second)
-        assert second == pytest.approx(3.0 * first)
+        assert best.learning_rate == min(at_short, key=lambda b: b.last_loss).learning_rate
+        rates = sorted(b.learning_rate for b in at_short)
+        assert rates == pytest.approx([rates[0] * 3.0**k for k in range(len(rates))])
         assert all(
             end - begin == pytest.approx(begin / 4, abs=size) for begin, end in stretches if begin == short_begin
         )
@@ -95,7 +95,7 @@ def test_a_killed_cooldown_is_run_again_from_its_snapshot(report: ProbeReport, j
     killed = tmp_path / "journal"
     shutil.copytree(journal, killed)
     names = sorted(file.name for file in killed.glob("*cooldown*.json"))
-    assert len(names) == 8
+    assert len(names) == 10
     for name in names[::2]:
         (killed / name).unlink()
     (killed / f".{names[0]}.abc.tmp").write_text("{")

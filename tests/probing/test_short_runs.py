@@ -12,7 +12,7 @@ from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.probing.branches import Leg, _has_diverged
 from batchopt.probing.journal import Part
 from batchopt.probing.session import Session
-from batchopt.probing.short_runs import _best_of, _has_risen
+from batchopt.probing.short_runs import _best_of, _has_risen, _ranked
 
 
 def part_with(losses: tuple[float, ...], errors: tuple[float, ...]) -> Part:
@@ -87,3 +87,17 @@ def test_rates_are_extended_where_the_best_is_at_an_edge(best: float, beyond: li
     ranked = runs.ranked([3.0, 1.0, 1 / 3])
     assert runs.tried[3:] == pytest.approx(beyond)
     assert ranked[0] == min(runs.tried, key=lambda rate: abs(math.log(rate / best)))
+
+
+def leg_at(rate: float) -> Leg:
+    return Leg(f"rate-{rate:g}", "learning-rate search", 2, rate, budget=100.0, seed=0, initial_loss=2.3)
+
+
+def test_where_no_loss_has_clearly_fallen_the_highest_rate_near_the_lowest_loss_comes_first() -> None:
+    """On a plateau chance decides which loss is the lowest, by far less than the error of each."""
+    losses = {0.01: 2.296, 0.1: 2.301, 1.0: 2.34, 10.0: 2.9}
+    legs = [leg_at(rate) for rate in losses]
+    flat = [part_with((2.3, 2.3, 2.3, 2.3, loss), (0.01,) * 5) for loss in losses.values()]
+    assert [leg.learning_rate for leg in _ranked(legs, flat)] == [0.1, 0.01, 1.0]  # 10 has risen
+    fallen = [*flat[:2], part_with((2.3, 2.2, 2.1, 2.1, 2.0), (0.01,) * 5), flat[3]]
+    assert [leg.learning_rate for leg in _ranked(legs, fallen)] == [1.0, 0.01, 0.1]
