@@ -32,6 +32,10 @@ class Ended:
     err: str
 
 
+PATIENCE = 900
+"""Seconds after which processes count as hung: one minute is the longest on two free cores, and five on busy ones."""
+
+
 def together(folder: Path, work: Callable[..., int | None], *arguments: object, count: int = 2) -> list[Ended]:
     """What `count` processes leave that each call `work(*arguments)`; it is of a module, so that they can import it."""
     store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
@@ -42,7 +46,7 @@ def together(folder: Path, work: Callable[..., int | None], *arguments: object, 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(PATIENCE)
         process.kill()  # has no effect on one that has ended
         process.join()
     return [
@@ -130,7 +134,7 @@ def answered(folder: Path, module: str) -> dict[str, Any]:
 
 
 def _answer(folder: Path, module: str) -> None:
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=300))
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     answers = import_module(module).answers(folder)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(answers))
     torch.distributed.barrier()

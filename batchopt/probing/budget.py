@@ -31,7 +31,7 @@ LEAST_STEPS = 5
 """A run of fewer steps tells nothing about its learning rate."""
 SMALLER = 8
 """The small batch size is the large one over this. With a large one twice as large, of half the steps, 15 of 168 plans
-never arrived on 30 probes of ten problems, and 5 with this: a few dozen steps say little of the best rate of long runs."""
+never arrived on 30 probes of ten problems, and 5 with this: a few dozen steps say little of the rate for long runs."""
 SEARCH_FACTOR = 4.0
 """Neighbouring learning rates of the search: from below the highest, which is two decades too high for Adam."""
 GIVEN_FACTOR = 3.0
@@ -67,9 +67,13 @@ def examples_within(seconds: float, cost: StepCost) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """The batch sizes that a probe runs; the learning-rate search is at the large one."""
+    """The batch sizes that a probe runs: of the short runs, and of the learning-rate search.
+
+    The search is at the large one, but where the bounds let that be no smaller than the budget affords.
+    """
 
     small: int
+    search: int
     large: int
 
 
@@ -88,14 +92,15 @@ def choose_batch_sizes(budget: int, *, bounds: tuple[int, int], population: int)
     low, high = bounds
     steps = FIRST_STEPS * max(1.0, budget / SMALLEST_PROBE) ** GROWTH
     ceiling = max(low, min(high, population // 2))
-    large = min(max(_power_of_two(search_budget(budget) / steps), 2 * low), ceiling)
-    sizes = BatchSizes(small=max(low, large // SMALLER), large=large)
+    search = min(max(_power_of_two(search_budget(budget) / steps), low), ceiling)
+    large = min(max(search, 2 * low), ceiling)
+    sizes = BatchSizes(small=max(low, large // SMALLER), search=search, large=large)
     if sizes.small >= large:
         raise BudgetError(
             f"two batch sizes are needed to see a trade-off, and the bounds {low} to {high} leave only {large}"
         )
     least = max(
-        LEAST_STEPS * large * budget / search_budget(budget),
+        LEAST_STEPS * search * budget / search_budget(budget),
         STEPS * STEP_COST / SHARES["learning-rate range"],
     )
     if budget < least:

@@ -159,10 +159,10 @@ def _run(
             sizes = None
         sizes = sizes or _batch_sizes(session, (low, high))
         session.warm_up(round(WARMUP * short_run_budget(session.budget)))
-        found = search_learning_rate(session, learning_rate, sizes.large)
+        found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:
-            raise StopProbe(_why_all_diverged(session, sizes.large))
+            raise StopProbe(_why_all_diverged(session, sizes.large if found else sizes.search))
         small = short_runs(session, "small", sizes.small, found)
         large, small = cooldowns_of_short_runs(session, large, small)
         long_runs(session, found, small, large)
