@@ -111,7 +111,7 @@ def test_runs_beside_a_probe_are_used_with_what_it_measured() -> None:
     assert both.initial_loss == report.initial_loss
     assert both.step_cost == report.step_cost
     assert both.law.batch_sizes[1] == 1_024
-    assert both.batch_size_limit >= Forecast.fit(report).batch_size_limit
+    assert both.batch_size_limit >= known_forecast().batch_size_limit
 
 
 def test_runs_of_another_unit_than_the_probe_are_refused_unless_it_is_said() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,10 @@ PRICE = StepCost(64.0, 1.0, unit="examples")
 BOUNDS = (8, 256)
 
 
-def ends(shape: ShapeName, size: int, rate: float, horizon: float) -> list[float]:
-    """Losses at the end of one run, of the best guess and every draw."""
-    schedule = schedule_of(shape, horizon, None)
-    return np.exp(LAW.losses_at_end([size], [rate], [schedule], [horizon])[:, 0]).tolist()  # type: ignore[no-any-return]
+def ends(shape: ShapeName, size: int, rate: float, horizons: Sequence[float]) -> np.ndarray:
+    """Losses at the ends of runs of a setting, of the best guess and every draw, (1 + draws, horizons)."""
+    k, schedules = len(horizons), [schedule_of(shape, horizon, None) for horizon in horizons]
+    return np.exp(LAW.losses_at_end([size] * k, [rate] * k, schedules, horizons))
 
 
 def settings() -> list[tuple[int, float]]:
@@ -47,7 +48,7 @@ def test_twin_the_lowest_loss_within_a_budget(shape: ShapeName) -> None:
     scores = {}
     for size, rate in settings():
         steps = math.floor(budget / PRICE(size))
-        losses = ends(shape, size, rate, steps * size)
+        losses = ends(shape, size, rate, [steps * size])[:, 0].tolist()
         if math.isfinite(np.median(losses[1:])):
             mean = np.mean([math.log(min(loss, DIVERGED * LAW.initial_loss)) for loss in losses])
             scores[size, rate] = (float(mean), float(steps))
@@ -62,7 +63,7 @@ def test_twin_the_lowest_loss_within_a_budget(shape: ShapeName) -> None:
 def needed(shape: ShapeName, size: int, rate: float, loss: float) -> list[float]:
     """Examples to a loss in every draw: horizons a factor of two apart, straight lines between in log and log."""
     horizons = [horizon for horizon in horizons_for(LAW) if horizon >= 16 * size]
-    curves = np.log([ends(shape, size, rate, horizon) for horizon in horizons]).T
+    curves = np.log(ends(shape, size, rate, horizons))
     found = []
     for curve in curves.tolist():
         k = next((k for k, value in enumerate(curve) if value <= math.log(loss)), None)
