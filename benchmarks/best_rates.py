@@ -1,4 +1,4 @@
-"""How far from the best peak rate the law's choice is, with what is believed of best rates and without.
+"""How far from the best peak rate the law's choice is.
 
 For every batch size and horizon of the sweeps of decaying rates whose best rate lies between others: the rate of the
 grid that the law of a probe takes for the best, by the mean log loss over its draws, and what its true final loss costs
@@ -21,7 +21,6 @@ from truth.decayed import decayed_sweep_of, has_decays
 from truth.problems import PROBLEMS
 
 from batchopt.evidence import ProbeReport
-from batchopt.forecasting import rate_drift
 from batchopt.forecasting.horizons import LEAST_STEPS, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.planning.choice import DIVERGED
@@ -32,7 +31,6 @@ FAR = 4.0
 LEAST_RATES = 4
 MOST = 4.0
 """Log examples that a choice costs at most."""
-BELIEFS = ("HORIZON_EXPONENT_SD", "CURVATURE_SD", "NEAR_SD")
 
 
 class Cell(NamedTuple):
@@ -121,11 +119,7 @@ def main() -> None:
     parser.add_argument("--probes", type=Path, default=PROBES, help="where probes are kept")
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
-    found = {"machine": machine(), "with beliefs": measured(args.problems, args.seeds, args.probes)}
-    for belief in BELIEFS:
-        setattr(rate_drift, belief, 1e3)
-    found["without"] = measured(args.problems, args.seeds, args.probes)
-    save(args.output, found)
+    save(args.output, {"machine": machine(), **measured(args.problems, args.seeds, args.probes)})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from scipy import special
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.rate_drift import drifts_of
 from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
 from batchopt.forecasting.schedule_points import courses_to_ends, evidence_of, readings_of
@@ -135,9 +134,8 @@ class LossPosterior(Record):
         frame = frame_of(
             points.courses, initial_loss=evidence.initial_loss, lowest_loss=lowest, is_adaptive=bool(adaptive)
         )
-        drifts = drifts_of(evidence.near_best, evidence.longest, delay=delay)
         readings = readings_of(noise_scales, runs, delay=delay)
-        law = fit_schedule_law(points, frame, contrasts=drifts, readings=readings, seed=seed)
+        law = fit_schedule_law(points, frame, readings=readings, seed=seed)
         features, weights = _what_is_missed(law, evidence.settings, np.random.default_rng(seed))
         return cls(
             initial_loss=evidence.initial_loss,

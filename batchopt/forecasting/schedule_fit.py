@@ -119,21 +119,6 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrasts:
-    """Differences between log losses at the ends of runs that are believed to be about 0.
-
-    Attributes:
-        courses: of the runs.
-        differences: takes their log losses to the differences, (k, runs).
-        sds: standard deviations, in units of s, (k,).
-    """
-
-    courses: Courses
-    differences: Floats
-    sds: Floats
-
-
-@dataclass(frozen=True, slots=True)
 class NoiseReadings:
     """Noise scales that were measured along runs. They count as one, however many: a problem's readings are off alike.
 
@@ -177,7 +162,6 @@ def fit_schedule_law(
     points: Points,
     frame: Frame,
     *,
-    contrasts: Contrasts | None = None,
     readings: NoiseReadings | None = None,
     seed: int = 0,
     draws: int = DRAWS,
@@ -191,7 +175,7 @@ def fit_schedule_law(
         raise EvidenceError(f"a law needs {LEAST_POINTS} losses after the first, got {len(points.log_losses)}")
     prior = prior_of(points, frame)
     steepness = steepness_of(points)
-    misfit = _Misfit(points, frame, prior, steepness, contrasts, readings)
+    misfit = _Misfit(points, frame, prior, steepness, readings)
     starts = np.array(starts_of(prior))
     found, costs = minimise(misfit.residuals, misfit.jacobian, starts, most_steps=FIRST_STEPS)
     kept = found[np.argsort(costs, kind="stable")[:KEPT_STARTS]]
@@ -263,41 +247,24 @@ def _octaves_behind(points: Points, log_examples: Floats) -> Floats:
 
 
 class _Misfit:
-    """Residuals of rows of parameters: points, each over its own error, contrasts, readings, and then the prior."""
+    """Residuals of rows of parameters: points, each over its own error, readings, and then the prior."""
 
     def __init__(
-        self,
-        points: Points,
-        frame: Frame,
-        prior: Prior,
-        steepness: float,
-        contrasts: Contrasts | None,
-        readings: NoiseReadings | None,
+        self, points: Points, frame: Frame, prior: Prior, steepness: float, readings: NoiseReadings | None
     ) -> None:
-        self.points, self.frame, self.prior, self.contrasts = points, frame, prior, contrasts
-        self.readings = readings
+        self.points, self.frame, self.prior, self.readings = points, frame, prior, readings
         self.errors = errors_of(points, steepness)
-        if contrasts is not None:
-            self.weighed = contrasts.differences / (contrasts.sds * steepness)[:, None]
-            self.ends_run = np.arange(len(contrasts.courses.steps))
-            self.ends_piece = contrasts.courses.pieces - 1
-        self.believed = (0 if contrasts is None else len(contrasts.sds)) + (readings is not None)
+        self.believed = int(readings is not None)
         self.shifts: Floats = np.zeros((1, len(self.errors) + self.believed + len(prior.mean)))
 
     def residuals(self, rows: Floats) -> Floats:
-        """(n, points + beliefs + parameters); large ones of points and beliefs count by their size, not its square."""
+        """(n, points + readings + parameters); large ones of the first two count by their size, not its square."""
         scaled, shifts = self._scaled(self.points.of(losses(rows, self.frame, self.points.courses)))
         parts = [soft(scaled)]
-        beliefs = []
-        if self.contrasts is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):  # of a search that goes astray
-                ends = np.log(losses(rows, self.frame, self.contrasts.courses)[:, :, -1])
-            beliefs.append(ends @ self.weighed.T)
         if self.readings is not None:
-            beliefs.append(self._of_readings(log_noise_scales(rows, self.frame, self.readings.courses)))
-        if beliefs:
-            off = np.nan_to_num(np.concatenate(beliefs, axis=1), nan=WORST, posinf=WORST, neginf=-WORST)
-            parts.append(soft(off + shifts[:, : self.believed]))
+            off = self._of_readings(log_noise_scales(rows, self.frame, self.readings.courses))
+            off = np.nan_to_num(off, nan=WORST, posinf=WORST, neginf=-WORST)
+            parts.append(soft(off + shifts[:, :1]))
         parts.append(self.prior.residuals(rows) + shifts[:, self.believed :])
         return np.concatenate(parts, axis=1)
 
@@ -313,22 +280,17 @@ class _Misfit:
         return finite + self.shifts[:, :count], self.shifts[:, count:]
 
     def jacobian(self, rows: Floats) -> Floats:
-        """(n, points + beliefs + parameters, parameters)."""
+        """(n, points + readings + parameters, parameters)."""
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
         log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
         count, after = len(self.errors), len(self.errors) + self.believed
         softened = soft_slope(self._scaled(log_losses)[0]) / self.errors
         found = np.empty((len(rows), after + rows.shape[1], rows.shape[1]))
         np.multiply(softened[:, :, None], slopes, out=found[:, :count])
-        if self.contrasts is not None:
-            ends, by = log_loss_slopes(alike, self.frame, self.contrasts.courses, self.ends_run, self.ends_piece)
-            own = slice(count, count + len(self.contrasts.sds))
-            off = ends @ self.weighed.T + self.shifts[:, own]
-            found[:, own] = soft_slope(off)[:, :, None] * (self.weighed @ by)
         if self.readings is not None:
             scales, by = log_noise_scale_slopes(alike, self.frame, self.readings.courses)
-            off = self._of_readings(scales) + self.shifts[:, after - 1 : after]
-            found[:, after - 1] = soft_slope(off) * by.mean(axis=1) / READING_SD
+            off = self._of_readings(scales) + self.shifts[:, count:after]
+            found[:, count] = soft_slope(off) * by.mean(axis=1) / READING_SD
         found[:, after:] = self.prior.slopes
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 

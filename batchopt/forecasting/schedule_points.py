@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,14 +45,6 @@ law does not describe (dead units), so it is left out and bounds the rates. Soft
 """
 
 
-class NearBest(NamedTuple):
-    """The best of the rates that a batch size was run with, and whether lower and higher ones were as well."""
-
-    batch_size: int
-    learning_rate: float
-    is_between: bool
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What runs say.
@@ -67,7 +59,6 @@ class Evidence:
         learning_rates: lowest and highest rate over the root of the batch size, of the runs that count.
         highest_rate: that a run which did well has reached.
         longest: examples of the longest run.
-        near_best: of some batch sizes that have long runs.
     """
 
     points: Points
@@ -79,7 +70,6 @@ class Evidence:
     learning_rates: tuple[float, float]
     highest_rate: float
     longest: float
-    near_best: tuple[NearBest, ...]
 
 
 def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: float = 0.0) -> Evidence:
@@ -133,7 +123,6 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
         learning_rates=(min(scaled), max(scaled)),
         highest_rate=max(_rate_reached(run) for run in itertools.compress(used, well)),
         longest=max(run.examples for run in used),
-        near_best=_near_best(used, unstable),
     )
 
 
@@ -159,27 +148,6 @@ def _schedule_at(at: MeasuredAt, runs: Sequence[Branch]) -> LearningRateSchedule
     schedules = [run.learning_rate_schedule for run in own]
     stable = (each for each in schedules if each is None or each(at.examples) >= 0.5 * max(each.multipliers))
     return next(stable, schedules[0] if schedules else None)
-
-
-def _near_best(used: Sequence[Branch], unstable: set[tuple[int, float]]) -> tuple[NearBest, ...]:
-    """The best rates of the smallest, middle and largest batch size that have long runs.
-
-    Long are those of half the examples of the longest. Rates are compared by what their runs had reached by the end of
-    the shortest, before any decay.
-    """
-    longest = max(run.examples for run in used)
-    sizes = sorted({run.batch_size for run in used if run.examples >= 0.5 * longest})
-    found = []
-    for size in dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])):
-        own = [run for run in used if run.batch_size == size]
-        compared = [run for run in own if not _is_decayed(run)] or own
-        shortest = min(run.examples for run in compared)
-        losses = {_rate_reached(run): _loss_by(run, shortest) for run in compared}
-        known = {rate: loss for rate, loss in losses.items() if loss is not None}
-        best = min(known, key=lambda rate: known[rate])
-        tried = {*known, *(rate for other, rate in unstable if other == size)}
-        found.append(NearBest(size, best, min(tried) < best < max(tried)))
-    return tuple(found)
 
 
 def _edges(

@@ -21,7 +21,7 @@ from batchopt.forecasting.schedule_fit import (
     _Misfit,
     fit_schedule_law,
 )
-from batchopt.forecasting.schedule_law import SHAPE, Courses, Frame, course, frame_of, losses
+from batchopt.forecasting.schedule_law import SHAPE, Course, Courses, Frame, course, frame_of, losses
 from batchopt.forecasting.schedule_points import readings_of
 from batchopt.forecasting.schedule_prior import prior_of
 from batchopt.forecasting.schedule_slopes import log_noise_scale_slopes
@@ -104,8 +104,8 @@ def test_many_readings_count_as_one() -> None:
     rows[:, SHAPE.index("gradient_noise_growth")] = 0.0  # the noise scale is the same everywhere
     for logs in ([2.0], [1.0, 3.0], [2.0] * 9):
         readings = NoiseReadings(Courses([runs[k % 2] for k in range(len(logs))]), np.array(logs))
-        found = _Misfit(points, frame, prior, 0.4, None, readings).residuals(rows)
-        alone = _Misfit(points, frame, prior, 0.4, None, None).residuals(rows)
+        found = _Misfit(points, frame, prior, 0.4, readings).residuals(rows)
+        alone = _Misfit(points, frame, prior, 0.4, None).residuals(rows)
         assert found[:, 3] == pytest.approx(soft(np.array([-1.0, 2.0]) / READING_SD))
         assert np.delete(found, 3, axis=1) == pytest.approx(alone)
 
@@ -174,3 +174,30 @@ def test_a_forecast_takes_the_readings_of_its_probe() -> None:
     )
     assert near == pytest.approx(found.log_scales.mean(), abs=READING_SD)
     assert READING_SD < high - near < math.log(10.0)
+
+
+READINGS = NoiseReadings(
+    Courses([Course(np.full(k, 9.0), np.full(k, 16.0), np.full(k, 0.2)) for k in (2, 5)]), np.log([5.0, 40.0])
+)
+
+
+@pytest.mark.parametrize("is_adaptive", [False, True])
+@pytest.mark.parametrize("readings", [None, READINGS])
+def test_derivatives_of_all_residuals_are_those_of_differences(
+    is_adaptive: bool, readings: NoiseReadings | None
+) -> None:
+    rng = np.random.default_rng(3)
+    runs = [Course(rng.uniform(1, 30, k), 2.0 ** rng.integers(1, 8, k), rng.uniform(0.01, 1.0, k)) for k in (6, 9)]
+    frame = Frame(3.0, 0.2, 2.0, np.linspace(0.0, 3.0, 7), 16.0, is_adaptive)
+    points = Points(Courses(runs), np.array([0, 1, 1]), np.array([5, 3, 8]), np.log([0.9, 1.1, 0.7]), np.full(3, 0.01))
+    prior = prior_of(points, frame)
+    misfit = _Misfit(points, frame, prior, 0.4, readings)
+    rows = prior.mean + 0.3 * prior.sd * rng.standard_normal((3, len(prior.mean)))
+    misfit.shifts = 0.5 * rng.standard_normal((3, misfit.shifts.shape[1]))
+    slopes, step = misfit.jacobian(rows), 1e-5
+    for k in range(rows.shape[1]):
+        ahead, behind = rows.copy(), rows.copy()
+        ahead[:, k] += step
+        behind[:, k] -= step
+        found = (misfit.residuals(ahead) - misfit.residuals(behind)) / (2.0 * step)
+        assert slopes[:, :, k] == pytest.approx(found, rel=1e-5, abs=1e-6)

@@ -56,17 +56,6 @@ def test_runs_as_long_as_any_that_failed_are_stable() -> None:
     assert evidence_of([long, short], initial_loss=2.0).stable == ((4, 0.1), (4, 0.2))
 
 
-def test_rates_are_compared_by_what_runs_had_reached_by_the_end_of_the_shortest() -> None:
-    long, middle, hot = run(0.1, 1.9, 1.7, 0.8, 0.2), run(0.2, 1.8, 1.5), run(0.4, 1.95, 1.9)
-    (best,) = evidence_of([long, middle, hot], initial_loss=2.0).near_best
-    assert best == (4, 0.2, True)
-    (edge,) = evidence_of([long, middle], initial_loss=2.0).near_best
-    assert edge == (4, 0.2, False), "nobody knows of higher rates"
-    failed = Branch(4, 0.8, LossCurve((0, 100), (2.0, 50.0)), outcome="diverged")
-    (between,) = evidence_of([long, middle, failed], initial_loss=2.0).near_best
-    assert between == (4, 0.2, True)
-
-
 @pytest.mark.parametrize("delay", [0.0, 9.0])
 def test_courses_that_share_their_pieces_are_those_of_each_run_by_itself(delay: float) -> None:
     shapes = [LearningRateSchedule.of(shape, examples=8_000, warmup_examples=400) for shape in ("wsd", "cosine")]
