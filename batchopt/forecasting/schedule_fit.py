@@ -55,7 +55,7 @@ means); a quarter gained no more."""
 READING_SD = 0.65
 """By how much the mean of a probe's readings of the simple noise scale differs from the law's b, in logs: 0.5 between
 problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was
-0.1 +- 0.5 above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it
+0.3 +- 0.5 above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it
 needs none, on softmax regression, a perceptron and a quadratic, the losses do not determine b."""
 LEAST_STEEPNESS = 0.02
 LATE = 2.0
