@@ -254,8 +254,8 @@ class _Misfit:
     ) -> None:
         self.points, self.frame, self.prior, self.readings = points, frame, prior, readings
         self.errors = errors_of(points, steepness)
-        self.believed = int(readings is not None)
-        self.shifts: Floats = np.zeros((1, len(self.errors) + self.believed + len(prior.mean)))
+        self.reading_count = int(readings is not None)
+        self.shifts: Floats = np.zeros((1, len(self.errors) + self.reading_count + len(prior.mean)))
 
     def residuals(self, rows: Floats) -> Floats:
         """(n, points + readings + parameters); large ones of the first two count by their size, not its square."""
@@ -265,7 +265,7 @@ class _Misfit:
             off = self._of_readings(log_noise_scales(rows, self.frame, self.readings.courses))
             off = np.nan_to_num(off, nan=WORST, posinf=WORST, neginf=-WORST)
             parts.append(soft(off + shifts[:, :1]))
-        parts.append(self.prior.residuals(rows) + shifts[:, self.believed :])
+        parts.append(self.prior.residuals(rows) + shifts[:, self.reading_count :])
         return np.concatenate(parts, axis=1)
 
     def _of_readings(self, log_scales: Floats) -> Floats:
@@ -283,7 +283,7 @@ class _Misfit:
         """(n, points + readings + parameters, parameters)."""
         alike = rows[:1] if np.all(rows == rows[0]) else rows  # as where all draws start
         log_losses, slopes = log_loss_slopes(alike, self.frame, self.points.courses, self.points.run, self.points.piece)
-        count, after = len(self.errors), len(self.errors) + self.believed
+        count, after = len(self.errors), len(self.errors) + self.reading_count
         softened = soft_slope(self._scaled(log_losses)[0]) / self.errors
         found = np.empty((len(rows), after + rows.shape[1], rows.shape[1]))
         np.multiply(softened[:, :, None], slopes, out=found[:, :count])

@@ -46,9 +46,9 @@ FINE_RATES, EXTRA_FINE_RATES = 3, 1
 """Short runs of a batch size, and those set aside for rates beyond theirs."""
 WARMUP = 0.3
 """Share of a short run over which runs warm up where the task does not say how: without, the high rates that are best
-for long runs begin with a shock that a short run does not recover from. A tenth is two to eight steps at the large
-batch, where plans warm up over hundreds: on 30 probes of ten problems 21 of 168 plans then never arrived, and 9 with
-three tenths, which are worse on the LSTM and the transformer (`benchmarks/README.md`)."""
+for long runs begin with a shock that a short run does not recover from. A tenth was two to eight steps at a
+large batch of twice the size, where plans warm up over hundreds: on 30 probes of ten problems 21 of 168 plans then
+never arrived, and 9 with three tenths, which were worse on the LSTM and the transformer (`benchmarks/README.md`)."""
 SHORT_COOLDOWN = 0.25
 """Length of a cooldown off a short run, as a share of the run: the last fifth of what both see."""
 LONG_COOLDOWNS = (0.1, 0.4)

@@ -115,19 +115,18 @@ def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | Non
 def _ranked(legs: Sequence[Leg], parts: Sequence[Part]) -> list[Leg]:
     """Legs whose run is alive, the lowest last loss first; one that ended above where it began comes to nothing.
 
-    Where no loss is clearly below the initial one yet, the highest rate comes first among those that are within an
-    error of the lowest loss: chance ranks these, and it gets furthest.
+    Where no loss is clearly below the initial one yet, chance ranks those that are within an error of the lowest (the
+    smallest error of them all). Of these the highest rate comes first: it gets furthest.
     """
-    last: dict[Leg, float] = {}
-    errors: list[float] = []
-    for leg, part in zip(legs, parts, strict=True):
-        loss = last_loss(part)
-        if loss is not None and not _has_risen(loss, part, leg.initial_loss):
-            last[leg] = loss
-            errors += [] if _has_fallen(loss, part, leg.initial_loss) else [_error_of_last(part) or 0.0]
-    if len(errors) < len(last) or not last:
+    part_of = dict(zip(legs, parts, strict=True))
+    last = {
+        leg: loss
+        for leg, part in part_of.items()
+        if (loss := last_loss(part)) is not None and not _has_risen(loss, part, leg.initial_loss)
+    }
+    if not last or any(_has_fallen(loss, part_of[leg], leg.initial_loss) for leg, loss in last.items()):
         return sorted(last, key=lambda leg: last[leg])
-    near = min(last.values()) + min(errors)
+    near = min(last.values()) + min(_error_of_last(part_of[leg]) or 0.0 for leg in last)
     return sorted(last, key=lambda leg: (0, -leg.learning_rate) if last[leg] <= near else (1, last[leg]))
 
 
