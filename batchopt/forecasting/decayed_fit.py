@@ -199,7 +199,7 @@ def _first_belief(points: Points, frame: Frame, highest_rate: float) -> Belief:
     mean, sd = prior.mean.copy(), prior.sd.copy()
     edge = SHAPE.index("log_edge")
     mean[edge], sd[edge] = max(mean[edge], math.log(highest_rate) - BELOW_HIGHEST), EDGE_SD
-    return Belief(mean, replace(prior, mean=mean, sd=sd).slopes)
+    return Belief(mean, replace(prior, mean=mean, sd=sd).jacobian(mean[None])[0])
 
 
 def _belief_of(law: DecayedLaw, doubt: Floats, longest: float) -> tuple[Frame, Belief]:

@@ -37,6 +37,8 @@ TRANSIENT = 0.05
 """A log loss this far above the initial one is of the shock that a high learning rate begins with."""
 LARGEST_ERROR = 0.5
 """A mean training loss with a larger relative error says nothing about its logarithm."""
+OUTLYING = 3.0
+"""And a window with such an error is left out if it scatters by so many times more than the run's others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +155,18 @@ def _training_points(run: Branch, offset: TrainingOffset) -> list[tuple[float, f
     log_examples, log_losses, errors = _usable(run.training)
     if not len(log_examples):
         return []
+    widths = _widths(np.exp(log_examples))
+    scatter = errors * np.sqrt(widths)
+    usual = np.sort(scatter)[(len(scatter) - 1) // 2]
+    kept = (errors < LARGEST_ERROR) | (scatter <= OUTLYING * usual)
+    log_examples, log_losses, errors, widths = (each[kept] for each in (log_examples, log_losses, errors, widths))
     edges = np.linspace(log_examples[0], log_examples[-1] + 1e-9, POINTS_PER_RUN + 1)
     bins = np.clip(np.searchsorted(edges, log_examples, side="right") - 1, 0, POINTS_PER_RUN - 1)
     rows = []
     for k in np.unique(bins):
         own = bins == k
-        weights = errors[own] ** -2.0
-        error = 1.0 / math.sqrt(weights.sum())
+        weights = widths[own]
+        error = math.sqrt(_scatter(log_examples, errors, widths, at=float(log_examples[own].mean())) / weights.sum())
         if error < LARGEST_ERROR:
             at, loss = (float(np.average(column[own], weights=weights)) for column in (log_examples, log_losses))
             rows.append((math.exp(at) / run.batch_size, loss, error))
@@ -168,6 +175,25 @@ def _training_points(run: Branch, offset: TrainingOffset) -> list[tuple[float, f
     # How well the offset is known is left out: all runs share it, so it moves the losses and not the trade-off.
     shifts = offset(np.array([loss for _, loss, _ in rows]))
     return [(steps, loss + shift, error) for (steps, loss, error), shift in zip(rows, shifts, strict=True)]
+
+
+def _widths(middles: Floats) -> Floats:
+    """Examples in windows with these middles, (k,): as far as half-way to the neighbours."""
+    if len(middles) == 1:
+        return middles
+    between = 0.5 * (middles[1:] + middles[:-1])
+    first, last = middles[0] - (between[0] - middles[0]), middles[-1] + (middles[-1] - between[-1])
+    return np.diff(np.concatenate([[first], between, [last]]))
+
+
+def _scatter(log_examples: Floats, errors: Floats, widths: Floats, *, at: float) -> float:
+    """Relative variance of a window of one example, from the windows within a factor of e or so.
+
+    A window may know its own scatter from few batches, and means that are weighted by such guesses claim up to twice
+    the precision that they have.
+    """
+    weights = widths * np.exp(-0.5 * (log_examples - at) ** 2)
+    return float(np.average(errors**2 * widths, weights=weights))
 
 
 def octaves_behind(runs: Sequence[tuple[float, LossPoints]]) -> list[Floats]:

@@ -291,7 +291,7 @@ class _Misfit:
             scales, by = log_noise_scale_slopes(alike, self.frame, self.readings.courses)
             off = self._of_readings(scales) + self.shifts[:, count:after]
             found[:, count] = soft_slope(off) * by.mean(axis=1) / READING_SD
-        found[:, after:] = self.prior.slopes
+        found[:, after:] = self.prior.jacobian(rows)
         return np.nan_to_num(found, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
 
     def draws(self, best: Floats, cost: float, rng: np.random.Generator, draws: int) -> Floats:

@@ -1,4 +1,4 @@
-"""What is believed of the schedule law's parameters before any loss is seen."""
+"""What is believed of the schedule law's parameters before any loss is seen: what fits to whole sweeps have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batchopt.forecasting.schedule_law import SHAPE, Frame
+from batchopt.forecasting.schedule_law import LEAST_FORGETTING, SHAPE, Frame
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,28 +18,88 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_SLOPE_SD, _SLOPE_STEP_SD = 1.5, 0.5
-"""Log slopes of D: the first is vague, each next one a small step away."""
+NOISE, MEMORY, FORGETTING, SATURATION = (
+    SHAPE.index(name) for name in ("log_noise", "log_memory", "forgetting", "log_saturation")
+)
+NOISE_STEPS, NOISE_SD = 10.0, 1.5
+"""What is believed of the noise is how much of it so many steps at the middle rate add, and the standard deviation of
+its log. A, u_0 and beta make up for one another in a fit, so that A alone says little: in whole sweeps of eleven
+problems the noise of ten steps was within 1.2 of its mean, and A within 2.6."""
+SATURATION_BELOW, SATURATION_ABOVE = 0.8, 2.0
+"""Standard deviations of the log saturation below and above its mean: it may well be far above, where it plays no role.
+Far below, where a higher rate brings nothing but noise, it was in no whole sweep."""
+EARLY_SLOPE, LATE_SLOPE, LATE_STEPS = 0.21, 0.46, math.exp(4.0)
+"""Slopes of D at the beginning, and after an intrinsic time of so many steps at the middle rate: geometric means of
+eleven whole sweeps. A probe may end on the first plateau, whose slope says little of what comes after it."""
+SLOPE_SD, SLOPE_KEPT = 1.3, 0.9
+"""Standard deviation of a log slope of D from that, and how much of it the next one has in common with it: of whole
+sweeps it was 0.7 at the beginning, 1.1 later, and slopes half a knot apart changed by 0.4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """Independent normal beliefs of parameters, but for the slopes of D, of which the steps are independent."""
+    """Independent normal beliefs, but for three.
+
+    Noise is believed by what it adds, a saturation below its mean less than one above, and a slope of D near the one
+    before it.
+
+    Attributes:
+        mean: of the parameters, (parameters,).
+        sd: of the residuals, (parameters,).
+        log_time: log of the intrinsic time over which noise adds up.
+    """
 
     mean: Floats
     sd: Floats
+    log_time: float
 
     def residuals(self, rows: Floats) -> Floats:
         """Standard normal where the rows are of the prior, (n, parameters)."""
         first = len(SHAPE)
-        far = rows - self.mean
-        steps = np.concatenate([far[:, : first + 1], np.diff(rows[:, first:], axis=1)], axis=1)
-        return np.asarray(steps / self.sd)
+        found = rows - self.mean
+        found[:, first + 1 :] -= SLOPE_KEPT * (rows - self.mean)[:, first:-1]
+        added = log_added_noise(np.concatenate([rows, self.mean[None]]), self.log_time)
+        found[:, NOISE] = added[:-1] - added[-1]
+        return np.asarray(found / self._sds(rows))
 
-    @property
-    def slopes(self) -> Floats:
-        """Derivatives of the residuals by the parameters, (parameters, parameters)."""
-        return self.residuals(np.eye(len(self.mean)) + self.mean).T - self.residuals(self.mean[None]).T
+    def jacobian(self, rows: Floats) -> Floats:
+        """Derivatives of the residuals by the parameters, (n, parameters, parameters)."""
+        width, first = len(self.mean), len(SHAPE)
+        found = np.tile(np.eye(width), (len(rows), 1, 1))
+        after = np.arange(first + 1, width)
+        found[:, after, after - 1] = -SLOPE_KEPT
+        found[:, NOISE, MEMORY], found[:, NOISE, FORGETTING] = _log_added_noise_slopes(rows, self.log_time)
+        return np.asarray(found / self._sds(rows)[:, :, None])
+
+    def _sds(self, rows: Floats) -> Floats:
+        sds = np.tile(self.sd, (len(rows), 1))
+        sds[rows[:, SATURATION] < self.mean[SATURATION], SATURATION] = SATURATION_BELOW
+        return sds
+
+
+def log_added_noise(rows: Floats, log_time: float) -> Floats:
+    """Log of the noise that is left of a unit of source all along an intrinsic time u, A times the integral of K, (n,).
+
+    The integral of (1 + s / u_0)^(-beta) up to u is u_0 ((1 + u / u_0)^(1 - beta) - 1) / (1 - beta).
+    """
+    power, log_ratio = _powers(rows, log_time)
+    return np.asarray(rows[:, NOISE] + rows[:, MEMORY] + np.log(np.expm1(power * log_ratio) / power))
+
+
+def _log_added_noise_slopes(rows: Floats, log_time: float) -> tuple[Floats, Floats]:
+    """Its derivatives by the log memory and by the forgetting, (n,) each."""
+    power, log_ratio = _powers(rows, log_time)
+    grown = np.expm1(power * log_ratio)
+    by_memory = 1.0 - power * (grown + 1.0) * -np.expm1(-log_ratio) / grown
+    by_forgetting = 1.0 / power - log_ratio * (grown + 1.0) / grown
+    return by_memory, np.where(rows[:, FORGETTING] > LEAST_FORGETTING, by_forgetting, 0.0)
+
+
+def _powers(rows: Floats, log_time: float) -> tuple[Floats, Floats]:
+    """1 - beta, not quite 0, and log(1 + u / u_0), (n,) each."""
+    power = 1.0 - np.maximum(rows[:, FORGETTING], LEAST_FORGETTING)
+    power = np.where(np.abs(power) < 1e-5, 1e-5, power)
+    return power, np.logaddexp(0.0, log_time - rows[:, MEMORY])
 
 
 def prior_of(points: Points, frame: Frame) -> Prior:
@@ -50,13 +110,17 @@ def prior_of(points: Points, frame: Frame) -> Prior:
     highest rate, within a factor of 10: means and deviations are about theirs. The saturation was within a factor of
     2.5 of the middle rate on eight networks, and far above it on softmax regression, the perceptron and the quadratic,
     which need none: it is believed to be above. The others are wide, and were set by hand.
+
+    With beliefs of the noise of ten steps, of the saturation and of slopes, in place of wide ones of A, the saturation
+    and slopes about their mean, the regret of plans from 30 probes of 1 went from 19 to 15 % in the median, and critical
+    batch sizes were off by 1.54 in place of 1.64; of 160 plans from probes of 0.1, 75 in place of 95 never arrived or
+    were refused.
     """
     every = points.courses
     rates = every.peaks
     rate = float(np.exp(np.mean(np.log(rates))))
-    fall = math.log(frame.initial_loss / math.exp(points.log_losses.min()))
     beliefs = {
-        "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), 3.0),
+        "log_noise": (math.log(1.5 * frame.initial_loss / rate / frame.scale), NOISE_SD),
         "log_memory": (math.log(float(rates.max())) - 6.5, 1.5),
         "forgetting": (0.7, 0.4),
         "kappa": (0.55, 0.5),
@@ -65,13 +129,20 @@ def prior_of(points: Points, frame: Frame) -> Prior:
         "log_gradient_noise": (0.5, 2.0),
         "gradient_noise_growth": (0.85, 0.35),
         "floor": (-3.0, 2.0),
-        "log_saturation": (math.log(rate) + 1.0, 2.0),
+        "log_saturation": (math.log(rate) + 1.0, SATURATION_ABOVE),
     }
-    slope = math.log(max(fall, 0.05) / frame.knots[-1])
-    slopes = len(frame.knots) - 1
     shape = np.array([beliefs[name] for name in SHAPE]).T
-    mean = np.concatenate([shape[0], np.full(slopes, slope)])
-    return Prior(mean, np.concatenate([shape[1], [_SLOPE_SD], np.full(slopes - 1, _SLOPE_STEP_SD)]))
+    slopes = _log_slopes(frame, rate)
+    step = SLOPE_SD * math.sqrt(1.0 - SLOPE_KEPT**2)
+    sd = np.concatenate([shape[1], [SLOPE_SD], np.full(len(slopes) - 1, step)])
+    return Prior(np.concatenate([shape[0], slopes]), sd, math.log(NOISE_STEPS * rate))
+
+
+def _log_slopes(frame: Frame, rate: float) -> Floats:
+    """Logs of the slopes of D that are believed, between straight in the log of steps at the middle rate."""
+    steps = 1.0 + np.expm1(frame.knots[:-1]) * frame.scale / rate
+    share = np.minimum(np.log(steps) / math.log(LATE_STEPS), 1.0)
+    return np.asarray(math.log(EARLY_SLOPE) + share * math.log(LATE_SLOPE / EARLY_SLOPE))
 
 
 def starts_of(prior: Prior) -> list[Floats]:
@@ -79,7 +150,7 @@ def starts_of(prior: Prior) -> list[Floats]:
     starts = []
     for noise, memory in itertools.product((-2.0, 0.0, 2.0), (-1.0, 1.0)):
         start = prior.mean.copy()
-        start[SHAPE.index("log_noise")] += noise
-        start[SHAPE.index("log_memory")] += memory
+        start[NOISE] += noise
+        start[MEMORY] += memory
         starts.append(start)
     return starts

@@ -55,13 +55,35 @@ def test_without_evaluations_the_training_losses_stand() -> None:
     assert np.all(np.diff(points.steps) > 0)
 
 
+def windows_of(scatter: np.ndarray, errors: np.ndarray) -> Branch:
+    """A run at batch size 1 in windows of 10 examples, off the loss by so much, with such errors as shares of it."""
+    middles = 10.0 * np.arange(1, len(scatter) + 1) - 5.0
+    losses = true_loss(middles) * np.exp(scatter)
+    training = TrainingLosses(tuple(middles), tuple(losses), tuple(errors * losses))
+    return Branch(1, 0.1, LossCurve((), ()), training=training)
+
+
 def test_bins_average_the_scatter() -> None:
-    run = run_of(32, ratio=1.0, noise=0.2)
+    scatter = 0.2 * np.random.default_rng(0).standard_normal(200)
+    run = windows_of(scatter, np.full(200, 0.2))
     points = loss_points(run, TrainingOffset([run], INITIAL))
-    assert np.all(points.errors < 0.2)
-    assert np.all(points.errors > 0.2 / math.sqrt(len(TIMES)))
-    pulls = (points.log_losses - np.log(true_loss(points.steps * 32))) / points.errors
-    assert 0.3 < np.std(pulls) < 2.0
+    pulls = (points.log_losses - np.log(true_loss(points.steps))) / points.errors
+    assert 0.5 < np.std(pulls) < 1.5
+    # The last of ten bins over a factor of 400 in examples holds nearly half of the windows.
+    assert points.errors[0] == pytest.approx(0.2, rel=0.01)
+    assert points.errors[-1] == pytest.approx(0.2 / math.sqrt(89), rel=0.05)
+
+
+def test_errors_of_bins_are_true_where_those_of_windows_are_guesses() -> None:
+    rng, pulls = np.random.default_rng(0), []
+    for _ in range(200):
+        # Each window knows its scatter from five differences only, as at the least number of batches.
+        errors = 0.2 * np.sqrt(rng.chisquare(5, 200) / 5)
+        run = windows_of(0.2 * rng.standard_normal(200), errors)
+        points = loss_points(run, TrainingOffset([run], INITIAL))
+        pulls.append((points.log_losses - np.log(true_loss(points.steps)))[-1] / points.errors[-1])
+    # Weighted by such guesses, the windows would claim twice the precision that they have.
+    assert np.std(pulls) == pytest.approx(1.0, abs=0.15)
 
 
 def test_what_has_no_logarithm_is_left_out() -> None:

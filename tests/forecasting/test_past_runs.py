@@ -79,7 +79,7 @@ def test_there_is_a_plan_by_a_price_and_none_by_seconds(forecast: Forecast) -> N
     assert forecast.step_cost is None
     assert 4 <= plan.batch_size <= 512
     priced = forecast.plan(ReachLoss(0.3, StepCost(64.0, 1.0)))
-    assert math.log(priced.batch_size) == pytest.approx(math.log(plan.batch_size), abs=math.log(2.0))
+    assert 0.5 <= priced.batch_size / plan.batch_size <= 2.0
     with pytest.raises(EvidenceError, match=r"pass a StepCost as the goal's unit \(--per-step and --per-example\)"):
         forecast.plan(ReachLoss(0.3))
     with pytest.raises(EvidenceError, match="fewer than two noise scales were resolved"):
