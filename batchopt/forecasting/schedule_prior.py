@@ -36,6 +36,8 @@ SLOPE_SD, SLOPE_STEP_SD = 1.5, 0.45
 sweeps, and slopes that had parted from their mean did not come back to it. With slopes that do, a tenth of the way from
 each knot to the next, losses of the LSTM were predicted to fall too far, and in none of three live runs was the end in
 its interval."""
+LARGEST_LOG_RATIO = 300.0
+"""Of times, far beyond what is believed, so that a search that goes astray does not overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _powers(rows: Floats, log_time: float) -> tuple[Floats, Floats]:
     """1 - beta, not quite 0, and log(1 + u / u_0), (n,) each."""
     power = 1.0 - np.maximum(rows[:, FORGETTING], LEAST_FORGETTING)
     power = np.where(np.abs(power) < 1e-5, 1e-5, power)
-    return power, np.logaddexp(0.0, log_time - rows[:, MEMORY])
+    return power, np.minimum(np.logaddexp(0.0, log_time - rows[:, MEMORY]), LARGEST_LOG_RATIO)
 
 
 def prior_of(points: Points, frame: Frame) -> Prior:
