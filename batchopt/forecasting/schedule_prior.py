@@ -23,8 +23,8 @@ NOISE, MEMORY, FORGETTING, SATURATION = (
 )
 NOISE_STEPS, NOISE_SD = 10.0, 1.5
 """What is believed of the noise is how much of it so many steps at the middle rate add, and the standard deviation of
-its log. A, u_0 and beta make up for one another in a fit, so that A alone says little: in whole sweeps of eleven
-problems the noise of ten steps was within 1.2 of its mean, and A within 2.6."""
+its log. A, u_0 and beta make up for one another in a fit, so that A alone says little: over whole sweeps of eleven
+problems the log of the noise of ten steps has a standard deviation of 1.2, and that of A one of 2.6."""
 SATURATION_BELOW, SATURATION_ABOVE = 0.8, 2.0
 """Standard deviations of the log saturation below and above its mean: it may well be far above, where it plays no role.
 Far below, where a higher rate brings nothing but noise, it was in no whole sweep."""
@@ -109,8 +109,8 @@ def _powers(rows: Floats, log_time: float) -> tuple[Floats, Floats]:
 def prior_of(points: Points, frame: Frame) -> Prior:
     """What is believed of runs like these before their losses are seen.
 
-    Fitted to whole sweeps of eleven problems, constant and decaying (`benchmarks/truth`), kappa was -0.1 to 1.5, the
-    forgetting 0.05, its bound, to 1.3, the growth of the gradient noise -0.2 to 1.6, and the memory a thousandth of the
+    Fitted to whole sweeps of eleven problems, constant and decaying (`benchmarks/truth`), kappa was -0.4 to 2.4, the
+    forgetting 0.05, its bound, to 1.3, the growth of the gradient noise -0.2 to 1.9, and the memory a thousandth of the
     highest rate, within a factor of 10: means and deviations are about theirs. The saturation was within a factor of
     2.5 of the middle rate on eight networks, and far above it on softmax regression, the perceptron and the quadratic,
     which need none: it is believed to be above. The others are wide, and were set by hand.
