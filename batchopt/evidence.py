@@ -179,6 +179,8 @@ class Spending(Record):
         examples: examples that got a gradient, evaluation forwards counted a third each.
         steps: optimizer steps taken.
         seconds: wall-clock time.
+        counted: what of the budget that took, in its examples; None where it is `examples`, as steps cost nothing
+            beside them.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.spending/1"
@@ -187,11 +189,30 @@ class Spending(Record):
     examples: float
     steps: int
     seconds: float
+    counted: float | None = None
 
     def __post_init__(self) -> None:
         check_non_negative("examples", self.examples)
         check_count("steps", self.steps, least=0)
         check_non_negative("seconds", self.seconds)
+        if self.counted is not None:
+            check_non_negative("counted", self.counted)
+
+    @property
+    def of_budget(self) -> float:
+        """What of the budget it took, in examples."""
+        return self.examples if self.counted is None else self.counted
+
+    def __add__(self, other: Spending) -> Spending:
+        """Both together, filed under the part of the first."""
+        none = self.counted is None and other.counted is None
+        return Spending(
+            self.part,
+            self.examples + other.examples,
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+            None if none else self.of_budget + other.of_budget,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +254,7 @@ class ProbeReport(Record):
         noise_scales: readings along tuned runs, in the order of measuring.
         step_cost: measured seconds per step; None if the probe stopped before it.
         spending: what each part spent.
-        budget_examples: ceiling on the examples that the probe was given.
+        budget_examples: ceiling that the probe was given, or that its seconds hold: in examples, as its steps count.
         stopped: why the probe ended before its plan was done, in words; None if it was completed.
         provenance: versions, device, seed.
         initial_loss: mean training loss at initialisation; None if the probe stopped before it.
@@ -256,6 +277,11 @@ class ProbeReport(Record):
     def examples_spent(self) -> float:
         """Examples that got a gradient, evaluation forwards counted a third each."""
         return sum(part.examples for part in self.spending)
+
+    @property
+    def budget_spent(self) -> float:
+        """What of the budget was used up, in examples."""
+        return sum(part.of_budget for part in self.spending)
 
     @property
     def steps_spent(self) -> int:

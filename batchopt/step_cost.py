@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
+LARGEST_SOUGHT = 2**30
+"""Where examples cost nothing, no batch is too large; the search for the largest ends here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Knee(Record):
     """From `batch_size` on, every further example of a step costs `per_example` more (less, if negative)."""
@@ -76,6 +80,21 @@ class StepCost(Record):
         """Cost of one step at `batch_size`, in `unit`."""
         extra = sum(knee.per_example * max(0.0, batch_size - knee.batch_size) for knee in self.knees)
         return self.per_step + self.per_example * batch_size + extra
+
+    def largest_within(self, cost: float) -> int:
+        """The largest batch size of which a step costs no more than `cost`, by bisection; 0 where none does."""
+        low, high = 0, 1
+        while self(high) <= cost and high < LARGEST_SOUGHT:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self(middle) <= cost else (low, middle)
+        return low
+
+    def scaled(self, factor: float, unit: str) -> StepCost:
+        """The same in another unit, of which there are `factor` to one of this."""
+        knees = tuple(Knee(knee.batch_size, factor * knee.per_example) for knee in self.knees)
+        return StepCost(factor * self.per_step, factor * self.per_example, knees, self.largest_batch_size, unit)
 
     def of_run(self, *, batch_size: float, steps: float) -> float:
         """Cost of `steps` steps at `batch_size`, in `unit`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
-from batchopt.cli.arguments import UsageError, add_batch_sizes, count, positive
+from batchopt.cli.arguments import UsageError, add_batch_sizes, count, not_negative, positive
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
 from batchopt.evidence import Branch, ProbeReport
@@ -52,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples", type=count, help="ceiling on examples that get a gradient (an evaluated one: 1/3)"
     )
     parser.add_argument("--seconds", type=positive, help="ceiling on wall-clock time")
+    parser.add_argument(
+        "--per-step", type=not_negative, default=0.0, help="examples that a step counts for beside its own (0)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument("--learning-rate", type=positive, help="a rate that works; it is searched if left out")
     add_batch_sizes(parser)
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console,
         examples=args.examples,
         seconds=args.seconds,
+        per_step=args.per_step,
         seed=args.seed,
         learning_rate=args.learning_rate,
         batch_sizes=args.batch_sizes,
@@ -94,6 +98,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "out": str(args.out),
             "stopped": report.stopped,
             "examples_spent": report.examples_spent,
+            "budget_spent": report.budget_spent,
             "budget_examples": report.budget_examples,
             "seconds_spent": report.seconds_spent,
             "noise_scales": [
@@ -111,6 +116,7 @@ def probe_with_progress(
     *,
     examples: int | None = None,
     seconds: float | None = None,
+    per_step: float = 0.0,
     seed: int = 0,
     learning_rate: float | None = None,
     batch_sizes: tuple[int, int] | None = None,
@@ -127,6 +133,7 @@ def probe_with_progress(
             task,
             examples=examples,
             seconds=seconds,
+            per_step=per_step,
             seed=seed,
             learning_rate=learning_rate,
             batch_sizes=batch_sizes,
@@ -153,15 +160,15 @@ def journal_of(out: Path) -> Path:
 
 def show_probe(report: ProbeReport, console: Console) -> None:
     """The report as tables."""
-    budget, spent = report.budget_examples, report.examples_spent
+    budget, spent = report.budget_examples, report.budget_spent
     console.say(
-        f"budget {budget:,} examples, spent {spent:,.0f} ({spent / budget:.0%}) "
+        f"budget {budget:,} examples, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
         f"in {report.steps_spent:,} steps and {report.seconds_spent:.1f} s"
     )
     console.table(
         ("part", "examples", "share", "steps", "seconds"),
         [
-            (s.part, s.examples, f"{s.examples / max(spent, 1):.0%}", s.steps, f"{s.seconds:.1f}")
+            (s.part, s.examples, f"{s.of_budget / max(spent, 1):.0%}", s.steps, f"{s.seconds:.1f}")
             for s in report.spending
         ],
     )

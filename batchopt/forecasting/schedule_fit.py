@@ -65,6 +65,11 @@ ALIKE = 0.1
 LEAST_POINTS = 6
 """Fewer points say nothing of a law with ten parameters beside its curve."""
 DRAWS, DRAW_STEPS = 32, 3
+WIDER = 1.3
+"""Draws are disturbed by this multiple of the errors, since no law of this form is right. At 1, 1.3 and 1.6 intervals of
+90 % held 77, 81 and 87 % of the critical batch sizes of 50 probes of ten problems, and 82, 86 and 91 % of 2,547 last
+losses of runs beyond the probes. Plans suffer at 1.6: the 90th percentile of their regret, over 30 of these probes,
+was 1.04, 0.72 and 1.53, and 1, 0 and 6 of 168 never arrived."""
 SEARCH_STEPS, FIRST_STEPS, KEPT_STARTS = 60, 10, 2
 WORST = 50.0
 """Residual of a run that the law lets diverge."""
@@ -300,7 +305,7 @@ class _Misfit:
         Each is the best fit to points and a prior that are disturbed by their own errors.
         """
         count = len(self.points.log_losses)
-        self.shifts = rng.standard_normal((draws, self.shifts.shape[1]))
+        self.shifts = WIDER * rng.standard_normal((draws, self.shifts.shape[1]))
         self.shifts[:, :count] *= math.sqrt(max(1.0, 2.0 * cost / count))
         rows, _ = minimise(self.residuals, self.jacobian, np.tile(best, (draws, 1)), most_steps=DRAW_STEPS)
         self.shifts = np.zeros((1, self.shifts.shape[1]))

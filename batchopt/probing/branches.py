@@ -52,6 +52,7 @@ class Leg:
         batch_size: examples per step.
         learning_rate: the optimizer's, at its peak.
         budget: examples that the leg may spend, evaluations counted.
+        step_price: what a step counts for, in examples.
         seed: of initialisation and data order.
         initial_loss: loss at initialisation; None if it is not known.
         continues: name of the leg that this one goes on from, or None.
@@ -67,6 +68,7 @@ class Leg:
     batch_size: int
     learning_rate: float
     budget: float
+    step_price: float
     seed: int
     initial_loss: float | None = None
     continues: str | None = None
@@ -127,11 +129,13 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
     cost, first_step = evaluation_examples(task) / 3.0, run.steps
     schedule = schedule_of(leg, warmup_examples=task.warmup_examples, begins_at=run.examples_seen)
     trained = _train(run, leg, schedule, cost)
+    steps, evaluated = len(trained.losses), len(trained.evaluations) * cost
     spending = Spending(
         part=leg.part,
-        examples=len(trained.losses) * float(leg.batch_size) + len(trained.evaluations) * cost,
-        steps=len(trained.losses),
+        examples=steps * float(leg.batch_size) + evaluated,
+        steps=steps,
         seconds=time.perf_counter() - began,
+        counted=steps * leg.step_price + evaluated,
     )
     if trained.outcome != "diverged" and not leg.cooldown_steps:
         save_snapshot(run, journal.snapshot(leg.name))
@@ -239,7 +243,7 @@ def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, boo
         end, count = done + leg.cooldown_steps, int(leg.ends_evaluated)
     else:
         count = _evaluations(leg, evaluation_cost)
-        end = done + math.floor((leg.budget - count * evaluation_cost) / leg.batch_size)
+        end = done + math.floor((leg.budget - count * evaluation_cost) / leg.step_price)
     evaluated: set[int] = set()
     at = end
     while len(evaluated) < count and at > done:

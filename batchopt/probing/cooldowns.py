@@ -93,9 +93,9 @@ def cooldown(session: Session, leg: Leg, name: str, part: str, *, share: float, 
     seen = session.parts[leg.name].examples_seen
     wanted = round(share * seen / leg.batch_size)
     evaluation = evaluation_examples(session.task) / 3.0
-    is_evaluated = evaluation <= min(0.5 * budget, wanted * leg.batch_size)
+    is_evaluated = evaluation <= min(0.5 * budget, wanted * leg.step_price)
     spared = evaluation if is_evaluated else 0.0
-    steps = min(wanted, math.floor((budget - spared) / leg.batch_size))
+    steps = min(wanted, math.floor((budget - spared) / leg.step_price))
     if steps < LEAST_COOLDOWN_STEPS or seen < session.task.warmup_examples:
         return None
     return replace(
@@ -103,7 +103,7 @@ def cooldown(session: Session, leg: Leg, name: str, part: str, *, share: float, 
         name=name,
         part=part,
         continues=leg.name,
-        budget=steps * leg.batch_size + spared,
+        budget=steps * leg.step_price + spared,
         ends_evaluated=is_evaluated,
         cooldown_steps=steps,
     )

@@ -37,6 +37,7 @@ class Identity(Record):
     batch_sizes: tuple[int, int] | None
     population: int
     parameters: int
+    per_step: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

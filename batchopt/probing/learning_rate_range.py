@@ -14,6 +14,7 @@ from batchopt.errors import BudgetError, NonFiniteLossError
 from batchopt.evidence import Spending
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
+from batchopt.step_cost import StepCost
 
 LOWEST, HIGHEST = 1e-6, 1e2
 STEPS = 27
@@ -27,7 +28,7 @@ RISEN = 0.05
 
 
 def find_learning_rate_range(
-    task: TrainingTask, *, budget: float, seed: int, largest_batch: int
+    task: TrainingTask, *, budget: float, price: StepCost, seed: int, largest_batch: int
 ) -> tuple[float, Spending]:
     """The lowest learning rate at which a rising rate makes the loss rise (or 100 if none does), and what it cost.
 
@@ -36,16 +37,18 @@ def find_learning_rate_range(
     Args:
         task: what to train.
         budget: examples that may be spent.
+        price: what a step counts for at each batch size, in examples.
         seed: of initialisation and data order.
         largest_batch: batch size, unless the budget asks for a smaller one.
 
     Raises:
         BudgetError: the budget does not hold one example a step.
     """
-    batch_size = min(largest_batch, int(budget // (STEPS * STEP_COST)))
+    batch_size = min(largest_batch, price.largest_within(budget / (STEPS * STEP_COST)))
     if batch_size < 1:
+        needed = math.ceil(STEPS * STEP_COST * price(1))
         raise BudgetError(
-            f"the learning-rate range takes {math.ceil(STEPS * STEP_COST)} examples, and {budget:.0f} are left for it: "
+            f"the learning-rate range takes {needed} examples, and {budget:.0f} are left for it: "
             "give the probe a larger budget, or a learning rate that is known to be good"
         )
     began = time.perf_counter()
@@ -68,5 +71,6 @@ def find_learning_rate_range(
             top = run.learning_rate
             break
         least = min(least, change)
-    spent = run.steps * batch_size * STEP_COST
-    return top, Spending("learning-rate range", spent, run.steps, time.perf_counter() - began)
+    steps = STEP_COST * run.steps
+    seconds = time.perf_counter() - began
+    return top, Spending("learning-rate range", steps * batch_size, run.steps, seconds, steps * price(batch_size))

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from batchopt.errors import BudgetError, NonFiniteLossError
 from batchopt.evidence import Spending
 from batchopt.noise_scale import MeasuredAt
@@ -16,22 +14,17 @@ from batchopt.probing.branches import Leg
 from batchopt.probing.budget import SHARES
 from batchopt.probing.cooldowns import cooldowns_of_long_runs
 from batchopt.probing.journal import Part
-from batchopt.probing.kinds.kind import kind_of
 from batchopt.probing.measure import measure_run
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Session, StopProbe
-from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
 from batchopt.probing.short_runs import last_loss
 from batchopt.probing.snapshot import load_snapshot
-from batchopt.probing.task import trainable_parameters
 
 REFERENCE = "reference"
 """Name of the part that holds the whole reference run."""
 LEVELS = 3
 """Loss levels at which noise scales are measured: after the best run of the learning-rate search, and after the short
 and the long run at the large batch size."""
-KINDS = {"simple": 0.4, "preconditioned": 0.3, "hessian": 0.3}
-"""Which noise scales, and the share of a level that each may spend."""
 RELATIVE_WIDTH = 0.2
 """A noise scale is measured until its interval is this narrow, or its share of the budget is spent."""
 
@@ -83,50 +76,34 @@ def _go_on(session: Session, leg: Leg, name: str, budget: float) -> tuple[Leg, s
 
 
 def _noise(session: Session, level: int, leg: Leg) -> None:
-    """Noise scales at the end of a leg, each kind within its share of the budget."""
-    share = SHARES["noise scales"] * session.budget / LEVELS
-    for kind, part in KINDS.items():
-        if kind == "preconditioned" and not _has_metric(session, leg):
-            continue  # it would be the simple one again
-        if session.journal.group is not None and kind not in SHARDED_KINDS:
-            continue
-        try:
-            session.do(f"noise-{level}-{kind}", partial(_measure, session, leg, kind, int(part * share)))
-        except NonFiniteLossError as error:
-            where = f"at batch size {leg.batch_size} and learning rate {leg.learning_rate:.3g}"
-            raise StopProbe(f"a gradient is not finite {where} ({error})") from None
+    """The simple noise scale at the end of a leg, within its share of the budget."""
+    examples = int(SHARES["noise scales"] * session.budget / LEVELS)
+    try:
+        session.do(f"noise-{level}", partial(_measure, session, leg, examples))
+    except NonFiniteLossError as error:
+        where = f"at batch size {leg.batch_size} and learning rate {leg.learning_rate:.3g}"
+        raise StopProbe(f"a gradient is not finite {where} ({error})") from None
 
 
-def _measure(session: Session, leg: Leg, kind: str, examples: int) -> Part:
+def _measure(session: Session, leg: Leg, examples: int) -> Part:
     began = time.perf_counter()
     run = _run_of(session, leg)
     try:
         noise = measure_run(
             run,
-            kind=kind,
+            kind="simple",
             batch_size=leg.batch_size,
             relative_width=RELATIVE_WIDTH,
             max_examples=examples,
             seed=session.seed,
         )
-    except BudgetError as error:  # a small probe: too few examples for this kind
+    except BudgetError as error:  # a small probe: too few examples
         return Part(Spending("noise scales", 0.0, 0, time.perf_counter() - began), failure=str(error))
-    except RuntimeError as error:  # the loss may not be differentiable twice, for all we know
-        if kind != "hessian" or isinstance(error, torch.OutOfMemoryError):
-            raise
-        return Part(Spending("noise scales", float(examples), 0, time.perf_counter() - began), failure=str(error))
     branch = session.parts[leg.name].branch
     if branch is not None and branch.last_loss > 0:  # a mean over few batches of a loss that may be negative
         at = MeasuredAt(run.examples_seen, branch.last_loss, leg.batch_size, leg.learning_rate)
         noise = replace(noise, at=at)
     return Part(Spending("noise scales", float(noise.examples), 0, time.perf_counter() - began), noise_scale=noise)
-
-
-def _has_metric(session: Session, leg: Leg) -> bool:
-    """Whether the optimizer takes its steps in a metric of its own."""
-    run = _run_of(session, leg)
-    parameters = list(trainable_parameters(run.model).values())
-    return kind_of("preconditioned").metric(parameters, run.optimizer).factors is not None
 
 
 def _run_of(session: Session, leg: Leg) -> TrainingRun:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 
-from batchopt._checks import check_count, check_positive
+from batchopt._checks import check_count, check_non_negative, check_positive
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
@@ -41,6 +41,8 @@ from batchopt.probing.budget import (
     BatchSizes,
     choose_batch_sizes,
     examples_within,
+    price_in_examples,
+    price_of,
     short_run_budget,
 )
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
@@ -64,6 +66,7 @@ def probe(
     *,
     examples: int | None = None,
     seconds: float | None = None,
+    per_step: float = 0.0,
     seed: int = 0,
     learning_rate: float | None = None,
     batch_sizes: tuple[int, int] | None = None,
@@ -74,13 +77,16 @@ def probe(
 
     Under torchrun the first process probes, on its device, and all of them get its report; what is to be written is
     written by that process alone. A model that the task makes sharded (FSDP2) is probed by all processes together: its
-    noise scales by groups of examples, not weighed with curvature, and without a search for the largest batch that
-    fits. The journal must then be in a folder that all of them see.
+    noise scales by groups of examples, and without a search for the largest batch that fits. The journal must then be
+    in a folder that all of them see.
 
     Args:
         task: what to train; a data set, not a stream.
         examples: ceiling on all examples that get a gradient, evaluation forwards counted a third each.
         seconds: ceiling on wall-clock time; turned into examples by the measured step cost. One of the two is needed.
+        per_step: examples that a step counts for beside its own, so that many steps on few examples are not free:
+            the time of a small step over that which one more example takes. Without `examples` steps count by their
+            measured time.
         seed: of everything random.
         learning_rate: a rate known to be good at the larger batch size; searched if None.
         batch_sizes: smallest and largest batch size to run.
@@ -97,8 +103,8 @@ def probe(
         NonFiniteLossError: a loss is NaN or infinite before any training.
         RecordError: the journal belongs to another probe.
     """
-    _check_arguments(task, examples, seconds, learning_rate, batch_sizes)
-    arguments = (task, examples, seconds, seed, learning_rate, batch_sizes, journal, progress or _silent)
+    _check_arguments(task, examples, seconds, per_step, learning_rate, batch_sizes)
+    arguments = (task, examples, seconds, per_step, seed, learning_rate, batch_sizes, journal, progress or _silent)
     group = process_group(task.torch_device)
     if group is None or TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed).is_sharded:
         return _probe(*arguments)
@@ -109,6 +115,7 @@ def _probe(
     task: TrainingTask,
     examples: int | None,
     seconds: float | None,
+    per_step: float,
     seed: int,
     learning_rate: float | None,
     batch_sizes: tuple[int, int] | None,
@@ -120,7 +127,7 @@ def _probe(
     population = task.population
     if population is None:
         raise TaskError("a stream of batches cannot be run twice from one point: measure it with measure_noise_scale")
-    identity = Identity(examples, seconds, seed, learning_rate, batch_sizes, population, parameters)
+    identity = Identity(examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step)
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
         place = str(Path(private) / "journal" if journal is None else Path(journal).absolute())
         folder = Path(place if run.group is None else run.group.from_first(lambda: place))
@@ -132,6 +139,7 @@ def _probe(
             seed=seed,
             progress=progress if run.group is None or run.group.rank == 0 else _silent,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
+            price=price_of(per_step),
         )
         provenance = _provenance(task, seed, population, parameters, run.optimizer)
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
@@ -156,9 +164,11 @@ def _run(
         cost = _step_cost(session, examples, seconds, high)
         if seconds is not None:
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
+            session.price = price_in_examples(cost) if examples is None else session.price
             sizes = None
         sizes = sizes or _batch_sizes(session, (low, high))
-        session.warm_up(round(WARMUP * short_run_budget(session.budget)))
+        steps = short_run_budget(session.budget) / session.price(sizes.small)
+        session.warm_up(round(WARMUP * steps * sizes.small))
         found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:
@@ -189,6 +199,7 @@ def _why_all_diverged(session: Session, batch_size: int) -> str:
 def _batch_sizes(session: Session, bounds: tuple[int, int]) -> BatchSizes:
     return choose_batch_sizes(
         session.budget,
+        session.price,
         bounds=bounds,
         population=session.task.population or bounds[1],
     )
@@ -204,6 +215,7 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
             max_batch_size=high,
             seconds=2.0 if seconds is None else min(2.0, share * seconds),
             max_examples=None if examples is None else int(share * examples),
+            per_step=session.price.per_step,
             seed=session.seed,
         )
         return Part(spending, step_cost=cost, initial_loss=initial_loss)
@@ -231,7 +243,8 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
     reference = session.parts[REFERENCE].branch if REFERENCE in session.parts else None
     spending: dict[str, Spending] = {}
     for part in session.parts.values():
-        spending[part.spending.part] = _sum(spending.get(part.spending.part), part.spending)
+        name, before = part.spending.part, spending.get(part.spending.part)
+        spending[name] = part.spending if before is None else before + part.spending
     costs = [part.step_cost for part in session.parts.values() if part.step_cost is not None]
     initial = [part.initial_loss for part in session.parts.values() if part.initial_loss is not None]
     return ProbeReport(
@@ -244,14 +257,6 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         stopped=stopped,
         provenance=provenance,
         initial_loss=initial[0] if initial else None,
-    )
-
-
-def _sum(first: Spending | None, second: Spending) -> Spending:
-    if first is None:
-        return second
-    return Spending(
-        second.part, first.examples + second.examples, first.steps + second.steps, first.seconds + second.seconds
     )
 
 
@@ -289,6 +294,7 @@ def _check_arguments(
     task: TrainingTask,
     examples: int | None,
     seconds: float | None,
+    per_step: float,
     learning_rate: float | None,
     batch_sizes: tuple[int, int] | None,
 ) -> None:
@@ -300,6 +306,7 @@ def _check_arguments(
         check_count("examples", examples)
     if seconds is not None:
         check_positive("seconds", seconds)
+    check_non_negative("per_step", per_step)
     if learning_rate is not None:
         check_positive("learning_rate", learning_rate)
     if batch_sizes is not None:

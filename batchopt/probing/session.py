@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from batchopt.probing.branches import Leg, SharedTask, run_legs
-from batchopt.probing.budget import SHARES
+from batchopt.probing.budget import SHARES, price_of
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.task import TrainingTask
+from batchopt.step_cost import StepCost
 
 Progress = Callable[[str, float], None]
 
@@ -33,6 +34,7 @@ class Session:
         progress: called as parts finish.
         deadline: time.time() at which the probe stops; None for never.
         budget: examples of the whole probe, once known.
+        price: what a step counts for at each batch size, in the budget's examples.
         parts: finished parts by name, in order.
     """
 
@@ -43,6 +45,7 @@ class Session:
     progress: Progress
     deadline: float | None
     budget: int = 0
+    price: StepCost = field(default_factory=lambda: price_of(0.0))
     parts: dict[str, Part] = field(default_factory=dict)
 
     @property
@@ -76,7 +79,7 @@ class Session:
 
     def left_of(self, *names: str) -> float:
         """Examples that are left of the shares of some parts together."""
-        spent = sum(part.spending.examples for part in self.parts.values() if part.spending.part in names)
+        spent = sum(part.spending.of_budget for part in self.parts.values() if part.spending.part in names)
         return max(0.0, sum(SHARES[name] for name in names) * self.budget - spent)
 
     def check_time(self) -> None:
@@ -89,5 +92,5 @@ class Session:
 
     def _add(self, name: str, part: Part) -> None:
         self.parts[name] = part
-        spent = sum(part.spending.examples for part in self.parts.values())
+        spent = sum(part.spending.of_budget for part in self.parts.values())
         self.progress(part.spending.part, min(1.0, spent / self.budget) if self.budget else 0.0)

@@ -40,6 +40,7 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
         batch_size=batch_size,
         learning_rate=1.0,
         budget=search_budget(session.budget),
+        step_price=session.price(batch_size),
         seed=session.seed,
         initial_loss=session.initial_loss,
     )
@@ -58,7 +59,11 @@ def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> lis
     """
     session.check_time()
     leg = replace(
-        found, part=f"short runs, {which} batch", batch_size=batch_size, budget=short_run_budget(session.budget)
+        found,
+        part=f"short runs, {which} batch",
+        batch_size=batch_size,
+        budget=short_run_budget(session.budget),
+        step_price=session.price(batch_size),
     )
     middle = found.learning_rate * (batch_size / found.batch_size) ** RATE_EXPONENT
     rates = [middle * FINE_FACTOR, middle, middle / FINE_FACTOR]
@@ -73,7 +78,7 @@ def _first_rates(session: Session, learning_rate: float | None, batch_size: int)
 
     def work() -> Part:
         top, spending = find_learning_rate_range(
-            session.task, budget=budget, seed=session.seed, largest_batch=max(32, batch_size)
+            session.task, budget=budget, price=session.price, seed=session.seed, largest_batch=max(32, batch_size)
         )
         return Part(spending, learning_rate=top)
 
@@ -96,7 +101,7 @@ def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, f
             break
         further = replace(leg, name=f"{name}-{len(legs)}", learning_rate=beyond)
         (part,) = session.run([further])
-        left -= part.spending.examples
+        left -= part.spending.of_budget
         legs, parts = [*legs, further], [*parts, part]
     session.check_time()
     return _ranked(legs, parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ def measure_step_cost(
     max_batch_size: int | None = None,
     seconds: float = 2.0,
     max_examples: int | None = None,
+    per_step: float = 0.0,
     seed: int = 0,
 ) -> tuple[StepCost, Spending, float]:
     """Time optimizer steps at powers of two and fit the law of the step cost.
@@ -47,6 +49,7 @@ def measure_step_cost(
         max_batch_size: largest batch size to try; the data set's size if None.
         seconds: about how long to time.
         max_examples: examples that may get a gradient.
+        per_step: examples that a step counts for beside its own.
         seed: of the throw-away run.
 
     Returns:
@@ -65,9 +68,9 @@ def measure_step_cost(
     began = time.perf_counter()
     run = TrainingRun(task, learning_rate=learning_rate, seed=seed)
     smallest = smallest_batch(run)
-    clock = _Clock(run, left=float("inf") if max_examples is None else max_examples)
-    least = smallest * (1 + 3 * (REPEATS + 1))
-    if not clock.affords(least, 1):
+    clock = _Clock(run, left=float("inf") if max_examples is None else max_examples, per_step=per_step)
+    least = math.ceil(smallest + per_step + (3 * smallest + 2 * per_step) * (REPEATS + 1))
+    if clock.left < least:
         raise BudgetError(f"max_examples must be at least {least} to time two batch sizes, got {max_examples}")
     clock.step(smallest)  # the first step of a process loads what torch loads late: not on the clock
     clock.deadline = time.perf_counter() + seconds
@@ -84,7 +87,8 @@ def measure_step_cost(
             f"two batch sizes must fit in memory to see what an example costs, and only {list(medians)} did"
         )
     cost = fit_step_cost(list(medians), list(medians.values()), largest_batch_size=largest)
-    spending = Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began)
+    counted = clock.spent + per_step * run.steps
+    spending = Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began, counted)
     return cost, spending, clock.summed_loss / run.examples_seen
 
 
@@ -102,6 +106,7 @@ class _Clock:
     Attributes:
         run: the throw-away run.
         left: examples that may still be spent.
+        per_step: examples that a step counts for beside its own.
         deadline: clock time at which to stop.
         spent: examples spent, those of steps that ran out of memory included.
         times: batch size -> seconds of its timed steps.
@@ -111,6 +116,7 @@ class _Clock:
 
     run: TrainingRun
     left: float
+    per_step: float = 0.0
     deadline: float = float("inf")
     spent: int = 0
     times: dict[int, list[float]] = field(default_factory=dict)
@@ -118,11 +124,11 @@ class _Clock:
     summed_loss: float = 0.0
 
     def affords(self, batch_size: int, steps: int) -> bool:
-        return batch_size * steps <= self.left
+        return (batch_size + self.per_step) * steps <= self.left
 
     def step(self, batch_size: int) -> float | None:
         """Seconds of one step; None where it ran out of memory."""
-        self.left -= batch_size
+        self.left -= batch_size + self.per_step
         self.spent += batch_size
         self._synchronise()
         began = time.perf_counter()

@@ -37,9 +37,9 @@ def spending_data(report: ProbeReport) -> SpendingData:
     for part in report.spending:
         before = totals.get(part.part, Share(part.part, 0.0, 0.0, 0, 0.0))
         totals[part.part] = Share(
-            part.part, before.examples + part.examples, 0.0, before.steps + part.steps, before.seconds + part.seconds
+            part.part, before.examples + part.of_budget, 0.0, before.steps + part.steps, before.seconds + part.seconds
         )
-    spent = report.examples_spent
+    spent = report.budget_spent
     shares = tuple(share._replace(share=share.examples / spent if spent else 0.0) for share in totals.values())
     return SpendingData(shares, spent, report.budget_examples, max(0.0, report.budget_examples - spent))
 
@@ -60,7 +60,7 @@ def _draw(data: SpendingData) -> go.Figure:
     ]
     figure = blank(
         f"The probe spent {number(data.spent)} of {number(data.budget)} examples",
-        xaxis={"title": {"text": "examples that got a gradient"}, "rangemode": "tozero", "tickformat": "~s"},
+        xaxis={"title": {"text": "examples of the budget"}, "rangemode": "tozero", "tickformat": "~s"},
         yaxis={"autorange": "reversed", "showgrid": False},
     )
     bars = go.Bar(

@@ -10,7 +10,7 @@ from batchopt.probing.branches import EVALUATION_SHARE, Leg, stops
 
 
 def leg_of(budget: float, batch_size: int, *, ends_evaluated: bool = False) -> Leg:
-    return Leg("leg", "part", batch_size, 0.1, budget, seed=0, ends_evaluated=ends_evaluated)
+    return Leg("leg", "part", batch_size, 0.1, budget, batch_size, seed=0, ends_evaluated=ends_evaluated)
 
 
 @given(

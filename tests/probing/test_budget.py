@@ -7,7 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchopt.errors import BudgetError
-from batchopt.probing.budget import LEAST_STEPS, SMALLER, BatchSizes, choose_batch_sizes, search_budget
+from batchopt.probing.budget import (
+    FREE,
+    LEAST_STEPS,
+    SMALLER,
+    USUAL,
+    BatchSizes,
+    choose_batch_sizes,
+    examples_within,
+    price_in_examples,
+    search_budget,
+)
+from batchopt.step_cost import Knee, StepCost
+
+
+def price(per_step: float = 0.0) -> StepCost:
+    return StepCost(per_step=per_step, per_example=1.0, unit="examples")
 
 
 @pytest.mark.parametrize(
@@ -22,18 +37,36 @@ from batchopt.probing.budget import LEAST_STEPS, SMALLER, BatchSizes, choose_bat
 def test_small_and_large_are_a_factor_of_eight_apart_where_bounds_allow_it(
     budget: int, bounds: tuple[int, int], expected: BatchSizes
 ) -> None:
-    assert choose_batch_sizes(budget, bounds=bounds, population=600) == expected
+    assert choose_batch_sizes(budget, price(), bounds=bounds, population=600) == expected
 
 
-@given(st.integers(100, 10**9), st.integers(1, 200), st.integers(1, 64), st.integers(2, 10**6))
+@given(
+    st.integers(100, 10**9), st.integers(1, 200), st.integers(1, 64), st.integers(2, 10**6), st.sampled_from((0, 64))
+)
 def test_batch_sizes_lie_within_bounds_and_the_search_can_be_paid(
-    budget: int, low: int, span: int, population: int
+    budget: int, low: int, span: int, population: int, per_step: int
 ) -> None:
     try:
-        found = choose_batch_sizes(budget, bounds=(low, low * span), population=population)
+        found = choose_batch_sizes(budget, price(per_step), bounds=(low, low * span), population=population)
     except BudgetError:
         return
     assert low <= found.small < found.large <= low * span
     assert found.small >= found.large // SMALLER
     assert found.small <= found.search <= found.large
-    assert LEAST_STEPS * found.search <= search_budget(budget) * (1 + 1e-9)
+    assert LEAST_STEPS * price(per_step)(found.search) <= search_budget(budget) * (1 + 1e-9)
+
+
+def test_where_steps_cost_much_batches_are_larger() -> None:
+    dear = choose_batch_sizes(60_000, price(64.0), bounds=(1, 4096), population=4096)
+    assert dear.search == 32, "10 steps at 1.5 times what a step at batch size 1 costs"
+    assert price(64.0)(dear.search) <= FREE * 64.0
+    assert choose_batch_sizes(200_000, price(64.0), bounds=(1, 4096), population=4096).search == 64
+    assert choose_batch_sizes(200_000, price(), bounds=(1, 4096), population=4096).search == 128
+
+
+def test_a_time_is_counted_in_examples_of_the_usual_batch_size() -> None:
+    cost = StepCost(per_step=2e-3, per_example=1e-5, knees=(Knee(512.0, 1e-4),))
+    in_examples = price_in_examples(cost)
+    assert in_examples(USUAL) == pytest.approx(USUAL)
+    for size in (1, 64, 300, 1024):
+        assert examples_within(10.0, cost) * cost(size) == pytest.approx(8.0 * in_examples(size), rel=1e-3)

@@ -41,7 +41,7 @@ def task_of(**changes: Any) -> TrainingTask:
 
 
 def stable_leg(**changes: Any) -> Leg:
-    leg = Leg("stable", "short runs, small batch", SIZE, RATE, budget=float(SIZE * STEPS), seed=SEED)
+    leg = Leg("stable", "short runs, small batch", SIZE, RATE, budget=float(SIZE * STEPS), step_price=SIZE, seed=SEED)
     return replace(leg, **changes)
 
 
@@ -190,7 +190,7 @@ def test_a_cooldown_keeps_its_budget_and_is_as_long_as_wanted_where_that_holds_i
 ) -> None:
     task = task_of(eval_data=tuple(part[:1].expand(population, *part.shape[1:]) for part in classification(1)))
     session = session_of(Path("unused"), task)
-    leg = finished(session, stable_leg(batch_size=size), examples=seen)
+    leg = finished(session, stable_leg(batch_size=size, step_price=size), examples=seen)
     found = cooldown(session, leg, "cool", SHORT, share=share, budget=budget)
     wanted, cost = round(share * seen / size), population / 3.0
     if found is None:

@@ -82,7 +82,7 @@ def test_a_probe_in_which_processes_draw_apart_or_couple_examples(answers: dict[
 def test_a_probe_is_the_same_in_all_processes_and_goes_on(answers: dict[str, Any]) -> None:
     report = ProbeReport.from_json(answers["0"]["report"])
     assert report.stopped is None
-    assert {reading.kind for reading in report.noise_scales} == {"simple", "preconditioned"}
+    assert {reading.kind for reading in report.noise_scales} == {"simple"}
     assert all("sharded over 2 processes" in reading.method for reading in report.noise_scales)
     assert report.examples_spent <= BUDGET
     for name in ("report", "report again", "late"):

@@ -64,7 +64,7 @@ class Runs:
         """There is always time."""
 
     def ranked(self, rates: Sequence[float]) -> list[float]:
-        leg = Leg("", "", 8, 1.0, 100.0, seed=0)
+        leg = Leg("", "", 8, 1.0, 100.0, 8.0, seed=0)
         found = _best_of(cast("Session", self), "run", leg, rates, factor=3.0, extra=1)
         return [leg.learning_rate for leg in found]
 
@@ -90,7 +90,9 @@ def test_rates_are_extended_where_the_best_is_at_an_edge(best: float, beyond: li
 
 
 def leg_at(rate: float) -> Leg:
-    return Leg(f"rate-{rate:g}", "learning-rate search", 2, rate, budget=100.0, seed=0, initial_loss=2.3)
+    return Leg(
+        f"rate-{rate:g}", "learning-rate search", 2, rate, budget=100.0, step_price=2.0, seed=0, initial_loss=2.3
+    )
 
 
 def test_where_no_loss_has_clearly_fallen_the_highest_rate_near_the_lowest_loss_comes_first() -> None:
