@@ -258,6 +258,7 @@ class ProbeReport(Record):
         stopped: why the probe ended before its plan was done, in words; None if it was completed.
         provenance: versions, device, seed.
         initial_loss: mean training loss at initialisation; None if the probe stopped before it.
+        notes: what the probe decided that its user should know, in sentences.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.probe/2"
@@ -272,6 +273,7 @@ class ProbeReport(Record):
     stopped: str | None
     provenance: Provenance
     initial_loss: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def examples_spent(self) -> float:

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         {
             "out": str(args.out),
             "stopped": report.stopped,
+            "notes": list(report.notes),
             "examples_spent": report.examples_spent,
             "budget_spent": report.budget_spent,
             "budget_examples": report.budget_examples,
@@ -185,6 +186,8 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             for knee, slope in zip(cost.knees, slopes[1:], strict=True)
         )
         console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
+    for note in report.notes:
+        console.say(f"\n{note}")
     if report.stopped is not None and is_usable(report):
         console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
 

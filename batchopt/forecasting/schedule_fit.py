@@ -66,7 +66,7 @@ LEAST_POINTS = 6
 """Fewer points say nothing of a law with ten parameters beside its curve."""
 DRAWS, DRAW_STEPS = 32, 3
 WIDER = 1.3
-"""Draws are disturbed by this multiple of the errors, since no law of this form is right. At 1, 1.3 and 1.6 intervals of
+"""Draws are disturbed by this multiple of the errors, since no such law is quite right. At 1, 1.3 and 1.6 intervals of
 90 % held 77, 81 and 87 % of the critical batch sizes of 50 probes of ten problems, and 82, 86 and 91 % of 2,547 last
 losses of runs beyond the probes. Plans suffer at 1.6: the 90th percentile of their regret, over 30 of these probes,
 was 1.04, 0.72 and 1.53, and 1, 0 and 6 of 168 never arrived."""

@@ -47,6 +47,9 @@ RATES = 4
 """Learning rates of the search to begin with."""
 EXTRA_RATES = 2
 """Runs that are set aside for rates beyond those."""
+EXTRA_GIVEN_RATES = 1
+"""Likewise around a rate that is given. Where it was wrong, these runs, the range and the first runs of a search over
+all rates take a fifth of the budget together, which the shares leave room for."""
 FINE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs."""
 FINE_RATES, EXTRA_FINE_RATES = 3, 1

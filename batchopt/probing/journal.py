@@ -38,6 +38,7 @@ class Identity(Record):
     population: int
     parameters: int
     per_step: float = 0.0
+    prior: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

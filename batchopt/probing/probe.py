@@ -88,7 +88,8 @@ def probe(
             the time of a small step over that which one more example takes. Without `examples` steps count by their
             measured time.
         seed: of everything random.
-        learning_rate: a rate known to be good at the larger batch size; searched if None.
+        learning_rate: a rate known to be good at the larger batch size; that of the task's prior if None, and without
+            one all rates are searched.
         batch_sizes: smallest and largest batch size to run.
         journal: folder in which finished parts are kept; the same call with the same folder goes on where it
             stopped. A temporary folder if None.
@@ -127,7 +128,9 @@ def _probe(
     population = task.population
     if population is None:
         raise TaskError("a stream of batches cannot be run twice from one point: measure it with measure_noise_scale")
-    identity = Identity(examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step)
+    identity = Identity(
+        examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior
+    )
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
         place = str(Path(private) / "journal" if journal is None else Path(journal).absolute())
         folder = Path(place if run.group is None else run.group.from_first(lambda: place))
@@ -257,6 +260,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         stopped=stopped,
         provenance=provenance,
         initial_loss=initial[0] if initial else None,
+        notes=tuple(session.notes),
     )
 
 

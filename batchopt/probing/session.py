@@ -36,6 +36,7 @@ class Session:
         budget: examples of the whole probe, once known.
         price: what a step counts for at each batch size, in the budget's examples.
         parts: finished parts by name, in order.
+        notes: what the probe decided that its user should know, in sentences.
     """
 
     task: TrainingTask
@@ -47,6 +48,7 @@ class Session:
     budget: int = 0
     price: StepCost = field(default_factory=lambda: price_of(0.0))
     parts: dict[str, Part] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def initial_loss(self) -> float | None:

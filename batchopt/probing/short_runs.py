@@ -9,6 +9,7 @@ from dataclasses import replace
 from batchopt.probing.branches import Leg
 from batchopt.probing.budget import (
     EXTRA_FINE_RATES,
+    EXTRA_GIVEN_RATES,
     EXTRA_RATES,
     FINE_FACTOR,
     GIVEN_FACTOR,
@@ -33,7 +34,11 @@ RATE_EXPONENT = 0.75
 
 
 def search_learning_rate(session: Session, learning_rate: float | None, batch_size: int) -> Leg | None:
-    """Runs of a few steps over learning rates far apart; returns that of the best, None if every run diverged."""
+    """Runs of a few steps over learning rates far apart; returns that of the best, None if every run diverged.
+
+    They are around a rate that is given, or that the task's prior says, and over all rates where there is none, or
+    where the best is at the edge of those around it: then it is wrong, and the session notes that.
+    """
     leg = Leg(
         name="",
         part="learning-rate search",
@@ -44,8 +49,16 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
         seed=session.seed,
         initial_loss=session.initial_loss,
     )
-    rates = _first_rates(session, learning_rate, batch_size)
-    return next(iter(_best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_RATES)), None)
+    given, extra = learning_rate or _rate_of_prior(session, batch_size), EXTRA_RATES
+    if given is not None:
+        rates = [given * GIVEN_FACTOR, given, given / GIVEN_FACTOR]
+        ranked = _best_of(session, "given", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_GIVEN_RATES)
+        if ranked and rates[-1] <= ranked[0].learning_rate <= rates[0]:
+            return ranked[0]
+        session.notes.append(_why_wrong(given, batch_size, ranked))
+        extra = 0
+    rates = _all_rates(session, batch_size)
+    return next(iter(_best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=extra)), None)
 
 
 def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> list[Leg]:
@@ -70,10 +83,27 @@ def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> lis
     return _best_of(session, which, leg, rates, factor=FINE_FACTOR, extra=EXTRA_FINE_RATES)
 
 
-def _first_rates(session: Session, learning_rate: float | None, batch_size: int) -> list[float]:
-    """Learning rates of the search, falling: around a given one, or below where a rising one blows up."""
-    if learning_rate is not None:
-        return [learning_rate * GIVEN_FACTOR, learning_rate, learning_rate / GIVEN_FACTOR]
+def _why_wrong(given: float, batch_size: int, ranked: Sequence[Leg]) -> str:
+    """What runs around a rate that was given have shown."""
+    seen = "no run near it made progress"
+    if ranked:
+        seen = f"a run at {ranked[0].learning_rate:.3g} did better than all near it"
+    return (
+        f"The learning rate that was given, {given:.3g} at batch size {batch_size}, is far from the best: {seen}, so "
+        "all rates were searched."
+    )
+
+
+def _rate_of_prior(session: Session, batch_size: int) -> float | None:
+    """The rate that the task's prior says, at another batch size."""
+    if session.task.prior is None:
+        return None
+    size, rate = session.task.prior
+    return float(rate * (batch_size / size) ** RATE_EXPONENT)
+
+
+def _all_rates(session: Session, batch_size: int) -> list[float]:
+    """Learning rates of the search, falling from where a rising one blows up."""
     budget = SHARES["learning-rate range"] * session.budget
 
     def work() -> Part:

@@ -53,6 +53,8 @@ class TrainingTask:
         learning_rate_schedule: warm-up apart, what the learning rate does over a whole run: "constant", "linear",
             "cosine", "wsd", or a function from progress (0 to 1) to a multiplier. Forecasts and plans are for it unless
             told otherwise, and `train` follows it where a schedule holds none. None leaves the choice to the plan.
+        prior: (batch size, learning rate) that is believed to work: a probe tries rates near it first, carried over to
+            its own batch size, and searches all rates only where that one turns out to be wrong.
         search: further hyperparameters by name, each (lowest, highest, "log" or "linear").
         rescale: optimizer settings that change with the batch size, of "weight_decay" (in proportion) and "beta2" (to
             that power); none by default, so that what is probed is the task as it is written.
@@ -81,6 +83,7 @@ class TrainingTask:
     before_step: Callable[[nn.Module], object] | None = None
     warmup_examples: int = 0
     learning_rate_schedule: Shape | None = None
+    prior: tuple[int, float] | None = None
     search: Mapping[str, SearchRange] = field(default_factory=dict)
     rescale: tuple[str, ...] = ()
     base_batch_size: int | None = None
@@ -101,6 +104,8 @@ class TrainingTask:
         check_autocast(self.autocast)
         check_count("warmup_examples", self.warmup_examples, least=0)
         _check_device(self.device)
+        if self.prior is not None:
+            _check_prior(self.prior)
         _check_search(self.search)
         self._check_rescale()
 
@@ -328,6 +333,13 @@ def _check_device(device: torch.device | str | None) -> None:
         )
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"{rule} and {torch.cuda.device_count()} CUDA devices, counted from cuda:0")
+
+
+def _check_prior(prior: object) -> None:
+    if not isinstance(prior, tuple) or len(prior) != 2:
+        raise TypeError(f"prior must be a pair, (batch size, learning rate), got {prior!r}")
+    check_count("prior's batch size", prior[0])
+    check_positive("prior's learning rate", prior[1])
 
 
 def _check_search(search: Mapping[str, SearchRange]) -> None:

@@ -39,6 +39,7 @@ def probe(report: ProbeReport, forecast: Forecast | None) -> Section:
     body = ""
     if report.stopped is not None:
         body += doubts([f"The probe stopped before its plan was done: {report.stopped}."])
+    body += doubts(report.notes) if report.notes else ""
     body += side_by_side(_spending_table(report), _settings_table(report))
     body += _noise_table(report)
     if report.noise_scales:

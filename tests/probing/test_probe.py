@@ -290,12 +290,59 @@ def test_seconds_are_a_ceiling_too(clock: Clock) -> None:
     assert report.budget_examples > 0
 
 
+def test_steps_count_by_their_time_where_the_budget_is_one(clock: Clock) -> None:
+    report = probe(make_task(loss=clock.loss), seconds=60.0)
+    assert report.stopped is None, "as many steps were planned as the time holds"
+    assert 0.6 * 60.0 < clock.now < 60.0
+    assert 0.8 < report.budget_spent / report.budget_examples < 1.0
+    long = next(part for part in report.spending if part.part == "long runs")
+    in_examples = report.budget_examples / (0.8 * 60.0)
+    assert long.of_budget == pytest.approx(long.seconds * in_examples, rel=0.1)
+
+
+def test_steps_count_against_a_budget_of_examples() -> None:
+    free, dear = (probe(make_task(), examples=60_000, per_step=per_step, seed=3) for per_step in (0.0, 40.0))
+    assert dear.stopped is None
+    assert dear.budget_spent <= 60_000
+    # The time of the readings of noise, and of evaluations, does not depend on steps.
+    unaffected = {"noise scales"}
+    for part in dear.spending:
+        assert (part.of_budget > part.examples) is (part.part not in unaffected), part.part
+    assert dear.budget_spent == pytest.approx(dear.examples_spent + 40.0 * dear.steps_spent, rel=0.1)
+    assert dear.steps_spent < 0.5 * free.steps_spent
+    assert free.budget_spent == free.examples_spent
+
+
+@pytest.mark.parametrize("times", [1.0, 0.01, 100.0])
+def test_a_prior_is_where_the_search_begins_and_costs_little_where_it_is_wrong(
+    report: ProbeReport, times: float
+) -> None:
+    size = max(run.batch_size for run in report.runs)
+    found = {run.learning_rate for run in report.runs if run.batch_size == size}
+    good = sorted(found)[len(found) // 2]
+    begun = probe(make_task(prior=(4 * size, 4**0.75 * good * times)), examples=BUDGET, seed=3)
+    assert begun.stopped is None
+    assert begun.examples_spent <= BUDGET
+    tried = {run.learning_rate for run in begun.runs if run.batch_size == size}
+    if times == 1.0:
+        assert not begun.notes
+        assert any(rate == pytest.approx(good) for rate in tried)
+        assert "learning-rate range" not in {part.part for part in begun.spending}
+    else:
+        (note,) = begun.notes
+        assert note.startswith(
+            f"The learning rate that was given, {good * times:.3g} at batch size {size}, is far from"
+        )
+    lowest, before = (min(run.last_loss for run in each.runs if run.outcome == "finished") for each in (begun, report))
+    assert lowest < 1.2 * before, "in the end it finds rates as good"
+
+
 def test_a_run_that_begins_when_the_time_is_up_is_left_out(clock: Clock) -> None:
     def wait(part: str, done: float) -> None:
         if part == "learning-rate search":
-            clock.now += 3.0
+            clock.now += 5.0
 
-    report = probe(make_task(loss=clock.loss), seconds=3.0, progress=wait)
+    report = probe(make_task(loss=clock.loss), seconds=5.0, progress=wait)
     assert report.stopped == "the time was up"
     assert report.runs
     assert all(math.isfinite(branch.last_loss) for branch in report.runs)
