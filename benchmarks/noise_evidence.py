@@ -1,11 +1,11 @@
 """Whether the noise scale that a law needs is the one that gradients show (`truth/`, and probes of `probes.py`).
 
 The law is fitted to the losses of a whole sweep, at constant and decaying rates, without a noise scale. What it then
-says of b, the batch size at which noise and signal of the gradient are equal, is compared with noise scales that probes
-measured, at the same point of the same run: by kind, the mean and the deviation of the log of reading over b. This is
-the claim of McCandlish et al. 2018, and the source of `READING_SD` in `forecasting/schedule_fit.py`. Where a law needs
-no noise that slows it, which its saturation far above all rates shows, b is not determined; such problems are counted
-apart.
+says of b, the batch size at which noise and signal of the gradient are equal, is compared with the simple noise scales
+that probes measured, at the same point of the same run: the mean and the deviation of the log of reading over b. This
+is the claim of McCandlish et al. 2018, and the source of `READING_SD` in `forecasting/schedule_fit.py`. Where a law
+needs no noise that slows it, which its saturation far above all rates shows, b is not determined; such problems are
+counted apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from batchopt.forecasting.schedule_points import readings_of
 from batchopt.forecasting.schedule_slopes import log_noise_scale_slopes
 
 RESULT = Path(__file__).parent / "results" / "noise_evidence.json"
-KINDS = ("simple", "preconditioned", "hessian")
 NEAR = 0.5
 """Log loss above the best of a batch size and horizon, up to which the end of a decay is fitted."""
 LEAST_STEPS = 16
@@ -71,12 +69,11 @@ def law_of_sweep(name: str) -> ScheduleLaw:
     return fit_schedule_law(points, frame, draws=1)
 
 
-def compared(law: ScheduleLaw, reports: list[ProbeReport], kind: str, delay: float) -> dict[str, float] | None:
-    """Readings of a kind over the law's b; None where too few were resolved."""
+def compared(law: ScheduleLaw, reports: list[ProbeReport], delay: float) -> dict[str, float] | None:
+    """Readings over the law's b; None where too few were resolved."""
     off, at = [], []
     for report in reports:
-        own = [replace(scale, kind="simple") for scale in report.noise_scales if scale.kind == kind]
-        readings = readings_of(own, report.runs, delay=delay)
+        readings = readings_of(report.noise_scales, report.runs, delay=delay)
         if readings is not None:
             log_scales = log_noise_scale_slopes(law.rows[:1], law.frame, readings.courses)[0][0]
             off += (readings.log_scales - log_scales).tolist()
@@ -99,28 +96,25 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     law, delay = law_of_sweep(name), MOMENTUM_DELAY.get(name, 0.0)
     middle = float(np.exp(np.mean(np.log(law.points.courses.peaks))))
     saturation = float(np.exp(law.rows[0, SHAPE.index("log_saturation")])) / middle
-    by_kind = {kind: compared(law, reports, kind, delay) for kind in KINDS}
-    return {"problem": name, "saturation_over_middle_rate": saturation, **by_kind}
+    return {"problem": name, "saturation_over_middle_rate": saturation, "noise_scale": compared(law, reports, delay)}
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Over problems, by kind: all, and those that noise slows."""
+    """Over problems: all, and those that noise slows."""
     slowed = [row for row in rows if row["saturation_over_middle_rate"] < SLOWED]
-    return {"all": _by_kind(rows), "slowed": _by_kind(slowed)}
+    return {"all": _mean_of(rows), "slowed": _mean_of(slowed)}
 
 
-def _by_kind(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    found = {}
-    for kind in KINDS:
-        logs = [row[kind]["log_ratio"] for row in rows if row[kind] is not None]
-        if len(logs) > 1:
-            found[kind] = {
-                "problems": len(logs),
-                "mean": float(np.mean(logs)),
-                "sd": float(np.std(logs, ddof=1)),
-                "factor": math.exp(float(np.mean(np.abs(logs)))),
-            }
-    return found
+def _mean_of(rows: list[dict[str, Any]]) -> dict[str, float] | None:
+    logs = [row["noise_scale"]["log_ratio"] for row in rows if row["noise_scale"] is not None]
+    if len(logs) < 2:
+        return None
+    return {
+        "problems": len(logs),
+        "mean": float(np.mean(logs)),
+        "sd": float(np.std(logs, ddof=1)),
+        "factor": math.exp(float(np.mean(np.abs(logs)))),
+    }
 
 
 def main() -> None:
@@ -136,16 +130,14 @@ def main() -> None:
     found = {"machine": machine(), "summary": summary_of(rows), "rows": rows}
     save(args.output, found)
     for row in rows:
-        for kind in KINDS:
-            if (own := row[kind]) is not None:
-                ratio = f"{own['log_ratio']:+.2f} +- {own['log_ratio_sd']:.2f}"
-                by_losses = f"{own['noise_scale_by_losses']:.1f}"
-                print(f"{row['problem']:16s} {kind:15s} b by losses {by_losses:>7s}, log of reading over b {ratio}")
-    for group, by_kind in found["summary"].items():
-        for kind, own in by_kind.items():
+        if (own := row["noise_scale"]) is not None:
+            ratio = f"{own['log_ratio']:+.2f} +- {own['log_ratio_sd']:.2f}"
             print(
-                f"{group} {kind:15s} {own['mean']:+.2f} +- {own['sd']:.2f} over {own['problems']}: {own['factor']:.2f}"
+                f"{row['problem']:16s} b by losses {own['noise_scale_by_losses']:>7.1f}, log of reading over b {ratio}"
             )
+    for group, own in found["summary"].items():
+        if own is not None:
+            print(f"{group:8s} {own['mean']:+.2f} +- {own['sd']:.2f} over {own['problems']}: {own['factor']:.2f}")
 
 
 if __name__ == "__main__":

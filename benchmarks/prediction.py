@@ -40,7 +40,6 @@ from batchopt.forecasting.noise_trend import fit_noise_trend
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "prediction.json"
-KINDS = ("simple", "preconditioned", "hessian")
 DEFAULT_BATCH = 32
 SHARES = (1.0, 0.3)
 GOOD_RATE = 0.02
@@ -51,11 +50,11 @@ GOALS = {
 }
 
 
-def foretold(name: str, budget: float, seed: int, folder: Path) -> dict[str, Any]:
+def foretold(name: str, budget: float, seed: int, folder: Path, noise_scales: bool = True) -> dict[str, Any]:
     """What a forecast from one probe says of every loss."""
     row: dict[str, Any] = {"problem": name, "share": budget, "seed": seed, "losses": []}
     try:
-        forecast = forecast_of(name, budget, seed, folder)
+        forecast = forecast_of(name, budget, seed, folder, noise_scales=noise_scales)
     except BatchoptError as error:
         return row | {"failure": f"{type(error).__name__}: {error}"}
     report = probe_problem(name, budget, seed, folder).report
@@ -68,7 +67,7 @@ def foretold(name: str, budget: float, seed: int, folder: Path) -> dict[str, Any
             "loss": loss,
             "wsd": _critical(forecast, loss, "wsd"),
             "constant": _critical(forecast, loss, "constant"),
-            "noise": {kind: noise_at(report, kind, loss) for kind in KINDS},
+            "noise": noise_at(report, loss),
             "plans": {goal: _planned(forecast, name, loss, price) for goal, price in GOALS.items() if loss in asked},
         })  # fmt: skip
     return row
@@ -121,9 +120,7 @@ def _beside(truth: Tradeoff, prediction: list[float | None] | None) -> dict[str,
 def _judge_loss(name: str, truth: Tradeoff, said: dict[str, Any]) -> dict[str, Any]:
     cell = _beside(truth, said["wsd"]) | {"noise": said["noise"], "counted": is_counted(name, truth)}
     cell["goals"] = {goal: _judge_plan(name, truth.loss, GOALS[goal], plan) for goal, plan in said["plans"].items()}
-    cell["baselines"] = {
-        goal: baselines(name, truth.loss, GOALS[goal], said["noise"]["simple"]) for goal in said["plans"]
-    }
+    cell["baselines"] = {goal: baselines(name, truth.loss, GOALS[goal], said["noise"]) for goal in said["plans"]}
     return cell
 
 
@@ -142,9 +139,9 @@ def _judge_plan(name: str, loss: float, price: StepCost, plan: dict[str, Any]) -
     }
 
 
-def noise_at(report: ProbeReport, kind: str, loss: float) -> float | None:
-    """The noise scale of one kind at a loss, carried there by the regression; None with fewer than two readings."""
-    trend = fit_noise_trend([reading for reading in report.noise_scales if reading.kind == kind])
+def noise_at(report: ProbeReport, loss: float) -> float | None:
+    """The simple noise scale at a loss, carried there by the regression; None with fewer than two readings."""
+    trend = fit_noise_trend(report.noise_scales)
     try:
         return None if trend is None else trend(loss).value
     except ValueError:
@@ -209,10 +206,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "failed": sum(1 for row in rows if row["failure"]),
         "critical_batch_size": _critical_summary(counted),
         "constant_rates": _critical_summary(constant),
-        "noise_scales": {
-            kind: errors_of([(p, cell["noise"][kind], cell["truth"]) for p, cell in counted if cell["noise"][kind]])
-            for kind in KINDS
-        },
+        "noise_scale": errors_of([(p, cell["noise"], cell["truth"]) for p, cell in counted if cell["noise"]]),
         "regrets": {name: regrets_of(values) for name, values in regrets.items()},
         "regret_by_problem": {
             problem: regrets_of([goal["regret"] for p, cell in counted if p == problem for goal in _goals(cell)])
@@ -284,7 +278,7 @@ def summaries_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {f"{budget:g}": summary([row for row in rows if row["share"] == budget]) for budget in budgets}
 
 
-def forecasts(jobs: Sequence[tuple[str, float, int, Path]], done: Path, workers: int) -> list[dict[str, Any]]:
+def forecasts(jobs: Sequence[tuple[str, float, int, Path, bool]], done: Path, workers: int) -> list[dict[str, Any]]:
     """What the forecasts of these probes say; those that are not kept yet are made."""
     rows = {(row["problem"], row["share"], row["seed"]): row for row in kept.read(done)}
     left = (delayed(foretold)(*job) for job in jobs if job[:3] not in rows)
@@ -306,12 +300,14 @@ def main() -> None:
     parser.add_argument("--live-seeds", type=int, default=len(SEEDS), help="runs of each")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kept-probes", action="store_true", help="judge the probes that are done, and make no others")
+    parser.add_argument("--without-noise-scales", action="store_true", help="see what they are worth as evidence")
     parser.add_argument("--probes", type=Path, default=PROBES, help="where probes are kept")
     parser.add_argument("--kept", type=Path, default=KEPT, help="where live runs are kept")
     parser.add_argument("--forecasts", type=Path, default=HERE / "out" / "forecasts.jsonl", help="where these are kept")
     parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
-    jobs = [(name, part, seed, args.probes) for part in args.shares for name in args.problems for seed in args.seeds]
+    how = args.probes, not args.without_noise_scales
+    jobs = [(name, part, seed, *how) for part in args.shares for name in args.problems for seed in args.seeds]
     if args.kept_probes:
         jobs = [job for job in jobs if (args.probes / f"{job[0]}-{job[1]:g}-{job[2]}.json").exists()]
     rows = [judge(row) for row in forecasts(jobs, args.forecasts, args.workers)]

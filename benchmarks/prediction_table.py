@@ -70,8 +70,7 @@ def print_summary(budget: str, found: dict[str, Any]) -> None:
         own = found[key]
         label = f"{name} ({own['unanswered']} of {own['cells']} unanswered)"
         print(f"  {label:40}{_errors(own)}{percent(own['coverage']):>10}{number(own['signed']):>8}")
-    for kind, errors in found["noise_scales"].items():
-        print(f"  {kind + ' noise scale':40}{_errors(errors)}")
+    print(f"  {'noise scale alone':40}{_errors(found['noise_scale'])}")
     print("  by problem: " + ", ".join(f"{n} {e:.2f}" for n, e in found["critical_batch_size"]["by_problem"].items()))
     print(f"  {'regret':40}{'median':>16}{'90 %':>8}{'worst':>8}{'never':>8}{'cases':>8}")
     every = {**found["regrets"], **{f"plan, {name}": own for name, own in found["regret_by_problem"].items()}}

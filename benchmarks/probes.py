@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,8 +54,8 @@ def probe_problem(name: str, share: float, seed: int, folder: Path) -> Probed:
 
 
 @cache
-def forecast_of(name: str, share: float, seed: int, folder: Path) -> Forecast:
-    """The forecast of a probe; fitted once in each process.
+def forecast_of(name: str, share: float, seed: int, folder: Path, *, noise_scales: bool = True) -> Forecast:
+    """The forecast of a probe, from its noise scales too unless told otherwise; fitted once in each process.
 
     Raises:
         BatchoptError: the probe failed, or tells too little.
@@ -62,4 +63,4 @@ def forecast_of(name: str, share: float, seed: int, folder: Path) -> Forecast:
     probed = probe_problem(name, share, seed, folder)
     if probed.report is None:
         raise EvidenceError(f"the probe failed: {probed.failure}")
-    return Forecast.fit(probed.report)
+    return Forecast.fit(probed.report if noise_scales else replace(probed.report, noise_scales=()))

@@ -139,7 +139,8 @@ class MomentAccumulator:
         """The moments of all groups so far."""
         groups = self.groups
         sums = [group.total for group in groups]
-        others = [group.total if group.curved is None else group.curved for group in groups]
+        curved = any(group.curved is not None for group in groups)
+        others = [group.total if group.curved is None else group.curved for group in groups] if curved else sums
         sum_gram = self._gram(sums, others)
         sum_gram = (sum_gram + sum_gram.T) / 2.0
         cross_gram = sum_gram
@@ -199,7 +200,8 @@ def gram(first: Sequence[Tensor], second: Sequence[Tensor]) -> NDArray[np.float6
     products = torch.zeros(len(first), len(second), dtype=torch.float64, device=first[0].device)
     for begin in range(0, len(first[0]), _BLOCK):
         block = slice(begin, begin + _BLOCK)
-        left, right = (torch.stack([vector[block] for vector in vectors]).double() for vectors in (first, second))
+        left = torch.stack([vector[block] for vector in first]).double()
+        right = left if second is first else torch.stack([vector[block] for vector in second]).double()
         products += left @ right.T
     return products.cpu().numpy()
 

@@ -41,26 +41,26 @@ def reading(value: float, *, kind: str = "simple", resolved: bool = True) -> Noi
     )
 
 
-def test_a_ratio_is_of_resolved_readings_of_a_kind_over_b() -> None:
+def test_a_ratio_is_of_resolved_readings_over_b() -> None:
     scales = [reading(80.0), reading(20.0), reading(80.0), reading(80.0, kind="hessian"), reading(1e6, resolved=False)]
     runs = (Branch(8, 0.1, LossCurve((0, 800), (3.0, 1.0))),)
     report: Any = SimpleNamespace(noise_scales=scales, runs=runs)
-    found = noise_evidence.compared(law(), [report], "simple", 0.0)
+    found = noise_evidence.compared(law(), [report], 0.0)
     assert found is not None
     assert found["readings"] == 3
     assert found["noise_scale_by_losses"] == pytest.approx(B)
     assert found["log_ratio"] == pytest.approx(math.log(2.0) / 3.0)
-    assert noise_evidence.compared(law(), [report], "hessian", 0.0) is None, "one reading is too few"
+    few: Any = SimpleNamespace(noise_scales=scales[:1], runs=runs)
+    assert noise_evidence.compared(law(), [few], 0.0) is None, "one reading is too few"
 
 
-def test_problems_are_averaged_by_kind() -> None:
-    none = {"preconditioned": None, "hessian": None}
+def test_problems_are_averaged() -> None:
     rows = [
-        {"saturation_over_middle_rate": saturation, "simple": {"log_ratio": ratio}, **none}
+        {"saturation_over_middle_rate": saturation, "noise_scale": {"log_ratio": ratio}}
         for ratio, saturation in ((0.5, 1.0), (-0.3, 2.0), (4.0, 50.0))
     ]
-    summary = noise_evidence.summary_of(rows)
-    ((kind, found),) = summary["slowed"].items()
-    assert (kind, found["problems"], found["mean"]) == ("simple", 2, pytest.approx(0.1))
+    summary = noise_evidence.summary_of([*rows, {"saturation_over_middle_rate": 1.0, "noise_scale": None}])
+    found = summary["slowed"]
+    assert (found["problems"], found["mean"]) == (2, pytest.approx(0.1))
     assert found["factor"] == pytest.approx(math.exp(0.4))
-    assert summary["all"]["simple"]["mean"] == pytest.approx(1.4)
+    assert summary["all"]["mean"] == pytest.approx(1.4)

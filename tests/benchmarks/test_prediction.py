@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ def cell(prediction: list[float | None] | None, *, counted: bool = True) -> dict
         "truth": 100.0,
         "counted": counted,
         "prediction": prediction,
-        "noise": {"simple": 400.0, "preconditioned": None, "hessian": 50.0},
+        "noise": 400.0,
         "goals": {"64 + B": goal, "512 + B": {"failure": "too low", "regret": None}},
         "baselines": {"64 + B": {"batch 32, tuned rate": None}},
     }
@@ -45,8 +46,7 @@ def test_the_summary_counts_what_is_certain_and_resolved() -> None:
     assert critical["signed"] == pytest.approx(1.0)
     assert critical["coverage"] == 0.5
     assert found["constant_rates"]["worst"] == pytest.approx(3.0)
-    assert found["noise_scales"]["simple"]["worst"] == pytest.approx(4.0)
-    assert found["noise_scales"]["preconditioned"]["geometric_mean"] is None
+    assert found["noise_scale"]["worst"] == pytest.approx(4.0)
     assert found["regrets"]["plan"]["never"] == found["regret_by_problem"]["a"]["never"] == 3
     assert found["regrets"]["batch 32, tuned rate"]["cases"] == 3
     assert found["rate_within_2_percent"] == found["rate_within_factor_2"] == 0.5
@@ -97,16 +97,16 @@ def test_baselines_are_settings_of_the_sweep() -> None:
     assert len(baselines(PROBLEM, LOSS, PRICE, noise=None)) == 4
 
 
-def test_noise_is_carried_by_kind() -> None:
-    def reading(kind: str, loss: float) -> NoiseScale:
+def test_noise_is_carried_to_a_loss() -> None:
+    def reading(loss: float) -> NoiseScale:
         at = MeasuredAt(100, loss, 32, 0.1)
-        return NoiseScale(kind, 1.0, 50.0, log_normal(50.0 / loss, 0.1), 100, 1, None, "exact", "width", at)  # type: ignore[arg-type]
+        return NoiseScale("simple", 1.0, 50.0, log_normal(50.0 / loss, 0.1), 100, 1, None, "exact", "width", at)
 
-    scales = (reading("simple", 2.0), reading("simple", 1.0), reading("hessian", 1.0))
-    report = ProbeReport(None, (), scales, None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1))
-    assert noise_at(report, "simple", 0.5) == pytest.approx(100.0, rel=0.3)
-    assert noise_at(report, "hessian", 0.5) is None
-    assert noise_at(report, "preconditioned", 0.5) is None
+    report = ProbeReport(
+        None, (), (reading(2.0), reading(1.0)), None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1)
+    )
+    assert noise_at(report, 0.5) == pytest.approx(100.0, rel=0.3)
+    assert noise_at(replace(report, noise_scales=report.noise_scales[:1]), 0.5) is None
 
 
 def test_the_table_has_every_loss_and_the_published_models() -> None:
