@@ -162,8 +162,9 @@ def journal_of(out: Path) -> Path:
 def show_probe(report: ProbeReport, console: Console) -> None:
     """The report as tables."""
     budget, spent = report.budget_examples, report.budget_spent
+    unit = "examples" if spent == report.examples_spent else "examples' worth of steps"
     console.say(
-        f"budget {budget:,} examples, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
+        f"budget {budget:,} {unit}, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
         f"in {report.steps_spent:,} steps and {report.seconds_spent:.1f} s"
     )
     console.table(

@@ -160,11 +160,11 @@ class Misfit:
             out[:, count + width : count + ahead, width:ahead] = self.paces
         if self.noise:
             first = count + width + self._n_paces
-            base = self._noise_residuals(alike)
-            for i in range(rows.shape[1]):
-                stepped = alike.copy()
-                stepped[:, i] += _STEP
-                out[:, first:, i] = (self._noise_residuals(stepped) - base) / _STEP
+            # The rows themselves, then all of them with one parameter stepped, for each parameter.
+            steps = np.concatenate([np.zeros((1, rows.shape[1])), _STEP * np.eye(rows.shape[1])])
+            found = self._noise_residuals((alike + steps[:, None]).reshape(-1, rows.shape[1]))
+            base, *stepped = found.reshape(len(steps), len(alike), -1)
+            out[:, first:] = np.stack([(each - base) / _STEP for each in stepped], axis=2)
         return out
 
     def _log_loss_slopes(self, rows: Floats) -> tuple[Floats, Floats, Floats]:
