@@ -102,7 +102,8 @@ def main() -> None:
     for row in rows:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
         print(
-            f"seed {row['seed']}: {row['seconds']:.1f} s, {row['steps']} steps of {row['milliseconds_of_step']:.2f} ms; {shares}"
+            f"seed {row['seed']}: {row['seconds']:.1f} s, {row['steps']} steps of {row['milliseconds_of_step']:.2f} ms; "
+            f"{shares}"
         )
 
 
