@@ -101,10 +101,8 @@ def main() -> None:
     save(args.output, {"machine": machine(), "rows": rows})
     for row in rows:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in row["shares"].items())
-        print(
-            f"seed {row['seed']}: {row['seconds']:.1f} s, {row['steps']} steps of {row['milliseconds_of_step']:.2f} ms; "
-            f"{shares}"
-        )
+        steps = f"{row['steps']} steps of {row['milliseconds_of_step']:.2f} ms"
+        print(f"seed {row['seed']}: {row['seconds']:.1f} s, {steps}; {shares}")
 
 
 if __name__ == "__main__":
