@@ -2,7 +2,8 @@
 
     step time             timed steps of a throw-away run at several batch sizes
     learning-rate range   a run whose rate rises until the loss blows up; skipped where a rate is given
-    learning-rate search  runs of a few steps at rates far apart
+                          that turns out to be good
+    learning-rate search  runs of a few steps at rates far apart, or around the rate that is given
     short runs            two batch sizes a factor of 8 apart, three learning rates or more each, a factor of 3 apart
     cooldowns             off the best short runs of each batch size: the rate falls to zero, over a quarter of what the
                           run took
@@ -11,11 +12,12 @@
     cooldowns             off each long run two, over 10 and 40 % of what it took
     noise scales          after the best run of the search, the short and the long reference run
 
-Runs warm up as their task says, or else over a tenth of a short run, and then keep their rate. A cooldown begins from
+Runs warm up as their task says, or else over three tenths of a short run, and then keep their rate. A cooldown begins from
 the state at a run's end, which stays as it is, and is a branch of its own in the report, with its schedule and with
 losses after that point only.
 
-Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. All parts have
+Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. A step counts
+for its examples, and for `per_step` more, or by its measured time where the budget is one of seconds. All parts have
 fixed names and are kept in a journal as they finish: the same call goes on where it stopped.
 """
 
