@@ -12,9 +12,9 @@
     cooldowns             off each long run two, over 10 and 40 % of what it took
     noise scales          after the best run of the search, the short and the long reference run
 
-Runs warm up as their task says, or else over three tenths of a short run, and then keep their rate. A cooldown begins from
-the state at a run's end, which stays as it is, and is a branch of its own in the report, with its schedule and with
-losses after that point only.
+Runs warm up as their task says, or else over three tenths of a short run, and then keep their rate. A cooldown begins
+from the state at a run's end, which stays as it is, and is a branch of its own in the report, with its schedule and
+with losses after that point only.
 
 Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. A step counts
 for its examples, and for `per_step` more, or by its measured time where the budget is one of seconds. All parts have

@@ -48,8 +48,8 @@ class TrainingTask:
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
         before_step: called with the model between the backward pass and the optimizer step (gradient clipping, say).
         warmup_examples: examples over which the learning rate rises linearly; 0 leaves it to the probe and to plans,
-            which warm up over three tenths of a short run and a twentieth of the horizon. A plan whose run is shorter than
-            five warm-ups cuts it to a fifth, and says so; `train` raises where the run ends within it.
+            which warm up over three tenths of a short run and a twentieth of the horizon. A plan whose run is shorter
+            than five warm-ups cuts it to a fifth, and says so; `train` raises where the run ends within it.
         learning_rate_schedule: warm-up apart, what the learning rate does over a whole run: "constant", "linear",
             "cosine", "wsd", or a function from progress (0 to 1) to a multiplier. Forecasts and plans are for it unless
             told otherwise, and `train` follows it where a schedule holds none. None leaves the choice to the plan.
