@@ -179,8 +179,7 @@ class Spending(Record):
         examples: examples that got a gradient, evaluation forwards counted a third each.
         steps: optimizer steps taken.
         seconds: wall-clock time.
-        counted: what of the budget that took, in its examples; None where it is `examples`, as steps cost nothing
-            beside them.
+        counted: what of the budget that took, in its examples; None: as many as `examples`.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.spending/1"

@@ -40,6 +40,7 @@ from batchopt.forecasting.noise_trend import fit_noise_trend
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "prediction.json"
+WITHOUT_NOISE_SCALES = RESULT.with_stem("prediction_without_noise_scales")
 DEFAULT_BATCH = 32
 SHARES = (1.0, 0.3)
 GOOD_RATE = 0.02
@@ -52,7 +53,9 @@ GOALS = {
 
 def foretold(name: str, budget: float, seed: int, folder: Path, noise_scales: bool = True) -> dict[str, Any]:
     """What a forecast from one probe says of every loss."""
-    row: dict[str, Any] = {"problem": name, "share": budget, "seed": seed, "losses": []}
+    row: dict[str, Any] = {
+        "problem": name, "share": budget, "seed": seed, "noise_scales": noise_scales, "losses": []
+    }  # fmt: skip
     try:
         forecast = forecast_of(name, budget, seed, folder, noise_scales=noise_scales)
     except BatchoptError as error:
@@ -280,13 +283,17 @@ def summaries_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def forecasts(jobs: Sequence[tuple[str, float, int, Path, bool]], done: Path, workers: int) -> list[dict[str, Any]]:
     """What the forecasts of these probes say; those that are not kept yet are made."""
-    rows = {(row["problem"], row["share"], row["seed"]): row for row in kept.read(done)}
-    left = (delayed(foretold)(*job) for job in jobs if job[:3] not in rows)
+    rows = {_key(row): row for row in kept.read(done)}
+    left = (delayed(foretold)(*job) for job in jobs if (*job[:3], job[4]) not in rows)
     for row in Parallel(n_jobs=workers, return_as="generator_unordered")(left):
         kept.add(done, row)
-        rows[row["problem"], row["share"], row["seed"]] = row
+        rows[_key(row)] = row
         print(f"{row['problem']} {row['share']:g} {row['seed']}: {row['failure'] or 'forecast'}", flush=True)
-    return [rows[job[:3]] for job in jobs]
+    return [rows[*job[:3], job[4]] for job in jobs]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, float, int, bool]:
+    return row["problem"], row["share"], row["seed"], row["noise_scales"]
 
 
 def main() -> None:
@@ -300,11 +307,13 @@ def main() -> None:
     parser.add_argument("--live-seeds", type=int, default=len(SEEDS), help="runs of each")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kept-probes", action="store_true", help="judge the probes that are done, and make no others")
-    parser.add_argument("--without-noise-scales", action="store_true", help="see what they are worth as evidence")
+    parser.add_argument(
+        "--without-noise-scales", action="store_true", help="see what they are worth; no plan is followed"
+    )
     parser.add_argument("--probes", type=Path, default=PROBES, help="where probes are kept")
     parser.add_argument("--kept", type=Path, default=KEPT, help="where live runs are kept")
     parser.add_argument("--forecasts", type=Path, default=HERE / "out" / "forecasts.jsonl", help="where these are kept")
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--output", type=Path, help="results/prediction.json, or prediction_without_noise_scales.json")
     args = parser.parse_args()
     how = args.probes, not args.without_noise_scales
     jobs = [(name, part, seed, *how) for part in args.shares for name in args.problems for seed in args.seeds]
@@ -312,9 +321,11 @@ def main() -> None:
         jobs = [job for job in jobs if (args.probes / f"{job[0]}-{job[1]:g}-{job[2]}.json").exists()]
     rows = [judge(row) for row in forecasts(jobs, args.forecasts, args.workers)]
     ways, seeds = ("schedule", "adaptive"), args.live_seeds
-    live = live_rows(args.live, ways, seeds=seeds, probes=args.probes, done=args.kept, workers=args.workers)
+    followed = [] if args.without_noise_scales else args.live
+    live = live_rows(followed, ways, seeds=seeds, probes=args.probes, done=args.kept, workers=args.workers)
     found = {"machine": machine(), "summary": summaries_of(rows), "live": live_summary(live)}
-    save(args.output, {**found, "rows": rows, "live_rows": live})
+    default = WITHOUT_NOISE_SCALES if args.without_noise_scales else RESULT
+    save(args.output or default, {**found, "rows": rows, "live_rows": live})
     print_table(rows, found)
 
 

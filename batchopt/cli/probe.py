@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-step", type=not_negative, default=0.0, help="examples that a step counts for beside its own (0)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
-    parser.add_argument("--learning-rate", type=positive, help="a rate that works; it is searched if left out")
+    parser.add_argument(
+        "--learning-rate", type=positive, help="a rate that works; if left out, the task's prior, or a search"
+    )
     add_batch_sizes(parser)
     parser.add_argument("--workers", type=count, default=1, help="short runs in parallel (processes, by joblib)")
 
@@ -162,13 +164,12 @@ def journal_of(out: Path) -> Path:
 def show_probe(report: ProbeReport, console: Console) -> None:
     """The report as tables."""
     budget, spent = report.budget_examples, report.budget_spent
-    unit = "examples" if spent == report.examples_spent else "examples' worth of steps"
     console.say(
-        f"budget {budget:,} {unit}, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
+        f"budget {budget:,} examples, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
         f"in {report.steps_spent:,} steps and {report.seconds_spent:.1f} s"
     )
     console.table(
-        ("part", "examples", "share", "steps", "seconds"),
+        ("part", "examples", "of the spent budget", "steps", "seconds"),
         [
             (s.part, s.examples, f"{s.of_budget / max(spent, 1):.0%}", s.steps, f"{s.seconds:.1f}")
             for s in report.spending

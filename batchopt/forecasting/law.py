@@ -298,8 +298,8 @@ class LawTable:
         piece = np.clip(np.sum(known >= log_loss, axis=1) - 1, 0, len(self.knots) - 2)[:, None]
         start, slope = (np.take_along_axis(each, piece, axis=1)[:, 0] for each in (known, self._slopes))
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            within = self.knots[piece[:, 0]] + np.maximum(0.0, start - log_loss) / slope
-        return np.where(log_loss < known[:, -1], np.inf, np.where(start > log_loss, within, self.knots[piece[:, 0]]))
+            v = self.knots[piece[:, 0]] + np.maximum(0.0, start - log_loss) / slope
+        return np.where(log_loss < known[:, -1], np.inf, v)
 
     def log_b(self, v: Floats) -> Floats:
         """log of the local critical batch size, (n, k)."""

@@ -55,7 +55,7 @@ means); a quarter gained no more."""
 READING_SD = 0.65
 """By how much the mean of a probe's readings of the simple noise scale differs from the law's b, in logs: 0.5 between
 problems, and 0.4 of three readings that scatter by 0.7 each. Fitted to the losses of whole sweeps alone, b was
-0.3 +- 0.5 above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it
+0.36 +- 0.55 above it on the seven networks whose law needs noise that slows (`benchmarks/noise_evidence.py`); where it
 needs none, on softmax regression, a perceptron and a quadratic, the losses do not determine b."""
 LEAST_STEEPNESS = 0.02
 LATE = 2.0
@@ -302,7 +302,7 @@ class _Misfit:
     def draws(self, best: Floats, cost: float, rng: np.random.Generator, draws: int) -> Floats:
         """Draws of the posterior, (draws, parameters), by randomize-then-optimize (Bardsley et al. 2014).
 
-        Each is the best fit to points and a prior that are disturbed by their own errors.
+        Each is the best fit to points and a prior that are disturbed by `WIDER` times their own errors.
         """
         count = len(self.points.log_losses)
         self.shifts = WIDER * rng.standard_normal((draws, self.shifts.shape[1]))

@@ -21,7 +21,7 @@ SHARES = {
     "noise scales": 0.03,
 }
 """Share of the budget that each part may spend. A cooldown's follows from its length and its run's share. Of 168 plans
-from 30 probes 1 never arrived, and 4 of 112 more without noise scales (`benchmarks/README.md`); more examples for them
+from 30 probes 3 never arrived (`benchmarks/README.md`, with the figures without noise scales); more examples for these
 would not help, as a reading differs from what the law needs by a factor of two whatever its own error."""
 
 FIRST_STEPS = 10
@@ -30,8 +30,11 @@ SMALLEST_PROBE = 1_500
 USUAL = 64
 """Batch size whose examples a budget of seconds is counted in."""
 FREE = 1.5
-"""Where steps cost much beside their examples, a step of the search costs this multiple of an empty one at least: its
-batch then has half as many examples as an empty step counts for, which cost little and make a short run say more."""
+"""Where steps cost much beside their examples, a step of the search costs about this multiple of an empty one at least:
+its batch then has half as many examples as an empty step counts for. They cost little and make a short run say more."""
+MOST_LARGER = 16
+"""Where examples seem to cost nothing, batches are at most so many times as large as if they counted alone: the time of
+a step was measured at small batches, and memory has an end."""
 GROWTH = 0.2
 """Its steps grow with this power of the budget, its batch size with the rest."""
 LEAST_STEPS = 5
@@ -48,8 +51,10 @@ RATES = 4
 EXTRA_RATES = 2
 """Runs that are set aside for rates beyond those."""
 EXTRA_GIVEN_RATES = 1
-"""Likewise around a rate that is given. Where it was wrong, these runs, the range and the first runs of a search over
-all rates take a fifth of the budget together, which the shares leave room for."""
+"""Likewise around a rate that is given."""
+RATES_AFTER_WRONG = 2
+"""Where that rate was wrong, all rates are searched after it, with so many runs more in all than without one, which the
+shares leave room for."""
 FINE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs."""
 FINE_RATES, EXTRA_FINE_RATES = 3, 1
@@ -70,9 +75,15 @@ LEAST_COOLDOWN_STEPS = 4
 """A cooldown of fewer steps is left out: its rate would fall in jumps."""
 
 
-def examples_within(seconds: float, cost: StepCost) -> int:
-    """Examples that a time holds at the usual batch size, a fifth of it left for what is not steps."""
-    return int(0.8 * seconds / _seconds_of_example(cost))
+def examples_within(seconds: float, cost: StepCost, price: StepCost) -> int:
+    """What steps of the usual batch size count for within a time, in examples; a fifth is left for what is not steps.
+
+    Args:
+        seconds: the time.
+        cost: of steps, in seconds.
+        price: what they count for.
+    """
+    return int(0.8 * seconds * price(USUAL) / cost(USUAL))
 
 
 def price_of(per_step: float) -> StepCost:
@@ -82,11 +93,7 @@ def price_of(per_step: float) -> StepCost:
 
 def price_in_examples(cost: StepCost) -> StepCost:
     """What steps take, in examples of the usual batch size."""
-    return cost.scaled(1.0 / _seconds_of_example(cost), "examples")
-
-
-def _seconds_of_example(cost: StepCost) -> float:
-    return cost(USUAL) / USUAL
+    return cost.scaled(USUAL / cost(USUAL), "examples")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +121,13 @@ def choose_batch_sizes(budget: int, price: StepCost, *, bounds: tuple[int, int],
         BudgetError: the bounds leave only one batch size, or the budget no run of `LEAST_STEPS` steps, or no range of
             learning rates.
     """
+    if budget < 1:
+        raise BudgetError("the budget holds no step: give the probe more time")
     low, high = bounds
     steps = FIRST_STEPS * max(1.0, budget / SMALLEST_PROBE) ** GROWTH
     ceiling = max(low, min(high, population // 2))
     wanted = max(search_budget(budget) / steps, FREE * price.per_step)
-    search = min(max(_power_of_two(price, wanted), low), ceiling)
+    search = min(max(_power_of_two(price, wanted, most=max(1.0, MOST_LARGER * wanted)), low), ceiling)
     large = min(max(search, 2 * low), ceiling)
     sizes = BatchSizes(small=max(low, large // SMALLER), search=search, large=large)
     if sizes.small >= large:
@@ -137,10 +146,10 @@ def choose_batch_sizes(budget: int, price: StepCost, *, bounds: tuple[int, int],
     return sizes
 
 
-def _power_of_two(price: StepCost, wanted: float) -> int:
-    """The batch size of which a step's price is nearest to what is wanted, in logarithms."""
-    sizes = [1 << k for k in range(31)]
-    return min(sizes, key=lambda size: abs(math.log(price(size) / wanted)))
+def _power_of_two(price: StepCost, wanted: float, *, most: float) -> int:
+    """The power of two with the price nearest to what is wanted, in logarithms; of equal ones the largest."""
+    sizes = [1 << k for k in range(math.floor(math.log2(most)) + 1)]
+    return min(sizes, key=lambda size: (abs(math.log(price(size) / wanted)), -size))
 
 
 def search_budget(budget: int) -> float:
@@ -151,3 +160,12 @@ def search_budget(budget: int) -> float:
 def short_run_budget(budget: int) -> float:
     """Examples of one short run."""
     return SHARES["short runs, large batch"] * budget / (FINE_RATES + EXTRA_FINE_RATES)
+
+
+def warmup_within(budget: float, price: StepCost, sizes: BatchSizes) -> int:
+    """Examples over which runs warm up: a share of a short run, by the geometric mean of both batch sizes' lengths.
+
+    These differ where steps cost something beside their examples; then at most half of the shorter run.
+    """
+    lengths = [budget / price(size) * size for size in (sizes.small, sizes.large)]
+    return round(min(WARMUP * math.sqrt(math.prod(lengths)), 0.5 * min(lengths)))

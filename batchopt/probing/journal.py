@@ -27,8 +27,8 @@ _IDENTITY = "identity.json"
 class Identity(Record):
     """What a probe was asked: a journal of another probe is refused."""
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_identity/2"
-    REMEDY_OF_OLDER: ClassVar[str] = "that probe had no cooldowns and cannot go on: delete the folder to begin anew"
+    SCHEMA: ClassVar[str] = "batchopt.probe_identity/3"
+    REMEDY_OF_OLDER: ClassVar[str] = "that probe counted its steps in another way: delete the folder to begin anew"
 
     examples: int | None
     seconds: float | None

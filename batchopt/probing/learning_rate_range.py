@@ -49,7 +49,7 @@ def find_learning_rate_range(
         needed = math.ceil(STEPS * STEP_COST * price(1))
         raise BudgetError(
             f"the learning-rate range takes {needed} examples, and {budget:.0f} are left for it: "
-            "give the probe a larger budget, or a learning rate that is known to be good"
+            "give the probe a larger budget"
         )
     began = time.perf_counter()
     task = replace(task, warmup_examples=0)

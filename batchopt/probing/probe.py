@@ -27,6 +27,7 @@ import platform
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,13 +40,14 @@ from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import (
     SHARES,
-    WARMUP,
+    USUAL,
     BatchSizes,
     choose_batch_sizes,
     examples_within,
     price_in_examples,
     price_of,
     short_run_budget,
+    warmup_within,
 )
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.distributed import process_group
@@ -87,8 +89,8 @@ def probe(
         examples: ceiling on all examples that get a gradient, evaluation forwards counted a third each.
         seconds: ceiling on wall-clock time; turned into examples by the measured step cost. One of the two is needed.
         per_step: examples that a step counts for beside its own, so that many steps on few examples are not free:
-            the time of a small step over that which one more example takes. Without `examples` steps count by their
-            measured time.
+            divide the time of a step at batch size 1 by the time that one more example adds. Without `examples` steps
+            count by their measured time.
         seed: of everything random.
         learning_rate: a rate known to be good at the larger batch size; that of the task's prior if None, and without
             one all rates are searched.
@@ -167,13 +169,13 @@ def _run(
         session.budget = examples or 0
         sizes = None if examples is None else _batch_sizes(session, (low, high))
         cost = _step_cost(session, examples, seconds, high)
+        high = min(high, cost.largest_batch_size or high)
         if seconds is not None:
-            session.budget = min(examples or sys.maxsize, examples_within(seconds, cost))
             session.price = price_in_examples(cost) if examples is None else session.price
-            sizes = None
-        sizes = sizes or _batch_sizes(session, (low, high))
-        steps = short_run_budget(session.budget) / session.price(sizes.small)
-        session.warm_up(round(WARMUP * steps * sizes.small))
+            session.budget = min(examples or sys.maxsize, examples_within(seconds, cost, session.price))
+        if sizes is None or seconds is not None or sizes.large > high:
+            sizes = _batch_sizes(session, (low, high))
+        session.warm_up(warmup_within(short_run_budget(session.budget), session.price, sizes))
         found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
         if found is None or not large:
@@ -223,6 +225,8 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
             per_step=session.price.per_step,
             seed=session.seed,
         )
+        if examples is None:
+            spending = replace(spending, counted=spending.seconds * USUAL / cost(USUAL))
         return Part(spending, step_cost=cost, initial_loss=initial_loss)
 
     try:
@@ -313,6 +317,8 @@ def _check_arguments(
     if seconds is not None:
         check_positive("seconds", seconds)
     check_non_negative("per_step", per_step)
+    if per_step and examples is None:
+        raise ValueError("per_step needs examples=...: a budget of seconds counts steps by their measured time")
     if learning_rate is not None:
         check_positive("learning_rate", learning_rate)
     if batch_sizes is not None:

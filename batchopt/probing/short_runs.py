@@ -14,6 +14,7 @@ from batchopt.probing.budget import (
     FINE_FACTOR,
     GIVEN_FACTOR,
     RATES,
+    RATES_AFTER_WRONG,
     SEARCH_FACTOR,
     SHARES,
     search_budget,
@@ -36,8 +37,9 @@ RATE_EXPONENT = 0.75
 def search_learning_rate(session: Session, learning_rate: float | None, batch_size: int) -> Leg | None:
     """Runs of a few steps over learning rates far apart; returns that of the best, None if every run diverged.
 
-    They are around a rate that is given, or that the task's prior says, and over all rates where there is none, or
-    where the best is at the edge of those around it: then it is wrong, and the session notes that.
+    They are at a rate that is given, or that the task's prior says, and at one above and below it. Where there is none,
+    or where a run beyond these did better or none made progress, all rates are searched; then the session notes that
+    the rate was wrong.
     """
     leg = Leg(
         name="",
@@ -49,16 +51,19 @@ def search_learning_rate(session: Session, learning_rate: float | None, batch_si
         seed=session.seed,
         initial_loss=session.initial_loss,
     )
-    given, extra = learning_rate or _rate_of_prior(session, batch_size), EXTRA_RATES
+    given, extra = learning_rate or _rate_of_prior(session, batch_size), float(EXTRA_RATES)
     if given is not None:
         rates = [given * GIVEN_FACTOR, given, given / GIVEN_FACTOR]
         ranked = _best_of(session, "given", leg, rates, factor=GIVEN_FACTOR, extra=EXTRA_GIVEN_RATES)
         if ranked and rates[-1] <= ranked[0].learning_rate <= rates[0]:
             return ranked[0]
-        session.notes.append(_why_wrong(given, batch_size, ranked))
-        extra = 0
-    rates = _all_rates(session, batch_size)
-    return next(iter(_best_of(session, "rate", leg, rates, factor=GIVEN_FACTOR, extra=extra)), None)
+        session.notes.append(_why_wrong(session, learning_rate, given, batch_size, ranked))
+        tried = [part for name, part in session.parts.items() if name.startswith("given-")]
+        extra += RATES_AFTER_WRONG - sum(part.spending.of_budget for part in tried) / leg.budget
+    else:
+        ranked = []
+    ranked += _best_of(session, "rate", leg, _all_rates(session, batch_size), factor=GIVEN_FACTOR, extra=extra)
+    return next(iter(_ranked(ranked, [session.parts[leg.name] for leg in ranked])), None)
 
 
 def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> list[Leg]:
@@ -83,15 +88,19 @@ def short_runs(session: Session, which: str, batch_size: int, found: Leg) -> lis
     return _best_of(session, which, leg, rates, factor=FINE_FACTOR, extra=EXTRA_FINE_RATES)
 
 
-def _why_wrong(given: float, batch_size: int, ranked: Sequence[Leg]) -> str:
-    """What runs around a rate that was given have shown."""
+def _why_wrong(
+    session: Session, learning_rate: float | None, given: float, batch_size: int, ranked: Sequence[Leg]
+) -> str:
+    """What runs around a rate that was given, or that the prior says, have shown."""
+    what = f"The learning rate that was given, {given:.3g} at batch size {batch_size},"
+    if learning_rate is None and session.task.prior is not None:
+        size, rate = session.task.prior
+        carried = "" if size == batch_size else f", which is {given:.3g} at {batch_size},"
+        what = f"The task's prior, {rate:.3g} at batch size {size}{carried}"
     seen = "no run near it made progress"
     if ranked:
         seen = f"a run at {ranked[0].learning_rate:.3g} did better than all near it"
-    return (
-        f"The learning rate that was given, {given:.3g} at batch size {batch_size}, is far from the best: {seen}, so "
-        "all rates were searched."
-    )
+    return f"{what} is far from the best: {seen}, so all rates were searched."
 
 
 def _rate_of_prior(session: Session, batch_size: int) -> float | None:
@@ -116,7 +125,9 @@ def _all_rates(session: Session, batch_size: int) -> list[float]:
     return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
-def _best_of(session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: int) -> list[Leg]:
+def _best_of(
+    session: Session, name: str, leg: Leg, rates: Sequence[float], *, factor: float, extra: float
+) -> list[Leg]:
     """Runs at the given rates, and at rates beyond them while the best is at an edge: those alive, the best first.
 
     A run that diverges early costs little, so going on is repeated within what `extra` runs may cost. Upwards it ends

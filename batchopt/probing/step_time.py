@@ -87,7 +87,7 @@ def measure_step_cost(
             f"two batch sizes must fit in memory to see what an example costs, and only {list(medians)} did"
         )
     cost = fit_step_cost(list(medians), list(medians.values()), largest_batch_size=largest)
-    counted = clock.spent + per_step * run.steps
+    counted = clock.spent + per_step * clock.steps
     spending = Spending("step time", float(clock.spent), run.steps, time.perf_counter() - began, counted)
     return cost, spending, clock.summed_loss / run.examples_seen
 
@@ -109,6 +109,7 @@ class _Clock:
         per_step: examples that a step counts for beside its own.
         deadline: clock time at which to stop.
         spent: examples spent, those of steps that ran out of memory included.
+        steps: likewise.
         times: batch size -> seconds of its timed steps.
         fits: largest batch size that has been seen to fit.
         summed_loss: of all examples of its steps.
@@ -119,6 +120,7 @@ class _Clock:
     per_step: float = 0.0
     deadline: float = float("inf")
     spent: int = 0
+    steps: int = 0
     times: dict[int, list[float]] = field(default_factory=dict)
     fits: int = 0
     summed_loss: float = 0.0
@@ -130,6 +132,7 @@ class _Clock:
         """Seconds of one step; None where it ran out of memory."""
         self.left -= batch_size + self.per_step
         self.spent += batch_size
+        self.steps += 1
         self._synchronise()
         began = time.perf_counter()
         try:

@@ -199,14 +199,16 @@ def provenance_in_a_sentence(report: ProbeReport) -> str:
 def _spending_table(report: ProbeReport) -> str:
     data = spending_data(report)
     rows = [
-        (share.part, number(share.examples), f"{share.share:.0%}", count(share.steps), seconds(share.seconds))
+        (share.part, number(share.of_budget), f"{share.share:.0%}", count(share.steps), seconds(share.seconds))
         for share in data.shares
     ]
     total = f"{data.spent / data.budget:.0%} of {number(data.budget)}"
     rows.append(
         ("all, of the budget", number(data.spent), total, count(report.steps_spent), seconds(report.seconds_spent))
     )
-    return table("What the probe spent", ("part", "examples", "share", "steps", "time"), rows, chosen=len(rows) - 1)
+    return table(
+        "What the probe spent", ("part", "of the budget", "share", "steps", "time"), rows, chosen=len(rows) - 1
+    )
 
 
 def _settings_table(report: ProbeReport) -> str:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Share(NamedTuple):
-    """What one part spent; `share` is of all examples that were spent."""
+    """What one part took of the budget, in its examples; `share` is of all that was spent."""
 
     part: str
-    examples: float
+    of_budget: float
     share: float
     steps: int
     seconds: float
@@ -37,15 +37,15 @@ def spending_data(report: ProbeReport) -> SpendingData:
     for part in report.spending:
         before = totals.get(part.part, Share(part.part, 0.0, 0.0, 0, 0.0))
         totals[part.part] = Share(
-            part.part, before.examples + part.of_budget, 0.0, before.steps + part.steps, before.seconds + part.seconds
+            part.part, before.of_budget + part.of_budget, 0.0, before.steps + part.steps, before.seconds + part.seconds
         )
     spent = report.budget_spent
-    shares = tuple(share._replace(share=share.examples / spent if spent else 0.0) for share in totals.values())
+    shares = tuple(share._replace(share=share.of_budget / spent if spent else 0.0) for share in totals.values())
     return SpendingData(shares, spent, report.budget_examples, max(0.0, report.budget_examples - spent))
 
 
 def plot_spending(report: ProbeReport) -> go.Figure:
-    """Examples that each part of the probe spent, and what was left of the budget."""
+    """What each part of the probe took of the budget, and what was left."""
     return _draw(spending_data(report))
 
 
@@ -53,13 +53,13 @@ def _draw(data: SpendingData) -> go.Figure:
     import plotly.graph_objects as go
 
     names = [*(share.part for share in data.shares), "not spent"]
-    examples = [*(share.examples for share in data.shares), data.left]
+    examples = [*(share.of_budget for share in data.shares), data.left]
     labels = [
         *(f"{share.share:.0%} of what was spent" for share in data.shares),
         f"{data.left / data.budget:.0%} of the budget",
     ]
     figure = blank(
-        f"The probe spent {number(data.spent)} of {number(data.budget)} examples",
+        f"The probe spent {number(data.spent)} of its budget of {number(data.budget)} examples",
         xaxis={"title": {"text": "examples of the budget"}, "rangemode": "tozero", "tickformat": "~s"},
         yaxis={"autorange": "reversed", "showgrid": False},
     )

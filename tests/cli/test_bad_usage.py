@@ -23,6 +23,7 @@ from launching import started
 from batchopt import Plan, Schedule
 from batchopt.cli.main import main
 from batchopt.cli.schedule import OPTIONS
+from batchopt.probing import short_runs
 from batchopt.schedules.exporters.registry import EXPORTERS
 
 GOAL = 0.4
@@ -142,8 +143,9 @@ def test_data_that_are_not_finite(
 
 
 def test_a_probe_that_no_run_survives_writes_nothing(
-    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(short_runs, "_all_rates", lambda session, batch_size: [1e32, 1e31, 1e30])
     command = ("probe", flow.task, "--examples", "40000", "-o", str(tmp_path / "p.json"), "--learning-rate", "1e30")
     assert "no run that a forecast could be fitted to, and nothing was written: every learning" in fails(
         capsys, *command

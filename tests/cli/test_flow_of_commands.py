@@ -33,7 +33,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 def test_the_probe_keeps_its_budget_and_leaves_no_journal(flow: Any) -> None:
     report = ProbeReport.load(flow.probe)
     assert report.examples_spent <= report.budget_examples == 40_000
-    assert len(report.noise_scales) >= 4
+    assert len(report.noise_scales) == 3
     assert not Path(f"{flow.probe}.partial").exists()
 
 

@@ -190,3 +190,14 @@ def test_what_is_beyond_all_examples_need_not_be_tabulated(delay: float) -> None
         steps = most * np.tile([0.01, 0.1, 0.5, 1.0], 6) / sizes[run]
         slow = interpolate_rising(slow_curves(table, sizes, rates), np.tile(steps, (50, 1)), table.grid, run)
         np.testing.assert_allclose(table.v_of_points(steps, sizes, rates, run), slow, rtol=1e-9, atol=1e-12)
+
+
+def test_where_a_loss_is_reached_is_interpolated_between_knots() -> None:
+    law = true_law()
+    rows = np.tile(law.best, (4, 1))
+    rows[:, len(SHAPE) :] += np.random.default_rng(0).standard_normal((4, len(law.knots) - 1))
+    table = LawTable(rows, law.frame)
+    lowest = float(np.exp(table.knot_log_losses[:, -1]).min())
+    for loss in (*np.geomspace(0.9 * lowest, 1.1 * INITIAL_LOSS, 50), INITIAL_LOSS):
+        slow = [np.interp(-math.log(loss), -row, table.knots, right=np.inf) for row in table.knot_log_losses]
+        np.testing.assert_allclose(table.v_of_loss(float(loss)), slow, rtol=1e-9, atol=1e-12)

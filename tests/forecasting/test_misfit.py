@@ -89,6 +89,19 @@ def test_derivatives_agree_with_one_parameter_at_a_time(readings: list[NoiseRead
         np.testing.assert_allclose(fast[:, np.arange(count), width + misfit.points.run], slow, rtol=1e-8, atol=1e-8)
 
 
+def test_derivatives_of_noise_agree_with_one_parameter_at_a_time() -> None:
+    misfit = misfit_of(READINGS)
+    rows, step = rows_of(misfit), 1e-4
+    first = len(misfit.points.steps) + len(misfit.prior.mean)
+    base = misfit._noise_residuals(rows)
+    fast = misfit.jacobian(rows)[:, first:]
+    for i in range(rows.shape[1]):
+        stepped = rows.copy()
+        stepped[:, i] += step
+        slow = (misfit._noise_residuals(stepped) - base) / step
+        np.testing.assert_allclose(fast[:, :, i], slow, rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("readings", [[], READINGS])
 def test_rows_that_are_alike_have_the_same_derivatives_as_among_others(readings: list[NoiseReading]) -> None:
     misfit = misfit_of(readings)

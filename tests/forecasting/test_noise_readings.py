@@ -149,7 +149,8 @@ def test_a_fit_follows_its_readings(is_adaptive: bool, seed: int) -> None:
 
     alone, near, high, low = fitted(None), fitted(0.0), fitted(math.log(10.0)), fitted(-math.log(10.0))
     assert np.abs(near[0] - true).max() < READING_SD
-    assert near[1:].mean(axis=1).std() < 0.75 * alone[1:].mean(axis=1).std(), "losses alone say little of noise scales"
+    # Readings are off by WIDER * READING_SD, which with losses alone leaves 0.7 of the deviation, known to an eighth.
+    assert near[1:].mean(axis=1).std() < 0.85 * alone[1:].mean(axis=1).std(), "losses alone say little of noise scales"
     # The losses hold against readings that are off, so the law is moved by less than these are.
     assert READING_SD < (high[0] - near[0]).mean() < math.log(10.0)
     assert READING_SD < (near[0] - low[0]).mean() < math.log(10.0)

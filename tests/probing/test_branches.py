@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from batchopt.probing.branches import EVALUATION_SHARE, Leg, stops
 
 
-def leg_of(budget: float, batch_size: int, *, ends_evaluated: bool = False) -> Leg:
-    return Leg("leg", "part", batch_size, 0.1, budget, batch_size, seed=0, ends_evaluated=ends_evaluated)
+def leg_of(budget: float, batch_size: int, *, per_step: float = 0.0, ends_evaluated: bool = False) -> Leg:
+    price = batch_size + per_step
+    return Leg("leg", "part", batch_size, 0.1, budget, price, seed=0, ends_evaluated=ends_evaluated)
 
 
 @given(
@@ -19,18 +20,20 @@ def leg_of(budget: float, batch_size: int, *, ends_evaluated: bool = False) -> L
     cost=st.floats(0.0, 5_000.0),
     done=st.integers(0, 1_000),
     ends_evaluated=st.booleans(),
+    per_step=st.sampled_from((0.0, 64.0)),
 )
 def test_a_leg_never_spends_more_than_its_budget(
-    budget: float, batch_size: int, cost: float, done: int, ends_evaluated: bool
+    budget: float, batch_size: int, cost: float, done: int, ends_evaluated: bool, per_step: float
 ) -> None:
-    found = stops(leg_of(budget, batch_size, ends_evaluated=ends_evaluated), done=done, evaluation_cost=cost)
+    leg, price = leg_of(budget, batch_size, per_step=per_step, ends_evaluated=ends_evaluated), batch_size + per_step
+    found = stops(leg, done=done, evaluation_cost=cost)
     steps = [step for step, _ in found]
     evaluations = sum(evaluated for _, evaluated in found)
     assert steps == sorted(set(steps))
     assert all(step > done for step in steps)
     if found:
-        assert (steps[-1] - done) * batch_size + evaluations * cost <= budget * (1 + 1e-9)
-        assert (steps[-1] + 1 - done) * batch_size + evaluations * cost > budget * (0.8 if not ends_evaluated else 0.4)
+        assert (steps[-1] - done) * price + evaluations * cost <= budget * (1 + 1e-9)
+        assert (steps[-1] + 1 - done) * price + evaluations * cost > budget * (0.8 if not ends_evaluated else 0.4)
 
 
 def test_evaluations_are_few_and_late() -> None:

@@ -8,15 +8,21 @@ from hypothesis import strategies as st
 
 from batchopt.errors import BudgetError
 from batchopt.probing.budget import (
+    EXTRA_RATES,
     FREE,
     LEAST_STEPS,
+    RATES,
+    RATES_AFTER_WRONG,
+    SHARES,
     SMALLER,
     USUAL,
+    WARMUP,
     BatchSizes,
     choose_batch_sizes,
     examples_within,
     price_in_examples,
     search_budget,
+    warmup_within,
 )
 from batchopt.step_cost import Knee, StepCost
 
@@ -64,9 +70,41 @@ def test_where_steps_cost_much_batches_are_larger() -> None:
     assert choose_batch_sizes(200_000, price(), bounds=(1, 4096), population=4096).search == 128
 
 
+@pytest.mark.parametrize(
+    "cost", [StepCost(5e-3, 0.0), StepCost(5e-3, 1e-12), StepCost(5e-3, 0.0, (Knee(256.0, 1e-5),))]
+)
+def test_where_examples_cost_nothing_batches_are_large_but_not_beyond_all_bounds(cost: StepCost) -> None:
+    """As on a GPU that waits for its host."""
+    in_examples = price_in_examples(cost)
+    budget = examples_within(60.0, cost, in_examples)
+    found = choose_batch_sizes(budget, in_examples, bounds=(1, 10**6), population=10**6)
+    assert 256 <= found.search <= 8_192
+    assert search_budget(budget) / in_examples(found.search) > 20, "steps"
+    one = choose_batch_sizes(budget, in_examples, bounds=(1, 100), population=10**6)
+    assert one.large == 100
+
+
+def test_no_step_fits() -> None:
+    with pytest.raises(BudgetError, match="holds no step"):
+        choose_batch_sizes(0, price(), bounds=(1, 100), population=1_000)
+
+
+def test_runs_warm_up_over_a_part_of_both_batch_sizes_short_runs() -> None:
+    sizes = BatchSizes(small=4, search=32, large=32)
+    assert warmup_within(1_000.0, price(), sizes) == round(WARMUP * 1_000)
+    assert warmup_within(1_000.0, price(64.0), sizes) == round(0.5 * 4 * 1_000 / 68)
+
+
+def test_a_wrong_rate_is_within_the_budget() -> None:
+    of_search = SHARES["learning-rate search"] / (RATES + EXTRA_RATES)
+    assert sum(SHARES.values()) + RATES_AFTER_WRONG * of_search <= 1.0 + 1e-9
+
+
 def test_a_time_is_counted_in_examples_of_the_usual_batch_size() -> None:
     cost = StepCost(per_step=2e-3, per_example=1e-5, knees=(Knee(512.0, 1e-4),))
     in_examples = price_in_examples(cost)
     assert in_examples(USUAL) == pytest.approx(USUAL)
     for size in (1, 64, 300, 1024):
-        assert examples_within(10.0, cost) * cost(size) == pytest.approx(8.0 * in_examples(size), rel=1e-3)
+        assert examples_within(10.0, cost, in_examples) * cost(size) == pytest.approx(8.0 * in_examples(size), rel=1e-3)
+    dear = StepCost(per_step=64.0, per_example=1.0)
+    assert examples_within(10.0, dear.scaled(1e-4, "seconds"), dear) == pytest.approx(80_000, abs=1)

@@ -183,24 +183,30 @@ def finished(session: Session, leg: Leg, *, examples: int, spent: float = 0.0) -
 
 
 @given(
-    st.integers(1, 100_000), st.integers(1, 512), st.floats(0.05, 0.5), st.floats(0.0, 30_000.0), st.integers(1, 9_000)
+    st.integers(1, 100_000),
+    st.integers(1, 512),
+    st.floats(0.05, 0.5),
+    st.floats(0.0, 30_000.0),
+    st.integers(1, 9_000),
+    st.sampled_from((0.0, 64.0)),
 )
 def test_a_cooldown_keeps_its_budget_and_is_as_long_as_wanted_where_that_holds_it(
-    seen: int, size: int, share: float, budget: float, population: int
+    seen: int, size: int, share: float, budget: float, population: int, per_step: float
 ) -> None:
     task = task_of(eval_data=tuple(part[:1].expand(population, *part.shape[1:]) for part in classification(1)))
     session = session_of(Path("unused"), task)
-    leg = finished(session, stable_leg(batch_size=size, step_price=size), examples=seen)
+    price = size + per_step
+    leg = finished(session, stable_leg(batch_size=size, step_price=price), examples=seen)
     found = cooldown(session, leg, "cool", SHORT, share=share, budget=budget)
     wanted, cost = round(share * seen / size), population / 3.0
     if found is None:
-        assert min(wanted, (budget - min(cost, budget / 2)) / size) < LEAST_COOLDOWN_STEPS
+        assert min(wanted, (budget - min(cost, budget / 2)) / price) < LEAST_COOLDOWN_STEPS
         return
-    assert found.budget == found.cooldown_steps * size + (cost if found.ends_evaluated else 0.0)
+    assert found.budget == found.cooldown_steps * price + (cost if found.ends_evaluated else 0.0)
     assert LEAST_COOLDOWN_STEPS <= found.cooldown_steps <= wanted
     assert found.budget <= budget * (1 + 1e-9)
-    assert found.ends_evaluated == (cost <= budget / 2 and cost <= wanted * size)
-    assert found.cooldown_steps == wanted or found.budget + size > budget
+    assert found.ends_evaluated == (cost <= budget / 2 and cost <= wanted * price)
+    assert found.cooldown_steps == wanted or found.budget + price > budget
     assert (found.continues, found.name, found.learning_rate) == ("stable", "cool", RATE)
 
 

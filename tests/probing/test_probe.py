@@ -313,6 +313,36 @@ def test_steps_count_against_a_budget_of_examples() -> None:
     assert free.budget_spent == free.examples_spent
 
 
+def test_a_given_rate_that_is_wrong_is_said_to_be(report: ProbeReport) -> None:
+    begun = probe(make_task(), examples=BUDGET, seed=3, learning_rate=1e3)
+    (note,) = begun.notes
+    assert note.startswith("The learning rate that was given, 1e+03 at batch size 32, is far from the best: ")
+    assert begun.reference is not None
+
+
+def test_steps_of_a_time_are_counted_by_it() -> None:
+    with pytest.raises(ValueError, match="per_step needs examples"):
+        probe(make_task(), seconds=1.0, per_step=64.0)
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="per_step must be"):
+            probe(make_task(), examples=BUDGET, per_step=wrong)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        ((0, 0.1), "prior's batch size must be at least 1"),
+        ((8, -0.1), "prior's learning rate must be positive"),
+        ((8, math.nan), "prior's learning rate must be positive"),
+    ],
+)
+def test_a_prior_that_is_no_setting(prior: tuple[int, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(prior=prior)
+    with pytest.raises(TypeError, match="prior must be a pair"):
+        make_task(prior=0.1)
+
+
 @pytest.mark.parametrize("times", [1.0, 0.01, 100.0])
 def test_a_prior_is_where_the_search_begins_and_costs_little_where_it_is_wrong(
     report: ProbeReport, times: float
@@ -330,9 +360,8 @@ def test_a_prior_is_where_the_search_begins_and_costs_little_where_it_is_wrong(
         assert "learning-rate range" not in {part.part for part in begun.spending}
     else:
         (note,) = begun.notes
-        assert note.startswith(
-            f"The learning rate that was given, {good * times:.3g} at batch size {size}, is far from"
-        )
+        assert note.startswith(f"The task's prior, {4**0.75 * good * times:.3g} at batch size {4 * size}, which is")
+        assert f"which is {good * times:.3g} at {size}, is far from the best" in note
     lowest, before = (min(run.last_loss for run in each.runs if run.outcome == "finished") for each in (begun, report))
     assert lowest < 1.2 * before, "in the end it finds rates as good"
 
