@@ -123,9 +123,10 @@ def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price:
     change = other.cost.value / best.cost.value - 1.0
     # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
     doubt = DEARER if change < -0.01 else ""
+    cost = f"as many {price.unit}" if abs(change) < 0.005 else f"{change:+.0%} {price.unit}"
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
-        f"{other.examples.value:,.0f} examples: {change:+.0%} {price.unit}{doubt}."
+        f"{other.examples.value:,.0f} examples: {cost}{doubt}."
     )
 
 
