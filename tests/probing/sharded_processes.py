@@ -161,7 +161,7 @@ def cut_short() -> str:
     with (
         patch("time.time", lambda: now),
         patch("time.perf_counter", lambda: now),
-        patch("batchopt.probing.probe.examples_within", lambda seconds, cost: 100_000),  # far more than there is
+        patch("batchopt.probing.probe.examples_within", lambda seconds, cost, price: 100_000),  # far more than there is
     ):
         return probe(task_of(loss=timed), seconds=2.0, seed=0).to_json()
 
