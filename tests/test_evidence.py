@@ -138,3 +138,12 @@ def test_a_report_of_an_older_version_is_refused_with_what_to_do() -> None:
     older = report.to_json().replace(ProbeReport.SCHEMA, "batchopt.probe/1")
     with pytest.raises(RecordError, match=r"an older batchopt \(batchopt.probe/1; .* no decays .*: probe again$"):
         ProbeReport.from_json(older)
+
+
+def test_spending_adds_up_in_what_it_counts_for() -> None:
+    free, dear = Spending("a", 10.0, 2, 0.5), Spending("b", 20.0, 3, 1.5, 50.0)
+    assert free + free == Spending("a", 20.0, 4, 1.0)
+    assert free + dear == Spending("a", 30.0, 5, 2.0, 60.0)
+    assert (free.of_budget, dear.of_budget) == (10.0, 50.0)
+    with pytest.raises(ValueError, match="counted"):
+        Spending("a", 10.0, 2, 0.5, -1.0)

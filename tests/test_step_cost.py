@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchopt.step_cost import Knee, StepCost, fit_step_cost
+from batchopt.step_cost import LARGEST_SOUGHT, Knee, StepCost, fit_step_cost
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
@@ -53,6 +53,27 @@ def test_any_times_give_a_cost_that_does_not_fall(times: list[float]) -> None:
     prices = [cost(size) for size in range(1, 1024)]
     assert all(left <= right * (1 + 1e-9) for left, right in pairwise(prices))
     assert cost.largest_batch_size == 4096
+
+
+@given(st.floats(0.0, 100.0), st.floats(0.01, 10.0), st.floats(0.0, 1e5), st.booleans())
+def test_the_largest_batch_within_a_cost(per_step: float, per_example: float, most: float, bent: bool) -> None:
+    cost = StepCost(per_step, per_example, (Knee(32.0, 2.0 * per_example),) if bent else ())
+    largest = cost.largest_within(most)
+    assert largest == 0 or cost(largest) <= most
+    assert cost(largest + 1) > most
+
+
+def test_where_examples_cost_nothing_the_search_for_the_largest_ends() -> None:
+    assert StepCost(1.0, 0.0).largest_within(2.0) == LARGEST_SOUGHT - 1
+    assert StepCost(1.0, 0.0).largest_within(0.5) == 0
+
+
+def test_another_unit() -> None:
+    cost = StepCost(2e-3, 1e-5, (Knee(64.0, 3e-5),), largest_batch_size=512)
+    other = cost.scaled(1e3, "milliseconds")
+    assert (other.unit, other.largest_batch_size) == ("milliseconds", 512)
+    for size in (1, 64, 200):
+        assert other(size) == pytest.approx(1e3 * cost(size))
 
 
 def test_refusals() -> None:

@@ -17,6 +17,7 @@ from batchopt.cli.main import main
 from batchopt.cli.probe import show_probe
 from batchopt.cli.task_file import load_task
 from batchopt.cli.train import train_by
+from batchopt.report.sections import probe as probe_section
 
 GOAL = 0.4
 
@@ -35,6 +36,22 @@ def test_the_probe_keeps_its_budget_and_leaves_no_journal(flow: Any) -> None:
     assert report.examples_spent <= report.budget_examples == 40_000
     assert len(report.noise_scales) == 3
     assert not Path(f"{flow.probe}.partial").exists()
+
+
+def test_what_a_probe_spent_and_found_out_is_shown(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    note = "The learning rate that was given is far from the best."
+    report = replace(ProbeReport.load(flow.probe), notes=(note,))
+    dear = replace(report, spending=tuple(replace(part, counted=2.0 * part.examples) for part in report.spending))
+    capsys.readouterr()
+    for each in (report, dear):
+        show_probe(each, Console(as_json=False))
+        shown = capsys.readouterr().out
+        assert note in shown
+        assert (
+            f"{each.budget_spent / each.budget_examples:.0%} of it spent: {each.examples_spent:,.0f} examples" in shown
+        )
+    assert dear.budget_spent == pytest.approx(2.0 * report.examples_spent)
+    assert note in probe_section(report, None).body
 
 
 def test_runs_and_their_cooldowns_are_shown_apart(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
