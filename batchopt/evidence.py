@@ -253,7 +253,7 @@ class ProbeReport(Record):
         noise_scales: readings along tuned runs, in the order of measuring.
         step_cost: measured seconds per step; None if the probe stopped before it.
         spending: what each part spent.
-        budget_examples: the budget that the probe was given, or that its seconds hold, in the examples that steps count for.
+        budget_examples: the budget that was given, or that its seconds hold, in the examples that steps count for.
         stopped: why the probe ended before its plan was done, in words; None if it was completed.
         provenance: versions, device, seed.
         initial_loss: mean training loss at initialisation; None if the probe stopped before it.

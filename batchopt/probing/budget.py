@@ -53,8 +53,8 @@ EXTRA_RATES = 2
 EXTRA_GIVEN_RATES = 1
 """Likewise around a rate that is given."""
 RATES_AFTER_WRONG = 2
-"""Where that rate was wrong, all rates are searched too. Both searches together may cost so many runs more than one: the
-shares leave room for them."""
+"""Where that rate was wrong, all rates are searched too. Both searches together may cost so many runs more than one:
+the shares leave room for them."""
 FINE_FACTOR = 3.0
 """Neighbouring learning rates of the short runs."""
 FINE_RATES, EXTRA_FINE_RATES = 3, 1
