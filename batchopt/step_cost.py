@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative
 from batchopt._codec import Record
+from batchopt.uncertainty import Estimate, t_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,6 +53,8 @@ class StepCost(Record):
         knees: batch sizes at which the cost per example changes, rising.
         largest_batch_size: largest batch that fits in memory; None where it was not looked for.
         unit: what the cost is counted in ("seconds" when measured).
+        scatter: factor, at least 1, by which a cost may come out higher or lower, at 90 %: of measured seconds, by how
+            much other timings on the same machine differed.
 
     Example:
         >>> cost = StepCost(per_step=64.0, per_example=1.0, unit="examples' time")
@@ -66,6 +69,7 @@ class StepCost(Record):
     knees: tuple[Knee, ...] = ()
     largest_batch_size: int | None = None
     unit: str = "seconds"
+    scatter: float = 1.0
 
     def __post_init__(self) -> None:
         check_non_negative("per_step", self.per_step)
@@ -75,6 +79,8 @@ class StepCost(Record):
         check_increasing("knees' batch sizes", [knee.batch_size for knee in self.knees])
         if self.largest_batch_size is not None:
             check_count("largest_batch_size", self.largest_batch_size)
+        if not 1.0 <= self.scatter < math.inf:
+            raise ValueError(f"scatter must be finite and at least 1, got {self.scatter!r}")
 
     def __call__(self, batch_size: float) -> float:
         """Cost of one step at `batch_size`, in `unit`."""
@@ -94,11 +100,32 @@ class StepCost(Record):
     def scaled(self, factor: float, unit: str) -> StepCost:
         """The same in another unit, of which there are `factor` to one of this."""
         knees = tuple(Knee(knee.batch_size, factor * knee.per_example) for knee in self.knees)
-        return StepCost(factor * self.per_step, factor * self.per_example, knees, self.largest_batch_size, unit)
+        per_step, per_example = factor * self.per_step, factor * self.per_example
+        return StepCost(per_step, per_example, knees, self.largest_batch_size, unit, self.scatter)
 
     def of_run(self, *, batch_size: float, steps: float) -> float:
         """Cost of `steps` steps at `batch_size`, in `unit`."""
         return steps * self(batch_size)
+
+    def of_steps(self, steps: Estimate, *, batch_size: float) -> Estimate:
+        """Cost of an uncertain number of steps, with what the cost of a step itself scatters by."""
+        return steps.scaled(self(batch_size)).widened(self.scatter)
+
+    def retimed(self, timings: Sequence[tuple[float, float]]) -> StepCost:
+        """The same after other timings: of both, the slower holds, and `scatter` is how far all of them are from it.
+
+        A machine that is busy at times, or warms up, gives what a step takes to a few tens of per cent at best. Its
+        first timings are of a moment; those of whole runs say what a run takes.
+
+        Args:
+            timings: (batch size, seconds of a step), each of other steps.
+        """
+        if not timings:
+            return self
+        ratios = np.array([1.0, *(seconds / self(batch_size) for batch_size, seconds in timings)])
+        slower = max(1.0, float(np.median(ratios[1:])))
+        off = float(np.sqrt(np.sum(np.log(ratios / slower) ** 2) / len(timings)))
+        return replace(self.scaled(slower, self.unit), scatter=math.exp(t_quantile(len(timings)) * off))
 
 
 def fit_step_cost(

@@ -9,6 +9,7 @@ Notation
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -83,6 +84,19 @@ class Estimate(Record):
     def scaled(self, factor: float) -> Estimate:
         """The estimate of `factor` times the quantity, for a positive factor."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor, self.resolved)
+
+    def widened(self, factor: float) -> Estimate:
+        """The estimate of a positive quantity that something independent changes by up to `factor` either way, at 90 %.
+
+        Example:
+            >>> print(Estimate(100.0, 80.0, 125.0, True).widened(1.25))
+            100 (72.9 to 137)
+        """
+        if factor == 1.0 or self.low <= 0:
+            return self
+        ends = (math.hypot(math.log(end / self.value), math.log(factor)) for end in (self.low, self.high))
+        low, high = (math.exp(end) if end < math.log(sys.float_info.max) else math.inf for end in ends)
+        return Estimate(self.value, self.value / low, self.value * high, self.resolved)
 
 
 def from_draws(value: float, draws: NDArray[np.float64], *, resolved: bool = True) -> Estimate:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from batchopt.step_cost import LARGEST_SOUGHT, Knee, StepCost, fit_step_cost
+from batchopt.uncertainty import Estimate
 
 SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 
@@ -76,6 +78,45 @@ def test_another_unit() -> None:
         assert other(size) == pytest.approx(1e3 * cost(size))
 
 
+def test_of_two_timings_the_slower_holds() -> None:
+    cost = StepCost(1e-3, 1e-5, (Knee(64.0, 3e-5),), largest_batch_size=512)
+    assert cost.retimed([]) == cost
+    assert cost.retimed([(8, cost(8)), (128, cost(128))]).scatter == pytest.approx(1.0)
+    slower = cost.retimed([(size, 2.0 * cost(size)) for size in SIZES])
+    assert [slower(size) for size in (1, 64, 200)] == pytest.approx([2.0 * cost(size) for size in (1, 64, 200)])
+    assert slower.largest_batch_size == 512
+    student = stats.t.ppf(0.95, len(SIZES))
+    assert slower.scatter == pytest.approx(2.0 ** (student / np.sqrt(len(SIZES))))  # one of eleven was half as slow
+    faster = cost.retimed([(size, 0.5 * cost(size)) for size in SIZES])
+    assert faster(64) == pytest.approx(cost(64))
+    assert faster.scatter == pytest.approx(2.0**student)
+
+
+@pytest.mark.parametrize("timings", [1, 3, 12])
+def test_nine_of_ten_next_timings_lie_within_the_scatter(timings: int) -> None:
+    rng = np.random.default_rng(timings)
+    inside = narrower = 0
+    for _ in range(2_000):
+        first, *later, next_one = np.exp(0.2 * rng.standard_normal(timings + 2))
+        cost = StepCost(first, 0.0).retimed([(8, seconds) for seconds in later])
+        off = abs(np.log(next_one / cost(8)))
+        inside += off <= np.log(cost.scatter)
+        narrower += off <= np.log(cost.scatter) / 1.5  # a planted error
+    low, high = 1_800 - 60, 1_800 + 60  # 4.5 standard errors
+    assert low < inside < high
+    assert narrower < low
+
+
+def test_what_steps_cost_is_as_uncertain_as_their_number_and_their_price() -> None:
+    steps = Estimate(100.0, 80.0, 125.0, True)
+    assert StepCost(2.0, 0.5).of_steps(steps, batch_size=4) == steps.scaled(4.0)
+    both = StepCost(2.0, 0.5, scatter=1.25).of_steps(steps, batch_size=4)
+    assert (both.value, both.high / both.value) == (400.0, pytest.approx(np.exp(np.sqrt(2.0) * np.log(1.25))))
+    assert both.low == pytest.approx(both.value**2 / both.high)
+    endless = StepCost(2.0, 0.5, scatter=1.25).of_steps(Estimate(100.0, 80.0, np.inf, False), batch_size=4)
+    assert (endless.high, endless.resolved) == (np.inf, False)
+
+
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="two different batch sizes at least"):
         fit_step_cost([8, 8], [1.0, 1.0])
@@ -85,3 +126,6 @@ def test_refusals() -> None:
         StepCost(0.0, 0.0)
     with pytest.raises(ValueError, match="knees' batch sizes must rise"):
         StepCost(1.0, 1.0, (Knee(64, 1.0), Knee(32, 1.0)))
+    for scatter in (0.5, np.nan, np.inf):
+        with pytest.raises(ValueError, match="scatter must be finite and at least 1"):
+            StepCost(1.0, 1.0, scatter=scatter)

@@ -187,7 +187,8 @@ def show_probe(report: ProbeReport, console: Console) -> None:
             f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
             for knee, slope in zip(cost.knees, slopes[1:], strict=True)
         )
-        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}")
+        scatter = f", give or take a factor of {cost.scatter:.2f}" if cost.scatter > 1.0 else ""
+        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}{scatter}")
     for note in report.notes:
         console.say(f"\n{note}")
     if report.stopped is not None and is_usable(report):

@@ -262,6 +262,6 @@ def _alternative(run: SingleRun, price: StepCost, measured: StepCost | None) -> 
         loss=estimate_of(run.losses),
         steps=steps,
         examples=examples,
-        seconds=None if measured is None else steps.scaled(measured(run.batch_size)),
-        cost=steps.scaled(price(run.batch_size)),
+        seconds=None if measured is None else measured.of_steps(steps, batch_size=run.batch_size),
+        cost=price.of_steps(steps, batch_size=run.batch_size),
     )

@@ -12,12 +12,12 @@ import pickle
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
 import cloudpickle
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
@@ -40,6 +40,8 @@ HOPELESS = 3.0
 """A loss this many times the initial one counts as diverged."""
 COOLDOWN_WINDOWS = 8
 """Windows of a cooldown's training losses: of equal width, since the loss falls until the end."""
+TIMED_STEPS = 8
+"""Fewer steps say little of what a step takes: the first ones load and allocate what the others find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +107,21 @@ def run_legs(shared: SharedTask, legs: Sequence[Leg], journal: Journal) -> list[
         for leg in missing:
             _run_and_keep(shared, leg, journal)
     else:
-        Parallel()(delayed(_run_and_keep)(shared, leg, journal) for leg in missing)
+        alone = effective_n_jobs(None) == 1
+        Parallel()(delayed(_run_and_keep)(shared, leg, journal, alone=alone) for leg in missing)
     return [part for leg in legs if (part := journal.finished(leg.name)) is not None]
 
 
-def _run_and_keep(shared: SharedTask, leg: Leg, journal: Journal) -> None:
-    journal.keep(leg.name, run_leg(shared.task, leg, journal))
+def _run_and_keep(shared: SharedTask, leg: Leg, journal: Journal, *, alone: bool = True) -> None:
+    part = run_leg(shared.task, leg, journal)
+    journal.keep(leg.name, part if alone else replace(part, step_seconds=None))
 
 
 class _Trained(NamedTuple):
-    """What a leg saw: losses of batches, (examples, loss) of evaluations, and how it ended."""
+    """What a leg saw: losses of batches, seconds of their steps, (examples, loss) of evaluations, and how it ended."""
 
     losses: list[float]
+    seconds: list[float]
     evaluations: list[tuple[int, float]]
     outcome: Literal["finished", "stopped", "diverged"]
     failure: str | None
@@ -147,7 +152,8 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
         windows=COOLDOWN_WINDOWS if leg.cooldown_steps else None,
     )
     branch = _branch(leg, before, trained, windows, schedule)
-    return Part(spending, branch=branch, examples_seen=run.examples_seen, failure=trained.failure)
+    timed = statistics.median(trained.seconds) if steps >= TIMED_STEPS else None
+    return Part(spending, branch=branch, examples_seen=run.examples_seen, step_seconds=timed, failure=trained.failure)
 
 
 def _begin(task: TrainingTask, leg: Leg, journal: Journal) -> tuple[TrainingRun, Branch | None]:
@@ -179,20 +185,23 @@ def schedule_of(leg: Leg, *, warmup_examples: int, begins_at: int) -> LearningRa
 def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, evaluation_cost: float) -> _Trained:
     first_step = run.steps
     losses: list[float] = []
+    seconds: list[float] = []
     evaluations: list[tuple[int, float]] = []
     try:
         for until, evaluate in stops(leg, done=first_step, evaluation_cost=evaluation_cost):
             while run.steps < until and not _too_late(leg, run):
+                began = time.perf_counter()
                 losses.append(run.step(leg.batch_size, multiplier=_multiplier(leg, schedule, run.examples_seen)))
+                seconds.append(time.perf_counter() - began)
             if evaluate and losses:
                 evaluations.append((run.examples_seen, _evaluated(run)))
             if _has_diverged(losses, leg.initial_loss):
-                return _Trained(losses, evaluations, "diverged", None)
+                return _Trained(losses, seconds, evaluations, "diverged", None)
             if _too_late(leg, run):
-                return _Trained(losses, evaluations, "stopped", None)
+                return _Trained(losses, seconds, evaluations, "stopped", None)
     except NonFiniteLossError as error:
-        return _Trained(losses, evaluations, "diverged", str(error))
-    return _Trained(losses, evaluations, "finished", None)
+        return _Trained(losses, seconds, evaluations, "diverged", str(error))
+    return _Trained(losses, seconds, evaluations, "finished", None)
 
 
 def _evaluated(run: TrainingRun) -> float:

@@ -53,6 +53,7 @@ class Part(Record):
         step_cost: measured seconds per step.
         initial_loss: mean training loss at initialisation.
         learning_rate: the highest worth trying.
+        step_seconds: median seconds of the part's steps; None where there were few, or other runs beside them.
         failure: why the part has no result, or what ended it, in words.
     """
 
@@ -66,6 +67,7 @@ class Part(Record):
     step_cost: StepCost | None = None
     initial_loss: float | None = None
     learning_rate: float | None = None
+    step_seconds: float | None = None
     failure: str | None = None
 
 

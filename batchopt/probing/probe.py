@@ -255,12 +255,17 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         name, before = part.spending.part, spending.get(part.spending.part)
         spending[name] = part.spending if before is None else before + part.spending
     costs = [part.step_cost for part in session.parts.values() if part.step_cost is not None]
+    timings = [
+        (part.branch.batch_size, part.step_seconds)
+        for part in session.parts.values()
+        if part.branch is not None and part.step_seconds is not None
+    ]
     initial = [part.initial_loss for part in session.parts.values() if part.initial_loss is not None]
     return ProbeReport(
         reference=reference,
         branches=tuple(branch for branch in runs.values() if branch != reference),
         noise_scales=tuple(part.noise_scale for part in session.parts.values() if part.noise_scale is not None),
-        step_cost=costs[0] if costs else None,
+        step_cost=costs[0].retimed(timings) if costs else None,
         spending=tuple(spending.values()),
         budget_examples=session.budget,
         stopped=stopped,

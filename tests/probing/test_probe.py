@@ -18,10 +18,10 @@ from torch import nn
 import batchopt.probing.branches as branches_module
 from batchopt.errors import BudgetError, NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import ProbeReport, Spending
-from batchopt.probing.branches import SharedTask
+from batchopt.probing.branches import TIMED_STEPS, SharedTask
 from batchopt.probing.budget import EXTRA_RATES, RATES, SHARES
 from batchopt.probing.data import shuffled_indices
-from batchopt.probing.journal import Identity
+from batchopt.probing.journal import Identity, Part
 from batchopt.probing.probe import probe
 from batchopt.probing.task import TrainingTask
 
@@ -158,6 +158,33 @@ def test_an_interrupted_probe_goes_on_where_it_stopped(report: ProbeReport, tmp_
 def test_a_finished_part_is_not_run_again(report: ProbeReport, journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches_module, "run_leg", lambda *_: pytest.fail("a finished leg was run again"))
     assert probe(make_task(), examples=BUDGET, seed=3, journal=journal) == report
+
+
+def test_steps_are_timed_again_along_the_runs(report: ProbeReport, journal: Path, tmp_path: Path) -> None:
+    own = tmp_path / "journal"
+    shutil.copytree(journal, own)
+    first = Part.load(own / "step-time.json").step_cost
+    assert first is not None
+    timed = 0
+    for file in own.glob("*.json"):
+        if file.name == "identity.json":
+            continue
+        part = Part.load(file)
+        assert (part.step_seconds is None) == (part.branch is None or part.spending.steps < TIMED_STEPS), file
+        if part.branch is not None and part.step_seconds is not None:
+            timed += 1
+            replace(part, step_seconds=3.0 * first(part.branch.batch_size)).save(file)
+    assert timed >= 10
+    again = probe(make_task(), examples=BUDGET, seed=3, journal=own).step_cost
+    assert again is not None
+    assert [again(size) for size in SIZES] == pytest.approx([3.0 * first(size) for size in SIZES])
+    assert timeless(report) == timeless(probe(make_task(), examples=BUDGET, seed=3, journal=own))
+
+
+def test_runs_beside_one_another_are_not_timed(tmp_path: Path) -> None:
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        probe(make_task(), examples=BUDGET, seed=3, journal=tmp_path)
+    assert Part.load(tmp_path / "rate-0.json").step_seconds is None
 
 
 def test_a_journal_of_another_probe_is_refused(report: ProbeReport, journal: Path) -> None:
