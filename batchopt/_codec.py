@@ -75,6 +75,22 @@ class Record:
             raise RecordError(f"{os.fspath(path)}: {error}") from None
 
 
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+"""The keys of an older version -> those of the next."""
+
+
+def gained(*keys: str) -> Upgrade:
+    """The upgrade to a version that has more keys than the one before, each with a default."""
+
+    def upgrade(fields: dict[str, Any]) -> dict[str, Any]:
+        for key in keys:
+            if key in fields:
+                raise RecordError(f"{key}: files of this version had no such key")
+        return fields
+
+    return upgrade
+
+
 def json_schema(record: type[Record]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a record's file."""
     schema = _adapter(record).json_schema()

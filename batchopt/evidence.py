@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -10,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative, check_positive
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.noise_scale import NoiseScale
 from batchopt.step_cost import StepCost
@@ -248,7 +249,8 @@ class ProbeReport(Record):
     """Everything that a probe measured, and what it spent.
 
     Attributes:
-        reference: the long run along which the noise scale was measured; None if the probe stopped before it.
+        reference: the longest run at the large batch size, along which the noise scale was measured; None if the probe
+            stopped before it.
         branches: the other runs, and the cooldowns that branch off runs.
         noise_scales: readings along tuned runs, in the order of measuring.
         step_cost: measured seconds per step; None if the probe stopped before it.
@@ -257,10 +259,12 @@ class ProbeReport(Record):
         stopped: why the probe ended before its plan was done, in words; None if it was completed.
         provenance: versions, device, seed.
         initial_loss: mean training loss at initialisation; None if the probe stopped before it.
-        notes: what the probe decided that its user should know, in sentences.
+        notes: what went otherwise than its user thought, in sentences.
+        decisions: what it decided on the way, and why, in sentences.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.probe/2"
+    SCHEMA: ClassVar[str] = "batchopt.probe/3"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.probe/2": gained("decisions")}
     REMEDY_OF_OLDER: ClassVar[str] = "it holds no decays of the learning rate: probe again"
 
     reference: Branch | None
@@ -273,6 +277,7 @@ class ProbeReport(Record):
     provenance: Provenance
     initial_loss: float | None = None
     notes: tuple[str, ...] = ()
+    decisions: tuple[str, ...] = ()
 
     @property
     def examples_spent(self) -> float:

@@ -9,14 +9,14 @@ Notation
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.uncertainty import Estimate, t_quantile
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ class StepCost(Record):
         (128.0, 1280.0)
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.step_cost/1"
+    SCHEMA: ClassVar[str] = "batchopt.step_cost/2"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.step_cost/1": gained("scatter")}
 
     per_step: float
     per_example: float

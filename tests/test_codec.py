@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from visualization.samples import plan_of
 
 import batchopt
 from batchopt import _codec
@@ -23,6 +24,7 @@ from batchopt._codec import Record, json_schema, write_text
 from batchopt.errors import RecordError
 from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance, Spending
 from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.probing.journal import Identity, Part
 from batchopt.step_cost import Knee, StepCost
 from batchopt.uncertainty import Estimate
 
@@ -48,7 +50,10 @@ def estimates(draw: st.DrawFn) -> Estimate:
 def step_costs(draw: st.DrawFn) -> StepCost:
     places = sorted(draw(st.sets(non_negative, max_size=3)))
     knees = tuple(Knee(place, draw(finite)) for place in places)
-    return StepCost(draw(positive), draw(non_negative), knees, draw(st.none() | counts), draw(words))
+    return StepCost(
+        draw(positive), draw(non_negative), knees, draw(st.none() | counts), draw(words),
+        draw(st.floats(1.0, 100.0)),
+    )  # fmt: skip
 
 
 @st.composite
@@ -83,6 +88,7 @@ def reports(draw: st.DrawFn) -> ProbeReport:
         budget_examples=draw(counts),
         stopped=draw(st.none() | words),
         provenance=Provenance(draw(st.dictionaries(words, words, max_size=2)), draw(words), 0, None, draw(counts)),
+        decisions=tuple(draw(st.lists(words, max_size=2))),
     )
 
 
@@ -141,6 +147,26 @@ def altered(**fields: object) -> str:
 def test_refused(text: str, message: str) -> None:
     with pytest.raises(RecordError, match=message):
         Estimate.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("record", "keys", "older"),
+    [
+        (StepCost(1e-3, 1e-5), ["scatter"], "batchopt.step_cost/1"),
+        (plan_of(), ["expected_regret"], "batchopt.plan/2"),
+        (ProbeReport(None, (), (), None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1)), ["decisions"],
+         "batchopt.probe/2"),
+        (Part(Spending("search", 1.0, 1, 1.0)), ["step_seconds", "aim"], "batchopt.probe_part/2"),
+        (Identity(1_000, None, 0, None, None, 100, 10), ["goal"], "batchopt.probe_identity/3"),
+    ],
+)  # fmt: skip
+def test_what_is_new_has_a_default_in_files_of_the_version_before(record: Record, keys: list[str], older: str) -> None:
+    fields = json.loads(record.to_json()) | {"schema": older}
+    with pytest.raises(RecordError, match=f"{keys[0]}: files of this version had no such key"):
+        type(record).from_json(json.dumps(fields))
+    for key in keys:
+        del fields[key]
+    assert type(record).from_json(json.dumps(fields)) == record
 
 
 def test_a_missing_key_is_named() -> None:

@@ -94,9 +94,15 @@ def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-sizes", type=batch_sizes, metavar="LOW:HIGH", help="smallest and largest batch size")
 
 
-def add_goal(parser: argparse.ArgumentParser) -> None:
-    """The goal: a loss at least cost, or the least loss within a budget."""
-    goal = parser.add_mutually_exclusive_group(required=True)
+def add_goal(parser: argparse.ArgumentParser, *, required: bool = True, priced: bool = True) -> None:
+    """The goal: a loss at least cost, or the least loss within a budget.
+
+    Args:
+        parser: of the command.
+        required: whether there must be one.
+        priced: whether a step may be given a price.
+    """
+    goal = parser.add_mutually_exclusive_group(required=required)
     goal.add_argument("--reach-loss", type=positive, metavar="LOSS", help="end at this loss at the least cost")
     goal.add_argument("--within", type=positive, metavar="N", help="end at the lowest loss within a budget of N")
     parser.add_argument(
@@ -107,20 +113,22 @@ def add_goal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--of", choices=("seconds", "examples", "steps"), help="what the budget of --within counts (seconds; default)"
     )
+    if not priced:
+        return
     parser.add_argument(
         "--per-step", type=not_negative, metavar="A", help="price a step at A + B x examples instead ..."
     )
     parser.add_argument("--per-example", type=not_negative, metavar="B", help="... in any unit, money for example")
 
 
-def goal_of(args: argparse.Namespace) -> ReachLoss | LowestLoss:
-    """The goal that the arguments name."""
+def goal_of(args: argparse.Namespace, *, priced: bool = True) -> ReachLoss | LowestLoss:
+    """The goal that the arguments of `add_goal` name."""
     price = None
     if args.reach_loss is not None and args.of is not None:
         raise UsageError("--of belongs to --within; say what --reach-loss spends least of with --least")
     if args.within is not None and args.least is not None:
         raise UsageError("--least belongs to --reach-loss; say what --within counts with --of")
-    if args.per_step is not None or args.per_example is not None:
+    if priced and (args.per_step is not None or args.per_example is not None):
         price = StepCost(args.per_step or 0.0, args.per_example or 0.0, unit="given units")
     if args.reach_loss is not None:
         return ReachLoss(args.reach_loss, least=price or args.least or "seconds")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
-from batchopt.cli.arguments import UsageError, add_batch_sizes, count, not_negative, positive
+from batchopt.cli.arguments import UsageError, add_batch_sizes, add_goal, count, goal_of, not_negative, positive
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
 from batchopt.evidence import Branch, ProbeReport
+from batchopt.planning.goal import Goal
 
 if TYPE_CHECKING:
     from batchopt.probing.task import TrainingTask
@@ -27,6 +28,7 @@ are kept beside the output (probe.json.partial/) until it is done: after Ctrl-C 
 where it stopped. A file that is there already is not overwritten.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
+  batchopt probe my_task.py:task --examples 200000 --reach-loss 0.25       ends early where longer runs don't pay
 
 Under torchrun the first process probes; a model that the task shards (FSDP2) is probed by all of them.
 """
@@ -59,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learning-rate", type=positive, help="a rate that works; if left out, the task's prior, or a search"
     )
+    add_goal(parser, required=False, priced=False)
     add_batch_sizes(parser)
     parser.add_argument("--workers", type=count, default=1, help="short runs in parallel (processes, by joblib)")
 
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     task_place(args.task)
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
+    if (args.least or args.of) and args.reach_loss is None and args.within is None:
+        raise UsageError("--least belongs to --reach-loss, and --of to --within: give the goal that the probe is for")
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder: give the name of a file in it")
     # With parts beside it, a probe was ended between writing the file and clearing them away.
@@ -85,6 +90,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         seconds=args.seconds,
         per_step=args.per_step,
         seed=args.seed,
+        goal=None if args.reach_loss is None and args.within is None else goal_of(args, priced=False),
         learning_rate=args.learning_rate,
         batch_sizes=args.batch_sizes,
         workers=args.workers,
@@ -100,6 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
             "out": str(args.out),
             "stopped": report.stopped,
             "notes": list(report.notes),
+            "decisions": list(report.decisions),
             "examples_spent": report.examples_spent,
             "budget_spent": report.budget_spent,
             "budget_examples": report.budget_examples,
@@ -121,6 +128,7 @@ def probe_with_progress(
     seconds: float | None = None,
     per_step: float = 0.0,
     seed: int = 0,
+    goal: Goal | None = None,
     learning_rate: float | None = None,
     batch_sizes: tuple[int, int] | None = None,
     workers: int = 1,
@@ -138,6 +146,7 @@ def probe_with_progress(
             seconds=seconds,
             per_step=per_step,
             seed=seed,
+            goal=goal,
             learning_rate=learning_rate,
             batch_sizes=batch_sizes,
             journal=journal,
@@ -189,6 +198,10 @@ def show_probe(report: ProbeReport, console: Console) -> None:
         )
         scatter = f", give or take a factor of {cost.scatter:.2f}" if cost.scatter > 1.0 else ""
         console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}{scatter}")
+    if report.decisions:
+        console.say("\nwhat was decided on the way")
+    for decision in report.decisions:
+        console.item(decision)
     for note in report.notes:
         console.say(f"\n{note}")
     if report.stopped is not None and is_usable(report):

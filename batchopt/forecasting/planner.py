@@ -67,9 +67,9 @@ def make_plan(
                 f"loss {goal.loss:.4g} needs no training: the initial loss is {posterior.initial_loss:.4g}"
             )
         price = _price(goal, measured, lambda: hyperbola(goal.loss, wanted.shapes[0]))
-        shape, runs, best = _reaching(posterior, wanted, goal, sizes, price)
+        shape, runs, best, regret = _reaching(posterior, wanted, goal, sizes, price)
     else:
-        price = goal.price(measured)
+        price, regret = goal.price(measured), None
         shape, runs, best = _within_budget(posterior, wanted, goal, sizes, price)
     points = tuple(_alternative(run, price, measured) for run in runs)
     chosen = points[runs.index(best)]
@@ -103,8 +103,10 @@ def make_plan(
             relative_cost=relative,
             price=price,
             lowest_observed=posterior.lowest_loss,
+            expected_regret=regret,
             doubts=doubts,
         ),
+        expected_regret=regret,
     )
 
 
@@ -138,18 +140,20 @@ def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], t
 
 def _reaching(
     posterior: LossPosterior, wanted: Wanted, goal: ReachLoss, sizes: Sequence[int], price: StepCost
-) -> tuple[Shape, list[SingleRun], SingleRun]:
-    """The shape to take, the best run of each batch size with it, and the best of all.
+) -> tuple[Shape, list[SingleRun], SingleRun, float]:
+    """The shape to take, the best run of each batch size with it, the best of all, and its expected regret.
 
     Of every shape the best setting is looked at closely, and the shapes are compared by what its run costs.
     """
     grid = _Grid(posterior, wanted, goal.loss, sizes, price)
     found: list[tuple[Shape, SingleRun, Floats]] = []
+    regrets: dict[Shape, float] = {}
     for shape in wanted.shapes:
         at = grid.best(shape)
         run = None if at is None else grid.run(shape, *at)
-        if run is not None:
+        if at is not None and run is not None:
             found.append((shape, run, of_draws(run.examples) * price(run.batch_size) / run.batch_size))
+            regrets[shape] = grid.expected_regret(shape, at)
     if not found:
         raise UnreachableGoalError(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
@@ -167,7 +171,7 @@ def _reaching(
         j = grid.best_rate(shape, i)
         run = best if size == best.batch_size else None if j is None else grid.run(shape, i, j)
         runs += [] if run is None else [run]
-    return shape, runs, best
+    return shape, runs, best, regrets[shape]
 
 
 def _most(diverges: NDArray[np.bool_]) -> Floats:
@@ -187,20 +191,30 @@ class _Grid:
         prices = np.array([price(size) for size in sizes])[:, None]
         flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
         diverges = of_draws(posterior.is_unstable(*flat)).reshape(-1, *self.rates.shape)
-        self._middle, self._scores, self._log_steps = {}, {}, {}
+        self._middle, self._costs, self._scores, self._log_steps = {}, {}, {}, {}
         for shape in wanted.shapes:
             ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
             needed = of_draws(ends.examples_to(loss))
             middle = np.median(needed, axis=0)
             most = _most(diverges) * middle.min(axis=1, keepdims=True)
             scores = mean_log(needed, most=most) + np.log(prices / of_size)
-            self._middle[shape] = middle
+            self._middle[shape], self._costs[shape] = middle, needed * prices / of_size
             self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)
             self._log_steps[shape] = np.log(middle / of_size)
 
     def best(self, shape: Shape) -> tuple[int, ...] | None:
         """Indices of batch size and rate; None where none is likely to reach the loss."""
         return choose(self._scores[shape], self._log_steps[shape])
+
+    def expected_regret(self, shape: Shape, at: tuple[int, ...]) -> float:
+        """By which share a setting costs more than the best one of each draw, whatever its shape, in the mean cost.
+
+        A draw counts with at most `GIVEN_UP` times what the setting costs in half of them, also where a run diverges.
+        """
+        own = self._costs[shape][:, *at]
+        most = GIVEN_UP * np.median(own)
+        best = np.min([costs.min(axis=(1, 2)) for costs in self._costs.values()], axis=0)
+        return float(np.mean(np.minimum(own, most)) / np.mean(np.minimum(best, most)) - 1.0)
 
     def best_rate(self, shape: Shape, i: int) -> int | None:
         """Index of the rate at one batch size."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
@@ -76,9 +77,12 @@ class Plan(Record):
         schedule: batch size over examples seen, peak learning rate, warm-up and decay.
         schedule_cost: predicted cost of the schedule, in the goal's unit.
         reasons: why, in sentences; a doubt comes first.
+        expected_regret: by which share the plan costs more than the best setting would, on average over what is
+            believed: what a perfect forecast would save. None for `LowestLoss`.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.plan/2"
+    SCHEMA: ClassVar[str] = "batchopt.plan/3"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.plan/2": gained("expected_regret")}
     REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
     goal: ReachLoss | LowestLoss
@@ -91,6 +95,7 @@ class Plan(Record):
     schedule: Schedule
     schedule_cost: Estimate
     reasons: tuple[str, ...]
+    expected_regret: float | None = None
 
     @property
     def batch_size(self) -> int:

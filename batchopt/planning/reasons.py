@@ -40,6 +40,7 @@ def reasons_for(
     relative_cost: float,
     price: StepCost,
     lowest_observed: float,
+    expected_regret: float | None,
     doubts: Sequence[str],
 ) -> tuple[str, ...]:
     """The reasons of a plan, doubts first."""
@@ -70,6 +71,11 @@ def reasons_for(
     reasons.extend(_neighbour_sentences(goal, best, points, price))
     if isinstance(goal, ReachLoss):
         reasons.append(_schedule_sentence(segments, relative_cost))
+    if expected_regret is not None:
+        reasons.append(
+            f"The plan is expected to cost {expected_regret:.0%} more than the best setting would: so much a perfect "
+            "forecast would save, on average over what is believed."
+        )
     return tuple(reasons)
 
 

@@ -58,6 +58,7 @@ class Leg:
         seed: of initialisation and data order.
         initial_loss: loss at initialisation; None if it is not known.
         continues: name of the leg that this one goes on from, or None.
+        most_steps: steps that it may take at most, whatever its budget holds; None for no such bound.
         ends_evaluated: whether the loss is evaluated at the leg's end, even where that takes half of its budget; at a
             cooldown's only if so.
         cooldown_steps: steps over which the rate falls linearly to zero, from where `continues` ended; such a leg is
@@ -74,6 +75,7 @@ class Leg:
     seed: int
     initial_loss: float | None = None
     continues: str | None = None
+    most_steps: int | None = None
     ends_evaluated: bool = False
     cooldown_steps: int = 0
     deadline: float | None = None
@@ -252,7 +254,8 @@ def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, boo
         end, count = done + leg.cooldown_steps, int(leg.ends_evaluated)
     else:
         count = _evaluations(leg, evaluation_cost)
-        end = done + math.floor((leg.budget - count * evaluation_cost) / leg.step_price)
+        steps = math.floor((leg.budget - count * evaluation_cost) / leg.step_price)
+        end = done + (steps if leg.most_steps is None else min(steps, leg.most_steps))
     evaluated: set[int] = set()
     at = end
     while len(evaluated) < count and at > done:

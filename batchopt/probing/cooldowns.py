@@ -44,7 +44,19 @@ def cooldowns_of_short_runs(session: Session, *batch_sizes: Sequence[Leg]) -> li
         session.run([leg for leg in made if leg is not None])
         ranked = [sorted(legs, key=lambda leg: _cooled_loss(session, leg)) for legs in ranked]
         wanted = [_beyond_the_best(session, legs) for legs in ranked]
+    session.decisions += [_why_first(session, legs) for legs in ranked if legs]
     return ranked
+
+
+def _why_first(session: Session, legs: Sequence[Leg]) -> str:
+    """What the cooldowns of a batch size have shown."""
+    cooled = {leg.learning_rate: loss for leg in legs if math.isfinite(loss := _cooled_loss(session, leg))}
+    if not cooled:
+        return f"At batch size {legs[0].batch_size} no short run cooled down."
+    (rate, lowest), *others = cooled.items()
+    beside = " and ".join(f"{loss:.4g} at {other:.3g}" for other, loss in others)
+    told = f", for {beside}" if others else ""
+    return f"At batch size {legs[0].batch_size}, {rate:.3g} is best after a cooldown: to {lowest:.4g}{told}."
 
 
 def _cooled_loss(session: Session, leg: Leg) -> float:

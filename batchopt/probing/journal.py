@@ -8,15 +8,17 @@ even if the parent was killed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from batchopt._codec import Record, read_text
+from batchopt._codec import Record, Upgrade, gained, read_text
 from batchopt.errors import RecordError
 from batchopt.evidence import Branch, Spending
 from batchopt.noise_scale import NoiseScale
+from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.probing.aim import Aim
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.step_cost import StepCost
 
@@ -27,7 +29,8 @@ _IDENTITY = "identity.json"
 class Identity(Record):
     """What a probe was asked: a journal of another probe is refused."""
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_identity/3"
+    SCHEMA: ClassVar[str] = "batchopt.probe_identity/4"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.probe_identity/3": gained("goal")}
     REMEDY_OF_OLDER: ClassVar[str] = "that probe counted its steps in another way: delete the folder to begin anew"
 
     examples: int | None
@@ -39,6 +42,7 @@ class Identity(Record):
     parameters: int
     per_step: float = 0.0
     prior: tuple[int, float] | None = None
+    goal: ReachLoss | LowestLoss | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,12 @@ class Part(Record):
         initial_loss: mean training loss at initialisation.
         learning_rate: the highest worth trying.
         step_seconds: median seconds of the part's steps; None where there were few, or other runs beside them.
+        aim: what is known of the planned run.
         failure: why the part has no result, or what ended it, in words.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_part/2"
+    SCHEMA: ClassVar[str] = "batchopt.probe_part/3"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.probe_part/2": gained("step_seconds", "aim")}
     REMEDY_OF_OLDER: ClassVar[str] = "that probe had no cooldowns and cannot go on: delete the folder to begin anew"
 
     spending: Spending
@@ -68,6 +74,7 @@ class Part(Record):
     initial_loss: float | None = None
     learning_rate: float | None = None
     step_seconds: float | None = None
+    aim: Aim | None = None
     failure: str | None = None
 
 
@@ -101,7 +108,7 @@ class Journal:
         # Without a finished part there is nothing to lose: the probe before was refused, or just begun.
         if self._parts() and Identity.load(header) != identity:
             raise RecordError(
-                f"{self.folder} keeps the finished parts of another probe (other budget, seed, task or bounds): "
+                f"{self.folder} keeps the finished parts of another probe (other budget, seed, goal, task or bounds): "
                 "delete the folder to begin anew, or repeat the call that began it"
             )
         identity.save(header)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from batchopt._wording import number
 from batchopt.errors import BudgetError, NonFiniteLossError
 from batchopt.evidence import Spending
 from batchopt.noise_scale import MeasuredAt
+from batchopt.probing.aim import Aim
 from batchopt.probing.branches import Leg
-from batchopt.probing.budget import SHARES
+from batchopt.probing.budget import LEAST_COOLDOWN_STEPS, LONG_COOLDOWNS, SHARES
 from batchopt.probing.cooldowns import cooldowns_of_long_runs
 from batchopt.probing.journal import Part
 from batchopt.probing.measure import measure_run
@@ -30,34 +33,78 @@ RELATIVE_WIDTH = 0.5
 is then 0.15 in logs, and from what the law needs it differs by 0.65."""
 
 
-def long_runs(session: Session, found: Leg, small: Sequence[Leg], large: Sequence[Leg]) -> None:
+def noise_of_short_runs(session: Session, found: Leg, large: Leg) -> None:
+    """Measure the noise scale after the best run of the learning-rate search, and after that of the large batch size.
+
+    Raises:
+        StopProbe: a gradient is not finite.
+    """
+    _noise(session, 0, found)
+    _noise(session, 1, large)
+    session.check_time()
+
+
+def long_runs(session: Session, small: Sequence[Leg], large: Sequence[Leg], aim: Aim | None) -> None:
     """Carry the best short run of each batch size on, and cool it down; the large one is the reference.
 
     Args:
         session: the probe.
-        found: the best run of the learning-rate search.
         small: short runs at the small batch size, the best first; may be empty.
         large: likewise at the large one; at least one.
+        aim: what is known of the planned run: no run is longer, cooldowns included, and none is made if they count for
+            more than they can save. None without a goal.
 
     Raises:
         StopProbe: a long run diverged, or a gradient is not finite.
     """
-    _noise(session, 0, found)
-    _noise(session, 1, large[0])
-    session.check_time()
     budget = _budget(session) / (2 if small else 1)
-    reference, failure = _go_on(session, large[0], REFERENCE, budget)
+    legs = [_longer(session, leg, aim, budget) for leg in (*large[:1], *small[:1])]
+    going = [leg for leg in legs if leg.most_steps is None or leg.most_steps >= LEAST_COOLDOWN_STEPS]
+    session.reference = REFERENCE if legs[0] in going else large[0].name
+    if not going:
+        session.decisions.append("The short runs are as long, with a cooldown, so none went on.")
+        return
+    if aim is not None and (price := _price(session, going)) > aim.saved:
+        session.decisions.append(f"Longer runs would count for {number(price)}, more than that, so none was made.")
+        session.reference = large[0].name
+        return
+    ended, failure = [], None
+    for leg in going:
+        failure = _go_on(session, leg)
+        if failure is not None and leg.name == REFERENCE:
+            raise StopProbe(failure)
+        if leg.name == REFERENCE:
+            _noise(session, 2, leg)
+        session.check_time()
+        ended += [leg] if failure is None else []
+    if ended:
+        cooldowns_of_long_runs(session, ended)
+        seen = [f"{session.parts[leg.name].examples_seen:,} examples at batch size {leg.batch_size}" for leg in ended]
+        session.decisions.append(f"The best short run went on, to {' and to '.join(seen)}, and cooled down.")
     if failure is not None:
         raise StopProbe(failure)
-    _noise(session, 2, reference)
-    session.check_time()
-    legs = [reference]
-    if small:
-        longer, failure = _go_on(session, small[0], "long-small", budget)
-        legs += [longer] if failure is None else []
-    cooldowns_of_long_runs(session, legs)
-    if failure is not None:
-        raise StopProbe(failure)
+
+
+def _longer(session: Session, leg: Leg, aim: Aim | None, budget: float) -> Leg:
+    """The leg that goes on, no further than lets its longest cooldown end where the planned run does."""
+    name = REFERENCE if leg.part == "short runs, large batch" else "long-small"
+    longer = replace(leg, name=name, part="long runs", continues=leg.name, budget=budget, ends_evaluated=True)
+    if aim is None or math.isinf(aim.horizon):
+        return longer
+    end = aim.horizon / (1.0 + max(LONG_COOLDOWNS))
+    left = math.floor((end - session.parts[leg.name].examples_seen) / leg.batch_size)
+    return replace(longer, most_steps=max(0, left))
+
+
+def _price(session: Session, legs: Sequence[Leg]) -> float:
+    """What long runs count for, with their cooldowns and the noise scale of the reference run."""
+    total = SHARES["noise scales"] * session.budget / LEVELS
+    for leg in legs:
+        steps = math.floor(leg.budget / leg.step_price)
+        steps = steps if leg.most_steps is None else min(steps, leg.most_steps)
+        before = session.parts[leg.continues or ""].examples_seen / leg.batch_size
+        total += (steps + sum(LONG_COOLDOWNS) * (before + steps)) * leg.step_price
+    return min(total, session.left_of(*SHARES))
 
 
 def _budget(session: Session) -> float:
@@ -67,13 +114,12 @@ def _budget(session: Session) -> float:
     return own * session.budget + left * own / (own + cooldowns)
 
 
-def _go_on(session: Session, leg: Leg, name: str, budget: float) -> tuple[Leg, str | None]:
-    """The longer run, and why it came to nothing."""
-    longer = replace(leg, name=name, part="long runs", continues=leg.name, budget=budget, ends_evaluated=True)
-    (part,) = session.run([longer])
+def _go_on(session: Session, leg: Leg) -> str | None:
+    """Why the longer run came to nothing; None if it did not."""
+    (part,) = session.run([leg])
     if last_loss(part) is not None:
-        return longer, None
-    return longer, f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}"
+        return None
+    return f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}"
 
 
 def _noise(session: Session, level: int, leg: Leg) -> None:

@@ -34,9 +34,12 @@ from pathlib import Path
 import torch
 
 from batchopt._checks import check_count, check_non_negative, check_positive
+from batchopt._wording import number
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
+from batchopt.planning.goal import Goal, LowestLoss, ReachLoss
+from batchopt.probing.aim import Aim, aim_of
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import (
     SHARES,
@@ -53,7 +56,7 @@ from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
-from batchopt.probing.long_runs import REFERENCE, long_runs
+from batchopt.probing.long_runs import long_runs, noise_of_short_runs
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
 from batchopt.probing.short_runs import search_learning_rate, short_runs
@@ -72,6 +75,7 @@ def probe(
     seconds: float | None = None,
     per_step: float = 0.0,
     seed: int = 0,
+    goal: Goal | None = None,
     learning_rate: float | None = None,
     batch_sizes: tuple[int, int] | None = None,
     journal: str | Path | None = None,
@@ -92,6 +96,8 @@ def probe(
             divide the time of a step at batch size 1 by the time that one more example adds. Without `examples` steps
             count by their measured time.
         seed: of everything random.
+        goal: what the forecast is for. The probe then makes no run longer than the planned one, and ends early where
+            longer runs would cost more than they can save; without one it spends its budget.
         learning_rate: a rate known to be good at the larger batch size; that of the task's prior if None, and without
             one all rates are searched.
         batch_sizes: smallest and largest batch size to run.
@@ -108,8 +114,19 @@ def probe(
         NonFiniteLossError: a loss is NaN or infinite before any training.
         RecordError: the journal belongs to another probe.
     """
-    _check_arguments(task, examples, seconds, per_step, learning_rate, batch_sizes)
-    arguments = (task, examples, seconds, per_step, seed, learning_rate, batch_sizes, journal, progress or _silent)
+    _check_arguments(task, examples, seconds, per_step, goal, learning_rate, batch_sizes)
+    arguments = (
+        task,
+        examples,
+        seconds,
+        per_step,
+        seed,
+        goal,
+        learning_rate,
+        batch_sizes,
+        journal,
+        progress or _silent,
+    )
     group = process_group(task.torch_device)
     if group is None or TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed).is_sharded:
         return _probe(*arguments)
@@ -122,6 +139,7 @@ def _probe(
     seconds: float | None,
     per_step: float,
     seed: int,
+    goal: Goal | None,
     learning_rate: float | None,
     batch_sizes: tuple[int, int] | None,
     journal: str | Path | None,
@@ -133,7 +151,7 @@ def _probe(
     if population is None:
         raise TaskError("a stream of batches cannot be run twice from one point: measure it with measure_noise_scale")
     identity = Identity(
-        examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior
+        examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior, goal
     )
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
         place = str(Path(private) / "journal" if journal is None else Path(journal).absolute())
@@ -152,13 +170,14 @@ def _probe(
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
         largest = min(population, LARGEST_UNBOUNDED) if run.is_sharded else population
         bounds = batch_sizes or (smallest_batch(run), largest)
-        return _run(session, examples, seconds, learning_rate, bounds, provenance)
+        return _run(session, examples, seconds, goal, learning_rate, bounds, provenance)
 
 
 def _run(
     session: Session,
     examples: int | None,
     seconds: float | None,
+    goal: Goal | None,
     learning_rate: float | None,
     bounds: tuple[int, int],
     provenance: Provenance,
@@ -175,6 +194,7 @@ def _run(
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost, session.price))
         if sizes is None or seconds is not None or sizes.large > high:
             sizes = _batch_sizes(session, (low, high))
+        session.decisions.append(_why_batch_sizes(session, sizes))
         session.warm_up(warmup_within(short_run_budget(session.budget), session.price, sizes))
         found = search_learning_rate(session, learning_rate, sizes.search)
         large = [] if found is None else short_runs(session, "large", sizes.large, found)
@@ -182,12 +202,32 @@ def _run(
             raise StopProbe(_why_all_diverged(session, sizes.large if found else sizes.search))
         small = short_runs(session, "small", sizes.small, found)
         large, small = cooldowns_of_short_runs(session, large, small)
-        long_runs(session, found, small, large)
+        noise_of_short_runs(session, found, large[0])
+        aim = None if goal is None else _aim(session, goal, provenance)
+        long_runs(session, small, large, aim)
         if not small:
             raise StopProbe(_why_all_diverged(session, sizes.small))
     except StopProbe as stop:
         stopped = str(stop)
     return _report(session, stopped, provenance)
+
+
+def _aim(session: Session, goal: Goal, provenance: Provenance) -> Aim | None:
+    """What is known of the planned run; of several processes the first works it out."""
+    session.check_time()
+
+    def known() -> str:
+        return aim_of(_report(session, None, provenance), goal, session.price).to_json()
+
+    def work() -> Part:
+        began, group = time.perf_counter(), session.journal.group
+        aim = Aim.from_json(known() if group is None else group.from_first(known))
+        return Part(Spending("forecast for the goal", 0.0, 0, time.perf_counter() - began), aim=aim)
+
+    aim = session.do("aim", work).aim
+    session.decisions += [] if aim is None else [aim.words]
+    session.check_time()
+    return aim
 
 
 def _why_all_diverged(session: Session, batch_size: int) -> str:
@@ -201,6 +241,15 @@ def _why_all_diverged(session: Session, batch_size: int) -> str:
     if not ended:
         return f"{told}; give one that works"
     return f"{told}, and at the lowest, {min(ended):.3g}, {ended[min(ended)]}"
+
+
+def _why_batch_sizes(session: Session, sizes: BatchSizes) -> str:
+    price = session.price(sizes.large)
+    steps = short_run_budget(session.budget) / price
+    return (
+        f"Batch sizes {sizes.small} and {sizes.large}: at the larger one a short run has {steps:.0f} steps within its "
+        f"share of the budget, each of which counts for {number(price)} examples."
+    )
 
 
 def _batch_sizes(session: Session, bounds: tuple[int, int]) -> BatchSizes:
@@ -249,7 +298,8 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         if part.branch is not None and part.branch.examples > 0:
             branch = part.branch
             runs[branch.batch_size, branch.learning_rate, branch.learning_rate_schedule] = branch
-    reference = session.parts[REFERENCE].branch if REFERENCE in session.parts else None
+    last = None if session.reference is None else session.parts.get(session.reference)
+    reference = None if last is None else last.branch
     spending: dict[str, Spending] = {}
     for part in session.parts.values():
         name, before = part.spending.part, spending.get(part.spending.part)
@@ -272,6 +322,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         provenance=provenance,
         initial_loss=initial[0] if initial else None,
         notes=tuple(session.notes),
+        decisions=tuple(session.decisions),
     )
 
 
@@ -310,6 +361,7 @@ def _check_arguments(
     examples: int | None,
     seconds: float | None,
     per_step: float,
+    goal: Goal | None,
     learning_rate: float | None,
     batch_sizes: tuple[int, int] | None,
 ) -> None:
@@ -322,6 +374,8 @@ def _check_arguments(
     if seconds is not None:
         check_positive("seconds", seconds)
     check_non_negative("per_step", per_step)
+    if not isinstance(goal, ReachLoss | LowestLoss | None):
+        raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {goal!r}")
     if per_step and examples is None:
         raise ValueError("per_step needs examples=...: a budget of seconds counts steps by their measured time")
     if learning_rate is not None:

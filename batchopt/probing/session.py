@@ -36,7 +36,9 @@ class Session:
         budget: examples of the whole probe, once known.
         price: what a step counts for at each batch size, in the budget's examples.
         parts: finished parts by name, in order.
-        notes: what the probe decided that its user should know, in sentences.
+        notes: what went otherwise than its user thought, in sentences.
+        decisions: what was decided on the way, and why, in sentences.
+        reference: name of the part that holds the reference run; None until it is known.
     """
 
     task: TrainingTask
@@ -49,6 +51,8 @@ class Session:
     price: StepCost = field(default_factory=lambda: price_of(0.0))
     parts: dict[str, Part] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+    reference: str | None = None
 
     @property
     def initial_loss(self) -> float | None:

@@ -21,7 +21,7 @@ from batchopt.probing.budget import (
     short_run_budget,
 )
 from batchopt.probing.journal import Part
-from batchopt.probing.learning_rate_range import find_learning_rate_range
+from batchopt.probing.learning_rate_range import HIGHEST, find_learning_rate_range
 from batchopt.probing.session import Session
 
 RISEN = 0.02
@@ -122,6 +122,11 @@ def _all_rates(session: Session, batch_size: int) -> list[float]:
         return Part(spending, learning_rate=top)
 
     top = session.do("learning-rate-range", work).learning_rate or 1.0
+    session.decisions.append(
+        f"A learning rate that rose with every step made the loss rise at {top:.3g}: the search is below that."
+        if top < HIGHEST
+        else f"A learning rate that rose with every step up to {top:.3g} did not make the loss rise."
+    )
     return [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES)]
 
 
@@ -145,7 +150,24 @@ def _best_of(
         left -= part.spending.of_budget
         legs, parts = [*legs, further], [*parts, part]
     session.check_time()
-    return _ranked(legs, parts)
+    ranked = _ranked(legs, parts)
+    session.decisions.append(_why_best(legs, parts, ranked))
+    return ranked
+
+
+def _why_best(legs: Sequence[Leg], parts: Sequence[Part], ranked: Sequence[Leg]) -> str:
+    """What runs at several rates have shown."""
+    rates = sorted(leg.learning_rate for leg in legs)
+    told = f"Of {len(rates)} learning rates from {rates[0]:.3g} to {rates[-1]:.3g} at batch size {legs[0].batch_size},"
+    if not ranked:
+        return f"{told} none made progress."
+    best = parts[legs.index(ranked[0])]
+    dead = sorted(leg.learning_rate for leg in legs if leg not in ranked)
+    ended = f"; {', '.join(f'{rate:.3g}' for rate in dead)} diverged or rose" if dead else ""
+    return (
+        f"{told} {ranked[0].learning_rate:.3g} did best, a loss of {last_loss(best):.4g} after {best.examples_seen:,} "
+        f"examples{ended}."
+    )
 
 
 def _beyond(rates: list[float], ranked: list[Leg], factor: float) -> float | None:

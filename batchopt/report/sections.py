@@ -41,6 +41,8 @@ def probe(report: ProbeReport, forecast: Forecast | None) -> Section:
         body += doubts([f"The probe stopped before its plan was done: {report.stopped}."])
     body += doubts(report.notes) if report.notes else ""
     body += side_by_side(_spending_table(report), _settings_table(report))
+    if report.decisions:
+        body += f"<h3>What was decided on the way</h3>\n{bullets(report.decisions)}"
     body += _noise_table(report)
     if report.noise_scales:
         body += figure(plot_noise_scale(report, forecast), name="noise-scale")

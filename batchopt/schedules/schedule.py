@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from batchopt._checks import check_count, check_increasing, check_non_negative, check_positive
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade
 from batchopt.errors import RecordError
 from batchopt.learning_rate_schedule import LearningRateSchedule
 
@@ -64,9 +64,7 @@ class Schedule(Record):
     """
 
     SCHEMA: ClassVar[str] = "batchopt.schedule/2"
-    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
-        "batchopt.schedule/1": _of_first_version
-    }
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.schedule/1": _of_first_version}
     REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {
         "batchopt.plan": "it is a plan: take batchopt.Plan.load(path).schedule"
     }

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from batchopt._checks import check_count
-from batchopt._codec import Record, record_name
+from batchopt._codec import Record, Upgrade, record_name
 from batchopt.errors import EvidenceError, RecordError
 from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
@@ -48,9 +48,7 @@ class StudySettings(Record):
     """
 
     SCHEMA: ClassVar[str] = "batchopt.study/2"
-    OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
-        "batchopt.study/1": lambda fields: {**fields, "decay": None}
-    }
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.study/1": lambda fields: {**fields, "decay": None}}
 
     goal: ReachLoss | LowestLoss
     batch_size: str

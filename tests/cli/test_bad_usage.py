@@ -163,16 +163,16 @@ def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     out = ("-o", str(tmp_path / "out.json"))
     for content, said in (
         (text[: len(text) // 2], "cut off"),
-        (text.replace("batchopt.probe/2", "batchopt.probe/9"), "newer batchopt"),
-        (text.replace("batchopt.probe/2", "batchopt.probe/1"), "older batchopt"),
+        (text.replace("batchopt.probe/3", "batchopt.probe/9"), "newer batchopt"),
+        (text.replace("batchopt.probe/3", "batchopt.probe/1"), "older batchopt"),
         ("[1, 2]", "schema"),
         ("", "not valid JSON"),
     ):
         broken.write_text(content)
         assert said in fails(capsys, "forecast", str(broken), *out)
-    assert "expected batchopt.probe/2" in fails(capsys, "forecast", flow.plan, *out)
+    assert "expected batchopt.probe/3" in fails(capsys, "forecast", flow.plan, *out)
     assert "expected batchopt.schedule/2" in fails(capsys, "schedule", flow.probe)
-    broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/2", "batchopt.plan/9"))
+    broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/3", "batchopt.plan/9"))
     assert "newer batchopt (batchopt.plan/9" in fails(capsys, "schedule", str(broken))
     assert "No such file" in fails(capsys, "forecast", str(tmp_path / "missing.json"), *out)
     assert not (tmp_path / "out.json").exists()

@@ -93,6 +93,13 @@ def test_twin_the_least_cost_to_a_loss() -> None:
     size, rate = chosen(scores)
     assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
     assert plan.best in plan.alternatives
+    costs = {each: [own * PRICE(each[0]) / each[0] for own in found] for each, found in examples.items()}
+    given_up = GIVEN_UP * float(np.median(costs[size, rate]))
+    least = [min(given_up, *(own[k] for own in costs.values())) for k in range(LAW.draws)]
+    regret = np.mean([min(given_up, own) for own in costs[size, rate]]) / np.mean(least) - 1.0
+    assert plan.expected_regret == pytest.approx(float(regret))
+    assert plan.expected_regret > 0.01
+    assert f"expected to cost {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
     assert plan.steps.value == pytest.approx(np.median(needed("cosine", size, rate, loss)[1:]) / size, rel=0.3)
 
 
@@ -118,6 +125,21 @@ def test_costs_are_steps_at_the_price() -> None:
             assert point.seconds is not None
             assert point.seconds.high == pytest.approx(point.steps.high * (1e-3 + 1e-5 * point.batch_size))
         assert plan.reasons[0] == "A doubt."
+
+
+def test_without_doubt_of_the_law_nothing_is_left_to_save() -> None:
+    own = (LAW.rows[0],) * len(LAW.rows)
+    sure = replace(
+        LAW,
+        rows=own,
+        unstable=(),
+        weights=(LAW.weights[0],) * len(own),
+        amplitudes=((0.0,) * len(LAW.phases),) * len(own),
+    )
+    plan = replace(FORECAST, law=sure).plan(ReachLoss(0.3, PRICE), learning_rate_schedule="cosine", batch_sizes=BOUNDS)
+    assert plan.expected_regret is not None
+    assert 0.0 <= plan.expected_regret <= 1.01 * EQUAL  # of equal settings it takes the one with fewer steps
+    assert FORECAST.plan(LowestLoss(400_000, of=PRICE), batch_sizes=BOUNDS).expected_regret is None
 
 
 def test_no_rate_is_planned_that_most_draws_do_not_bear() -> None:

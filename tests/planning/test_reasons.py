@@ -15,7 +15,7 @@ PLAN = plan_of()
 def told(price: StepCost) -> str:
     reasons = reasons_for(ReachLoss(0.6), PLAN.best, PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
                           segments=PLAN.schedule.segments, relative_cost=1.0, price=price, lowest_observed=0.1,
-                          doubts=())  # fmt: skip
+                          expected_regret=None, doubts=())  # fmt: skip
     return " ".join(reasons)
 
 
