@@ -28,9 +28,6 @@ Ladder = dict[int, float]
 Setting = tuple[int, float]
 RESOLVED_STEPS = 1.25 * LEAST_STEPS
 """A fitted S_min below this is set by the shortest horizons that were run."""
-ONE_SEED_SPREAD = 0.12
-"""Standard deviation of log examples over seeds that is assumed where one seed was run: the median of what two seeds
-show, over the losses of the other problems, of which eight in ten lie between 0.06 and 0.22."""
 
 
 class Cheapest(NamedTuple):
@@ -109,14 +106,12 @@ class DecayedSweep:
 
     def _errors(self, means: dict[Setting, float], loss: float) -> dict[Setting, float]:
         """Standard errors of log examples, from the seeds of settings near the best of their batch size: others scatter
-        more, and decide nothing. Where there is one seed, its scatter is assumed; a closed form has none."""
+        more, and decide nothing. A closed form has none."""
         fewest, seeds = dict(zip(*best_of_sizes(means)[:2], strict=True)), self._ladders_of_seeds
         near = [key for key, value in means.items() if value <= fewest.get(key[0], -math.inf) + math.log(BEHIND)]
         spread = seed_spread([
             np.exp([horizon_to(own[key], loss) for own in seeds]) for key in near if all(key in own for own in seeds)
         ])  # fmt: skip
-        if len(seeds) == 1 and self.problem.closed_form is None:
-            spread = ONE_SEED_SPREAD
         return {key: spread / math.sqrt(sum(key in own for own in seeds)) for key in means}
 
     def examples(self, batch_size: int, learning_rate: float, loss: float) -> float:

@@ -47,8 +47,8 @@ HOPELESS = 4.0
 """Nor is one whose loss at a horizon is above that of another rate at a quarter of it."""
 RESCALED = {"transformer": 32}
 """Problems that are swept with beta2 and weight decay following the batch size as well, and what these were set for."""
-SHAPED = ("digits_mlp", "mnist_cnn_adam", "transformer")
-"""Problems with cosine and linear runs: SGD, Adam and AdamW."""
+SHAPED = ("digits_mlp", "cifar_cnn", "mnist_cnn_adam", "transformer")
+"""Problems with cosine and linear runs: SGD, SGD with momentum, Adam and AdamW."""
 SHAPES = ("cosine", "linear")
 SHAPE_HORIZONS = 3
 """The last of the ladder."""

@@ -16,25 +16,8 @@ from truth import data, models, quadratic
 from truth.curves import Run
 
 CONTEXT = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decaying:
-    """Which runs of a problem decay: all by default, fewer where a run is dear.
-
-    With one seed, and without the smallest batch, whose runs take the longest, a convolutional network takes three
-    quarters of an hour of one core. The scatter of one seed is taken from other problems. Batch sizes are not thinned
-    out further: from four of them, a factor of four apart, critical batch sizes were known to a factor of 1.5 for one
-    loss of nine, from all of them for three of ten. Horizons, losses, and the rule that the best rate lies inside the
-    grid are those of all problems.
-
-    Attributes:
-        batch_sizes: of the problem's; all if None.
-        seeds: how many of the problem's.
-    """
-
-    batch_sizes: tuple[int, ...] | None = None
-    seeds: int = 2
+DECAYING_SEEDS = 2
+"""Of runs that decay: the first of the problem's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +34,7 @@ class Problem:
         most_examples: a run at a tiny batch stops after this many examples.
         most_steps: a run at a huge batch stops after this many steps.
         seeds: of initialisation and data order.
-        decaying: which of its runs decay.
+        decaying_from: the smallest batch size of runs that decay, where those of smaller ones are dear; None for all.
         closed_form: gives a run without training, where there is a formula.
     """
 
@@ -64,18 +47,18 @@ class Problem:
     most_steps: int
     rates_per_octave: int = 1
     seeds: tuple[int, ...] = (0, 1)
-    decaying: Decaying = Decaying()
+    decaying_from: int | None = None
     closed_form: Callable[..., Run] | None = None
 
     @property
     def decaying_batch_sizes(self) -> tuple[int, ...]:
         """The batch sizes of runs that decay."""
-        return self.decaying.batch_sizes or self.batch_sizes
+        return tuple(size for size in self.batch_sizes if size >= (self.decaying_from or 0))
 
     @property
     def decaying_seeds(self) -> tuple[int, ...]:
         """The seeds of runs that decay."""
-        return self.seeds[: self.decaying.seeds]
+        return self.seeds[:DECAYING_SEEDS]
 
     @property
     def middle_batch_size(self) -> int:
@@ -200,7 +183,6 @@ PROBLEMS: dict[str, Problem] = {
         losses=(2.0, 1.8, 1.6, 1.4, 1.25),
         most_examples=300_000,
         most_steps=2_000,
-        decaying=Decaying(seeds=1),
     ),
     "imagenette_cnn": Problem(
         about="CNN with augmentation and dropout on ten ImageNet classes, 64x64, AdamW",
@@ -210,7 +192,7 @@ PROBLEMS: dict[str, Problem] = {
         losses=(2.2, 2.1, 1.9, 1.7, 1.55),
         most_examples=200_000,
         most_steps=2_000,
-        decaying=Decaying(batch_sizes=powers_of_two(8, 512), seeds=1),
+        decaying_from=8,
     ),
     "autoencoder": Problem(
         about="autoencoder on MNIST, Adam",
