@@ -26,7 +26,7 @@ from joblib import Parallel, delayed
 from machine import machine, save
 from rivals.decays import multi_power_errors, three_term_errors
 from truth.curves import FOLDER, Run, unpack
-from truth.decaying import COOLDOWN, multiplier, warmup_of
+from truth.decaying import COOLDOWN, SHAPED, SHAPES, WARMUP_OF_SHAPES, multiplier, warmup_of
 from truth.problems import PROBLEMS
 
 from batchopt.evidence import Branch, LossCurve
@@ -47,7 +47,7 @@ SHOCK = 0.05
 """Losses are left out until the last that is so far above the initial one, in logarithms."""
 BEYOND = 0.35
 """A cooldown that ends so far above that of a lower rate, in log loss, is of a run that broke; it is left out."""
-DECAY_PIECES = 6
+DECAY_PIECES, SHAPE_PIECES = 6, 24
 
 
 class Sample:
@@ -73,9 +73,12 @@ class Sample:
         self.runs.append(run)
         self.chosen.append((np.searchsorted(edges, steps[picks]) - 1, logs[picks]))
         rate = None
-        if run.shape == "wsd":
-            warmup = warmup_of(self._problem, run.batch_size, self._constant)
-            rate = np.vectorize(lambda n: multiplier("wsd", n * run.batch_size, run.horizon, warmup))
+        if run.shape != "constant":
+            is_wsd = run.shape == "wsd"
+            warmup = self.warmup_steps(run.batch_size) if is_wsd else WARMUP_OF_SHAPES * run.horizon / run.batch_size
+            rate = np.vectorize(
+                lambda n: multiplier(run.shape, n * run.batch_size, run.horizon, warmup * run.batch_size)
+            )
         self._courses.append(
             course(run.batch_size, run.learning_rate, edges, rate, delay=MOMENTUM_DELAY.get(self.name, 0.0))
         )
@@ -85,7 +88,9 @@ class Sample:
         grids = [[0.0], points, np.geomspace(min(1.0, last), last, 14)]
         if run.shape == "wsd":
             grids.append(np.linspace(0.0, min(self.warmup_steps(run.batch_size), last), 4))
-        if run.horizon:
+        if run.shape in SHAPES:
+            grids.append(np.linspace(0.0, last, SHAPE_PIECES + 1))
+        elif run.horizon:
             grids.append(np.linspace((1.0 - COOLDOWN) * last, last, DECAY_PIECES + 1))
         edges = np.unique(np.concatenate(grids))
         # A grid point next to one that is needed only makes a piece of no length.
@@ -212,8 +217,29 @@ def decays(name: str) -> dict[str, Any] | None:
         "rate_within_2_percent": float(np.mean(np.array(regrets) < 0.02)),
         "seconds": seconds,
         "seconds_of_1000_predictions": _seconds_of_predictions(law, name, held),
+        "other_shapes": {shape: _other_shape(law, name, shape) for shape in SHAPES} if name in SHAPED else None,
         "multi_power_law": _beside_multi_power(sample, [run for run in held if run.key in near], ends, own),
         "three_term_law": _beside_three_term(sample, cells, ends),
+    }
+
+
+def _other_shape(law: ScheduleLaw, name: str, shape: str) -> dict[str, float]:
+    """Errors of the final losses of cosine or linear runs, of which none was fitted."""
+    sample, ends = Sample(name), []
+    cells: dict[tuple[int, int], dict[float, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for run in unpack(FOLDER / f"{name}-decaying.npz"):
+        if run.shape == shape and run.outcome != "diverged" and run.horizon >= LEAST_STEPS * run.batch_size:
+            before = len(sample.runs)
+            sample.add(run, ends=True)
+            ends += [math.log(run.losses[-1])] * (len(sample.runs) - before)
+    for run, end, value in zip(sample.runs, ends, law.log_losses(sample.points)[0], strict=True):
+        cells[run.batch_size, run.horizon][run.learning_rate].append((end, float(value)))
+    errors, regrets = _errors_and_regrets(cells)
+    return {
+        "predicted": len(errors),
+        "median_error": float(np.median(np.abs(errors))),
+        "bias": float(np.median(errors)),
+        "rate_regret_median": float(np.median(regrets)),
     }
 
 

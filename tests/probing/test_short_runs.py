@@ -46,6 +46,7 @@ class Runs:
     def __init__(self, *, stable_up_to: float, best: float | None = None) -> None:
         self.stable_up_to, self.best = stable_up_to, best
         self.tried: list[float] = []
+        self.decisions: list[str] = []
 
     def run(self, legs: Sequence[Leg]) -> list[Part]:
         self.tried += [leg.learning_rate for leg in legs]
