@@ -74,6 +74,9 @@ def test_bad_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...
 
 def test_arguments_that_do_not_go_together(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--examples N or --seconds S" in fails(capsys, "probe", flow.task, code=2)
+    goalless = ("probe", flow.task, "--examples", "1000", "--least", "steps")
+    assert "give the goal that the probe is for" in fails(capsys, *goalless, code=2)
+    assert "--of belongs to --within" in fails(capsys, *goalless[:4], "--reach-loss", "0.5", "--of", "steps", code=2)
     assert "--schema" in fails(capsys, "schedule", code=2)
     assert "nothing to report" in fails(capsys, "report", code=2)
     assert "--least" in fails(capsys, "plan", flow.forecast, "--reach-loss", "0.5", "--of", "steps", code=2)
