@@ -14,7 +14,8 @@
 
 Runs warm up as their task says, or else over three tenths of a short run, and then keep their rate. A cooldown begins
 from the state at a run's end, which stays as it is, and is a branch of its own in the report, with its schedule and
-with losses after that point only.
+with losses after that point only. A probe that is told its goal plans for it before the long runs, which then are no
+longer than the planned run, and are left out where they count for more than they can save.
 
 Each part has a share of the budget, and a leg never spends more than its own, so the whole never does. A step counts
 for its examples, and for `per_step` more, or by its measured time where the budget is one of seconds. All parts have
