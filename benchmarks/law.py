@@ -48,6 +48,7 @@ SHOCK = 0.05
 BEYOND = 0.35
 """A cooldown that ends so far above that of a lower rate, in log loss, is of a run that broke; it is left out."""
 DECAY_PIECES, SHAPE_PIECES = 6, 24
+"""Of a cooldown, and of a whole run whose rate changes all the time."""
 
 
 class Sample:

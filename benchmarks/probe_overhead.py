@@ -1,4 +1,4 @@
-"""How much of a probe's wall clock is spent outside training steps, on a task whose step takes about 2 ms.
+"""How much of a probe's wall clock is spent outside training steps, on a task of some milliseconds a step.
 
 A probe of a multilayer perceptron on made-up data, each step counting for 64 examples more. Time is what
 `perf_counter` shows around every training step, evaluation, reading of the noise scale and forward pass of the

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from probing.test_probe import BUDGET, make_task
 
+import batchopt.probing.probe as probe_module
 from batchopt.errors import RecordError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.probing.aim import aim_of
+from batchopt.probing.aim import Aim, aim_of
 from batchopt.probing.budget import price_of
 from batchopt.probing.probe import probe
 from batchopt.step_cost import StepCost
@@ -86,6 +87,17 @@ def test_a_goal_out_of_reach_takes_the_whole_probe(whole: ProbeReport) -> None:
     report = probe(make_task(), examples=BUDGET, seed=3, goal=ReachLoss(1e-6, PRICE))
     assert (report.reference, set(report.branches)) == (whole.reference, set(whole.branches))
     assert report.decisions[-2].startswith("There is no plan for the goal from the short runs yet (")
+
+
+@pytest.mark.parametrize(("saved", "goes_on"), [(10.0, False), (1e9, True)])
+def test_long_runs_are_made_if_they_cost_less_than_they_save(
+    whole: ProbeReport, monkeypatch: pytest.MonkeyPatch, saved: float, goes_on: bool
+) -> None:
+    monkeypatch.setattr(probe_module, "aim_of", lambda *_: Aim(1e9, saved, "Far away."))
+    report = probe(make_task(), examples=BUDGET, seed=3, goal=NEAR)
+    assert report.decisions[-2] == "Far away."
+    assert report.decisions[-1].endswith("so none was made.") != goes_on
+    assert (set(report.branches) == set(whole.branches)) == goes_on
 
 
 def test_what_is_saved_is_the_expected_regret_of_the_plan(whole: ProbeReport) -> None:
