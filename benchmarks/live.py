@@ -95,14 +95,13 @@ def _fixed(live: Live, plan: Plan, forecast: Forecast) -> dict[str, Any]:
 def _adaptive(live: Live, plan: Plan, forecast: Forecast) -> dict[str, Any]:
     adaptive = AdaptiveSchedule(plan, forecast)
     result = train(make(live.problem)[0], adaptive, seed=FIRST_SEED + live.seed)
-    # Decays that were gone back on are paid as well; the run's own examples leave them out.
-    wasted = sum(decay.end - decay.begin for decay in adaptive.missed)
-    size = result.schedule.segments[-1].batch_size
     row = _arrival(result, result.reached)
     if "cost" in row:
-        row["spent"] = row["cost"] + wasted / size * PRICE(size)
+        # What the run went back on is paid as well; its own examples leave that out.
+        row["spent"] = row["cost"] + PRICE.per_step * result.steps_gone_back + PRICE.per_example * result.gone_back
     return row | {
         "missed_decays": len(adaptive.missed),
+        "diverged": len(adaptive.diverged),
         # The plan's interval is of its constant batch size; the total of a schedule that raises it shifts it.
         "predicted_examples": interval_of(plan.examples.scaled(plan.schedule.examples / plan.horizon)),
         "predicted_cost": plan.schedule_cost.value,

@@ -148,7 +148,12 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
 
 
 def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Console) -> None:
-    """When an adaptive schedule let the rate decay."""
+    """When an adaptive schedule let the rate decay, and where the run diverged before."""
+    for run in adaptive.diverged:
+        console.item(
+            f"At a learning rate of {run.learning_rate:.4g} the run diverged at {run.at:,} examples: it began again at "
+            "half of that."
+        )
     for decay in adaptive.missed:
         console.item(
             f"The decay from {decay.begin:,} to {decay.end:,} examples ended at a loss of {decay.loss:.4g}, where "

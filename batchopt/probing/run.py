@@ -80,6 +80,7 @@ class TrainingRun:
         self.task = task
         self.seed = seed
         self.learning_rate = learning_rate
+        self._hyperparameters = hyperparameters
         self.examples_seen = 0
         self.steps = 0
         self._population = population
@@ -104,6 +105,16 @@ class TrainingRun:
             self._draw_apart(group)
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
+
+    def anew(self, learning_rate: float) -> TrainingRun:
+        """The run before its first step, at another base rate. Of several processes all must ask."""
+        return TrainingRun(
+            self.task,
+            learning_rate=learning_rate,
+            seed=self.seed,
+            hyperparameters=self._hyperparameters,
+            group=self.group,
+        )
 
     def step(
         self,

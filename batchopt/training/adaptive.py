@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from batchopt._checks import check_count, check_positive
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.evidence import LossCurve
 from batchopt.forecasting.belonging import is_same_loss, loss_again
 from batchopt.forecasting.forecast import Forecast
@@ -31,11 +31,15 @@ from batchopt.planning.plan import Plan
 from batchopt.schedules.schedule import Schedule, Segment
 
 LONGEST = 3.0
-"""The run has at most this many times the examples that were planned; then it decays, whatever is predicted."""
+"""The run has at most this many times the examples that were planned; then it decays, whatever is predicted. Where the
+plan's interval goes further than that, so may the run: 5 % of runs need more than its upper end."""
 LOOK_AHEAD_RATIO, LOOK_AHEAD = 1.05, 48
 """Beginnings of the decay that are compared: so far apart, and so many: up to ten times the examples seen."""
 LATEST = 2.0
 """The run's losses since this share of its examples tell how it differs from the forecast."""
+LOWERED, MOST_DIVERGENCES = 0.5, 3
+"""A run that diverges begins again at this share of its learning rate, so many times at most: where stability ends is
+known to within a factor of a few, and what still diverges at an eighth has another fault."""
 
 
 NOTHING_SEEN = LossCurve((), ())
@@ -63,6 +67,25 @@ class Decay(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence(Record):
+    """A run that diverged and began again.
+
+    Attributes:
+        learning_rate: its peak rate.
+        at: examples at which its loss became NaN or infinite.
+        examples: that it was trained on, those of decays that missed included.
+        steps: likewise.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.divergence/1"
+
+    learning_rate: float
+    at: int
+    examples: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Adapted(Record):
     """Where an adaptive schedule is.
 
@@ -70,13 +93,16 @@ class Adapted(Record):
         schedule: what was done so far, and what is planned from there.
         curve: what was evaluated before the decay.
         missed: decays that ended above the loss, and that the run went back on.
+        diverged: runs that diverged before this one began.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.adapted/2"
+    SCHEMA: ClassVar[str] = "batchopt.adapted/3"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.adapted/2": gained("diverged")}
 
     schedule: Schedule
     curve: LossCurve = NOTHING_SEEN
     missed: tuple[Decay, ...] = ()
+    diverged: tuple[Divergence, ...] = ()
 
 
 class AdaptiveSchedule:
@@ -84,12 +110,14 @@ class AdaptiveSchedule:
 
     The rate stays at its peak until a decay that begins now is predicted, from the forecast and the run's own losses,
     to end at the loss or below with the chance that is wanted. Give it to `train` in place of a schedule: where a decay
-    misses, the run goes back to where it began, and on from there. In a loop of your own call `update` after every
-    evaluation, take the batches from `scheduled_loader(dataset, adaptive)` and the learning rate from
-    `scale_learning_rate`; where the decay ended too high and `may_go_on`, call `miss` and put the run back.
+    misses, the run goes back to where it began, and on from there; where the loss becomes NaN or infinite, the run
+    begins again at half the learning rate. In a loop of your own call `update` after every evaluation, take the batches
+    from `scheduled_loader(dataset, adaptive)` and the learning rate from `scale_learning_rate`; where the decay ended
+    too high and `may_go_on`, call `miss` and put the run back; where the run diverged and `may_begin_again`, call
+    `diverge` and begin it again.
 
-    The run is never more than three times as long as planned. What was done is `schedule`, which can be saved and
-    followed again.
+    The run is never more than three times as long as planned, or than the plan's interval allows where that is more and
+    resolved. What was done is `schedule`, which can be saved and followed again.
 
     Args:
         plan: whose schedule it starts with; of a goal to reach a loss, and by wsd.
@@ -167,9 +195,20 @@ class AdaptiveSchedule:
         return rates.examples[-2]
 
     @property
+    def learning_rate(self) -> float:
+        """Peak rate, as things are: the plan's, unless the run diverged at it."""
+        assert self.schedule.learning_rate is not None
+        return self.schedule.learning_rate
+
+    @property
     def missed(self) -> tuple[Decay, ...]:
         """Decays that ended above the loss, and that the run went back on."""
         return self._state.missed
+
+    @property
+    def diverged(self) -> tuple[Divergence, ...]:
+        """Runs that diverged before this one began, each at twice the rate of the next."""
+        return self._state.diverged
 
     def __call__(self, examples_seen: int) -> int:
         """Batch size of the step that begins at `examples_seen`."""
@@ -226,9 +265,53 @@ class AdaptiveSchedule:
         return begin
 
     @property
+    def gone_back(self) -> int:
+        """Examples of decays that missed and of runs that diverged."""
+        return sum(decay.end - decay.begin for decay in self.missed) + sum(run.examples for run in self.diverged)
+
+    @property
+    def steps_gone_back(self) -> int:
+        """Likewise, in steps."""
+        return sum(decay.steps for decay in self.missed) + sum(run.steps for run in self.diverged)
+
+    @property
     def may_go_on(self) -> bool:
         """Whether the run may still be made longer."""
         return self.decay_begins * LATER < (1.0 - COOLDOWN) * self._longest
+
+    def diverge(self, examples_seen: int) -> Schedule:
+        """Say that the loss became NaN or infinite: gives the schedule by which the run begins again, at half the rate.
+
+        Args:
+            examples_seen: when it did.
+
+        Raises:
+            ValueError: the run may not begin again.
+        """
+        check_count("examples_seen", examples_seen, least=0)
+        if not self.may_begin_again(examples_seen):
+            raise ValueError(
+                f"the run diverged at {examples_seen} examples at a learning rate of {self.learning_rate:.6g}, and may "
+                "not begin again (may_begin_again): look for what is not finite in the data or in the loss"
+            )
+        lost = Divergence(
+            learning_rate=self.learning_rate,
+            at=examples_seen,
+            examples=examples_seen + sum(decay.end - decay.begin for decay in self.missed),
+            steps=round(self.schedule.steps_to(examples_seen)) + sum(decay.steps for decay in self.missed),
+        )
+        again = replace(self._plan.schedule, learning_rate=LOWERED * self.learning_rate)
+        self._state, self._handed_out = Adapted(again, diverged=(*self.diverged, lost)), 0
+        return again
+
+    def may_begin_again(self, examples_seen: int) -> bool:
+        """Whether a run that diverges at so many examples may begin again at a lower rate.
+
+        It may three times; not before its first step, nor where the last one diverged, since that is not the rate's
+        fault.
+        """
+        known = (0, *(run.at for run in self.diverged))
+        return len(self.diverged) < MOST_DIVERGENCES and examples_seen not in known
 
     def begin(self) -> Schedule:
         """Forget what was done, and begin a training: by the plan's schedule, which is given."""
@@ -260,7 +343,7 @@ class AdaptiveSchedule:
 
     def _ends(self, begins: list[float]) -> np.ndarray:
         """Log losses at the ends of decays, (1 + draws, k): e."""
-        law, rate = self._forecast.law, self._plan.learning_rate
+        law, rate = self._forecast.law, self.learning_rate
         courses = []
         for begin in begins:
             schedule = self._until(round(begin))
@@ -280,7 +363,7 @@ class AdaptiveSchedule:
         if late:
             at = np.array([n for n, _ in late], dtype=np.float64)
             edges = np.unique(np.concatenate([[0.0], np.geomspace(1.0, at[-1], 24), at]))
-            course = course_along(self._until(int(at[-1])), self._plan.learning_rate, edges, delay=law.delay)
+            course = course_along(self._until(int(at[-1])), self.learning_rate, edges, delay=law.delay)
             (found,) = law.losses_along([course])
             predicted = found[:, np.searchsorted(edges, at) - 1]
             above = np.mean(np.log([loss for _, loss in late]) - predicted, axis=1)
@@ -296,7 +379,7 @@ class AdaptiveSchedule:
         warmup = min(self._warmup, begin)
         points = {0: 0.0 if warmup else 1.0, warmup: 1.0, begin: 1.0, horizon: 0.0}
         rates = LearningRateSchedule(tuple(points), tuple(points.values()))
-        return Schedule(segments, horizon, self._plan.learning_rate, rates)
+        return Schedule(segments, horizon, self.learning_rate, rates)
 
     def _whole(self, examples: int) -> int:
         """Examples after which a step ends, at least so many."""
@@ -320,7 +403,9 @@ class AdaptiveSchedule:
 
     @property
     def _longest(self) -> float:
-        return LONGEST * self._plan.schedule.examples
+        needed = self._plan.examples
+        widest = needed.high / needed.value if needed.resolved else 1.0
+        return max(LONGEST, widest) * self._plan.schedule.examples
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:

@@ -66,7 +66,7 @@ class Checkpoint(Record):
 
 
 def save_checkpoint(
-    path: Path, run: TrainingRun, settings: Settings, measured: Measured, adaptive: AdaptiveSchedule | None = None
+    path: Path, run: TrainingRun, measured: Measured, *, settings: Settings, adaptive: AdaptiveSchedule | None = None
 ) -> None:
     """Keep a training at `path`, and drop the states that an earlier checkpoint of the same path left.
 
@@ -120,4 +120,5 @@ def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveS
         ) from error
     if adaptive is not None and checkpoint.adapted is not None:
         adaptive.load_state(checkpoint.adapted)
+        run.learning_rate = adaptive.learning_rate
     return checkpoint.measured

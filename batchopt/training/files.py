@@ -11,6 +11,7 @@ from pathlib import Path
 
 from batchopt._codec import write_text
 from batchopt.probing.distributed import DefaultGroup
+from batchopt.probing.run import TrainingRun
 from batchopt.training.board import Board
 from batchopt.training.loop import TrainingLoop
 from batchopt.training.result import Measured
@@ -26,7 +27,7 @@ class TrainingFiles:
         board: TensorBoard.
     """
 
-    save: Callable[[Measured], None] | None
+    save: Callable[[TrainingRun, Measured], None] | None
     metrics: str | os.PathLike[str] | None
     board: Board | None
 
@@ -38,7 +39,7 @@ class TrainingFiles:
     def keep(self, loop: TrainingLoop) -> None:
         """After an evaluation."""
         if self.save is not None:
-            self.save(loop.measured)
+            self.save(loop.run, loop.measured)
         self._tell(loop)
 
     def end(self) -> None:

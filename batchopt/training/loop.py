@@ -12,14 +12,14 @@ from typing import Literal
 
 import torch
 
-from batchopt.errors import TaskError
+from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot_of_first, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.adaptive import Adapted, AdaptiveSchedule, Decay
+from batchopt.training.adaptive import Adapted, AdaptiveSchedule
 from batchopt.training.result import Measured, TrainingResult
 
 FIRST_EVALUATION_STEPS = 10
@@ -114,6 +114,22 @@ class TrainingLoop:
             self._adapt(self.adaptive, loss)
         return seen, loss
 
+    def begin_again(self, why: NonFiniteLossError) -> None:
+        """Begin the run anew at a lower rate, after it diverged; what was evaluated before the first step stays."""
+        assert self.adaptive is not None
+        if self.run.group is None or self.run.group.rank == 0:
+            warnings.warn(f"{why}. The run begins again at half that rate.", RuntimeWarning, stacklevel=4)
+        self.adaptive.diverge(self.run.examples_seen)
+        self.run = self.run.anew(self.adaptive.learning_rate)
+        self.measured = self.measured.until(0)
+        self.before_decay.unlink(missing_ok=True)
+
+    @property
+    def may_begin_again(self) -> bool:
+        """Whether a run that diverged may begin anew."""
+        adaptive = self.adaptive
+        return adaptive is not None and self.adapts and adaptive.may_begin_again(self.run.examples_seen)
+
     def _adapt(self, adaptive: AdaptiveSchedule, loss: float) -> None:
         """Plan the decay anew; keep the state where it begins; go back to that where it has missed."""
         seen = self.run.examples_seen
@@ -173,13 +189,9 @@ class TrainingLoop:
             reached=self.reached,
             outcome=outcome,
             resumed_at=self.resumed_at,
-            gone_back=sum(decay.end - decay.begin for decay in self._missed),
-            steps_gone_back=sum(decay.steps for decay in self._missed),
+            gone_back=0 if self.adaptive is None else self.adaptive.gone_back,
+            steps_gone_back=0 if self.adaptive is None else self.adaptive.steps_gone_back,
         )
-
-    @property
-    def _missed(self) -> tuple[Decay, ...]:
-        return () if self.adaptive is None else self.adaptive.missed
 
     def lines(self) -> str:
         """A JSON object in a line for every evaluation."""

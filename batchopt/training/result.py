@@ -67,14 +67,14 @@ class TrainingResult:
         model: as the last step left it.
         schedule: what was followed, with the learning rate that was used.
         measured: losses and times at the evaluations.
-        steps: optimizer steps of the run, those of decays that it went back on left out.
+        steps: optimizer steps of the run, those that it went back on left out.
         examples: examples that the run was trained on, likewise.
         seconds: wall-clock seconds of all steps, evaluations left out.
         reached: examples at which the wanted loss was reached; None if it was not, or none was wanted.
         outcome: "reached" (the wanted loss; the run stopped there), "finished" (the schedule's end) or "diverged" (the
             curve holds what was finite).
         resumed_at: examples at which a checkpoint was gone on from; None if the training began here.
-        gone_back: examples of decays that missed the loss, and that the run went back on.
+        gone_back: examples of decays that missed the loss, and of runs that diverged, which the run went back on.
         steps_gone_back: likewise, in steps.
     """
 

@@ -54,8 +54,9 @@ def train(
         task: what to train; not a stream.
         schedule: batch sizes, learning-rate multipliers, and warm-up and decay over examples seen; also where the run
             ends. An `AdaptiveSchedule` is told every evaluation, and decides by them when the decay begins. Where a
-            decay ends above its loss, the run goes back to where that began, and on. What was done is the result's
-            `schedule`.
+            decay ends above its loss, the run goes back to where that began, and on. Where the loss becomes NaN or
+            infinite, the run begins again at half the learning rate, up to three times, and warns. What was done is the
+            result's `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
         hyperparameters: keywords for the task's optimizer factory.
@@ -141,8 +142,7 @@ def _run(
     on_evaluation: Callable[[int, float], None] | None,
 ) -> TrainingResult:
     """Train to the end."""
-    run, adaptive = loop.run, loop.adaptive
-    save = None if path is None else partial(save_checkpoint, path, run, settings, adaptive=adaptive)
+    save = None if path is None else partial(save_checkpoint, path, settings=settings, adaptive=loop.adaptive)
     files = TrainingFiles(save, None, None)
     if group is None or group.rank == 0:
         board = None if tensorboard is None else Board(tensorboard, first_examples=loop.measured.examples)
@@ -152,7 +152,11 @@ def _run(
         try:
             examples, loss = loop.advance(loop.next_evaluation())
         except NonFiniteLossError as error:
-            raise TrainingDivergedError(str(error), loop.result("diverged")) from error
+            if not loop.may_begin_again:
+                raise TrainingDivergedError(str(error), loop.result("diverged")) from error
+            loop.begin_again(error)
+            files.keep(loop)
+            continue
         files.keep(loop)
         if on_evaluation is not None:
             on_evaluation(examples, loss)

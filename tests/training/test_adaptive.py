@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import nn
 
 from batchopt.forecasting.own_decision import LATER
 from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.plan import Plan
+from batchopt.probing.data import shuffled_indices
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -21,7 +24,8 @@ from batchopt.schedules.schedule import Schedule
 from batchopt.training.adaptive import LONGEST, Adapted, AdaptiveSchedule
 from batchopt.training.loader import scheduled_loader
 from batchopt.training.result import TrainingResult
-from batchopt.training.train import train
+from batchopt.training.train import TrainingDivergedError, train
+from batchopt.uncertainty import Estimate
 
 LAW = known_law()
 FORECAST = known_forecast()
@@ -89,10 +93,22 @@ def test_a_decay_that_misses_is_gone_back_on_and_the_next_one_is_later() -> None
     assert not again.update(seen + 1, 1.0), "the decay has begun"
 
 
-def test_a_run_that_never_comes_near_ends_at_three_times_the_plan() -> None:
-    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+def with_interval(high: float, *, resolved: bool = True) -> Plan:
+    """The plan, with another upper end of the interval of its examples, in its examples."""
+    examples = PLAN.best.examples
+    other = Estimate(examples.value, examples.low, high * examples.value, resolved)
+    return replace(PLAN, best=replace(PLAN.best, examples=other))
+
+
+@pytest.mark.parametrize(
+    ("plan", "longest"),
+    [(with_interval(1.5), LONGEST), (with_interval(5.0), 5.0), (with_interval(math.inf, resolved=False), LONGEST)],
+    ids=["narrow", "wide", "unresolved"],
+)
+def test_a_run_that_never_comes_near_ends_where_the_plan_allows(plan: Plan, longest: float) -> None:
+    adaptive = AdaptiveSchedule(plan, FORECAST)
     assert run(adaptive, worse=20.0) > LOSS
-    assert adaptive.examples == pytest.approx(LONGEST * PLAN.schedule.examples, abs=2 * PLAN.batch_size)
+    assert adaptive.examples == pytest.approx(longest * PLAN.schedule.examples, abs=2 * PLAN.batch_size)
     assert not adaptive.may_go_on
 
 
@@ -175,6 +191,47 @@ def test_what_cannot_be_followed_is_refused() -> None:
         AdaptiveSchedule(PLAN, other)
     with pytest.raises(TypeError, match="got dict and Forecast"):
         AdaptiveSchedule({}, FORECAST)  # type: ignore[arg-type]
+
+
+def test_a_run_that_diverged_begins_again_at_half_the_rate() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    adaptive.miss(1.5 * LOSS)
+    (decay,) = adaptive.missed
+    again = adaptive.diverge(decay.begin + 1_000)
+    assert again == adaptive.schedule == replace(PLAN.schedule, learning_rate=0.5 * PLAN.learning_rate)
+    (lost,) = adaptive.diverged
+    assert (lost.learning_rate, lost.at) == (PLAN.learning_rate, decay.begin + 1_000)
+    assert adaptive.gone_back == lost.examples == decay.end + 1_000
+    assert adaptive.steps_gone_back == lost.steps == pytest.approx(lost.examples / PLAN.batch_size, abs=2)
+    assert adaptive.missed == (), "what decays taught is of another rate"
+    adaptive.update(1_280, 1.0)
+    assert adaptive.schedule.learning_rate == 0.5 * PLAN.learning_rate
+    again_as_it_was = AdaptiveSchedule(PLAN, FORECAST)
+    again_as_it_was.load_state(Adapted.from_json(adaptive.state().to_json()))
+    assert again_as_it_was.learning_rate == adaptive.learning_rate
+
+
+def test_a_run_begins_again_three_times_and_not_where_the_rate_is_not_at_fault() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    assert not adaptive.may_begin_again(0), "the initial loss is no matter of the rate"
+    for k in range(3):
+        adaptive.diverge(1_000 + k)
+        assert not adaptive.may_begin_again(1_000 + k), "the data are at fault"
+    assert adaptive.learning_rate == PLAN.learning_rate / 8
+    with pytest.raises(ValueError, match=r"diverged at 5000 examples at .* may not begin again"):
+        adaptive.diverge(5_000)
+
+
+def test_its_decay_is_decided_by_the_law_at_the_lower_rate() -> None:
+    lower, higher, seen = AdaptiveSchedule(PLAN, FORECAST), AdaptiveSchedule(PLAN, FORECAST), 12_800
+    rates = lower.diverge(640).learning_rate_schedule
+    (loss,) = losses_at(LAW, PLAN.batch_size, 0.5 * PLAN.learning_rate, [seen], rates)
+    above = []
+    for adaptive in (lower, higher):
+        adaptive.update(seen, float(loss))
+        above.append(abs(adaptive._above()[0]))
+    assert above[0] < 0.05, "the run is as the law has it at that rate"
+    assert above[1] > 4 * above[0]
 
 
 def task() -> TrainingTask:
@@ -277,3 +334,65 @@ def test_a_decision_that_fails_leaves_the_training_alone(monkeypatch: pytest.Mon
     with pytest.warns(RuntimeWarning, match=r"no longer changed, from 0 examples on; .*no forecast"):
         result = train(task(), adaptive, seed=3)
     assert result.schedule.learning_rate_schedule == PLAN.schedule.learning_rate_schedule
+
+
+def fragile() -> TrainingTask:
+    """The regression by a rate that diverges within ten steps, and does not at half of that."""
+    return replace(task(), optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=0.2 * lr))
+
+
+def test_a_training_that_diverges_begins_again_at_half_the_rate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    adaptive, metrics = AdaptiveSchedule(PLAN, FORECAST), tmp_path / "metrics.jsonl"
+    show_the_laws_loss(monkeypatch, adaptive)
+    with pytest.warns(RuntimeWarning, match=r"became (inf|nan) after .*The run begins again at half that rate"):
+        result = train(fragile(), adaptive, seed=3, metrics=metrics)
+    (lost,) = adaptive.diverged
+    assert result.outcome == "reached"
+    assert result.gone_back == lost.examples > 0
+    assert result.schedule.learning_rate == 0.5 * PLAN.learning_rate
+    told = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert max(line["learning_rate"] for line in told) == 0.5 * PLAN.learning_rate
+    # As a run that began at that rate.
+    plain = TrainingRun(fragile(), learning_rate=0.5 * PLAN.learning_rate, seed=3)
+    for seen, size in result.schedule.batches():
+        if seen < result.examples:
+            plain.step(size, multiplier=result.schedule.multiplier_of(seen, size), warmup=False)
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, result.model.state_dict()[name])
+
+
+def test_a_training_that_is_killed_after_it_diverged_goes_on_at_the_lower_rate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def follow(**given: Any) -> TrainingResult:
+        adaptive = AdaptiveSchedule(PLAN, FORECAST)
+        show_the_laws_loss(monkeypatch, adaptive)
+        return train(fragile(), adaptive, seed=3, **given)
+
+    def kill(examples: int, _: float) -> None:
+        if examples > PLAN.horizon / 4:
+            raise KeyboardInterrupt
+
+    with pytest.warns(RuntimeWarning, match="begins again"):
+        whole = follow()
+    with pytest.warns(RuntimeWarning, match="begins again"), pytest.raises(KeyboardInterrupt):
+        follow(checkpoint=tmp_path / "run", on_evaluation=kill)
+    resumed = follow(checkpoint=tmp_path / "run")
+    assert resumed.resumed_at is not None
+    assert resumed.gone_back == whole.gone_back > 0
+    assert resumed.schedule == whole.schedule
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+
+
+def test_a_training_that_always_diverges_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoilt = task()
+    x, y = (tensor.clone() for tensor in spoilt.data)  # type: ignore[union-attr]
+    x[shuffled_indices(2_000, seed=3, start=1_000, count=1)] = math.nan
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive)
+    with pytest.warns(RuntimeWarning, match="begins again"), pytest.raises(TrainingDivergedError):
+        train(replace(spoilt, data=(x, y)), adaptive, seed=3)
+    assert len(adaptive.diverged) == 1, "it diverged at the same examples"

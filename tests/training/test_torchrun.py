@@ -95,6 +95,15 @@ def test_a_run_that_goes_back_on_its_decay_is_the_same_in_all_processes(answers:
     assert first["resumed weights"] == first["weights"]
 
 
+def test_a_run_that_diverged_begins_again_in_all_processes(answers: dict[str, Any]) -> None:
+    first, second, alone = (answers[name]["adapted"] for name in ("0", "1", "alone"))
+    assert first["diverged"] == second["diverged"]
+    ((_, steps),), ((_, steps_alone),) = first["diverged"], alone["diverged"]
+    assert steps == pytest.approx(steps_alone, abs=3), "rounding decides when the loss overflows"
+    assert first["begun again"] == second["begun again"]
+    assert first["begun again"] == pytest.approx(alone["begun again"], rel=1e-4, abs=1e-6)
+
+
 def test_processes_of_different_trainings_say_so(answers: dict[str, Any]) -> None:
     for rank in ("0", "1"):
         assert "process 1 has another seed than process 0: 1, not 0" in answers[rank]["disagree"]

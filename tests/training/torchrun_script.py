@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -157,7 +158,7 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
         if examples > plan.schedule.examples / 3:
             raise CutOffError
 
-    def follow(**given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
+    def follow(task: TrainingTask = task, **given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
         adaptive = AdaptiveSchedule(plan, forecast)
 
         def evaluated(run: TrainingRun) -> float:
@@ -177,7 +178,11 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
     with contextlib.suppress(CutOffError):
         follow(checkpoint=folder / f"adapted{count}", on_evaluation=stop)
     again, resumed = follow(checkpoint=folder / f"adapted{count}")
+    fragile = replace(task, optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=0.8 * lr))
+    lowered, begun_again = follow(fragile)
     return {
+        "diverged": [(run.at, run.steps) for run in lowered.diverged],
+        "begun again": begun_again.model.weight.flatten().tolist(),
         "apart": apart.model.weight.flatten().tolist(),
         "resumed weights": resumed.model.weight.flatten().tolist(),
         "schedule": json.loads(whole.schedule.to_json()),
