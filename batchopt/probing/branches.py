@@ -31,8 +31,9 @@ from batchopt.probing.training_losses import training_losses
 
 EVALUATION_SHARE = 0.12
 """Share of a leg's budget that goes to evaluations; the rest of the curve is the losses of its own batches."""
-EVALUATION_RATIO = 2.0
-"""Evaluations of a leg are this factor apart in steps."""
+EVALUATION_RATIO, MOST_EVALUATIONS = 2.0, 3
+"""Evaluations of a leg are this factor apart in steps, and so many at most: what more of them would tell of the curve's
+shape, the training losses do."""
 FIRST_LOOK = 8
 LOOK_RATIO = 1.5
 """Whether a run has diverged is looked at from its eighth step on, at steps this factor apart."""
@@ -243,7 +244,8 @@ def stops(leg: Leg, *, done: int, evaluation_cost: float) -> list[tuple[int, boo
     """Steps of the run at which a leg looks whether it has diverged, and whether it evaluates the loss there.
 
     Looks are geometric; the last is at the leg's end. Evaluations are at the last looks, each at twice the steps of the
-    one before, as many as `EVALUATION_SHARE` of the budget pays for; of a cooldown only the end is evaluated.
+    one before, as many as `EVALUATION_SHARE` of the budget pays for, three at most; of a cooldown only the end is
+    evaluated.
 
     Args:
         leg: with its budget in examples, evaluations counted.
@@ -272,7 +274,7 @@ def _evaluations(leg: Leg, cost: float) -> int:
     """How many a leg at a constant rate can pay for."""
     # No leg has room for more evaluations than examples, however little one costs.
     most = EVALUATION_SHARE * leg.budget
-    count = math.floor(min(most / cost, leg.budget)) if cost > 0 else 0
+    count = math.floor(min(most / cost, leg.budget, MOST_EVALUATIONS)) if cost > 0 else 0
     return 1 if leg.ends_evaluated and count == 0 and cost <= 0.5 * leg.budget else count
 
 

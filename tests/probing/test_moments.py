@@ -72,7 +72,7 @@ def test_weights_may_be_missing_from_some_batches() -> None:
 
 
 def test_gram_in_blocks_is_the_gram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments_module, "_BLOCK", 7)
+    monkeypatch.setitem(moments_module._BLOCK, "cpu", 7)
     first, second = torch.randn(3, 40), torch.randn(5, 40)
     expected = first.double() @ second.double().T
     np.testing.assert_allclose(gram(list(first), list(second)), expected.numpy(), rtol=1e-12)
