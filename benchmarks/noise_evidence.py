@@ -5,7 +5,8 @@ says of b, the batch size at which noise and signal of the gradient are equal, i
 that probes measured, at the same point of the same run: the mean and the deviation of the log of reading over b. This
 is the claim of McCandlish et al. 2018, and the source of `READING_SD` in `forecasting/schedule_fit.py`. Where a law
 needs no noise that slows it, which its saturation far above all rates shows, b is not determined; such problems are
-counted apart.
+counted apart. Likewise kappa, the power of the loss with which the noise of the law rises, is compared with the slope
+of log tr(Sigma) of the same readings over the log of the loss.
 """
 
 from __future__ import annotations
@@ -88,6 +89,23 @@ def compared(law: ScheduleLaw, reports: list[ProbeReport], delay: float) -> dict
     }
 
 
+def slope_of_noise(reports: list[ProbeReport]) -> dict[str, float] | None:
+    """Slope of log tr(Sigma) over the log of the loss, of all simple readings, and its standard error."""
+    read = [
+        (math.log(scale.at.loss), math.log(scale.noise))
+        for report in reports
+        for scale in report.noise_scales
+        if scale.kind == "simple" and scale.at is not None and scale.noise > 0
+    ]
+    if len(read) < LEAST_READINGS:
+        return None
+    logs, noises = np.array(read).T
+    spread = float(np.sum((logs - logs.mean()) ** 2))
+    slope = float(np.sum((logs - logs.mean()) * noises)) / spread
+    left = noises - noises.mean() - slope * (logs - logs.mean())
+    return {"slope": slope, "error": math.sqrt(float(left @ left) / (len(read) - 2) / spread)}
+
+
 def row_of(name: str, folder: Path) -> dict[str, Any]:
     """All that is measured of one problem."""
     torch.set_num_threads(1)
@@ -96,7 +114,13 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
     law, delay = law_of_sweep(name), MOMENTUM_DELAY.get(name, 0.0)
     middle = float(np.exp(np.mean(np.log(law.points.courses.peaks))))
     saturation = float(np.exp(law.rows[0, SHAPE.index("log_saturation")])) / middle
-    return {"problem": name, "saturation_over_middle_rate": saturation, "noise_scale": compared(law, reports, delay)}
+    return {
+        "problem": name,
+        "saturation_over_middle_rate": saturation,
+        "noise_scale": compared(law, reports, delay),
+        "kappa": float(law.rows[0, SHAPE.index("kappa")]),
+        "slope_of_noise": slope_of_noise(reports),
+    }
 
 
 def summary_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -135,6 +159,8 @@ def main() -> None:
             print(
                 f"{row['problem']:16s} b by losses {own['noise_scale_by_losses']:>7.1f}, log of reading over b {ratio}"
             )
+        if (slope := row["slope_of_noise"]) is not None:
+            print(f"{'':16s} kappa {row['kappa']:+.2f}, slope of noise {slope['slope']:+.2f} +- {slope['error']:.2f}")
     for group, own in found["summary"].items():
         if own is not None:
             print(f"{group:8s} {own['mean']:+.2f} +- {own['sd']:.2f} over {own['problems']}: {own['factor']:.2f}")

@@ -2,8 +2,8 @@
 
 A probe of a multilayer perceptron on made-up data, each step counting for 64 examples more. Time is what
 `perf_counter` shows around every training step, evaluation, reading of the noise scale and forward pass of the
-learning-rate range; the rest is what the probe itself takes: models that are made anew, snapshots, the journal. A training step is
-taken before, at which torch imports what any training needs.
+learning-rate range; the rest is what the probe itself takes: models that are made anew, snapshots, the journal. A
+training step is taken before, at which torch imports what any training needs.
 """
 
 from __future__ import annotations

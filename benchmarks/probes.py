@@ -39,18 +39,27 @@ def probe_problem(name: str, share: float, seed: int, folder: Path) -> Probed:
         seed: of the probe.
         folder: where reports are kept.
     """
-    torch.set_num_threads(1)
     path = folder / f"{name}-{share:g}-{seed}.json"
     budget = round(share * sweep_of(name).fewest_examples)
-    if path.exists() and (kept := ProbeReport.load(path)).budget_examples == budget:
-        return Probed(name, share, seed, kept, None)
     try:
-        report = probe(make(name)[0], examples=budget, seed=seed)
+        return Probed(name, share, seed, kept_probe(path, name, budget, seed), None)
     except BatchoptError as error:
         return Probed(name, share, seed, None, f"{type(error).__name__}: {error}")
-    folder.mkdir(parents=True, exist_ok=True)
+
+
+def kept_probe(path: Path, name: str, budget: int, seed: int, *, per_step: float = 0.0) -> ProbeReport:
+    """A probe of a problem, read where it was done before with the same budget.
+
+    Raises:
+        BatchoptError: it failed.
+    """
+    torch.set_num_threads(1)
+    if path.exists() and (kept := ProbeReport.load(path)).budget_examples == budget:
+        return kept
+    report = probe(make(name)[0], examples=budget, per_step=per_step, seed=seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
     report.save(path)
-    return Probed(name, share, seed, report, None)
+    return report
 
 
 @cache

@@ -37,7 +37,9 @@ from batchopt.forecasting.law import SHAPE
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "search.json"
 OURS, PROBED = "batchopt", "batchopt with a probe"
-PROBE_SHARE = 0.1
+PROBE_SHARE, LEAST_PROBE = 0.5, 39_000
+"""What a probe may spend, steps counted as a trial's are, in units of the best configuration's cost; and the smallest
+budget that a probe takes at that price, in examples."""
 PROBE_SEEDS = (10, 11, 12, 13, 14)
 """Not those of the sweep."""
 AGAINST_WRONG = "TPE + Median"
@@ -103,12 +105,12 @@ def run(job: Job, probes: Path) -> dict[str, Any]:
 
 def probe_of(job: Job, arena: Arena, probes: Path) -> tuple[Forecast, float]:
     """The forecast of a probe, made wrong where the part says so, and what the probe cost; probes are kept."""
-    from probes import probe_problem
+    from probes import kept_probe
 
     seed = PROBE_SEEDS[job.seed % len(PROBE_SEEDS)]
-    report = probe_problem(job.problem, PROBE_SHARE, seed, probes).report
-    if report is None:
-        raise RuntimeError(f"no probe of {job.problem} with seed {seed}")
+    budget = max(LEAST_PROBE, round(PROBE_SHARE * arena.best))
+    path = probes / f"{job.problem}-search-{seed}.json"
+    report = kept_probe(path, job.problem, budget, seed, per_step=PRICE.per_step)
     forecast = Forecast.fit(report)
     if job.part.startswith("wrong"):
         forecast = wrong(forecast, *WRONG[job.part.removeprefix("wrong: ")])

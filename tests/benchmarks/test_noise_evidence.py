@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,3 +65,14 @@ def test_problems_are_averaged() -> None:
     assert (found["problems"], found["mean"]) == (2, pytest.approx(0.1))
     assert found["factor"] == pytest.approx(math.exp(0.4))
     assert summary["all"]["mean"] == pytest.approx(1.4)
+
+
+def test_the_slope_of_noise_is_over_the_log_of_the_loss() -> None:
+    at = [replace(reading(1.0), noise=3.0 * loss**1.5, at=MeasuredAt(800, loss, 8, 0.1)) for loss in (0.2, 0.7, 2.0)]
+    report: Any = SimpleNamespace(noise_scales=[*at, reading(9.0, kind="hessian")])
+    found = noise_evidence.slope_of_noise([report])
+    assert found is not None
+    assert found["slope"] == pytest.approx(1.5)
+    assert found["error"] == pytest.approx(0.0, abs=1e-9)
+    few: Any = SimpleNamespace(noise_scales=at[:2])
+    assert noise_evidence.slope_of_noise([few]) is None

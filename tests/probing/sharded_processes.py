@@ -15,7 +15,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from batchopt import NoiseScaleMonitor, Schedule, Segment, TrainingTask, measure_noise_scale, probe, train
+from batchopt import LowestLoss, NoiseScaleMonitor, Schedule, Segment, TrainingTask, measure_noise_scale, probe, train
 from batchopt.probing.sharding import own_part
 
 COUNT = int(os.environ.get("WORLD_SIZE", "1"))
@@ -199,7 +199,11 @@ def answers(folder: Path) -> dict[str, Any]:
             found[name] = probe(task_of(), seed=0, **given).to_json()
         found["late"] = cut_short()
         found["with_dropout"] = probe(
-            task_of(model=with_dropout, loss=plain), examples=4_800, seed=0, batch_sizes=(16, 32)
+            task_of(model=with_dropout, loss=plain),
+            examples=4_800,
+            seed=0,
+            batch_sizes=(16, 32),
+            goal=LowestLoss(20_000, "examples"),
         ).to_json()
         found["normalised"] = probe(
             task_of(model=normalised, loss=plain), examples=2_400, seed=0, learning_rate=0.1

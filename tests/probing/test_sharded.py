@@ -77,6 +77,8 @@ def test_a_probe_in_which_processes_draw_apart_or_couple_examples(answers: dict[
     assert answers["1"][model] == answers["0"][model]
     assert report.stopped is None
     assert min(branch.batch_size for branch in report.runs) >= (4 if model == "normalised" else 1)
+    knows_its_goal = any("the goal" in words for words in report.decisions)
+    assert knows_its_goal == (model == "with_dropout")
 
 
 def test_a_probe_is_the_same_in_all_processes_and_goes_on(answers: dict[str, Any]) -> None:
