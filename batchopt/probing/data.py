@@ -1,7 +1,7 @@
 """Examples by index: the order in which a run sees them, and how a batch of them is put together.
 
-Data come in three forms: a tuple of tensors of one length, a map-style data set (`__len__` and `__getitem__`), or a
-stream, which is any other iterable of batches.
+Data come in four forms: a tuple of tensors of one length, a map-style data set (`__len__` and `__getitem__`), a
+function from a seed to examples (`SeededStream`), or a stream, which is any other iterable of batches.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
+from batchopt.probing.streams import ENDLESS, SeededStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,14 +32,28 @@ EVALUATION_SEED = 20181214
 
 def is_stream(data: object) -> bool:
     """Whether `data` gives batches in its own order only, so that no example can be asked for by its index."""
+    if isinstance(data, SeededStream):
+        return False
     return isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
 
 
 def population(data: Any) -> int | None:
-    """Examples in `data`; None for a stream."""
-    if is_stream(data):
+    """Examples in `data`; None for a stream, seeded or not."""
+    if is_stream(data) or isinstance(data, SeededStream):
         return None
     return len(data[0]) if isinstance(data, tuple) else len(data)
+
+
+def available(data: Any) -> int:
+    """Examples that a run can have without seeing one twice; 0 of a stream without a seed."""
+    return ENDLESS if isinstance(data, SeededStream) else population(data) or 0
+
+
+def order_of(data: Any, *, seed: int, start: int, count: int) -> NDArray[np.int64]:
+    """Indices of the examples that a run sees at positions `start` to `start + count`, (count,)."""
+    if isinstance(data, SeededStream):
+        return data.positions(seed=seed, start=start, count=count)
+    return shuffled_indices(available(data), seed=seed, start=start, count=count)
 
 
 def check_data(name: str, data: object, *, least: int, streams: bool = True) -> None:
@@ -48,11 +63,13 @@ def check_data(name: str, data: object, *, least: int, streams: bool = True) -> 
         TypeError: `data` has another form.
         TaskError: too few examples, or tensors of unequal length.
     """
+    if isinstance(data, SeededStream) and streams:
+        return
     if isinstance(data, Tensor):
         raise TypeError(f"{name} must be a tuple of tensors or a data set, got one tensor: write ({name},)")
     if isinstance(data, tuple):
         _check_tensors(name, data)
-    elif is_stream(data):
+    elif is_stream(data) or isinstance(data, SeededStream):
         if not (streams and isinstance(data, Iterable)):
             forms = "a tuple of tensors or a map-style data set" + (", or an iterable of batches" if streams else "")
             raise TypeError(f"{name} must be {forms}, got {type(data).__name__}")
@@ -132,7 +149,7 @@ def gather(
     """The batch of the examples `indices` of `data`, on `device`.
 
     Args:
-        data: a tuple of tensors (rows are selected at once) or a map-style data set.
+        data: a tuple of tensors (rows are selected at once), a map-style data set or a seeded stream.
         indices: shape (batch,).
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         device: where the batch goes.
@@ -143,7 +160,9 @@ def gather(
     if isinstance(data, tuple) and collate_fn is None:
         rows = torch.from_numpy(np.array(indices, dtype=np.int64))
         return tuple(part.index_select(0, rows.to(part.device)).to(device, non_blocking=True) for part in data)
-    if isinstance(data, tuple):
+    if isinstance(data, SeededStream):
+        examples = data.examples(indices)
+    elif isinstance(data, tuple):
         examples = [tuple(part[i] for part in data) for i in indices.tolist()]
     else:
         examples = [data[i] for i in indices.tolist()]
@@ -171,7 +190,7 @@ def evaluation_examples(task: TrainingTask) -> int:
     """Examples in one evaluation of a task's loss."""
     if task.eval_data is not None:
         return population(task.eval_data) or 0
-    return min(EVALUATION_SAMPLE, task.population or 0)
+    return min(EVALUATION_SAMPLE, available(task.data))
 
 
 def evaluation_batches(task: TrainingTask) -> Iterator[Any]:
@@ -183,7 +202,7 @@ def evaluation_batches(task: TrainingTask) -> Iterator[Any]:
     if task.eval_data is not None:
         data, indices = task.eval_data, np.arange(count)
     else:
-        data, indices = task.data, shuffled_indices(task.population or 0, seed=EVALUATION_SEED, start=0, count=count)
+        data, indices = task.data, order_of(task.data, seed=EVALUATION_SEED, start=0, count=count)
     for begin in range(0, count, EVALUATION_BATCH):
         chunk = indices[begin : begin + EVALUATION_BATCH]
         yield gather(data, chunk, collate_fn=task.collate_fn, device=task.torch_device)

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import TaskError
 from batchopt.noise_scale import MeasuredAt, NoiseScale
-from batchopt.probing.data import check_data, population
+from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.distributed import DefaultGroup, Reads, process_group, reads
 from batchopt.probing.gradient_norms.uses import wide
 from batchopt.probing.gradients import coupling_module, make_reader
@@ -124,7 +124,7 @@ def measure_noise_scale(
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
         metric = chosen.metric(parameters, optimizer)
         reading = Reading(model, loss, target, autocast, factors=metric.factors)
-        is_split = population(data) is not None
+        is_split = not is_stream(data)
         default_group = _default_group(population(data), halves=chosen.curved)
         reader: GradientReader
         if sharded is None:
@@ -262,7 +262,7 @@ def _sharded_over(model: nn.Module, group: DefaultGroup | None, kind: Kind, data
             f"of a sharded model the kind must be one of {', '.join(SHARDED_KINDS)}, got {kind.name!r}: single "
             "coordinates and curvature are whole in no process"
         )
-    if population(data) is None:
+    if is_stream(data):
         raise TaskError("a sharded model is measured on a data set that all processes see, not on a stream")
     return group
 

@@ -54,6 +54,7 @@ from batchopt.probing.budget import (
     warmup_within,
 )
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
+from batchopt.probing.data import available
 from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
@@ -148,9 +149,12 @@ def _probe(
 ) -> ProbeReport:
     run = TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed)
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    population = task.population
-    if population is None:
-        raise TaskError("a stream of batches cannot be run twice from one point: measure it with measure_noise_scale")
+    if task.is_stream:
+        raise TaskError(
+            "a stream of batches cannot be run twice from one point: give a function that opens a stream of examples "
+            "by a seed, or measure it with measure_noise_scale"
+        )
+    population = available(task.data)
     identity = Identity(
         examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior, goal
     )
@@ -167,7 +171,7 @@ def _probe(
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
             price=price_of(per_step),
         )
-        provenance = _provenance(task, seed, population, parameters, run.optimizer)
+        provenance = _provenance(task, seed, parameters, run.optimizer)
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
         largest = min(population, LARGEST_UNBOUNDED) if run.is_sharded else population
         bounds = batch_sizes or (smallest_batch(run), largest)
@@ -258,7 +262,7 @@ def _batch_sizes(session: Session, bounds: tuple[int, int]) -> BatchSizes:
         session.budget,
         session.price,
         bounds=bounds,
-        population=session.task.population or bounds[1],
+        population=available(session.task.data),
     )
 
 
@@ -327,9 +331,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
     )
 
 
-def _provenance(
-    task: TrainingTask, seed: int, population: int, parameters: int, optimizer: torch.optim.Optimizer
-) -> Provenance:
+def _provenance(task: TrainingTask, seed: int, parameters: int, optimizer: torch.optim.Optimizer) -> Provenance:
     packages = ("batchopt", "torch", "numpy", "scipy")
     device = str(task.torch_device)
     if task.torch_device.type == "cuda":
@@ -339,7 +341,7 @@ def _provenance(
         versions=versions,
         device=device,
         seed=seed,
-        population=population,
+        population=task.population,
         parameters=parameters,
         adaptive=is_adaptive(optimizer),
         delay=momentum_delay(optimizer),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, shuffled_indices
+from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.sharded_gradients import check_sharding
@@ -38,7 +38,7 @@ class TrainingRun:
     from a snapshot is bit for bit the run that never stopped.
 
     Args:
-        task: what to train; not a stream.
+        task: what to train; not a stream without a seed.
         learning_rate: base learning rate.
         seed: of initialisation, data order and everything random in training.
         hyperparameters: further keywords of the task's optimizer factory.
@@ -57,7 +57,7 @@ class TrainingRun:
         is_sharded: whether every process holds a part of every parameter only.
 
     Raises:
-        TaskError: the data are a stream, or the model has no trainable parameter.
+        TaskError: the data are a stream without a seed, or the model has no trainable parameter.
     """
 
     def __init__(
@@ -71,11 +71,10 @@ class TrainingRun:
     ) -> None:
         check_positive("learning_rate", learning_rate)
         check_count("seed", seed, least=0)
-        population = task.population
-        if population is None:
+        if task.is_stream:
             raise TaskError(
                 "a run needs data that can be read from any position, and a stream of batches cannot: "
-                "give a tuple of tensors or a map-style data set"
+                "give a tuple of tensors, a map-style data set, or a function that opens a stream of examples by a seed"
             )
         self.task = task
         self.seed = seed
@@ -83,7 +82,6 @@ class TrainingRun:
         self._hyperparameters = hyperparameters
         self.examples_seen = 0
         self.steps = 0
-        self._population = population
         host = not isinstance(task.data, tuple) or task.collate_fn is not None
         self._randomness = OwnRandomness(seed, device=task.torch_device, host=host)
         with self._randomness.active():
@@ -142,7 +140,7 @@ class TrainingRun:
         """
         check_count("batch_size", batch_size)
         if indices is None:
-            indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
+            indices = order_of(self.task.data, seed=self.seed, start=self.examples_seen, count=batch_size)
         elif len(indices) != batch_size:
             raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
         self._rates.set(self.learning_rate_at(self.examples_seen, batch_size, multiplier, warmup=warmup))
@@ -159,7 +157,7 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        indices = shuffled_indices(self._population, seed=self.seed, start=self.examples_seen, count=batch_size)
+        indices = order_of(self.task.data, seed=self.seed, start=self.examples_seen, count=batch_size)
         with self._randomness.active(), torch.no_grad():
             value = self._loss_of(indices)
             reshard(self.model)

@@ -12,6 +12,7 @@ import torch
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import BudgetError, TaskError
 from batchopt.evidence import Spending
+from batchopt.probing.data import available
 from batchopt.probing.gradients import coupling_module
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -188,8 +189,8 @@ def _limit(task: TrainingTask, max_batch_size: int | None, is_limit_sought: bool
     """Largest batch size to time."""
     if max_batch_size is not None:
         return max_batch_size
-    population = task.population or 0
-    return population if is_limit_sought else min(population, LARGEST_UNBOUNDED)
+    most = available(task.data)
+    return most if is_limit_sought else min(most, LARGEST_UNBOUNDED)
 
 
 def _time_doubling(clock: _Clock, smallest: int, limit: int) -> int | None:

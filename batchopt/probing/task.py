@@ -19,6 +19,7 @@ from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.rescaling import RESCALED
 from batchopt.probing.sharding import is_sharded
+from batchopt.probing.streams import SeededStream
 
 Batch = Any
 """Tuple of tensors for data given as tensors, else whatever the collate function makes."""
@@ -36,8 +37,11 @@ class TrainingTask:
 
     Attributes:
         model: makes a new model; called under a seed, so that the seed decides its initial weights.
-        data: a tuple of tensors of one length (rows are examples), a map-style data set, or an iterable of batches (a
-            stream: its noise can be measured, but it cannot be trained on from a given point).
+        data: a tuple of tensors of one length (rows are examples), a map-style data set, a function that opens a stream
+            of examples by a seed, or an iterable of batches (a stream: its noise can be measured, but it cannot be
+            trained on from a given point). The function gives the same examples for a seed every time, and another
+            order or other examples for another seed: `lambda seed: iter(dataset.shuffle(seed=seed))`. Where they end,
+            it is called with a further seed. Noise is then that of an infinite population.
         loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
             loss is sum(w l) / sum(w), as for language models that average over unmasked tokens.
         optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
@@ -98,6 +102,8 @@ class TrainingTask:
                 _check_callable(name, getattr(self, name))
         if self.learning_rate_schedule is not None:
             check_shape(self.learning_rate_schedule)
+        if callable(self.data) and not isinstance(self.data, Iterable) and not hasattr(self.data, "__getitem__"):
+            object.__setattr__(self, "data", SeededStream(self.data))
         check_data("data", self.data, least=2)
         if self.eval_data is not None:
             check_data("eval_data", self.eval_data, least=1, streams=False)
@@ -119,12 +125,12 @@ class TrainingTask:
 
     @property
     def is_stream(self) -> bool:
-        """Whether the data are an iterable of batches."""
+        """Whether the data are an iterable of batches, which has no seed."""
         return is_stream(self.data)
 
     @property
     def population(self) -> int | None:
-        """Examples in the data set; None for a stream."""
+        """Examples in the data set; None for a stream, with a seed or without."""
         return population(self.data)
 
     @property

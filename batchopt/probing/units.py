@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from batchopt.errors import BudgetError, TaskError
-from batchopt.probing.data import gather, population, shuffled_indices, to_device
+from batchopt.probing.data import available, gather, is_stream, order_of, population, to_device
 from batchopt.probing.reading import GradientReader, batch_size_of, rows
 from batchopt.probing.stopping import FIRST_LOOK
 from batchopt.probing.task import Batch
@@ -34,17 +34,17 @@ class Source(Protocol):
 
 
 class _Drawn:
-    """Units of a data set, in a seeded order without replacement."""
+    """Units of a data set, in a seeded order without replacement, or of a seeded stream."""
 
     def __init__(self, data: Any, drawn: int, affordable: int, *, seed: int, fetch: Callable[[Any], Batch]) -> None:
-        size = len(data[0]) if isinstance(data, tuple) else len(data)
+        size = available(data)
         if size < FEWEST_UNITS * drawn:
             raise TaskError(
                 f"data must hold at least {FEWEST_UNITS * drawn} examples ({FEWEST_UNITS} gradients, {drawn} examples "
                 f"for each), got {size}"
             )
-        self.population: int | None = size
-        self._order = shuffled_indices(size, seed=seed, start=0, count=size)
+        self.population: int | None = population(data)
+        self._data, self._seed = data, seed
         self._drawn = drawn
         self._fetch = fetch
         self._position = 0
@@ -56,7 +56,7 @@ class _Drawn:
         count = min(units, self._units) * self._drawn
         if count == 0:
             return None
-        chosen = self._order[self._position : self._position + count]
+        chosen = order_of(self._data, seed=self._seed, start=self._position, count=count)
         self._position += count
         self._units -= count // self._drawn
         return self._fetch(chosen), count
@@ -126,7 +126,7 @@ def source_of(
             f"got {max_examples}"
         )
     affordable = max_examples // reader.cost
-    if population(data) is None:
+    if is_stream(data):
         return _Streamed(data, reader.drawn, affordable, device=device)
     return _Drawn(
         data,
