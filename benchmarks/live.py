@@ -97,8 +97,9 @@ def _adaptive(live: Live, plan: Plan, forecast: Forecast) -> dict[str, Any]:
     result = train(make(live.problem)[0], adaptive, seed=FIRST_SEED + live.seed)
     row = _arrival(result, result.reached)
     if "cost" in row:
-        # What the run went back on is paid as well; its own examples leave that out.
+        # What the run went back on is paid as well; its own examples leave that out, and the plan's do not.
         row["spent"] = row["cost"] + PRICE.per_step * result.steps_gone_back + PRICE.per_example * result.gone_back
+        row["spent_examples"] = row["examples"] + result.gone_back
     return row | {
         "missed_decays": len(adaptive.missed),
         "diverged": len(adaptive.diverged),

@@ -268,7 +268,7 @@ def _live_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "adaptive": {
             "runs": len(adaptive),
             "arrived": len(arrived),
-            "examples_in_interval": sum(is_inside(row["predicted_examples"], row["examples"]) for row in arrived),
+            "examples_in_interval": sum(is_inside(row["predicted_examples"], row["spent_examples"]) for row in arrived),
             "cost_over_predicted": [float(q) for q in np.quantile(spent, (0.1, 0.5, 0.9))] if spent else None,
             "missed_decays": sum(row.get("missed_decays", 0) for row in adaptive),
         },

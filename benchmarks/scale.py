@@ -2,20 +2,19 @@
 
 A noisy quadratic with 10^6 modes, whose curvatures and starts follow power laws, has losses in closed form under any
 batch size and learning rate (`truth/quadratic.py` has the recursion; here modes of nearly equal curvature share one).
-The full run has a budget of 2^27 examples at a batch of 1,024, as a language model's has tokens. Probes make the runs
-that `batchopt.probe` makes, with the same shares of their budget, and their losses get the scatter of single runs. From
-each the plan for the lowest loss within the full run's budget: where it ends, beside the lowest loss that any setting
-reaches, what was predicted, and where the setting of the probe's lowest run ends, which is what one takes from small
-runs without a law. Then language models (Step Law's table, see `steplaw.py`): the setting that the law of all runs of
-the fewest tokens chooses for more tokens, by how many times more; the table has no runs as short as a probe's. Last
-what such probes of a language model take.
+The full run has a budget of 2^27 examples at a batch of 1,024, as a language model's has tokens. Probes make nearly
+the runs that `batchopt.probe` makes, with the same shares of their budget, and their losses get the scatter of single
+runs. From each the plan for the lowest loss within the full run's budget: where it ends, beside the lowest loss of a
+grid of settings, what was predicted, and where the setting of the probe's lowest run ends, which is what one takes from
+small runs without a law. Then language models (Step Law's table, see `steplaw.py`): the setting that the law of all
+runs of the fewest tokens chooses for more tokens, by how many times more; the table has no runs as short as a probe's.
+Last what such probes of a language model take.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,8 @@ from typing import Any
 import numpy as np
 from figures import factor, finite, geometric_mean, interval_of, is_inside, share
 from joblib import Parallel, delayed
+from language_models import language_rows, price_of_probe
 from machine import machine, save
-from steplaw import TABLE, fitted, outcome, points_of, read, usable
 
 from batchopt import Forecast, LearningRateSchedule, LowestLoss, StepCost
 from batchopt.errors import BatchoptError
@@ -73,10 +72,10 @@ NOISE = 100.0
 """Covariance of an example's gradient over the curvature: with it critical batch sizes at the end of the full run are
 around a thousand examples, as language models' are of sequences."""
 PRICES = {"seconds at 64 + B": StepCost(64.0, 1.0), "seconds at 4096 + B": StepCost(4096.0, 1.0)}
-PARAMETERS, TOKENS, SEQUENCE = 10**9, 10**11, 2048
-"""Of the language model whose probes are priced."""
-FLOPS = 0.4 * 989e12
-"""Of an H100 in bf16, of which a well-kept training uses four tenths."""
+READING_ERROR = 0.3
+"""Standard error of the log of a noise scale, as a probe's."""
+SHAPES: tuple[Shape, ...] = ("wsd", "linear", "cosine")
+"""Of the learning rate, that a plan chooses from."""
 PIECES = 80
 SIZES = tuple(2**k for k in range(2, 19, 2))
 RATES_TRIED = tuple(np.exp2(np.arange(-9.0, 1.25, 0.5)))
@@ -168,7 +167,7 @@ class Truth:
     """The full run's, by brute force.
 
     Attributes:
-        lowest: losses at the end of the budget at the best setting, by price.
+        lowest: losses at the end of the budget at the best setting and schedule of the grid, by price.
         critical_batch_size: E_min / S_min of the loss that `FULL_BATCH` reaches at its best rate.
         loss: that one.
     """
@@ -181,7 +180,12 @@ class Truth:
     def of(cls, world: World) -> Truth:
         """Over batch sizes, rates and horizons."""
         lowest = {
-            label: min(world.end(size, rate, budgeted(size, price)) for size in SIZES for rate in RATES_TRIED)
+            label: min(
+                world.end(size, rate, budgeted(size, price), shape)
+                for size in SIZES
+                for rate in RATES_TRIED
+                for shape in SHAPES
+            )
             for label, price in PRICES.items()
         }
         loss = min(world.end(FULL_BATCH, rate, FULL) for rate in RATES_TRIED)
@@ -198,7 +202,7 @@ def budgeted(batch_size: int, price: StepCost) -> int:
 
 
 class Probe:
-    """The runs of a probe, as `batchopt.probing.probe` lays them out."""
+    """The runs of a probe, nearly as `batchopt.probe` lays them out: all rates are searched, two are cooled down."""
 
     def __init__(self, world: World, budget: int, seed: int) -> None:
         self.world, self.budget, self.rng = world, budget, np.random.default_rng(seed)
@@ -213,10 +217,11 @@ class Probe:
         top = 2.0 / self.world.curvatures[0]
         rates = [top / SEARCH_FACTOR ** (1 + k) for k in range(RATES + EXTRA_RATES)]
         found = min(rates, key=lambda rate: self.run(self.sizes.search, rate, searched))
+        self.read(self.sizes.search, found, searched)
         longest = []
         for size in (self.sizes.small, self.sizes.large):
             middle = found * (size / self.sizes.search) ** RATE_EXPONENT
-            tried = [middle * FINE_FACTOR**k for k in range(1 - FINE_RATES // 2 - 1, FINE_RATES // 2 + 1)]
+            tried = [middle * FINE_FACTOR**k for k in range(-(FINE_RATES // 2), FINE_RATES // 2 + 1)]
             ended = {rate: self.run(size, rate, short) for rate in tried}
             for _ in range(2):
                 best = min(ended, key=lambda rate: ended[rate])
@@ -285,14 +290,14 @@ class Probe:
             if (each.batch_size, each.learning_rate, each.learning_rate_schedule) != (size, rate, schedule)
         ]  # fmt: skip
         self.branches.append(branch)
-        return math.inf if diverged else losses[-1]
+        return math.inf if diverged else losses[-1] * scatter
 
     def read(self, size: int, rate: float, examples: float) -> None:
-        """The noise scale at the end of a run, known to a tenth."""
+        """The noise scale at the end of a run."""
         losses, squares = self.world.run(size, rate, self._schedule(), [examples])
-        value = self.world.noise_scale(squares) * math.exp(0.1 * self.rng.standard_normal())
+        value = self.world.noise_scale(squares) * math.exp(READING_ERROR * self.rng.standard_normal())
         at = MeasuredAt(round(examples), losses[0], size, rate)
-        estimate = log_normal(value, 0.1)
+        estimate = log_normal(value, READING_ERROR)
         self.noise_scales.append(NoiseScale("simple", 1.0, value, estimate, 1_000, 1, None, "exact", "width", at))
 
 
@@ -341,52 +346,6 @@ def plan_of(world: World, lowest: float, forecast: Forecast, best: Branch, price
 def above_of(loss: float, lowest: float) -> float | None:
     """By which share of what can be learned a loss is above the lowest; None where the run diverged."""
     return (loss - lowest) / (lowest - FLOOR) if math.isfinite(loss) else None
-
-
-def language_rows() -> list[dict[str, Any]]:
-    """Settings that the law of the shortest runs of a model chooses for longer ones; none without the table."""
-    path = Path(os.environ.get("BATCHOPT_DATA", ".")) / TABLE
-    if not path.exists():
-        print(f"no {path}: language models are left out (BATCHOPT_DATA names the folder that holds {TABLE})")
-        return []
-    rows = []
-    for parameters, tables in sorted(read(path).items()):
-        shortest, *longer = sorted(tables)
-        law = fitted(usable(tables[shortest]))
-        for tokens in longer:
-            cells = tables[tokens]
-            chosen = cells[int(np.argmin(law.log_losses(points_of(cells))[0]))]
-            same = min(tables[shortest], key=lambda cell: cell.loss)
-            kept = min(
-                cells,
-                key=lambda c: math.hypot(
-                    math.log(c.batch_size / same.batch_size), math.log(c.learning_rate / same.learning_rate)
-                ),
-            )
-            rows.append({
-                "parameters": parameters,
-                "tokens": tokens,
-                "times_longer": tokens / shortest,
-                "law": outcome(chosen, cells),
-                "best_of_shortest": outcome(kept, cells),
-            })  # fmt: skip
-    return rows
-
-
-def price_of_probe(part: float) -> dict[str, float]:
-    """What a probe of a language model takes: 6 FLOPs per parameter and token, sequences as examples."""
-    budget = round(part * TOKENS / SEQUENCE)
-    sizes = choose_batch_sizes(budget, price_of(0.0), bounds=(1, 2**20), population=2**40)
-    long = short_run_budget(budget) + 0.5 * SHARES["long runs"] * budget
-    return {
-        "part": part,
-        "tokens": part * TOKENS,
-        "gpu_hours": 6.0 * PARAMETERS * part * TOKENS / FLOPS / 3600.0,
-        "small_batch_tokens": sizes.small * SEQUENCE,
-        "large_batch_tokens": sizes.large * SEQUENCE,
-        "longest_run_tokens": long * SEQUENCE,
-        "steps_of_longest_run": math.floor(long / sizes.large),
-    }
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

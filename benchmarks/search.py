@@ -40,6 +40,8 @@ OURS, PROBED = "batchopt", "batchopt with a probe"
 PROBE_SHARE, LEAST_PROBE = 0.5, 39_000
 """What a probe may spend, steps counted as a trial's are, in units of the best configuration's cost; and the smallest
 budget that a probe takes at that price, in examples."""
+SHARE_OF_WRONG = 0.1
+"""Of the examples of the cheapest run, for the probes whose forecasts are made wrong."""
 PROBE_SEEDS = (10, 11, 12, 13, 14)
 """Not those of the sweep."""
 AGAINST_WRONG = "TPE + Median"
@@ -105,15 +107,19 @@ def run(job: Job, probes: Path) -> dict[str, Any]:
 
 def probe_of(job: Job, arena: Arena, probes: Path) -> tuple[Forecast, float]:
     """The forecast of a probe, made wrong where the part says so, and what the probe cost; probes are kept."""
-    from probes import kept_probe
+    from probes import kept_probe, probe_problem
 
     seed = PROBE_SEEDS[job.seed % len(PROBE_SEEDS)]
-    budget = max(LEAST_PROBE, round(PROBE_SHARE * arena.best))
-    path = probes / f"{job.problem}-search-{seed}.json"
-    report = kept_probe(path, job.problem, budget, seed, per_step=PRICE.per_step)
-    forecast = Forecast.fit(report)
     if job.part.startswith("wrong"):
-        forecast = wrong(forecast, *WRONG[job.part.removeprefix("wrong: ")])
+        report = probe_problem(job.problem, SHARE_OF_WRONG, seed, probes).report
+        if report is None:
+            raise RuntimeError(f"no probe of {job.problem} with seed {seed}")
+        forecast = wrong(Forecast.fit(report), *WRONG[job.part.removeprefix("wrong: ")])
+    else:
+        budget = max(LEAST_PROBE, round(PROBE_SHARE * arena.best))
+        path = probes / f"{job.problem}-search-{seed}.json"
+        report = kept_probe(path, job.problem, budget, seed, per_step=PRICE.per_step)
+        forecast = Forecast.fit(report)
     return forecast, price_of(report) / arena.best
 
 

@@ -148,10 +148,14 @@ def show_worse_study(study: optuna.Study, plan: Plan, result: TrainingResult, co
 
 
 def cost_to_the_loss(plan: Plan, result: TrainingResult) -> float | None:
-    """What a run cost until it reached the plan's loss, at the plan's price, as a study prices its trials."""
+    """What a run cost until it reached the plan's loss, at the plan's price, as a study prices its trials.
+
+    What it went back on is paid as well.
+    """
     if result.reached is None:
         return None
     steps = [(min(1.0, (result.reached - seen) / size), size) for seen, size in result.schedule.batches()]
+    steps.append((result.steps_gone_back, plan.batch_size))
     return sum(plan.price.of_run(batch_size=size, steps=part) for part, size in steps if part > 0)
 
 

@@ -33,6 +33,7 @@ written.
 
 With --adapt the run decides by itself when its rate decays, for a plan to reach a loss by wsd: the rate keeps its peak
 until a decay is predicted to end at the loss. Where one misses, the run goes back to where the decay began, and on.
+Where the run diverges, it begins again at half the learning rate, three times at most.
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
   batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
@@ -111,7 +112,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if adaptive is not None:
         show_decays(adaptive, result, console)
     rows = []
-    if plan is not None and is_as_planned(plan, schedule, result):
+    rate = adaptive.diverged[0].learning_rate if adaptive is not None and adaptive.diverged else None
+    if plan is not None and is_as_planned(plan, schedule, rate or result.schedule.learning_rate):
         rows = compare(plan, schedule, result)
     elif plan is not None:
         console.say("what was trained is not what was planned, so nothing is compared: another schedule, or rate")
@@ -127,6 +129,7 @@ def training_result(result: TrainingResult, rows: list[Comparison]) -> dict[str,
         "steps": result.steps,
         "examples": result.examples,
         "resumed_at_examples": result.resumed_at,
+        "gone_back_examples": result.gone_back,
         "seconds": result.seconds,
         "loss": result.curve.losses[-1],
         "reached_at_examples": result.reached,
@@ -233,9 +236,9 @@ def _decays(schedule: Schedule) -> bool:
     return rates is not None and rates.decays
 
 
-def is_as_planned(plan: Plan, schedule: Schedule, result: TrainingResult) -> bool:
-    """Whether a run was by the plan's own schedule, at its learning rate: of no other does it predict anything."""
-    return schedule == plan.schedule and result.schedule.learning_rate == schedule.learning_rate
+def is_as_planned(plan: Plan, schedule: Schedule, learning_rate: float | None) -> bool:
+    """Whether a run began by the plan's own schedule, at its learning rate: of no other does it predict anything."""
+    return schedule == plan.schedule and learning_rate == schedule.learning_rate
 
 
 def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:

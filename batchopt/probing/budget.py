@@ -21,8 +21,9 @@ SHARES = {
     "noise scales": 0.03,
 }
 """Share of the budget that each part may spend. A cooldown's follows from its length and its run's share. Of 198 plans
-from 33 probes 6 never arrived (`benchmarks/README.md`, with the figures without noise scales); more examples for these
-would not help, as a reading differs from what the law needs by a factor of two whatever its own error."""
+from 33 probes 4 were refused and 2 never arrived (`benchmarks/README.md`, with the figures without noise scales); more
+examples for these would not help, as a reading differs from what the law needs by a factor of two whatever its own
+error."""
 
 FIRST_STEPS = 10
 """Steps of a run of the learning-rate search, for a probe of `SMALLEST_PROBE` examples."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +80,9 @@ class TrainingRun:
         self.task = task
         self.seed = seed
         self.learning_rate = learning_rate
-        self._hyperparameters = hyperparameters
+        self._made = partial(
+            TrainingRun, task, learning_rate=learning_rate, seed=seed, hyperparameters=hyperparameters, group=group
+        )
         self.examples_seen = 0
         self.steps = 0
         host = not isinstance(task.data, tuple) or task.collate_fn is not None
@@ -104,15 +107,9 @@ class TrainingRun:
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
 
-    def anew(self, learning_rate: float) -> TrainingRun:
-        """The run before its first step, at another base rate. Of several processes all must ask."""
-        return TrainingRun(
-            self.task,
-            learning_rate=learning_rate,
-            seed=self.seed,
-            hyperparameters=self._hyperparameters,
-            group=self.group,
-        )
+    def remade(self) -> Callable[[], TrainingRun]:
+        """Makes the run before its first step, without holding this one. Of several processes all must call it."""
+        return self._made
 
     def step(
         self,

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from batchopt._checks import check_count, check_positive
-from batchopt._codec import Record, Upgrade, gained
 from batchopt.evidence import LossCurve
 from batchopt.forecasting.belonging import is_same_loss, loss_again
 from batchopt.forecasting.forecast import Forecast
@@ -29,10 +27,10 @@ from batchopt.learning_rate_schedule import COOLDOWN, LearningRateSchedule
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.training.adapted import Adapted, Decay, Divergence
 
 LONGEST = 3.0
-"""The run has at most this many times the examples that were planned; then it decays, whatever is predicted. Where the
-plan's interval goes further than that, so may the run: 5 % of runs need more than its upper end."""
+"""The run has at most this many times the examples that were planned; then it decays, whatever is predicted."""
 LOOK_AHEAD_RATIO, LOOK_AHEAD = 1.05, 48
 """Beginnings of the decay that are compared: so far apart, and so many: up to ten times the examples seen."""
 LATEST = 2.0
@@ -40,69 +38,6 @@ LATEST = 2.0
 LOWERED, MOST_DIVERGENCES = 0.5, 3
 """A run that diverges begins again at this share of its learning rate, so many times at most: where stability ends is
 known to within a factor of a few, and what still diverges at an eighth has another fault."""
-
-
-NOTHING_SEEN = LossCurve((), ())
-
-
-@dataclass(frozen=True, slots=True)
-class Decay(Record):
-    """A decay that was run to its end.
-
-    Attributes:
-        begin: examples at which it began.
-        end: examples at which it ended.
-        steps: that it took.
-        predicted: loss at its end by the forecast, corrected by the run's own losses, in the middle.
-        loss: evaluated at its end.
-    """
-
-    SCHEMA: ClassVar[str] = "batchopt.decay/1"
-
-    begin: int
-    end: int
-    steps: int
-    predicted: float
-    loss: float
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence(Record):
-    """A run that diverged and began again.
-
-    Attributes:
-        learning_rate: its peak rate.
-        at: examples at which its loss became NaN or infinite.
-        examples: that it was trained on, those of decays that missed included.
-        steps: likewise.
-    """
-
-    SCHEMA: ClassVar[str] = "batchopt.divergence/1"
-
-    learning_rate: float
-    at: int
-    examples: int
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Adapted(Record):
-    """Where an adaptive schedule is.
-
-    Attributes:
-        schedule: what was done so far, and what is planned from there.
-        curve: what was evaluated before the decay.
-        missed: decays that ended above the loss, and that the run went back on.
-        diverged: runs that diverged before this one began.
-    """
-
-    SCHEMA: ClassVar[str] = "batchopt.adapted/3"
-    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.adapted/2": gained("diverged")}
-
-    schedule: Schedule
-    curve: LossCurve = NOTHING_SEEN
-    missed: tuple[Decay, ...] = ()
-    diverged: tuple[Divergence, ...] = ()
 
 
 class AdaptiveSchedule:
@@ -114,10 +49,11 @@ class AdaptiveSchedule:
     begins again at half the learning rate. In a loop of your own call `update` after every evaluation, take the batches
     from `scheduled_loader(dataset, adaptive)` and the learning rate from `scale_learning_rate`; where the decay ended
     too high and `may_go_on`, call `miss` and put the run back; where the run diverged and `may_begin_again`, call
-    `diverge` and begin it again.
+    `diverge`, and begin with a new model, an optimizer at `adaptive.learning_rate`, a new loader and a new
+    `scale_learning_rate`.
 
-    The run is never more than three times as long as planned, or than the plan's interval allows where that is more and
-    resolved. What was done is `schedule`, which can be saved and followed again.
+    The run is never more than three times as long as planned. What was done is `schedule`, which can be saved and
+    followed again.
 
     Args:
         plan: whose schedule it starts with; of a goal to reach a loss, and by wsd.
@@ -307,7 +243,7 @@ class AdaptiveSchedule:
     def may_begin_again(self, examples_seen: int) -> bool:
         """Whether a run that diverges at so many examples may begin again at a lower rate.
 
-        It may three times; not before its first step, nor where the last one diverged, since that is not the rate's
+        It may three times; not before its first step, nor where an earlier one diverged, since that is not the rate's
         fault.
         """
         known = (0, *(run.at for run in self.diverged))
@@ -403,9 +339,7 @@ class AdaptiveSchedule:
 
     @property
     def _longest(self) -> float:
-        needed = self._plan.examples
-        widest = needed.high / needed.value if needed.resolved else 1.0
-        return max(LONGEST, widest) * self._plan.schedule.examples
+        return LONGEST * self._plan.schedule.examples
 
 
 def _check_forecast(plan: Plan, forecast: Forecast) -> None:

@@ -18,7 +18,8 @@ from batchopt.errors import RecordError
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.adaptive import Adapted, AdaptiveSchedule
+from batchopt.training.adapted import Adapted
+from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.result import NOTHING_YET, Measured
 
 

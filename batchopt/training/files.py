@@ -37,7 +37,7 @@ class TrainingFiles:
             self._tell(loop)
 
     def keep(self, loop: TrainingLoop) -> None:
-        """After an evaluation."""
+        """After an evaluation, or when the run begins again."""
         if self.save is not None:
             self.save(loop.run, loop.measured)
         self._tell(loop)

@@ -12,14 +12,15 @@ from typing import Literal
 
 import torch
 
-from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot_of_first, save_snapshot
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.adaptive import Adapted, AdaptiveSchedule
+from batchopt.training.adapted import Adapted
+from batchopt.training.adaptive import AdaptiveSchedule
 from batchopt.training.result import Measured, TrainingResult
 
 FIRST_EVALUATION_STEPS = 10
@@ -114,13 +115,16 @@ class TrainingLoop:
             self._adapt(self.adaptive, loss)
         return seen, loss
 
-    def begin_again(self, why: NonFiniteLossError) -> None:
+    def begin_again(self, why: str) -> None:
         """Begin the run anew at a lower rate, after it diverged; what was evaluated before the first step stays."""
         assert self.adaptive is not None
         if self.run.group is None or self.run.group.rank == 0:
             warnings.warn(f"{why}. The run begins again at half that rate.", RuntimeWarning, stacklevel=4)
         self.adaptive.diverge(self.run.examples_seen)
-        self.run = self.run.anew(self.adaptive.learning_rate)
+        make = self.run.remade()
+        del self.run  # two models and optimizers may not fit in memory
+        self.run = make()
+        self.run.learning_rate = self.adaptive.learning_rate
         self.measured = self.measured.until(0)
         self.before_decay.unlink(missing_ok=True)
 
@@ -169,13 +173,13 @@ class TrainingLoop:
                     RuntimeWarning,
                     stacklevel=3,
                 )
-            return adaptive.state().to_json()
+            return json.dumps([self.adapts, adaptive.state().to_json()])
 
         if self.run.group is None:
             decided()
             return
-
-        adaptive.load_state(Adapted.from_json(self.run.group.from_first(decided)))
+        self.adapts, state = json.loads(self.run.group.from_first(decided))
+        adaptive.load_state(Adapted.from_json(state))
 
     def result(self, outcome: Literal["reached", "finished", "diverged"]) -> TrainingResult:
         """What the training gives."""

@@ -129,6 +129,7 @@ def train(
             adaptive=adaptive,
             before_decay=before_decay,
         )
+        del run  # the loop may replace it
         return _run(loop, path, settings, group, metrics, tensorboard, on_evaluation)
 
 
@@ -149,16 +150,17 @@ def _run(
         files = TrainingFiles(save, metrics, board)
     files.begin(loop)
     while loop.outcome is None:
+        diverged = None
         try:
             examples, loss = loop.advance(loop.next_evaluation())
         except NonFiniteLossError as error:
             if not loop.may_begin_again:
                 raise TrainingDivergedError(str(error), loop.result("diverged")) from error
-            loop.begin_again(error)
-            files.keep(loop)
-            continue
+            diverged = str(error)
+        if diverged is not None:  # outside of the handler, which holds the graph of the step that failed
+            loop.begin_again(diverged)
         files.keep(loop)
-        if on_evaluation is not None:
+        if diverged is None and on_evaluation is not None:
             on_evaluation(examples, loss)
     files.end()
     return loop.result(loop.outcome)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scale
+from language_models import price_of_probe
 from scale import FLOOR, NOISE, World, above_of, budgeted
 
 from batchopt import LearningRateSchedule, StepCost
+from batchopt.probing.long_runs import LEVELS
 
 WORLD = World.of("middle")
 
@@ -67,7 +69,7 @@ def test_losses_are_told_over_what_can_be_learned() -> None:
     assert above_of(math.inf, FLOOR + 0.1) is None
 
 
-def test_a_probe_makes_the_runs_that_the_product_makes() -> None:
+def test_a_probe_spends_the_shares_of_its_budget() -> None:
     report = scale.Probe(WORLD, 2**17, seed=0).report()
     small, large = sorted({branch.batch_size for branch in report.branches})
     assert large == 8 * small
@@ -75,11 +77,11 @@ def test_a_probe_makes_the_runs_that_the_product_makes() -> None:
     assert len(decayed) == 8, "two short runs of each batch size, and two cooldowns off each long one"
     spent = sum(branch.examples for branch in report.branches if branch not in decayed)
     assert 0.3 * 2**17 < spent < 2**17
-    assert len(report.noise_scales) == 2
+    assert len(report.noise_scales) == LEVELS
 
 
 def test_a_tenth_of_a_language_models_tokens_costs_a_tenth() -> None:
-    whole, tenth = scale.price_of_probe(1.0), scale.price_of_probe(0.1)
+    whole, tenth = price_of_probe(1.0), price_of_probe(0.1)
     assert tenth["gpu_hours"] == pytest.approx(0.1 * whole["gpu_hours"])
     # 6 N D floating-point operations at 0.4 of 989 TFLOP/s.
     assert whole["gpu_hours"] == pytest.approx(6e9 * 1e11 / (0.4 * 989e12) / 3600.0)

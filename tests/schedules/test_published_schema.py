@@ -14,7 +14,7 @@ from batchopt._codec import json_schema
 from batchopt.errors import RecordError
 from batchopt.learning_rate_schedule import SHAPES, LearningRateSchedule, ShapeName
 from batchopt.schedules.schedule import Schedule, Segment
-from batchopt.training.adaptive import Adapted
+from batchopt.training.adapted import Adapted
 
 SCHEDULE = Schedule((Segment(0, 64), Segment(10_000, 128, 1.5)), examples=120_000, learning_rate=0.1)
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -63,7 +63,11 @@ def test_a_schedule_of_the_first_version_inside_another_record_is_read() -> None
     inside = json.loads((GOLDEN / "whole.json").read_text())
     del inside["schema"]
     adapted = json.dumps({"schema": "batchopt.adapted/2", "schedule": inside})
-    assert Adapted.from_json(adapted).schedule == Schedule.load(GOLDEN / "whole.json")
+    read = Adapted.from_json(adapted)
+    assert read.schedule == Schedule.load(GOLDEN / "whole.json")
+    assert read.diverged == ()
+    with pytest.raises(RecordError, match="diverged: files of this version had no such key"):
+        Adapted.from_json(json.dumps({"schema": "batchopt.adapted/2", "schedule": inside, "diverged": []}))
 
 
 def test_a_file_of_a_later_version_says_what_to_do() -> None:

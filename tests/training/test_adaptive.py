@@ -13,19 +13,19 @@ import torch
 from forecasting.known_law import known_forecast, known_law, known_plan, losses_at
 from torch import nn
 
+from batchopt.errors import NonFiniteLossError
 from batchopt.forecasting.own_decision import LATER
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.planning.plan import Plan
 from batchopt.probing.data import shuffled_indices
 from batchopt.probing.evaluation import evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
-from batchopt.training.adaptive import LONGEST, Adapted, AdaptiveSchedule
+from batchopt.training.adapted import Adapted
+from batchopt.training.adaptive import LONGEST, AdaptiveSchedule
 from batchopt.training.loader import scheduled_loader
 from batchopt.training.result import TrainingResult
 from batchopt.training.train import TrainingDivergedError, train
-from batchopt.uncertainty import Estimate
 
 LAW = known_law()
 FORECAST = known_forecast()
@@ -93,22 +93,10 @@ def test_a_decay_that_misses_is_gone_back_on_and_the_next_one_is_later() -> None
     assert not again.update(seen + 1, 1.0), "the decay has begun"
 
 
-def with_interval(high: float, *, resolved: bool = True) -> Plan:
-    """The plan, with another upper end of the interval of its examples, in its examples."""
-    examples = PLAN.best.examples
-    other = Estimate(examples.value, examples.low, high * examples.value, resolved)
-    return replace(PLAN, best=replace(PLAN.best, examples=other))
-
-
-@pytest.mark.parametrize(
-    ("plan", "longest"),
-    [(with_interval(1.5), LONGEST), (with_interval(5.0), 5.0), (with_interval(math.inf, resolved=False), LONGEST)],
-    ids=["narrow", "wide", "unresolved"],
-)
-def test_a_run_that_never_comes_near_ends_where_the_plan_allows(plan: Plan, longest: float) -> None:
-    adaptive = AdaptiveSchedule(plan, FORECAST)
+def test_a_run_that_never_comes_near_ends_at_three_times_the_plan() -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
     assert run(adaptive, worse=20.0) > LOSS
-    assert adaptive.examples == pytest.approx(longest * PLAN.schedule.examples, abs=2 * PLAN.batch_size)
+    assert adaptive.examples == pytest.approx(LONGEST * PLAN.schedule.examples, abs=2 * PLAN.batch_size)
     assert not adaptive.may_go_on
 
 
@@ -363,28 +351,72 @@ def test_a_training_that_diverges_begins_again_at_half_the_rate(
         assert torch.equal(tensor, result.model.state_dict()[name])
 
 
+def grouped(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    """Weights at a multiple of the rate, biases at a rate of their own."""
+    parameters = list(parameters)
+    weights, biases = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim == 1]
+    return torch.optim.SGD([{"params": weights, "lr": 0.2 * lr}, {"params": biases, "lr": 1e-3}], lr=lr)
+
+
+class KilledError(Exception):
+    """In place of a kill."""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("optimizer", [None, grouped], ids=["one rate", "groups"])
 def test_a_training_that_is_killed_after_it_diverged_goes_on_at_the_lower_rate(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str, optimizer: Any
 ) -> None:
-    def follow(**given: Any) -> TrainingResult:
+    made = fragile() if optimizer is None else replace(fragile(), optimizer=optimizer)
+    killed_at = 0 if when == "at once" else PLAN.horizon / 4
+
+    def follow(*, is_killed: bool = False, **given: Any) -> TrainingResult:
         adaptive = AdaptiveSchedule(PLAN, FORECAST)
         show_the_laws_loss(monkeypatch, adaptive)
-        return train(fragile(), adaptive, seed=3, **given)
+        evaluated = TrainingRun.evaluate
 
-    def kill(examples: int, _: float) -> None:
-        if examples > PLAN.horizon / 4:
-            raise KeyboardInterrupt
+        def evaluate(run: TrainingRun) -> float:
+            if is_killed and adaptive.diverged and run.examples_seen > killed_at:
+                raise KilledError
+            return evaluated(run)
+
+        monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+        return train(made, adaptive, seed=3, **given)
 
     with pytest.warns(RuntimeWarning, match="begins again"):
         whole = follow()
-    with pytest.warns(RuntimeWarning, match="begins again"), pytest.raises(KeyboardInterrupt):
-        follow(checkpoint=tmp_path / "run", on_evaluation=kill)
+    with pytest.warns(RuntimeWarning, match="begins again"), pytest.raises(KilledError):
+        follow(is_killed=True, checkpoint=tmp_path / "run")
     resumed = follow(checkpoint=tmp_path / "run")
-    assert resumed.resumed_at is not None
+    assert resumed.resumed_at == 0 if when == "at once" else resumed.resumed_at
     assert resumed.gone_back == whole.gone_back > 0
     assert resumed.schedule == whole.schedule
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name])
+    assert not list(tmp_path.glob("*decay.state"))
+
+
+def test_a_training_that_diverges_in_its_decay_does_not_go_back_to_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive)
+    evaluated = TrainingRun.evaluate
+
+    def evaluate(run: TrainingRun) -> float:
+        if not adaptive.diverged and run.examples_seen > adaptive.decay_begins:
+            raise NonFiniteLossError("the evaluated loss became nan")
+        return evaluated(run)
+
+    monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+    with pytest.warns(RuntimeWarning, match="the evaluated loss became nan. The run begins again"):
+        result = train(task(), adaptive, seed=3)
+    (lost,) = adaptive.diverged
+    assert lost.at > PLAN.horizon / 2
+    assert result.outcome == "reached"
+    plain = TrainingRun(task(), learning_rate=0.5 * PLAN.learning_rate, seed=3)
+    for seen, size in result.schedule.batches():
+        if seen < result.examples:
+            plain.step(size, multiplier=result.schedule.multiplier_of(seen, size), warmup=False)
+    assert all(torch.equal(t, result.model.state_dict()[name]) for name, t in plain.model.state_dict().items())
 
 
 def test_a_training_that_always_diverges_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

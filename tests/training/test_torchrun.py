@@ -101,6 +101,11 @@ def test_a_run_that_diverged_begins_again_in_all_processes(answers: dict[str, An
     ((_, steps),), ((_, steps_alone),) = first["diverged"], alone["diverged"]
     assert steps == pytest.approx(steps_alone, abs=3), "rounding decides when the loss overflows"
     assert first["begun again"] == second["begun again"]
+    assert first["gone on"] == first["begun again"]
+    for each in (first, second):
+        assert "became" in each["undecided"], (
+            "a schedule that is no longer changed does not begin again, in any process"
+        )
     assert first["begun again"] == pytest.approx(alone["begun again"], rel=1e-4, abs=1e-6)
 
 

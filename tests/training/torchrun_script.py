@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def unused_and_named() -> list[float]:
     return list(train(task_of(model=Partly, loss=loss), SCHEDULE, seed=3).curve.losses)
 
 
+def undecided(*_: object) -> bool:
+    raise RuntimeError("no forecast")
+
+
+def refused(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except NonFiniteLossError as error:
+        return str(error)
+    return "it went on"
+
+
 def adapted(folder: Path, count: int) -> dict[str, Any]:
     """A training that decides when to decay, and goes back on its first decay; once cut off in the middle."""
     plan, forecast = Plan.load(folder.parent / "plan.json"), Forecast.load(folder.parent / "forecast.json")
@@ -180,7 +193,14 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
     again, resumed = follow(checkpoint=folder / f"adapted{count}")
     fragile = replace(task, optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=0.8 * lr))
     lowered, begun_again = follow(fragile)
+    with contextlib.suppress(CutOffError):
+        follow(fragile, checkpoint=folder / f"fragile{count}", on_evaluation=stop)
+    _, gone_on = follow(fragile, checkpoint=folder / f"fragile{count}")
+    with patch.object(AdaptiveSchedule, "update", undecided):
+        ended = refused(lambda: follow(fragile))
     return {
+        "gone on": gone_on.model.weight.flatten().tolist(),
+        "undecided": ended,
         "diverged": [(run.at, run.steps) for run in lowered.diverged],
         "begun again": begun_again.model.weight.flatten().tolist(),
         "apart": apart.model.weight.flatten().tolist(),
