@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +313,8 @@ def row_of(name: str, world: World, truth: Truth, part: float, seed: int) -> dic
     row: dict[str, Any] = {"world": name, "part": part, "seed": seed, "loss": truth.loss}
     row["critical_batch_size"] = truth.critical_batch_size
     probe = Probe(world, round(part * FULL), seed)
-    forecast = Forecast.fit(probe.report())
+    report = probe.report()
+    forecast, without = Forecast.fit(report), Forecast.fit(replace(report, noise_scales=()))
     row |= {"batch_sizes": [probe.sizes.small, probe.sizes.large], "lowest_observed": forecast.lowest_observed_loss}
     try:
         row["predicted"] = interval_of(forecast.critical_batch_size(truth.loss))
@@ -321,7 +322,11 @@ def row_of(name: str, world: World, truth: Truth, part: float, seed: int) -> dic
         row |= {"predicted": None, "failure": str(error)}
     best = min((b for b in probe.branches if b.outcome == "finished"), key=lambda branch: branch.curve.losses[-1])
     row["plans"] = {
-        label: plan_of(world, truth.lowest[label], forecast, best, price) for label, price in PRICES.items()
+        label: {
+            **plan_of(world, truth.lowest[label], forecast, best, price),
+            "above_without_noise_scales": plan_of(world, truth.lowest[label], without, best, price)["above"],
+        }
+        for label, price in PRICES.items()
     }
     return row
 
@@ -356,7 +361,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         told = [row for row in own if row["predicted"] is not None]
         plans = [plan for row in own for plan in row["plans"].values()]
         ended = [plan for plan in plans if plan["loss"] is not None]
-        above = {key: [math.inf if p[key] is None else p[key] for p in plans] for key in ("above", "above_as_probed")}
+        keys = ("above", "above_without_noise_scales", "above_as_probed")
+        above = {key: [math.inf if p[key] is None else p[key] for p in plans] for key in keys}
         errors = [abs(math.log(plan["predicted"][0] / plan["loss"])) for plan in ended]
         found[str(part)] = {
             "forecasts": len(own),
