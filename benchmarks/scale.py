@@ -32,7 +32,6 @@ from batchopt.evidence import Branch, LossCurve, ProbeReport, Provenance
 from batchopt.forecasting.horizons import schedule_of
 from batchopt.learning_rate_schedule import Shape
 from batchopt.noise_scale import MeasuredAt, NoiseScale
-from batchopt.probing.branches import HOPELESS
 from batchopt.probing.budget import (
     COOLED_RATES,
     EXTRA_RATES,
@@ -50,6 +49,7 @@ from batchopt.probing.budget import (
     short_run_budget,
     warmup_within,
 )
+from batchopt.probing.evaluation import HOPELESS
 from batchopt.probing.short_runs import RATE_EXPONENT
 from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import log_normal

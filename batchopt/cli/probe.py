@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from collections.abc import Sequence
 from itertools import accumulate
@@ -170,12 +171,22 @@ def journal_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def _is_of_examples(report: ProbeReport) -> bool:
+    return math.isclose(report.budget_spent, report.examples_spent, rel_tol=0.01)
+
+
 def show_probe(report: ProbeReport, console: Console) -> None:
     """The report as tables."""
     budget, spent = report.budget_examples, report.budget_spent
+    # Where steps count too, the budget is in other examples than those that were seen.
+    ceiling = (
+        f"budget {budget:,} examples, {spent / budget:.0%} of it"
+        if _is_of_examples(report)
+        else f"{spent / budget:.0%} of the budget"
+    )
     console.say(
-        f"budget {budget:,} examples, {spent / budget:.0%} of it spent: {report.examples_spent:,.0f} examples "
-        f"in {report.steps_spent:,} steps and {report.seconds_spent:.1f} s"
+        f"{ceiling} spent: {report.examples_spent:,.0f} examples in {report.steps_spent:,} steps and "
+        f"{report.seconds_spent:.1f} s"
     )
     console.table(
         ("part", "examples", "of the spent budget", "steps", "seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan`, schedule or plan, or of your own")
-    parser.add_argument("--plan", type=Path, help="plan to compare with; training stops when its loss is reached")
+    parser.add_argument("--plan", type=Path, help="plan to compare with; without a decay, training stops at its loss")
     parser.add_argument("--learning-rate", type=positive, help="peak learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")
@@ -117,6 +118,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         rows = compare(plan, schedule, result)
     elif plan is not None:
         console.say("what was trained is not what was planned, so nothing is compared: another schedule, or rate")
+    if plan is not None and isinstance(plan.goal, ReachLoss) and not rows and len(schedule.segments) > 1:
+        console.say("the plan predicts the loss of its constant batch size, and this schedule raises it: not compared")
     show_comparison(result, rows, console)
     console.result(training_result(result, rows))
     if plan is not None:
@@ -147,15 +150,22 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
         return None
     if plan is None or schedule != plan.schedule:
         raise UsageError("--adapt corrects the schedule of a plan: give --plan, and the schedule written with it")
+    if not isinstance(plan.goal, ReachLoss) or plan.learning_rate_schedule != "wsd":
+        raise UsageError(
+            "--adapt decides when the rate of a run to a loss decays, and the plan must leave that open: plan with "
+            f"--reach-loss and --learning-rate-schedule wsd (this plan's schedule is {plan.learning_rate_schedule})"
+        )
     return AdaptiveSchedule(plan, Forecast.load(args.adapt))
 
 
 def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Console) -> None:
     """When an adaptive schedule let the rate decay, and where the run diverged before."""
+    from batchopt.training.adaptive import LOWERED
+
     for run in adaptive.diverged:
         console.item(
-            f"At a learning rate of {run.learning_rate:.4g} the run diverged at {run.at:,} examples: it began again at "
-            "half of that."
+            f"At a learning rate of {run.learning_rate:.4g} the run diverged at {run.at:,} examples; it began again at "
+            f"{LOWERED * run.learning_rate:.4g}."
         )
     for decay in adaptive.missed:
         console.item(
@@ -164,9 +174,9 @@ def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Con
         )
     begin, planned = adaptive.decay_begins, adaptive.planned_beginning
     if result.reached is not None and result.reached <= begin:
-        console.say(f"the loss was reached before the rate decayed; planned from {planned:,} examples on")
+        console.say(f"the loss was reached before the rate decayed; the decay was planned from {planned:,} examples on")
     else:
-        console.say(f"the rate decayed from {begin:,} examples on; planned from {planned:,} on")
+        console.say(f"the rate decayed from {begin:,} examples on; the decay was planned from {planned:,} on")
 
 
 def show_training(result: TrainingResult, checkpoint: Path | None, console: Console) -> None:
@@ -215,18 +225,21 @@ def train_by(
     def show(examples: int, loss: float) -> None:
         console.progress("training", min(1.0, examples / schedule.examples))
 
-    result = train(
-        task,
-        schedule,
-        learning_rate=learning_rate,
-        seed=seed,
-        until_loss=until,
-        checkpoint=checkpoint,
-        on_evaluation=show,
-        micro_batch=micro_batch,
-        metrics=metrics,
-        tensorboard=tensorboard,
-    )
+    with warnings.catch_warnings():
+        # What is said of it is told at the end, in words and without the place in our code.
+        warnings.filterwarnings("ignore", message=".*The run begins again", category=RuntimeWarning)
+        result = train(
+            task,
+            schedule,
+            learning_rate=learning_rate,
+            seed=seed,
+            until_loss=until,
+            checkpoint=checkpoint,
+            on_evaluation=show,
+            micro_batch=micro_batch,
+            metrics=metrics,
+            tensorboard=tensorboard,
+        )
     console.end_progress()
     return result
 
@@ -288,6 +301,8 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
     """Predicted beside measured."""
     if result.reached is not None:
         compared = ", which is what is compared" if rows else ""
+        if rows and result.gone_back:
+            compared = f"; with the {result.gone_back:,} that the run went back on this is what is compared"
         console.item(
             f"The loss was reached after {result.reached:,.0f} examples{compared}; "
             f"the run ended at {result.examples:,}, where an evaluation confirmed it."
@@ -299,8 +314,9 @@ def show_comparison(result: TrainingResult, rows: list[Comparison], console: Con
         )
     losses = result.curve.losses
     if losses and losses[-1] > HARDLY_FELL * losses[0]:
+        fell = "rose" if losses[-1] > losses[0] else "hardly fell"
         console.item(
-            f"The loss hardly fell, from {losses[0]:.4g} to {losses[-1]:.4g}: the learning rate is too high for this "
+            f"The loss {fell}, from {losses[0]:.4g} to {losses[-1]:.4g}: the learning rate is too high for this "
             "run. Train at half of it, and probe for longer before the next plan."
         )
     missed = [row.name for row in rows if not row.inside]

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
 
+SEEN_AGAIN = 2
+"""Passes over the data from which on training losses may fall below others."""
+FOLLOWED = 0.8
+"""Losses of training batches scatter by less than this around evaluated ones that they follow."""
 NARROW = 2.0
 """Batch sizes within this factor hardly tell what the batch size does."""
 
@@ -74,6 +78,23 @@ def doubts_of_past_runs(runs: Sequence[Branch], *, adaptive: bool | None) -> lis
             "No run diverged, so how high a rate is stable is not known, and plans stay near the highest that ran."
         )
     return doubts
+
+
+def doubts_of_training_losses(report: ProbeReport, lowest: float) -> list[str]:
+    """Whether the lowest loss is one of examples that were seen again, which the loss on other data does not follow.
+
+    Args:
+        report: of a probe.
+        lowest: loss that a forecast counts as observed.
+    """
+    evaluated = [loss for run in report.runs for n, loss in zip(run.curve.examples, run.curve.losses, strict=True) if n]
+    population, longest = report.provenance.population, max((run.examples for run in report.runs), default=0)
+    if not evaluated or population is None or longest < SEEN_AGAIN * population or lowest >= FOLLOWED * min(evaluated):
+        return []
+    return [
+        f"Losses below {min(evaluated):.4g} were seen on training batches only, whose examples had been seen up to "
+        f"{longest / population:.0f} times, and never where the loss is evaluated: it may not get that low."
+    ]
 
 
 def doubts_of_fit(forecast: Forecast) -> list[str]:

@@ -15,7 +15,7 @@ from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
-from batchopt.forecasting.doubts import doubts_of_fit
+from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_training_losses
 from batchopt.forecasting.forecast_plan import plan_for
 from batchopt.forecasting.gathered import constant_law, gather, with_edge_of_stability
 from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
@@ -142,7 +142,8 @@ class Forecast(Record):
             task_schedule=None if report is None else report.provenance.learning_rate_schedule,
             doubts=(),
         )
-        return replace(forecast, doubts=(*known.doubts, *doubts_of_fit(forecast)))
+        seen_again = [] if report is None else doubts_of_training_losses(report, forecast.lowest_observed_loss)
+        return replace(forecast, doubts=(*known.doubts, *seen_again, *doubts_of_fit(forecast)))
 
     @property
     def initial_loss(self) -> float:

@@ -57,6 +57,12 @@ class Ends:
         """The shortest horizon at whose end the loss is reached, interpolated, (1 + draws, b, r); inf where none is."""
         return first_crossing(self.log_losses, np.log(self.horizons), math.log(loss))
 
+    def is_reached_at_once(self, loss: float) -> NDArray[np.bool_]:
+        """Whether the shortest run that is considered ends at the loss, so that how much less it takes is not known."""
+        below = self.log_losses <= math.log(loss)
+        first = np.argmax(np.isfinite(self.log_losses), axis=-1)[..., None]
+        return np.asarray(np.take_along_axis(below, first, axis=-1)[..., 0])
+
 
 def first_crossing(log_losses: Floats, log_examples: Floats, target: float) -> Floats:
     """Examples at which curves first fall to a log loss, interpolated between points; inf where they don't.

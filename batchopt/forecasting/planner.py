@@ -133,7 +133,10 @@ def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], t
         return goal.price(measured)
     steps_min, examples_min = hyperbola()
     if not (math.isfinite(steps_min[0]) and math.isfinite(examples_min[0])):
-        raise UnreachableGoalError(f"loss {goal.loss:.4g} is beyond what the forecast reaches: ask for a higher loss")
+        raise UnreachableGoalError(
+            f"no trade-off between steps and examples shows at loss {goal.loss:.4g}, so nothing can be balanced: give "
+            'the price of a step in place of "balanced", or ask for another loss'
+        )
     balanced = ReachLoss(goal.loss, "balanced")
     return balanced.price(measured, steps_min=float(steps_min[0]), examples_min=float(examples_min[0]))
 

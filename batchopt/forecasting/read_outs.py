@@ -40,8 +40,13 @@ def hyperbola_to(
     low, high = law.batch_sizes
     octaves = range(math.floor(math.log2(max(1.0, low / BEYOND))), math.ceil(math.log2(high * BEYOND)) + 1)
     sizes = tuple(2.0**k for k in octaves)
-    needed = shared_ends(law, shape, sizes, warmup_examples).examples_to(loss).min(axis=2)
-    return hyperbolas_through(np.array(sizes), needed / np.array(sizes))
+    ends = shared_ends(law, shape, sizes, warmup_examples)
+    needed, at_once = ends.examples_to(loss), ends.is_reached_at_once(loss)
+    best = np.argmin(needed, axis=2)[..., None]
+    fewest, unknown = (np.take_along_axis(values, best, axis=2)[..., 0] for values in (needed, at_once))
+    # What the shortest runs that are considered take says nothing of the trade-off.
+    fewest = np.where(unknown, np.inf, fewest)
+    return hyperbolas_through(np.array(sizes), fewest / np.array(sizes))
 
 
 def critical_ratio(examples: Floats, steps: Floats, loss: float, *, lowest_observed: float) -> Estimate:
@@ -53,6 +58,11 @@ def critical_ratio(examples: Floats, steps: Floats, loss: float, *, lowest_obser
     good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
     if np.isfinite(examples[0]) and np.isfinite(steps[0]) and not good[0]:
         raise UnreachableGoalError(f"no trade-off between steps and examples shows at loss {loss:.4g}")
+    if not good[0] and loss > lowest_observed:
+        raise UnreachableGoalError(
+            f"loss {loss:.4g} is reached too soon for a trade-off to show: in the shortest runs that are considered or "
+            "at too few batch sizes"
+        )
     if not good[0]:
         raise UnreachableGoalError(
             f"loss {loss:.4g} is beyond what the forecast reaches (lowest observed: {lowest_observed:.4g})"

@@ -23,6 +23,7 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.data import evaluation_examples
+from batchopt.probing.evaluation import HOPELESS
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
@@ -37,8 +38,6 @@ shape, the training losses do."""
 FIRST_LOOK = 8
 LOOK_RATIO = 1.5
 """Whether a run has diverged is looked at from its eighth step on, at steps this factor apart."""
-HOPELESS = 3.0
-"""A loss this many times the initial one counts as diverged."""
 COOLDOWN_WINDOWS = 8
 """Windows of a cooldown's training losses: of equal width, since the loss falls until the end."""
 TIMED_STEPS = 8

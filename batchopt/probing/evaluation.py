@@ -6,6 +6,8 @@ import math
 
 from batchopt._checks import check_count
 
+HOPELESS = 3.0
+"""A loss this many times the initial one counts as diverged."""
 RATIO = 1.2
 """Evaluations of a run are this factor apart in examples."""
 

@@ -237,14 +237,14 @@ def _aim(session: Session, goal: Goal, provenance: Provenance) -> Aim | None:
 
 def _why_all_diverged(session: Session, batch_size: int) -> str:
     """That no run of a batch size is alive, and what ended the one with the lowest rate."""
-    told = f"every learning rate that was tried at batch size {batch_size} diverged"
+    told = f"no run at batch size {batch_size} ended below the initial loss, at any learning rate that was tried"
     ended = {
         part.branch.learning_rate: part.failure
         for part in session.parts.values()
         if part.branch is not None and part.branch.batch_size == batch_size and part.failure is not None
     }
     if not ended:
-        return f"{told}; give one that works"
+        return f"{told}: give a learning rate that works, or a larger budget"
     return f"{told}, and at the lowest, {min(ended):.3g}, {ended[min(ended)]}"
 
 

@@ -123,7 +123,7 @@ def _all_rates(session: Session, batch_size: int) -> list[float]:
 
     top = session.do("learning-rate-range", work).learning_rate or 1.0
     session.decisions.append(
-        f"A learning rate that rose with every step made the loss rise at {top:.3g}: the search is below that."
+        f"A learning rate that rose with every step made the loss rise at {top:.3g}: the search begins below that."
         if top < HIGHEST
         else f"A learning rate that rose with every step up to {top:.3g} did not make the loss rise."
     )

@@ -45,12 +45,12 @@ class AdaptiveSchedule:
 
     The rate stays at its peak until a decay that begins now is predicted, from the forecast and the run's own losses,
     to end at the loss or below with the chance that is wanted. Give it to `train` in place of a schedule: where a decay
-    misses, the run goes back to where it began, and on from there; where the loss becomes NaN or infinite, the run
-    begins again at half the learning rate. In a loop of your own call `update` after every evaluation, take the batches
-    from `scheduled_loader(dataset, adaptive)` and the learning rate from `scale_learning_rate`; where the decay ended
-    too high and `may_go_on`, call `miss` and put the run back; where the run diverged and `may_begin_again`, call
-    `diverge`, and begin with a new model, an optimizer at `adaptive.learning_rate`, a new loader and a new
-    `scale_learning_rate`.
+    misses, the run goes back to where it began, and on from there; where the loss becomes NaN, infinite or three times
+    the initial one, the run begins again at half the learning rate. In a loop of your own call `update` after every
+    evaluation, take the batches from `scheduled_loader(dataset, adaptive)` and the learning rate from
+    `scale_learning_rate`; where the decay ended too high and `may_go_on`, call `miss` and put the run back; where the
+    run diverged and `may_begin_again`, call `diverge`, and begin with a new model, an optimizer at
+    `adaptive.learning_rate`, a new loader and a new `scale_learning_rate`.
 
     The run is never more than three times as long as planned. What was done is `schedule`, which can be saved and
     followed again.
@@ -243,11 +243,9 @@ class AdaptiveSchedule:
     def may_begin_again(self, examples_seen: int) -> bool:
         """Whether a run that diverges at so many examples may begin again at a lower rate.
 
-        It may three times; not before its first step, nor where an earlier one diverged, since that is not the rate's
-        fault.
+        It may three times, but not where it had not made a step.
         """
-        known = (0, *(run.at for run in self.diverged))
-        return len(self.diverged) < MOST_DIVERGENCES and examples_seen not in known
+        return len(self.diverged) < MOST_DIVERGENCES and examples_seen > 0
 
     def begin(self) -> Schedule:
         """Forget what was done, and begin a training: by the plan's schedule, which is given."""

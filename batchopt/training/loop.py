@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from typing import Literal
 
 import torch
 
-from batchopt.errors import TaskError
+from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.probing.evaluation import evaluation_points
+from batchopt.probing.evaluation import HOPELESS, evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot_of_first, save_snapshot
 from batchopt.probing.task import TrainingTask
@@ -104,6 +105,7 @@ class TrainingLoop:
         loss = self.run.evaluate()
         if loss <= 0:
             raise TaskError(f"losses must be positive, since their logarithm is modelled, got {loss}: add a constant")
+        self._check_hope(loss)
         self.measured = self.measured.after(
             self.run.examples_seen,
             loss,
@@ -114,6 +116,16 @@ class TrainingLoop:
         if self.adaptive is not None:
             self._adapt(self.adaptive, loss)
         return seen, loss
+
+    def _check_hope(self, loss: float) -> None:
+        """Raise where a run that may begin again has lost what it began with: many losses never become infinite."""
+        initial = self.measured.curve.losses[0] if self.measured.curve.losses else math.inf
+        if self.adaptive is not None and loss > HOPELESS * initial:
+            raise NonFiniteLossError(
+                f"the evaluated loss became {loss:.4g}, more than {HOPELESS:g} times the initial {initial:.4g}, after "
+                f"{self.run.steps} steps ({self.run.examples_seen} examples seen, learning rate "
+                f"{self.run.learning_rate:g}): lower the learning rate"
+            )
 
     def begin_again(self, why: str) -> None:
         """Begin the run anew at a lower rate, after it diverged; what was evaluated before the first step stays."""

@@ -54,8 +54,9 @@ def train(
         task: what to train; not a stream.
         schedule: batch sizes, learning-rate multipliers, and warm-up and decay over examples seen; also where the run
             ends. An `AdaptiveSchedule` is told every evaluation, and decides by them when the decay begins. Where a
-            decay ends above its loss, the run goes back to where that began, and on. Where the loss becomes NaN or
-            infinite, the run begins again at half the learning rate, up to three times, and warns. What was done is the
+            decay ends above its loss, the run goes back to where that began, and on. Where the loss becomes NaN,
+            infinite or three times the initial one, the run begins again at half the learning rate, up to three times,
+            and warns. What was done is the
             result's `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.

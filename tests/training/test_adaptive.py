@@ -202,9 +202,10 @@ def test_a_run_that_diverged_begins_again_at_half_the_rate() -> None:
 def test_a_run_begins_again_three_times_and_not_where_the_rate_is_not_at_fault() -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
     assert not adaptive.may_begin_again(0), "the initial loss is no matter of the rate"
-    for k in range(3):
-        adaptive.diverge(1_000 + k)
-        assert not adaptive.may_begin_again(1_000 + k), "the data are at fault"
+    for _ in range(3):
+        assert adaptive.may_begin_again(768)
+        adaptive.diverge(768)
+    assert not adaptive.may_begin_again(768)
     assert adaptive.learning_rate == PLAN.learning_rate / 8
     with pytest.raises(ValueError, match=r"diverged at 5000 examples at .* may not begin again"):
         adaptive.diverge(5_000)
@@ -419,6 +420,23 @@ def test_a_training_that_diverges_in_its_decay_does_not_go_back_to_the_old_one(m
     assert all(torch.equal(t, result.model.state_dict()[name]) for name, t in plain.model.state_dict().items())
 
 
+def test_a_loss_far_above_the_initial_one_counts_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptive = AdaptiveSchedule(PLAN, FORECAST)
+    show_the_laws_loss(monkeypatch, adaptive)
+    evaluated = TrainingRun.evaluate
+
+    def evaluate(run: TrainingRun) -> float:
+        return evaluated(run) * (50.0 if run.examples_seen and not adaptive.diverged else 1.0)
+
+    monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+    with pytest.warns(RuntimeWarning, match=r"more than 3 times the initial .*The run begins again"):
+        result = train(task(), adaptive, seed=3)
+    assert len(adaptive.diverged) == 1
+    assert result.outcome == "reached"
+    fixed = train(task(), PLAN.schedule, seed=3)
+    assert fixed.outcome == "finished", "a fixed schedule is followed to its end"
+
+
 def test_a_training_that_always_diverges_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     spoilt = task()
     x, y = (tensor.clone() for tensor in spoilt.data)  # type: ignore[union-attr]
@@ -427,4 +445,4 @@ def test_a_training_that_always_diverges_says_so(monkeypatch: pytest.MonkeyPatch
     show_the_laws_loss(monkeypatch, adaptive)
     with pytest.warns(RuntimeWarning, match="begins again"), pytest.raises(TrainingDivergedError):
         train(replace(spoilt, data=(x, y)), adaptive, seed=3)
-    assert len(adaptive.diverged) == 1, "it diverged at the same examples"
+    assert len(adaptive.diverged) == 3
