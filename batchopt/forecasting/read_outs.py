@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+FEWEST_SIZES = 3
+"""Batch sizes that a trade-off is read from at least, beside those at which the shortest run considered is enough."""
 BEYOND = 16.0
 """The trade-off is read over batch sizes up to this factor beyond those that were run."""
 
@@ -44,8 +46,11 @@ def hyperbola_to(
     needed, at_once = ends.examples_to(loss), ends.is_reached_at_once(loss)
     best = np.argmin(needed, axis=2)[..., None]
     fewest, unknown = (np.take_along_axis(values, best, axis=2)[..., 0] for values in (needed, at_once))
-    # What the shortest runs that are considered take says nothing of the trade-off.
-    fewest = np.where(unknown, np.inf, fewest)
+    # What the shortest runs that are considered take says nothing of the trade-off: where in most draws there is little
+    # beside them, they would show one of their own, the same for every loss.
+    telling = np.sum(np.isfinite(fewest) & ~unknown, axis=1) >= FEWEST_SIZES
+    if np.mean(telling) < 0.5:
+        fewest = np.full_like(fewest, np.inf)
     return hyperbolas_through(np.array(sizes), fewest / np.array(sizes))
 
 

@@ -65,8 +65,8 @@ def test_misses_are_told_with_what_the_forecast_said() -> None:
 def test_live_runs_are_told_beside_what_was_said_of_them() -> None:
     fixed = {"problem": "a", "way": "schedule", "reached": True, "last_loss": 1.1, "predicted_loss": [1.0, 0.9, 1.2]}
     adaptive = {
-        "problem": "a", "way": "adaptive", "reached": True, "spent": 30.0, "predicted_cost": 20.0, "examples": 50.0,
-        "predicted_examples": [40.0, 30.0, 45.0], "missed_decays": 2,
+        "problem": "a", "way": "adaptive", "reached": True, "spent": 30.0, "predicted_cost": 20.0, "examples": 30.0,
+        "predicted_examples": [40.0, 30.0, 45.0], "missed_decays": 2, "spent_examples": 50.0,
     }  # fmt: skip
     lost = {"problem": "a", "way": "adaptive", "reached": False, "failure": "no plan"}
     none = {"problem": "a", "way": "schedule", "reached": False, "failure": "no plan"}

@@ -53,7 +53,7 @@ class Flow:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What `forecast --loss 0.61 --json` has told."""
+        """What `forecast --loss 0.45 --json` has told."""
         told: dict[str, Any] = json.loads((self.folder / "told.json").read_text())
         return told
 
@@ -77,7 +77,7 @@ def _run(flow: Flow) -> None:
     (flow.folder / "my_task.py").write_text(textwrap.dedent(TASK))
     assert main(["probe", flow.task, "--examples", "40000", "-o", flow.probe]) == 0
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        assert main(["forecast", flow.probe, "-o", flow.forecast, "--loss", "0.61", "--json"]) == 0
+        assert main(["forecast", flow.probe, "-o", flow.forecast, "--loss", "0.45", "--json"]) == 0
     (flow.folder / "told.json").write_text(out.getvalue())
     plan = ["plan", flow.forecast, "--reach-loss", str(GOAL), "--least", "balanced", "--learning-rate-schedule", "wsd"]
     assert main([*plan, "-o", flow.plan, "--schedule", flow.schedule]) == 0

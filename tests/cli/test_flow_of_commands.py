@@ -78,8 +78,8 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
 
 
 def test_forecast_at_a_loss_that_is_asked_for(flow: Any) -> None:
-    asked = [row["estimate"] for row in flow.told["critical_batch_size"] if row["loss"] == 0.61]
-    assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.61).value
+    asked = [row["estimate"] for row in flow.told["critical_batch_size"] if row["loss"] == 0.45]
+    assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.45).value
 
 
 def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

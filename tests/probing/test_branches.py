@@ -36,10 +36,11 @@ def test_a_leg_never_spends_more_than_its_budget(
         assert (steps[-1] + 1 - done) * price + evaluations * cost > budget * (0.8 if not ends_evaluated else 0.4)
 
 
-def test_evaluations_are_few_and_late() -> None:
-    found = stops(leg_of(100_000, 32), done=0, evaluation_cost=3_000)
+@pytest.mark.parametrize(("cost", "count"), [(5_000, int(EVALUATION_SHARE * 100_000 / 5_000)), (1_000, 3)])
+def test_evaluations_are_few_and_late(cost: float, count: int) -> None:
+    found = stops(leg_of(100_000, 32), done=0, evaluation_cost=cost)
     evaluated = [step for step, evaluate in found if evaluate]
-    assert len(evaluated) == int(EVALUATION_SHARE * 100_000 / 3_000)
+    assert len(evaluated) == count
     assert evaluated[-1] == found[-1][0]
     assert evaluated[-2] == pytest.approx(evaluated[-1] / 2, abs=1)
 
