@@ -43,13 +43,12 @@ def test_what_a_probe_spent_and_found_out_is_shown(flow: Any, capsys: pytest.Cap
     report = replace(ProbeReport.load(flow.probe), notes=(note,))
     dear = replace(report, spending=tuple(replace(part, counted=2.0 * part.examples) for part in report.spending))
     capsys.readouterr()
-    for each in (report, dear):
+    for each, of in ((report, "it"), (dear, "the budget")):
         show_probe(each, Console(as_json=False))
         shown = capsys.readouterr().out
         assert note in shown
-        assert (
-            f"{each.budget_spent / each.budget_examples:.0%} of it spent: {each.examples_spent:,.0f} examples" in shown
-        )
+        share = f"{each.budget_spent / each.budget_examples:.0%} of {of} spent"
+        assert f"{share}: {each.examples_spent:,.0f} examples" in shown
     assert dear.budget_spent == pytest.approx(2.0 * report.examples_spent)
     assert note in probe_section(report, None).body
 
