@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("task", help="path/to/file.py:name of a batchopt.TrainingTask")
     parser.add_argument("schedule", type=Path, help="file of `batchopt plan`, schedule or plan, or of your own")
-    parser.add_argument("--plan", type=Path, help="plan to compare with; without a decay, training stops at its loss")
+    parser.add_argument("--plan", type=Path, help="plan to compare with; a run without a fixed decay stops at its loss")
     parser.add_argument("--learning-rate", type=positive, help="peak learning rate, if the schedule has none")
     parser.add_argument("--micro-batch", type=count, help="largest batch that fits: larger ones are taken in parts")
     parser.add_argument("--checkpoint", type=Path, help="file to go on from after an interruption")

@@ -45,7 +45,8 @@ def hyperbola_to(
     ends = shared_ends(law, shape, sizes, warmup_examples)
     needed, at_once = ends.examples_to(loss), ends.is_reached_at_once(loss)
     best = np.argmin(needed, axis=2)[..., None]
-    fewest, unknown = (np.take_along_axis(values, best, axis=2)[..., 0] for values in (needed, at_once))
+    fewest = np.take_along_axis(needed, best, axis=2)[..., 0]
+    unknown = np.take_along_axis(at_once, best, axis=2)[..., 0]
     # What the shortest runs that are considered take says nothing of the trade-off: where in most draws there is little
     # beside them, they would show one of their own, the same for every loss.
     telling = np.sum(np.isfinite(fewest) & ~unknown, axis=1) >= FEWEST_SIZES

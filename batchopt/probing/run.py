@@ -53,6 +53,7 @@ class TrainingRun:
         learning_rate: base learning rate; may be changed between steps.
         examples_seen: examples that got a gradient: the position in the data order.
         steps: optimizer steps taken.
+        remake: makes the run before its first step, without holding this one; of several processes all must call it.
         scaler: of gradients, under float16.
         group: that it is trained by; None for this process alone.
         is_sharded: whether every process holds a part of every parameter only.
@@ -80,7 +81,7 @@ class TrainingRun:
         self.task = task
         self.seed = seed
         self.learning_rate = learning_rate
-        self._made = partial(
+        self.remake: Callable[[], TrainingRun] = partial(
             TrainingRun, task, learning_rate=learning_rate, seed=seed, hyperparameters=hyperparameters, group=group
         )
         self.examples_seen = 0
@@ -106,10 +107,6 @@ class TrainingRun:
             self._draw_apart(group)
         scaled = task.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(task.torch_device.type, enabled=scaled)
-
-    def remade(self) -> Callable[[], TrainingRun]:
-        """Makes the run before its first step, without holding this one. Of several processes all must call it."""
-        return self._made
 
     def step(
         self,

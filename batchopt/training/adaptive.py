@@ -243,7 +243,7 @@ class AdaptiveSchedule:
     def may_begin_again(self, examples_seen: int) -> bool:
         """Whether a run that diverges at so many examples may begin again at a lower rate.
 
-        It may three times, but not where it had not made a step.
+        It may three times, and only after its first step.
         """
         return len(self.diverged) < MOST_DIVERGENCES and examples_seen > 0
 

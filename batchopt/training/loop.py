@@ -118,7 +118,7 @@ class TrainingLoop:
         return seen, loss
 
     def _check_hope(self, loss: float) -> None:
-        """Raise where a run that may begin again has lost what it began with: many losses never become infinite."""
+        """Raise where the loss of an adaptive run is far above the initial one: many losses never become infinite."""
         initial = self.measured.curve.losses[0] if self.measured.curve.losses else math.inf
         if self.adaptive is not None and loss > HOPELESS * initial:
             raise NonFiniteLossError(
@@ -133,9 +133,9 @@ class TrainingLoop:
         if self.run.group is None or self.run.group.rank == 0:
             warnings.warn(f"{why}. The run begins again at half that rate.", RuntimeWarning, stacklevel=4)
         self.adaptive.diverge(self.run.examples_seen)
-        make = self.run.remade()
+        remake = self.run.remake
         del self.run  # two models and optimizers may not fit in memory
-        self.run = make()
+        self.run = remake()
         self.run.learning_rate = self.adaptive.learning_rate
         self.measured = self.measured.until(0)
         self.before_decay.unlink(missing_ok=True)

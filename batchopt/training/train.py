@@ -51,13 +51,12 @@ def train(
     counts do not divide, the gradient is still that of the whole batch.
 
     Args:
-        task: what to train; not a stream.
+        task: what to train; its data may be a stream only if a function opens it by a seed.
         schedule: batch sizes, learning-rate multipliers, and warm-up and decay over examples seen; also where the run
             ends. An `AdaptiveSchedule` is told every evaluation, and decides by them when the decay begins. Where a
             decay ends above its loss, the run goes back to where that began, and on. Where the loss becomes NaN,
             infinite or three times the initial one, the run begins again at half the learning rate, up to three times,
-            and warns. What was done is the
-            result's `schedule`.
+            and warns. What was done is the result's `schedule`.
         learning_rate: base rate; the schedule's own if None.
         seed: of initialisation and data order.
         hyperparameters: keywords for the task's optimizer factory.

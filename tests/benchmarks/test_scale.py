@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scale
 from language_models import price_of_probe
-from scale import FLOOR, NOISE, World, above_of, budgeted
+from large_quadratic import FLOOR, FULL, MODES, NOISE, World
+from scale import above_of, budgeted
 
 from batchopt import LearningRateSchedule, StepCost
 from batchopt.probing.long_runs import LEVELS
@@ -39,7 +40,7 @@ def test_pieces_give_what_single_steps_give(batch_size: int) -> None:
 
 
 def test_a_world_has_a_million_modes_and_a_loss_of_one_above_its_floor() -> None:
-    assert WORLD.weights.sum() == scale.MODES
+    assert WORLD.weights.sum() == MODES
     assert WORLD.loss(WORLD.starts) == pytest.approx(WORLD.initial_loss)
     assert WORLD.initial_loss == 1.0 + FLOOR
 
@@ -60,8 +61,8 @@ def test_every_batch_size_has_the_full_runs_budget() -> None:
     price = StepCost(4096.0, 1.0)
     for size in (64, 1024, 8192):
         steps = budgeted(size, price) / size
-        assert steps * price(size) == pytest.approx(price(1024) * scale.FULL / 1024, rel=1e-3)
-    assert budgeted(1024, price) == scale.FULL
+        assert steps * price(size) == pytest.approx(price(1024) * FULL / 1024, rel=1e-3)
+    assert budgeted(1024, price) == FULL
 
 
 def test_losses_are_told_over_what_can_be_learned() -> None:
