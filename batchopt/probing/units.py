@@ -13,6 +13,8 @@ from batchopt.probing.reading import GradientReader, batch_size_of, rows
 from batchopt.probing.stopping import FIRST_LOOK
 from batchopt.probing.task import Batch
 
+UNSEEN = 15_485_863
+"""From the seed of a run to that of a stream that it has not seen: a prime, far from the next seeds."""
 FEWEST_UNITS = 3
 """Fewer gradients show too little of how they vary."""
 
@@ -44,7 +46,8 @@ class _Drawn:
                 f"for each), got {size}"
             )
         self.population: int | None = population(data)
-        self._data, self._seed = data, seed
+        # Of a stream there are always examples that the run of this seed has not been trained on.
+        self._data, self._seed = data, seed if self.population is not None else seed + UNSEEN
         self._drawn = drawn
         self._fetch = fetch
         self._position = 0

@@ -116,6 +116,21 @@ def test_the_noise_scale_is_of_an_infinite_population() -> None:
     assert found.batch_size.high < 1.1 * found.batch_size.low
 
 
+def test_the_noise_scale_is_measured_on_examples_that_the_run_has_not_seen() -> None:
+    seeds: list[int] = []
+
+    def noted(seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        seeds.append(seed)
+        return examples(seed)
+
+    run = TrainingRun(task_of(noted), learning_rate=0.05, seed=5)
+    run.step(32)
+    assert seeds == [5]
+    measure_run(run, max_examples=200, seed=5)
+    assert len(seeds) == 2
+    assert seeds[1] != 5
+
+
 def test_probe_plan_and_training_go_on_it(tmp_path: Path) -> None:
     task = task_of(examples)
     report = probe(task, examples=6_000, seed=0, journal=tmp_path / "journal")
