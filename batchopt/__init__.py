@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from batchopt.probing.gradients import per_example_squared_norms as per_example_squared_norms
     from batchopt.probing.measure import measure_noise_scale as measure_noise_scale
     from batchopt.probing.probe import probe as probe
+    from batchopt.probing.rollouts import Rollout as Rollout
+    from batchopt.probing.rollouts import Rollouts as Rollouts
     from batchopt.probing.task import TrainingTask as TrainingTask
     from batchopt.runs.logged import logged_run as logged_run
     from batchopt.runs.read import read_runs as read_runs
@@ -77,6 +79,8 @@ _HOMES = {
     "ProbeReport": "evidence",
     "ReachLoss": "planning.goal",
     "RecordError": "errors",
+    "Rollout": "probing.rollouts",
+    "Rollouts": "probing.rollouts",
     "Schedule": "schedules.schedule",
     "ScheduledBatchSampler": "training.loader",
     "Segment": "schedules.schedule",

@@ -26,6 +26,8 @@ NAMES = [
     "ProbeReport",
     "ReachLoss",
     "RecordError",
+    "Rollout",
+    "Rollouts",
     "Schedule",
     "ScheduledBatchSampler",
     "Segment",

@@ -1,7 +1,8 @@
 """Examples by index: the order in which a run sees them, and how a batch of them is put together.
 
-Data come in four forms: a tuple of tensors of one length, a map-style data set (`__len__` and `__getitem__`), a
-function from a seed to examples (`SeededStream`), or a stream, which is any other iterable of batches.
+Data come in five forms: a tuple of tensors of one length, a map-style data set (`__len__` and `__getitem__`), a
+function from a seed to examples (`SeededStream`), what the model makes by acting (`Rollouts`, whose examples have no
+index), or a stream, which is any other iterable of batches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.streams import ENDLESS, SeededStream
 
 if TYPE_CHECKING:
@@ -32,21 +34,21 @@ EVALUATION_SEED = 20181214
 
 def is_stream(data: object) -> bool:
     """Whether `data` gives batches in its own order only, so that no example can be asked for by its index."""
-    if isinstance(data, SeededStream):
+    if isinstance(data, SeededStream | Rollouts):
         return False
     return isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
 
 
 def population(data: Any) -> int | None:
-    """Examples in `data`; None for a stream, seeded or not."""
-    if is_stream(data) or isinstance(data, SeededStream):
+    """Examples in `data`; None for a stream, seeded or not, and for roll-outs."""
+    if is_stream(data) or isinstance(data, SeededStream | Rollouts):
         return None
     return len(data[0]) if isinstance(data, tuple) else len(data)
 
 
 def available(data: Any) -> int:
     """Examples that a run can have without seeing one twice; 0 of a stream without a seed."""
-    return ENDLESS if isinstance(data, SeededStream) else population(data) or 0
+    return ENDLESS if isinstance(data, SeededStream | Rollouts) else population(data) or 0
 
 
 def order_of(data: Any, *, seed: int, start: int, count: int) -> NDArray[np.int64]:
@@ -57,19 +59,19 @@ def order_of(data: Any, *, seed: int, start: int, count: int) -> NDArray[np.int6
 
 
 def check_data(name: str, data: object, *, least: int, streams: bool = True) -> None:
-    """Raise unless `data` has one of the three forms and holds at least `least` examples.
+    """Raise unless `data` has one of the forms and holds at least `least` examples.
 
     Raises:
         TypeError: `data` has another form.
         TaskError: too few examples, or tensors of unequal length.
     """
-    if isinstance(data, SeededStream) and streams:
+    if isinstance(data, SeededStream | Rollouts) and streams:
         return
     if isinstance(data, Tensor):
         raise TypeError(f"{name} must be a tuple of tensors or a data set, got one tensor: write ({name},)")
     if isinstance(data, tuple):
         _check_tensors(name, data)
-    elif is_stream(data) or isinstance(data, SeededStream):
+    elif is_stream(data) or isinstance(data, SeededStream | Rollouts):
         if not (streams and isinstance(data, Iterable)):
             forms = "a tuple of tensors or a map-style data set" + (", or an iterable of batches" if streams else "")
             raise TypeError(f"{name} must be {forms}, got {type(data).__name__}")
@@ -188,6 +190,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def evaluation_examples(task: TrainingTask) -> int:
     """Examples in one evaluation of a task's loss."""
+    if isinstance(task.data, Rollouts):
+        return task.data.evaluation_examples
     if task.eval_data is not None:
         return population(task.eval_data) or 0
     return min(EVALUATION_SAMPLE, available(task.data))

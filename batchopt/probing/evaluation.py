@@ -1,10 +1,18 @@
-"""When to evaluate a run."""
+"""When and how to evaluate a run."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+from torch import nn
+
 from batchopt._checks import check_count
+from batchopt.probing.data import EVALUATION_SEED, evaluation_batches
+from batchopt.probing.rollouts import Rollouts
+from batchopt.probing.sharding import reshard
+from batchopt.probing.state import OwnRandomness, evaluating
+from batchopt.probing.task import TrainingTask
 
 HOPELESS = 3.0
 """A loss this many times the initial one counts as diverged."""
@@ -46,3 +54,23 @@ def evaluation_points(examples: int, *, first: int, ratio: float = RATIO) -> lis
         k += 1
         point = math.ceil(first * ratio**k)
     return [*points, examples]
+
+
+def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
+    """The (weighted) mean per-example loss of a model in evaluation mode, on the task's evaluation examples.
+
+    May be NaN or infinite. Global random generators and the model's modes are as before.
+    """
+    fixed = OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True)
+    total, weight = 0.0, 0.0
+    if isinstance(task.data, Rollouts):
+        with fixed.active():
+            return task.data.evaluate(model, seed=EVALUATION_SEED)
+    with fixed.active(), evaluating(model):
+        for batch in evaluation_batches(task):
+            losses, weights = task.losses(model, batch)
+            weights = torch.ones_like(losses) if weights is None else weights
+            total += (weights * losses).sum(dtype=torch.float64).item()
+            weight += weights.sum(dtype=torch.float64).item()
+    reshard(model)
+    return total / weight if weight else math.nan

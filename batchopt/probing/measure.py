@@ -21,6 +21,7 @@ from batchopt.probing.kinds.metric import Metric, MetricOf
 from batchopt.probing.kinds.preconditioned import added_decay
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.reading import GradientReader, Reading
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.sharded_gradients import KINDS as SHARDED_KINDS
 from batchopt.probing.sharded_gradients import ShardedGroupGradients, check_sharding
@@ -72,8 +73,9 @@ def measure_noise_scale(
     Args:
         model: parameters that do not require a gradient are left out.
         loss: (model, batch) -> losses of shape (batch,), or (losses, weights), as for `TrainingTask`.
-        data: a tuple of tensors, a map-style data set, or an iterable of batches (a stream, as a roll-out buffer is; a
-            list counts as a data set of examples, `iter(batches)` makes a stream of it).
+        data: a tuple of tensors, a map-style data set, `Rollouts` (the model acts at its present weights, every example
+            in an environment of its own), or an iterable of batches (a stream, as a roll-out buffer is; a list counts
+            as a data set of examples, `iter(batches)` makes a stream of it).
         optimizer: kept as it is; kinds other than "simple" read their metric from it.
         relative_width: measure until (high - low) / value is at most this.
         max_examples: examples that may get a gradient.
@@ -119,6 +121,8 @@ def measure_noise_scale(
     parameters = list(trainable_parameters(model).values())
     target = parameters[0].device if device is None else torch.device(device)
     group = process_group(target)
+    if group is not None and isinstance(data, Rollouts):
+        raise TaskError("the noise scale of roll-outs is measured by one process: start it without torchrun")
     sharded = _sharded_over(model, process_group(target, of_one=True), chosen, data)
     with preserved(model, optimizer), torch.enable_grad():
         seed_generators(seed if group is None else seed + SEEDS_APART * group.rank)
@@ -134,7 +138,7 @@ def measure_noise_scale(
         # All processes that hold a sharded model read the same batches.
         together = reads(reader, parameters, group if sharded is None else None, split=is_split)
         budget = max_examples if group is None or is_split else max_examples // group.count
-        source = source_of(data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
+        source = source_of(model, data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
         moments = MomentAccumulator(
             quota=source.first_quota,
             group_size=reader.group_size,

@@ -59,6 +59,7 @@ from batchopt.probing.distributed import process_group
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
 from batchopt.probing.long_runs import long_runs, noise_of_short_runs
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
 from batchopt.probing.short_runs import search_learning_rate, short_runs
@@ -199,6 +200,8 @@ def _run(
             session.budget = min(examples or sys.maxsize, examples_within(seconds, cost, session.price))
         if sizes is None or seconds is not None or sizes.large > high:
             sizes = _batch_sizes(session, (low, high))
+        if isinstance(session.task.data, Rollouts):
+            session.decisions.append(f"Losses are the best score, {session.task.data.best_score:g}, minus the score.")
         session.decisions.append(_why_batch_sizes(session, sizes))
         session.warm_up(warmup_within(short_run_budget(session.budget), session.price, sizes))
         found = search_learning_rate(session, learning_rate, sizes.search)

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 
 from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.data import EVALUATION_SEED, evaluation_batches, fetch, order_of
+from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
+from batchopt.probing.evaluation import evaluated_loss
+from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
+from batchopt.probing.rollouts import Collector, Rollouts
 from batchopt.probing.sharded_gradients import check_sharding
 from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
-from batchopt.probing.state import OwnRandomness, evaluating
+from batchopt.probing.state import OwnRandomness
 from batchopt.probing.step_rates import StepRates
 from batchopt.probing.task import TrainingTask, batch_loss
 
@@ -93,6 +96,7 @@ class TrainingRun:
             self.optimizer = task.make_optimizer(
                 self.model, learning_rate=learning_rate, hyperparameters=hyperparameters
             )
+        self._collector = Collector(task.data, seed) if isinstance(task.data, Rollouts) else None
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rates = StepRates(self.optimizer, learning_rate)
         self._mean_weight = 1.0
@@ -102,6 +106,8 @@ class TrainingRun:
             check_sharding(self.model, group)
         self.group, self._host = group, host
         if group is not None:
+            if self._collector is not None:
+                raise TaskError("roll-outs are trained on by one process: start it without torchrun")
             _check_no_fsdp1(self.model)
             group.share([t for t in (*self.model.parameters(), *self.model.buffers()) if not is_sharded([t])])
             self._draw_apart(group)
@@ -119,6 +125,8 @@ class TrainingRun:
     ) -> float:
         """Take one optimizer step on the next examples of the data order, and return the batch's loss before it.
 
+        Of roll-outs: let the model act, step as often as they say on what came of it, and return the loss by the score.
+
         Args:
             batch_size: examples of the step.
             indices: examples to take instead of the next ones, shape (batch_size,).
@@ -133,14 +141,15 @@ class TrainingRun:
                 optimizer's learning rate since the last step.
         """
         check_count("batch_size", batch_size)
-        if indices is None:
-            indices = order_of(self.task.data, seed=self.seed, start=self.examples_seen, count=batch_size)
-        elif len(indices) != batch_size:
+        if indices is not None and len(indices) != batch_size:
             raise ValueError(f"indices must be as many as batch_size, got {len(indices)} and {batch_size}")
         self._rates.set(self.learning_rate_at(self.examples_seen, batch_size, multiplier, warmup=warmup))
         self._rescaling.apply(batch_size)
         with self._randomness.active():
-            value = self._step(indices, micro_batch or batch_size)
+            if self._collector is not None:
+                value = self._learn(self._collector, batch_size, micro_batch or batch_size)
+            else:
+                value = self._step(self._next(batch_size) if indices is None else indices, micro_batch or batch_size)
         self.examples_seen += batch_size
         self.steps += 1
         return value
@@ -151,16 +160,22 @@ class TrainingRun:
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
         """
-        indices = order_of(self.task.data, seed=self.seed, start=self.examples_seen, count=batch_size)
         with self._randomness.active(), torch.no_grad():
-            value = self._loss_of(indices)
+            value = self._loss_of_next(batch_size)
             reshard(self.model)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"the loss of a batch of {batch_size} is {value} {self._where()}")
         self.examples_seen += batch_size
         return value
 
-    def _loss_of(self, indices: NDArray[np.int64]) -> float:
+    def _next(self, count: int) -> NDArray[np.int64]:
+        return order_of(self.task.data, seed=self.seed, start=self.examples_seen, count=count)
+
+    def _loss_of_next(self, count: int) -> float:
+        if self._collector is not None:
+            device = self.task.torch_device
+            return self._collector.batch(self.model, count, at=self.examples_seen, device=device)[1]
+        indices = self._next(count)
         if self.group is None:
             return float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
         own, counts = self._share(indices)
@@ -184,12 +199,36 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         at_once = micro_batch >= len(indices) and self.group is None
         value = self._at_once(indices) if at_once else self._in_parts(indices, micro_batch)
+        self._update()
+        return value
+
+    def _learn(self, collector: Collector, count: int, micro_batch: int) -> float:
+        """Let the model act, and take the optimizer steps on what it did; the loss by the score."""
+        batch, value = collector.batch(self.model, count, at=self.examples_seen, device=self.task.torch_device)
+        for _ in range(collector.rollouts.passes):
+            self.optimizer.zero_grad(set_to_none=True)
+            weight = 0.0
+            for begin in range(0, count, micro_batch):
+                losses, weights = self.task.losses(self.model, rows(batch, count, begin, begin + micro_batch))
+                weights = torch.ones_like(losses) if weights is None else weights
+                total = (weights * losses).sum()
+                _check_attached(total)
+                self._finite(total.item(), count)
+                weight += weights.sum(dtype=torch.float64).item()
+                torch.autograd.backward(self.scaler.scale(total / count))
+            if weight <= 0:
+                raise TaskError(f"the weights of a batch must add up to more than 0, got {weight} {self._where()}")
+            self._scale_gradients(count / weight)
+            self._update()
+        return value
+
+    def _update(self) -> None:
+        """Step by the gradients."""
         if self.task.before_step is not None:
             self.scaler.unscale_(self.optimizer)
             self.task.before_step(self.model)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return value
 
     def _at_once(self, indices: NDArray[np.int64]) -> float:
         """The batch's loss, its gradient added to `.grad`."""
@@ -278,7 +317,8 @@ class TrainingRun:
     def evaluate(self) -> float:
         """The loss: the (weighted) mean per-example loss at frozen weights in evaluation mode.
 
-        On `eval_data`, or else on a fixed sample of 1,024 training examples. Whatever is random in the loss is drawn
+        On `eval_data`, or else on a fixed sample of 1,024 training examples; of roll-outs by the scores of episodes.
+        Whatever is random in the loss is drawn
         alike at every evaluation, and the run goes on as if it had not been evaluated.
 
         Raises:
@@ -318,6 +358,7 @@ class TrainingRun:
             "examples_seen": self.examples_seen,
             "steps": self.steps,
             "mean_weight": self._mean_weight,
+            "rollouts": None if self._collector is None else self._collector.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -337,6 +378,8 @@ class TrainingRun:
         self.examples_seen = state["examples_seen"]
         self.steps = state["steps"]
         self._mean_weight = state.get("mean_weight", 1.0)
+        if self._collector is not None:
+            self._collector.load_state_dict(state["rollouts"])
         of_all = state.get("randomness_of_all", [])
         if self.group is not None and len(of_all) == self.group.count:
             self._randomness.load_state_dict(of_all[self.group.rank])
@@ -353,20 +396,3 @@ def _check_no_fsdp1(model: nn.Module) -> None:
 def _check_attached(loss: Tensor) -> None:
     if not loss.requires_grad:
         raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
-
-
-def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
-    """The (weighted) mean per-example loss of a model in evaluation mode, on the task's evaluation examples.
-
-    May be NaN or infinite. Global random generators and the model's modes are as before.
-    """
-    fixed = OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True)
-    total, weight = 0.0, 0.0
-    with fixed.active(), evaluating(model):
-        for batch in evaluation_batches(task):
-            losses, weights = task.losses(model, batch)
-            weights = torch.ones_like(losses) if weights is None else weights
-            total += (weights * losses).sum(dtype=torch.float64).item()
-            weight += weights.sum(dtype=torch.float64).item()
-    reshard(model)
-    return total / weight if weight else math.nan

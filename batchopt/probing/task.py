@@ -18,6 +18,7 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.rescaling import RESCALED
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.sharding import is_sharded
 from batchopt.probing.streams import SeededStream
 
@@ -41,7 +42,8 @@ class TrainingTask:
             of examples by a seed, or an iterable of batches (a stream: its noise can be measured, but it cannot be
             trained on from a given point). The function gives the same examples for a seed every time, and another
             order or other examples for another seed: `lambda seed: iter(dataset.shuffle(seed=seed))`. Where they end,
-            it is called with a further seed. Noise is then that of an infinite population.
+            it is called with a further seed. Noise is then that of an infinite population. `Rollouts` for reinforcement
+            learning: what the model makes by acting.
         loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
             loss is sum(w l) / sum(w), as for language models that average over unmasked tokens.
         optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
@@ -105,6 +107,8 @@ class TrainingTask:
         if callable(self.data) and not isinstance(self.data, Iterable) and not hasattr(self.data, "__getitem__"):
             object.__setattr__(self, "data", SeededStream(self.data))
         check_data("data", self.data, least=2)
+        if self.eval_data is not None and isinstance(self.data, Rollouts):
+            raise ValueError("eval_data must be left out with Rollouts, which are evaluated by playing episodes")
         if self.eval_data is not None:
             check_data("eval_data", self.eval_data, least=1, streams=False)
         check_autocast(self.autocast)
@@ -130,7 +134,7 @@ class TrainingTask:
 
     @property
     def population(self) -> int | None:
-        """Examples in the data set; None for a stream, with a seed or without."""
+        """Examples in the data set; None for a stream, with a seed or without, and for roll-outs."""
         return population(self.data)
 
     @property

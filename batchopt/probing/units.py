@@ -1,4 +1,4 @@
-"""Where the units of a measurement come from: a data set, without replacement, or a stream."""
+"""Where the units of a measurement come from: a data set, without replacement, a stream, or the model's own acts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from batchopt.errors import BudgetError, TaskError
 from batchopt.probing.data import available, gather, is_stream, order_of, population, to_device
 from batchopt.probing.reading import GradientReader, batch_size_of, rows
+from batchopt.probing.rollouts import Rollouts, collect
 from batchopt.probing.stopping import FIRST_LOOK
 from batchopt.probing.task import Batch
 
@@ -99,7 +101,31 @@ class _Streamed:
         return rows(batch, size, 0, count), count
 
 
+class _Collected:
+    """Units of what the model does at its present weights, each example in an environment of its own."""
+
+    def __init__(
+        self, data: Rollouts, model: nn.Module, drawn: int, affordable: int, *, seed: int, device: torch.device
+    ) -> None:
+        self.population: int | None = None
+        self.end: Stopped = "budget"
+        self.first_quota = max(1, min(affordable, FIRST_LOOK // drawn) // 16)
+        self._rollouts, self._model, self._device = data, model, device
+        self._key = seed, UNSEEN
+        self._taken, self._drawn, self._units = 0, drawn, affordable
+
+    def take(self, units: int) -> tuple[Batch, int] | None:
+        count = min(units, self._units) * self._drawn
+        if count == 0:
+            return None
+        environments = self._rollouts.open(*self._key, self._taken)
+        self._taken += count
+        self._units -= count // self._drawn
+        return collect(environments, self._model, count, self._device).batch, count
+
+
 def source_of(
+    model: nn.Module,
     data: Any,
     reader: GradientReader,
     max_examples: int,
@@ -111,7 +137,8 @@ def source_of(
     """Where a reader's units come from.
 
     Args:
-        data: a tuple of tensors, a map-style data set, or an iterable of batches.
+        model: acts, where the data are roll-outs.
+        data: a tuple of tensors, a map-style data set, an iterable of batches, or roll-outs.
         reader: of the units.
         max_examples: examples' worth of gradients that they may cost.
         seed: of the order of a data set's examples.
@@ -129,6 +156,8 @@ def source_of(
             f"got {max_examples}"
         )
     affordable = max_examples // reader.cost
+    if isinstance(data, Rollouts):
+        return _Collected(data, model, reader.drawn, affordable, seed=seed, device=device)
     if is_stream(data):
         return _Streamed(data, reader.drawn, affordable, device=device)
     return _Drawn(

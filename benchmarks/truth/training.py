@@ -10,8 +10,8 @@ import torch
 from batchopt import TrainingTask
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import LossCurve
-from batchopt.probing.evaluation import evaluation_points
-from batchopt.probing.run import TrainingRun, evaluated_loss
+from batchopt.probing.evaluation import evaluated_loss, evaluation_points
+from batchopt.probing.run import TrainingRun
 from truth.curves import Run
 from truth.problems import PROBLEMS, make
 

@@ -1,0 +1,123 @@
+"""Actor and critic in one model: how its policy acts, advantages, and the losses of A2C and PPO, one value an example.
+
+The model gives (policy, values) for k observations: values (k,), and a policy of one row each. For discrete actions the
+row is their logits; for actions of d numbers it is d means and d logarithms of standard deviations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from batchopt.errors import TaskError
+
+Batch = Mapping[str, Tensor]
+
+
+def actor_critic_loss(
+    model: nn.Module, batch: Batch, *, value_weight: float = 0.5, entropy_weight: float = 0.01
+) -> Tensor:
+    """The loss of A2C (Mnih et al. 2016), a mean over the steps of each example, (batch,).
+
+    Args:
+        model: actor and critic.
+        batch: as `GymnasiumEnvironments` collect it.
+        value_weight: of the critic's squared error.
+        entropy_weight: of the policy's entropy, which is wanted.
+    """
+    policy, values = _of_steps(model, batch["observations"], batch["returns"])
+    log_probabilities, entropy = log_probabilities_of(policy, batch["actions"])
+    errors = (batch["returns"] - values).square()
+    losses = -batch["advantages"] * log_probabilities + value_weight * errors - entropy_weight * entropy
+    return losses.mean(dim=1)
+
+
+def ppo_loss(
+    model: nn.Module, batch: Batch, *, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0
+) -> Tensor:
+    """The clipped loss of PPO (Schulman et al. 2017), a mean over the steps of each example, (batch,).
+
+    Args:
+        model: actor and critic.
+        batch: as `GymnasiumEnvironments` collect it.
+        clip: share by which the probability of an action may change before it counts no more.
+        value_weight: of the critic's squared error.
+        entropy_weight: of the policy's entropy, which is wanted.
+    """
+    policy, values = _of_steps(model, batch["observations"], batch["returns"])
+    log_probabilities, entropy = log_probabilities_of(policy, batch["actions"])
+    ratio = (log_probabilities - batch["log_probabilities"]).exp()
+    gains = torch.minimum(ratio * batch["advantages"], ratio.clamp(1.0 - clip, 1.0 + clip) * batch["advantages"])
+    errors = (batch["returns"] - values).square()
+    return (-gains + value_weight * errors - entropy_weight * entropy).mean(dim=1)
+
+
+def policy_and_values(model: nn.Module, observations: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model gives for k observations: a policy, (k, ...), and values, (k,).
+
+    Raises:
+        TaskError: it gives something else.
+    """
+    found = model(observations)
+    k = len(observations)
+    if not (isinstance(found, tuple) and len(found) == 2 and found[0].ndim == 2 and found[1].shape == (k,)):
+        parts = found if isinstance(found, tuple) else (found,)
+        got = " and ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+        raise TaskError(
+            f"the model must give (policy, values) for {k} observations, of shapes ({k}, ...) and ({k},), got {got}"
+        )
+    policy, values = found
+    return policy, values
+
+
+def sample(policy: Tensor, *, discrete: bool) -> Tensor:
+    """Actions by a policy, (k,) of whole numbers or (k, d), drawn from torch's own generator."""
+    if discrete:
+        return torch.multinomial(policy.softmax(dim=1), 1)[:, 0]
+    mean, log_deviation = policy.chunk(2, dim=1)
+    return mean + log_deviation.exp() * torch.randn_like(mean)
+
+
+def log_probabilities_of(policy: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the probabilities (densities) of actions, and the entropies of the policy; in nats.
+
+    Args:
+        policy: (..., m).
+        actions: (...) of whole numbers, or (..., d).
+    """
+    if not actions.is_floating_point():
+        logs = policy.log_softmax(dim=-1)
+        return logs.gather(-1, actions.unsqueeze(-1)).squeeze(-1), -(logs.exp() * logs).sum(dim=-1)
+    mean, log_deviation = policy.chunk(2, dim=-1)
+    constant = 0.5 * math.log(2.0 * math.pi)
+    logs = -0.5 * ((actions - mean) / log_deviation.exp()).square() - log_deviation - constant
+    return logs.sum(dim=-1), (log_deviation + constant + 0.5).sum(dim=-1)
+
+
+def advantages_of(
+    rewards: Sequence[Tensor], values: Sequence[Tensor], goes_on: Sequence[Tensor], *, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantage estimates (Schulman et al. 2016, equation 16), (k, steps).
+
+    Args:
+        rewards: of each step, (k,).
+        values: before each step and after the last, (k,).
+        goes_on: of each step, 1 or, where the episode ends with it, 0; (k,).
+        discount: of later rewards, gamma.
+        trace: lambda.
+    """
+    advantages, later = [], torch.zeros_like(values[-1])
+    for k in reversed(range(len(rewards))):
+        surprise = rewards[k] + discount * goes_on[k] * values[k + 1] - values[k]
+        later = surprise + discount * trace * goes_on[k] * later
+        advantages.append(later)
+    return torch.stack(advantages[::-1], dim=1)
+
+
+def _of_steps(model: nn.Module, observations: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Policy, (batch, steps, m), and values, (batch, steps)."""
+    policy, values = policy_and_values(model, observations.flatten(0, 1))
+    return policy.view(*like.shape, -1), values.view(like.shape)
