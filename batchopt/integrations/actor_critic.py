@@ -2,6 +2,9 @@
 
 The model gives (policy, values) for k observations: values (k,), and a policy of one row each. For discrete actions the
 row is their logits; for actions of d numbers it is d means and d logarithms of standard deviations.
+
+A batch's `counts`, (batch, steps), if it has them, are 1 for steps that count and 0 for what fills up shorter episodes.
+A loss then gives weights as well, the steps of each example, so that a batch's loss is a mean over steps.
 """
 
 from __future__ import annotations
@@ -12,19 +15,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from batchopt.errors import TaskError
+from batchopt.errors import NonFiniteLossError, TaskError
 
 Batch = Mapping[str, Tensor]
 
 
 def actor_critic_loss(
     model: nn.Module, batch: Batch, *, value_weight: float = 0.5, entropy_weight: float = 0.01
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The loss of A2C (Mnih et al. 2016), a mean over the steps of each example, (batch,).
 
     Args:
         model: actor and critic.
-        batch: as `GymnasiumEnvironments` collect it.
+        batch: as `GymnasiumEnvironments` and `GymnasiumEpisodes` collect it.
         value_weight: of the critic's squared error.
         entropy_weight: of the policy's entropy, which is wanted.
     """
@@ -32,17 +35,17 @@ def actor_critic_loss(
     log_probabilities, entropy = log_probabilities_of(policy, batch["actions"])
     errors = (batch["returns"] - values).square()
     losses = -batch["advantages"] * log_probabilities + value_weight * errors - entropy_weight * entropy
-    return losses.mean(dim=1)
+    return _over_steps(losses, batch)
 
 
 def ppo_loss(
     model: nn.Module, batch: Batch, *, clip: float = 0.2, value_weight: float = 0.5, entropy_weight: float = 0.0
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """The clipped loss of PPO (Schulman et al. 2017), a mean over the steps of each example, (batch,).
 
     Args:
         model: actor and critic.
-        batch: as `GymnasiumEnvironments` collect it.
+        batch: as `GymnasiumEnvironments` and `GymnasiumEpisodes` collect it.
         clip: share by which the probability of an action may change before it counts no more.
         value_weight: of the critic's squared error.
         entropy_weight: of the policy's entropy, which is wanted.
@@ -52,7 +55,7 @@ def ppo_loss(
     ratio = (log_probabilities - batch["log_probabilities"]).exp()
     gains = torch.minimum(ratio * batch["advantages"], ratio.clamp(1.0 - clip, 1.0 + clip) * batch["advantages"])
     errors = (batch["returns"] - values).square()
-    return (-gains + value_weight * errors - entropy_weight * entropy).mean(dim=1)
+    return _over_steps(-gains + value_weight * errors - entropy_weight * entropy, batch)
 
 
 def policy_and_values(model: nn.Module, observations: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,6 +74,20 @@ def policy_and_values(model: nn.Module, observations: Tensor) -> tuple[Tensor, T
         )
     policy, values = found
     return policy, values
+
+
+def acted(model: nn.Module, observations: Tensor, *, discrete: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A policy, values, and actions that are drawn by the policy.
+
+    Raises:
+        NonFiniteLossError: the policy is NaN or infinite.
+    """
+    policy, values = policy_and_values(model, observations)
+    if not bool(policy.isfinite().all()):
+        raise NonFiniteLossError(
+            "the policy became NaN or infinite: lower the learning rate, or look for what is not finite in observations"
+        )
+    return policy, values, sample(policy, discrete=discrete)
 
 
 def sample(policy: Tensor, *, discrete: bool) -> Tensor:
@@ -115,6 +132,22 @@ def advantages_of(
         later = surprise + discount * trace * goes_on[k] * later
         advantages.append(later)
     return torch.stack(advantages[::-1], dim=1)
+
+
+def check_shares(**shares: float) -> None:
+    """Raise unless all are from 0 to 1."""
+    for name, share in shares.items():
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{name} must be from 0 to 1, got {share!r}")
+
+
+def _over_steps(losses: Tensor, batch: Batch) -> Tensor | tuple[Tensor, Tensor]:
+    """The mean of each example, and where steps are counted how many it is of."""
+    if "counts" not in batch:
+        return losses.mean(dim=1)
+    counts = batch["counts"]
+    steps = counts.sum(dim=1)
+    return (losses * counts).sum(dim=1) / steps, steps
 
 
 def _of_steps(model: nn.Module, observations: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

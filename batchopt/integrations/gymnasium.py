@@ -10,7 +10,8 @@
         optimizer=lambda parameters, lr: torch.optim.Adam(parameters, lr=lr),
     )
 
-The losses of A2C and PPO are here as well.
+An example is `steps` steps of one copy. With `GymnasiumEpisodes` it is a whole episode. The losses of A2C and PPO are
+here as well.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ from torch import Tensor, nn
 from batchopt._checks import check_count
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.integrations.actor_critic import (
+    acted,
     actor_critic_loss,
     advantages_of,
+    check_shares,
     log_probabilities_of,
     policy_and_values,
     ppo_loss,
-    sample,
 )
+from batchopt.integrations.gymnasium_episodes import GymnasiumEpisodes
 from batchopt.probing.rollouts import Rollout
 
-__all__ = ["GymnasiumEnvironments", "actor_critic_loss", "ppo_loss"]
+__all__ = ["GymnasiumEnvironments", "GymnasiumEpisodes", "actor_critic_loss", "ppo_loss"]
 
 AT_ONCE = 64
 """Episodes that are played side by side for their scores: one forward pass for all, and not too many environments."""
@@ -74,9 +77,7 @@ class GymnasiumEnvironments:
         check_count("seed", seed, least=0)
         for name, value in {"steps": steps, "age": age, "longest": longest}.items():
             check_count(name, value)
-        for name, share in {"discount": discount, "trace": trace}.items():
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} must be from 0 to 1, got {share!r}")
+        check_shares(discount=discount, trace=trace)
         self._make, self._seed, self._steps, self._age, self._longest = make, seed, steps, age, longest
         self._discount, self._trace = discount, trace
         self._copies: list[_Copy] = []
@@ -93,14 +94,14 @@ class GymnasiumEnvironments:
         copies, scores = self._copies[:count], []
         observations, policies, actions, rewards, values, goes_on = [], [], [], [], [], []
         for _ in range(self._steps):
-            acted = _act(model, copies)
-            outcomes = [copy.step(action) for copy, action in zip(copies, acted.as_arrays, strict=True)]
-            rewards.append(self._rewards(model, outcomes, acted.values))
-            goes_on.append(acted.values.new_tensor([float(not outcome.ended) for outcome in outcomes]))
-            observations.append(acted.observations)
-            policies.append(acted.policy)
-            actions.append(acted.actions)
-            values.append(acted.values)
+            move = _act(model, copies)
+            outcomes = [copy.step(action) for copy, action in zip(copies, move.as_arrays, strict=True)]
+            rewards.append(self._rewards(model, outcomes, move.values))
+            goes_on.append(move.values.new_tensor([float(not outcome.ended) for outcome in outcomes]))
+            observations.append(move.observations)
+            policies.append(move.policy)
+            actions.append(move.actions)
+            values.append(move.values)
             scores += [outcome.score for outcome in outcomes if outcome.ended]
         values.append(policy_and_values(model, _observations(copies, model))[1])
         advantages = advantages_of(rewards, values, goes_on, discount=self._discount, trace=self._trace)
@@ -236,7 +237,7 @@ class _Copy:
         self._score = 0.0
 
 
-class _Acted(NamedTuple):
+class _Moves(NamedTuple):
     """What a model saw, did and expected, a row for each copy."""
 
     observations: Tensor
@@ -250,14 +251,9 @@ class _Acted(NamedTuple):
         return self.actions.cpu().numpy()
 
 
-def _act(model: nn.Module, copies: Sequence[_Copy]) -> _Acted:
+def _act(model: nn.Module, copies: Sequence[_Copy]) -> _Moves:
     observations = _observations(copies, model)
-    policy, values = policy_and_values(model, observations)
-    if not bool(policy.isfinite().all()):
-        raise NonFiniteLossError(
-            "the policy became NaN or infinite: lower the learning rate, or look for what is not finite in observations"
-        )
-    return _Acted(observations, policy, values, sample(policy, discrete=copies[0].is_discrete))
+    return _Moves(observations, *acted(model, observations, discrete=copies[0].is_discrete))
 
 
 def _observations(copies: Sequence[_Copy], model: nn.Module) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from batchopt import Rollouts, TrainingTask, per_example_squared_norms
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.integrations.actor_critic import advantages_of, log_probabilities_of, sample
-from batchopt.integrations.gymnasium import GymnasiumEnvironments, actor_critic_loss, ppo_loss
+from batchopt.integrations.gymnasium import GymnasiumEnvironments, GymnasiumEpisodes, actor_critic_loss, ppo_loss
 from batchopt.probing.measure import measure_run
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
@@ -39,7 +39,7 @@ class Walk:
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if self.discrete:
             assert action in (3, 4)
-            push = 0.3 * (action - 3.5)
+            push = 0.3 * (int(action) - 3.5)
         else:
             assert np.all(np.abs(action) <= 1.0)
             push = float(0.3 * action.sum())
@@ -110,7 +110,7 @@ def test_what_was_collected_is_what_the_environments_did() -> None:
             values.append(float(model(torch.from_numpy(observation)[None])[1].detach()))
             observation, reward, ended, cut, _ = environment.step(int(batch["actions"][k, t]) + 3)
             score += reward
-            expected = 0.0 if ended else float(model(torch.from_numpy(observation)[None])[1])
+            expected = 0.0 if ended else float(model(torch.from_numpy(observation)[None])[1].detach())
             rewards.append(reward)
             later.append(expected)
             ends.append(ended or cut)
@@ -242,6 +242,87 @@ def test_the_noise_scale_is_measured_by_examples() -> None:
     found = measure_run(run, max_examples=200)
     assert (found.examples, found.group_size, found.population) == (200, 1, None)
     assert found.method == "per-example gradients, all examples in one pass"
+
+
+class Walks:
+    """Walks side by side; an episode begins anew in the step after its end."""
+
+    def __init__(self, count: int, make: Any = Walk, mode: str = "NextStep") -> None:
+        self.walks = [make() for _ in range(count)]
+        self.single_action_space = self.walks[0].action_space
+        self.metadata = {"autoreset_mode": SimpleNamespace(value=mode)}
+        self.over = [False] * count
+
+    def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.stack([walk.reset(seed=seed + k)[0] for k, walk in enumerate(self.walks)]), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Any, ...]:
+        found = [
+            (walk.reset(seed=0)[0], 0.0, False, False, {}) if over else walk.step(action)
+            for walk, over, action in zip(self.walks, self.over, actions, strict=True)
+        ]
+        self.over = [ends or cut for _, _, ends, cut, _ in found]
+        return *(np.array([each[k] for each in found]) for k in range(4)), {}
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def episodes(make: Any = Walks, **changes: Any) -> GymnasiumEpisodes:
+    return GymnasiumEpisodes(make, seed=7, **{"discount": DISCOUNT, "trace": TRACE} | changes)
+
+
+def test_whole_episodes_are_what_every_copy_did_up_to_its_end() -> None:
+    model = model_of()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        batch, scores = episodes().collect(model, 8)
+    lengths = batch["counts"].sum(dim=1).int().tolist()
+    assert max(lengths) == batch["counts"].shape[1] == 12
+    assert min(lengths) < 12
+    for k, length in enumerate(lengths):
+        walk = Walk()
+        observation, _ = walk.reset(seed=7 + k)
+        surprises, values, score = [], [], 0.0
+        for t in range(length):
+            np.testing.assert_array_equal(batch["observations"][k, t].numpy(), observation)
+            values.append(float(model(torch.from_numpy(observation)[None])[1].detach()))
+            observation, reward, ended, cut, _ = walk.step(int(batch["actions"][k, t]) + 3)
+            expected = 0.0 if ended else float(model(torch.from_numpy(observation)[None])[1].detach())
+            surprises.append(reward + DISCOUNT * expected - values[-1])
+            score += reward
+            assert (ended or cut) == (t == length - 1)
+        assert scores[k] == pytest.approx(score, rel=1e-6)
+        for t in range(length):
+            advantage = sum((DISCOUNT * TRACE) ** (i - t) * surprises[i] for i in range(t, length))
+            assert float(batch["advantages"][k, t]) == pytest.approx(advantage, rel=1e-4, abs=1e-5)
+            assert float(batch["returns"][k, t]) == pytest.approx(advantage + values[t], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss", [actor_critic_loss, ppo_loss])
+def test_steps_after_an_episode_do_not_count(loss: Any) -> None:
+    model = model_of()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        batch = dict(episodes().collect(model, 8).batch)
+    losses, weights = loss(model, batch)
+    assert weights.tolist() == batch["counts"].sum(dim=1).tolist()
+    for k in range(8):
+        length = int(weights[k])
+        alone = {name: part[k : k + 1, :length] for name, part in batch.items() if name != "counts"}
+        torch.testing.assert_close(loss(model, alone), losses[k : k + 1])
+    batch["observations"] = torch.where(batch["counts"][:, :, None] > 0, batch["observations"], 5.0)
+    torch.testing.assert_close(loss(model, batch)[0], losses)
+
+
+def test_episodes_that_do_not_end_and_other_ways_to_begin_anew_are_refused() -> None:
+    with pytest.raises(TaskError, match="one went on for 50 steps: give the environment a time limit"):
+        episodes(lambda count: Walks(count, Endless), longest=50).play(model_of(), 3)
+    with pytest.raises(TaskError, match=r"one step after they end \(AutoresetMode.NEXT_STEP\), got SameStep"):
+        episodes(lambda count: Walks(count, mode="SameStep")).play(model_of(), 3)
+    with pytest.raises(NonFiniteLossError, match="a reward is NaN or infinite"):
+        episodes(lambda count: Walks(count, NaNReward)).collect(model_of(), 3)
+    assert len(episodes(lambda count: Walks(count, AtOnce)).play(model_of(), 3)) == 3
 
 
 class Endless(Walk):
