@@ -75,18 +75,18 @@ if __name__ == "__main__":
     GRIDS = {
         "cartpole": Grid(
             batch_sizes=(4, 16, 64, 256),
-            learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-            seeds=(0, 1, 2),
-            most_steps=6_000,
-            most_examples=100_000,
+            learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+            seeds=(0, 1, 2, 3, 4, 5),
+            most_steps=4_000,
+            most_examples=30_000,
             scores=(50.0, 100.0, 200.0, 350.0),
         ),
         "acrobot": Grid(
             batch_sizes=(4, 16, 64, 256),
-            learning_rates=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-            seeds=(0, 1, 2),
-            most_steps=3_000,
-            most_examples=60_000,
+            learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
+            seeds=(0, 1),
+            most_steps=2_000,
+            most_examples=30_000,
             scores=(-300.0, -200.0, -120.0, -95.0),
         ),
     }

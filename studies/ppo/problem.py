@@ -60,9 +60,9 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     grid = Grid(
-        batch_sizes=(16, 64, 256, 1024),
-        learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-        seeds=(0, 1, 2),
+        batch_sizes=(16, 128, 1024),
+        learning_rates=(3e-3, 1e-2, 3e-2),
+        seeds=(0, 1),
         most_steps=300,
         most_examples=40_000,
         scores=(50.0, 100.0, 200.0, 350.0),
