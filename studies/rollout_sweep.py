@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,12 @@ from typing import Any
 import torch
 from joblib import Parallel, delayed
 
-from batchopt import Schedule, TrainingTask, train
-from batchopt.training.result import TrainingDivergedError
+from batchopt import LossCurve, NonFiniteLossError, TrainingTask, fit_tradeoff
+from batchopt.probing.run import TrainingRun
+from batchopt.tradeoff import TradeoffFit
+
+EVALUATION_RATIO = 1.15
+"""Evaluations are this factor apart in steps, or a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +63,24 @@ def sweep(task: TrainingTask, grid: Grid, path: Path, *, workers: int = 1) -> li
 
 def _run(task: TrainingTask, grid: Grid, batch_size: int, rate: float, seed: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    examples = min(grid.most_examples, grid.most_steps * batch_size)
-    schedule = Schedule.constant(batch_size, examples=examples, learning_rate=rate)
-    losses = [task.data.loss_of(score) for score in grid.scores]
+    began = time.process_time()
+    run, rollouts = TrainingRun(task, learning_rate=rate, seed=seed), task.data
+    losses = [rollouts.loss_of(score) for score in grid.scores]
+    examples, measured, outcome = [0], [run.evaluate()], "finished"
+    most = min(grid.most_steps, grid.most_examples // batch_size)
     try:
-        result, outcome = train(task, schedule, seed=seed, until_loss=losses[-1]), "finished"
-    except TrainingDivergedError as error:
-        result, outcome = error.result, "diverged"
-    curve = result.curve
+        while run.steps < most and LossCurve(tuple(examples), tuple(measured)).examples_to(losses[-1]) is None:
+            for _ in range(max(1, round((EVALUATION_RATIO - 1.0) * run.steps))):
+                run.step(batch_size)
+            examples.append(run.examples_seen)
+            measured.append(run.evaluate())
+    except NonFiniteLossError:
+        outcome = "diverged"
+    curve = LossCurve(tuple(examples), tuple(measured))
     return {
         "batch_size": batch_size, "learning_rate": rate, "seed": seed, "outcome": outcome,
         "reached": {f"{score:g}": curve.examples_to(loss) for score, loss in zip(grid.scores, losses, strict=True)},
-        "examples": list(curve.examples), "scores": [task.data.score_of(loss) for loss in curve.losses],
-        "seconds": result.seconds,
+        "examples": examples[-1], "best": rollouts.score_of(min(measured)), "seconds": time.process_time() - began,
     }  # fmt: skip
 
 
@@ -87,3 +97,31 @@ def fewest_examples(rows: Sequence[dict[str, Any]], score: float) -> dict[int, l
         if math.isfinite(statistics.median(best)):
             found[size] = best
     return found
+
+
+def critical_batch_sizes(rows: Sequence[dict[str, Any]], grid: Grid) -> dict[float, TradeoffFit]:
+    """The hyperbola through the fewest steps of each batch size, of every score that three of them reach.
+
+    The rate of each batch size is that with the lowest median over seeds; all of its seeds that arrived are points.
+    """
+    found = {}
+    for score in grid.scores:
+        points = [
+            (size, examples / size)
+            for size, seeds in fewest_examples(rows, score).items()
+            for examples in seeds
+            if math.isfinite(examples)
+        ]
+        if len({size for size, _ in points}) >= 3:
+            found[score] = fit_tradeoff(*map(list, zip(*points, strict=True)))
+    return found
+
+
+def tell(rows: Sequence[dict[str, Any]], grid: Grid) -> None:
+    """Print what each batch size took, and the critical batch sizes."""
+    for score in grid.scores:
+        for size, seeds in fewest_examples(rows, score).items():
+            told = ", ".join("-" if math.isinf(n) else f"{n:,.0f}" for n in sorted(seeds))
+            print(f"score {score:g}, batch size {size}: {told} examples")
+    for score, fit in critical_batch_sizes(rows, grid).items():
+        print(f"score {score:g}: critical batch size {fit.critical_batch_size}")

@@ -82,10 +82,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     check_outputs([args.out], inputs=map(Path, args.evidence))
     report, runs = read_evidence(args)
     forecast = Forecast.fit(report, runs=runs, initial_loss=args.initial_loss, adaptive=args.adaptive)
-    forecast.save(args.out)
     if runs:
         show_runs(runs, forecast, console)
     losses = show_forecast(forecast, console, args.loss)
+    forecast.save(args.out)
     untimed = "" if forecast.step_cost is not None else " --per-step A --per-example B"
     console.say(f"\nwrote {args.out}; next: batchopt plan {args.out} --reach-loss LOSS{untimed}")
     if untimed:

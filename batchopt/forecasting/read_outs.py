@@ -59,7 +59,7 @@ def critical_ratio(examples: Floats, steps: Floats, loss: float, *, lowest_obser
     """E_min / S_min in every draw, (1 + draws,) each.
 
     Raises:
-        UnreachableGoalError: the best guess never reaches the loss, or shows no trade-off.
+        UnreachableGoalError: the best guess never reaches the loss, or shows no trade-off, or nothing is known of it.
     """
     good = np.isfinite(examples) & np.isfinite(steps) & (steps > 0) & (examples > 0)
     if np.isfinite(examples[0]) and np.isfinite(steps[0]) and not good[0]:
@@ -74,7 +74,10 @@ def critical_ratio(examples: Floats, steps: Floats, loss: float, *, lowest_obser
             f"loss {loss:.4g} is beyond what the forecast reaches (lowest observed: {lowest_observed:.4g})"
         )
     ratios = np.where(good, examples / np.where(good, steps, 1.0), np.inf)
-    return from_positive_draws(ratios)
+    found = from_positive_draws(ratios)
+    if found.low < 1.0 and math.isinf(found.high):
+        raise UnreachableGoalError(f"the critical batch size to loss {loss:.4g} may be anything, from below 1 on")
+    return found
 
 
 def best_rate(rates: Floats, needed: Floats) -> Floats:

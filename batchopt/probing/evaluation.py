@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from batchopt._checks import check_count
-from batchopt.probing.data import EVALUATION_SEED, evaluation_batches
+from batchopt.errors import TaskError
+from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, fetch, order_of
 from batchopt.probing.rollouts import Rollouts
-from batchopt.probing.sharding import reshard
+from batchopt.probing.sharding import is_sharded, reshard
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import TrainingTask
 
+if TYPE_CHECKING:
+    from batchopt.probing.run import TrainingRun
+
+LOOKED_AT = 16
+"""Examples whose losses in both modes are compared: enough to tell one that counts from one that does not."""
 HOPELESS = 3.0
 """A loss this many times the initial one counts as diverged."""
 RATIO = 1.2
@@ -74,3 +81,48 @@ def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
             weight += weights.sum(dtype=torch.float64).item()
     reshard(model)
     return total / weight if weight else math.nan
+
+
+def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
+    """Indices of a run's next examples whose loss is NaN or infinite before any training; none of roll-outs."""
+    task = run.task
+    if isinstance(task.data, Rollouts) or run.group is not None:
+        return []
+    indices = order_of(task.data, seed=run.seed, start=run.examples_seen, count=count)
+    with OwnRandomness(run.seed, device=task.torch_device, host=True).active():
+        model = task.make_model()
+        with evaluating(model):
+            losses, _ = task.losses(model, fetch(task, indices))
+    return [int(index) for index in indices[~losses.isfinite().cpu().numpy()]]
+
+
+def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
+    """Raise TaskError where the loss is another one in evaluation mode: an error rate, as a way to a goal in accuracy.
+
+    A loss from which no gradient comes and that takes two values at most, where in training mode it takes more, counts
+    things. Training losses and evaluated ones then make no curve together.
+
+    Args:
+        task: as it is written.
+        model: of the task, for this alone: its running statistics change.
+    """
+    if isinstance(task.data, Rollouts) or is_sharded(model.parameters()):
+        return
+    count = min(LOOKED_AT, available(task.data))
+    indices = order_of(task.data, seed=EVALUATION_SEED, start=0, count=count)
+    try:
+        with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active():
+            batch = fetch(task, indices)
+            with torch.no_grad():
+                learned = task.losses(model.train(), batch)[0]
+            with torch.enable_grad():
+                evaluated = task.losses(model.eval(), batch)[0]
+    except torch.OutOfMemoryError:
+        return
+    values = sorted(set(evaluated.detach().tolist()))
+    if not evaluated.requires_grad and len(values) <= 2 < len(set(learned.tolist())):
+        raise TaskError(
+            "the loss must be the same in training and in evaluation mode, and in evaluation mode it counts (it is "
+            f"{' or '.join(f'{value:g}' for value in values)} for every example, and has no gradient): return "
+            "the loss that is trained on in both modes, and plan for a value of that"
+        )

@@ -56,6 +56,7 @@ from batchopt.probing.budget import (
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.data import available
 from batchopt.probing.distributed import process_group
+from batchopt.probing.evaluation import check_evaluation
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
 from batchopt.probing.long_runs import long_runs, noise_of_short_runs
@@ -176,6 +177,7 @@ def _probe(
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
         largest = min(population, LARGEST_UNBOUNDED) if run.is_sharded else population
         bounds = batch_sizes or (smallest_batch(run), largest)
+        check_evaluation(task, run.model)
         return _run(session, examples, seconds, goal, learning_rate, bounds, provenance)
 
 

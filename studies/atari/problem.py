@@ -6,6 +6,7 @@ Needs `pip install gymnasium ale-py`, whose wheel holds the games. A full run ta
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ale_py
@@ -20,7 +21,6 @@ from batchopt.integrations.gymnasium import GymnasiumEnvironments, actor_critic_
 gymnasium.register_envs(ale_py)
 
 STEPS = 5
-FRAMES_A_STEP = 4
 BEST_SCORES = {"Pong": 22.0, "Breakout": 900.0, "Alien": 7_200.0, "BeamRider": 17_000.0, "Qbert": 13_500.0,
                "Seaquest": 42_100.0, "SpaceInvaders": 1_700.0}  # fmt: skip
 """Above what is reached; of games without an end the scores of people (Mnih et al. 2015), with a little more."""
@@ -115,3 +115,34 @@ def _missing(name: str) -> batchopt.TrainingTask:
 
 task = make_task("Pong")
 breakout = make_task("Breakout")
+
+if __name__ == "__main__":
+    import argparse
+    import json
+
+    from batchopt import measure_noise_scale
+    from batchopt.probing.run import TrainingRun
+
+    parser = argparse.ArgumentParser(description="Noise scale of games before and after some steps of training.")
+    parser.add_argument("--games", nargs="*")
+    parser.add_argument("--examples", type=int, default=20_000, help="to train on, of five steps each")
+    parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
+    args = parser.parse_args()
+    readings = []
+    for game in args.games or (["Pong"] if args.smoke else ["Pong", "Breakout"]):
+        run = TrainingRun(make_task(game), learning_rate=7e-4, seed=0)
+        for examples in (0, 32 if args.smoke else args.examples):
+            while run.examples_seen < examples:
+                run.step(16)
+            data = run.task.data
+            found = measure_noise_scale(
+                run.model, run.task.loss, data, relative_width=0.7, max_examples=24 if args.smoke else 2_000
+            )
+            steps = [STEPS * each for each in (found.batch_size.value, found.batch_size.low, found.batch_size.high)]
+            score = None if args.smoke else data.score_of(run.evaluate())
+            readings.append(
+                {"game": game, "examples": run.examples_seen, "score": score, "noise_scale_in_steps": steps}
+            )
+            print(json.dumps(readings[-1]), flush=True)
+    if not args.smoke:
+        (Path(__file__).parent / "result.json").write_text(json.dumps(readings, indent=1) + "\n")

@@ -5,8 +5,6 @@ An example is 16 steps of one copy of the game. Needs `pip install gymnasium`.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 import batchopt
 from batchopt.integrations.gymnasium import GymnasiumEnvironments, actor_critic_loss
 
-HERE = Path(__file__).parent
 STEPS = 16
 
 
@@ -69,32 +66,15 @@ task = make_task("CartPole-v1", best_score=505.0, age=32)  # an episode ends aft
 acrobot = make_task("Acrobot-v1", best_score=-50.0, age=500)  # a reward of -1 a step; the best known end after 60
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
-    from rollout_sweep import Grid, sweep
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from flow import Settings, run_study
 
-    GRIDS = {
-        "cartpole": Grid(
-            batch_sizes=(4, 16, 64, 256),
-            learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-            seeds=(0, 1, 2, 3, 4, 5),
-            most_steps=4_000,
-            most_examples=30_000,
-            scores=(50.0, 100.0, 200.0, 350.0),
-        ),
-        "acrobot": Grid(
-            batch_sizes=(4, 16, 64, 256),
-            learning_rates=(1e-3, 3e-3, 1e-2, 3e-2),
-            seeds=(0, 1),
-            most_steps=2_000,
-            most_examples=30_000,
-            scores=(-300.0, -200.0, -120.0, -95.0),
-        ),
-    }
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--games", nargs="*", default=list(GRIDS))
-    args = parser.parse_args()
-    for name in args.games:
-        chosen = {"cartpole": task, "acrobot": acrobot}[name]
-        rows = sweep(chosen, GRIDS[name], HERE / "out" / f"{name}.jsonl", workers=args.workers)
-        print(name, len(rows), "runs", json.dumps(rows[-1]["reached"]))
+    PAPER = "Atari games, in frames: 100 to 1,000, 400 to 8,000; 100 to 1,000, 1,000 to 20,000"
+    run_study(
+        __file__,
+        full={
+            "task": Settings(examples=12_000, loss=task.data.loss_of(350.0), paper=PAPER, unit=STEPS),
+            "acrobot": Settings(examples=12_000, loss=acrobot.data.loss_of(-120.0), paper=PAPER, unit=STEPS),
+        },
+        smoke={"task": Settings(examples=3_000, loss=task.data.loss_of(100.0))},
+    )

@@ -5,7 +5,6 @@ Dota itself is not to be had. Needs `pip install gymnasium`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 import batchopt
 from batchopt.integrations.gymnasium import GymnasiumEpisodes, ppo_loss
 
-HERE = Path(__file__).parent
 BEST_SCORE = 505.0
 """An episode ends after 500 steps, each a reward of 1."""
 
@@ -53,19 +51,12 @@ task = batchopt.TrainingTask(
 )
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE.parent))
-    from rollout_sweep import Grid, sweep
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from flow import Settings, run_study
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=1)
-    args = parser.parse_args()
-    grid = Grid(
-        batch_sizes=(16, 128, 1024),
-        learning_rates=(3e-3, 1e-2, 3e-2),
-        seeds=(0, 1),
-        most_steps=300,
-        most_examples=40_000,
-        scores=(50.0, 100.0, 200.0, 350.0),
+    PAPER = "Dota 1v1, in steps: 50,000, 3,000,000; 100,000, 300,000"
+    run_study(
+        __file__,
+        full=Settings(examples=8_000, loss=task.data.loss_of(350.0), paper=PAPER),
+        smoke=Settings(examples=2_000, loss=task.data.loss_of(100.0)),
     )
-    rows = sweep(task, grid, HERE / "out" / "ppo.jsonl", workers=args.workers)
-    print(len(rows), "runs")

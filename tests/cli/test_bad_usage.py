@@ -180,6 +180,15 @@ def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_forecast_that_was_asked_for_too_much_is_not_written(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "forecast.json"
+    assert main(["forecast", flow.probe, "-o", str(out), "--loss", "90"]) == 1
+    assert "loss must lie below the initial loss" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_goals_out_of_reach(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ("-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s"))
     fails(capsys, "plan", flow.forecast, "--reach-loss", "1e-9", *out)

@@ -21,6 +21,7 @@ from batchopt.evidence import ProbeReport, Spending
 from batchopt.probing.branches import TIMED_STEPS, SharedTask
 from batchopt.probing.budget import EXTRA_RATES, RATES, SHARES
 from batchopt.probing.data import shuffled_indices
+from batchopt.probing.evaluation import check_evaluation
 from batchopt.probing.journal import Identity, Part
 from batchopt.probing.probe import probe
 from batchopt.probing.task import TrainingTask
@@ -247,7 +248,7 @@ def test_a_loss_that_becomes_nan_ends_the_probe_with_what_was_measured() -> None
         nonlocal calls
         calls += 1
         losses = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
-        return losses * (math.nan if calls > 1_700 else 1.0)
+        return losses * (math.nan if calls > 1_700 and model.training else 1.0)
 
     report = probe(make_task(loss=poisoned), examples=BUDGET)
     assert report.stopped is not None
@@ -276,15 +277,35 @@ def test_evaluation_data_that_are_not_finite() -> None:
         probe(replace(task, eval_data=(bad, y)), examples=BUDGET, learning_rate=0.1)
 
 
-def test_one_example_that_is_not_finite_is_told_of_where_every_run_meets_it() -> None:
+def test_an_example_that_is_not_finite_is_named() -> None:
     task = make_task()
     x, y = (part.repeat(5, *[1] * (part.ndim - 1)) for part in task.data)
-    x[int(shuffled_indices(3_000, seed=0, start=800, count=1)[0])] = math.nan
-    report = probe(replace(task, data=(x, y)), examples=BUDGET, learning_rate=0.1)
-    assert report.stopped is not None
-    assert "no run at batch size" in report.stopped
-    assert "became nan after" in report.stopped
-    assert "look for what is not finite in the data" in report.stopped
+    bad = int(shuffled_indices(3_000, seed=0, start=800, count=1)[0])
+    x[bad] = math.nan
+    rule = rf"before any training, and 1 of \d+ examples \(data\[{bad}\]\) have one that is nan .* values in the data"
+    with pytest.raises(TaskError, match=rule):
+        probe(replace(task, data=(x, y)), examples=BUDGET, learning_rate=0.1)
+
+
+def test_a_loss_that_counts_where_it_is_evaluated_is_refused() -> None:
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        logits = model(batch[0])
+        if model.training:
+            return nn.functional.cross_entropy(logits, batch[1], reduction="none")
+        return (logits.argmax(1) != batch[1]).float()
+
+    with pytest.raises(TaskError, match=r"the same in training and in evaluation mode, .* \(it is 0 or 1 for every ex"):
+        probe(make_task(loss=loss), examples=BUDGET)
+
+
+def test_a_loss_that_follows_no_gradient_where_it_is_evaluated_is_fine() -> None:
+    task = make_task()
+
+    def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        with torch.set_grad_enabled(model.training):
+            return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    check_evaluation(replace(task, loss=loss), task.make_model())
 
 
 class Clock:
