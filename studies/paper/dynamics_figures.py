@@ -47,8 +47,8 @@ def temperature(axis: Axes, rows: Rows) -> str:
     said = []
     levels = levels_of(rows)
     for loss, shade in zip(levels, np.linspace(0.35, 1.0, len(levels)), strict=True):
-        temperatures, scales = ([f(row) for row in rows] for f in (lambda row: row["rate"] / row["size"],
-                                                                   lambda row, loss=loss: scale_at(row, loss)))  # fmt: skip
+        temperatures = [row["rate"] / row["size"] for row in rows]
+        scales = [scale_at(row, loss) for row in rows]
         axis.plot(temperatures, scales, "o", color=BLUE, alpha=shade, markersize=4, label=f"loss {loss:g}")
         said.append(f"to a loss of {loss:g} {slope(temperatures, scales):.2f}")
     middle = math.exp(statistics.fmean(math.log(row["rate"] / row["size"]) for row in rows))
