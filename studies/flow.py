@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -28,39 +29,36 @@ class Settings:
 
     Attributes:
         examples: budget of the probe.
-        loss: to plan for, at the end of the decay.
+        loss: to plan for, at the end of the decay; None for one that the probe has seen.
         paper: the paper's system, its critical batch sizes at the start and over the run, and its noise scales.
         unit: what the paper counts, in one example.
     """
 
     examples: int
-    loss: float
+    loss: float | None = None
     paper: str | None = None
     unit: int = 1
 
 
-def run_study(
-    problem: str, *, full: Mapping[str, Settings] | Settings, smoke: Mapping[str, Settings] | Settings
-) -> None:
+def run_study(problem: str, *, full: Mapping[str, Settings] | Settings, smoke: Settings) -> None:
     """Run a study's tasks through the commands; the files go beside the study in out/.
 
-    Exits with code 1 where a command fails, as training does that ends above the loss.
+    Exits with code 1 where a command fails, as training does that ends above the loss (of a short run it may).
 
     Args:
         problem: file that holds the tasks.
         full: settings by the name of a task, or those of the one named task.
-        smoke: likewise of short runs.
+        smoke: settings of a short run, of the first task unless others are named.
     """
     of_full = {"task": full} if isinstance(full, Settings) else dict(full)
-    of_smoke = {"task": smoke} if isinstance(smoke, Settings) else dict(smoke)
     parser = argparse.ArgumentParser(description=f"Probe, forecast, plan and train {problem}.")
     parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tasks", nargs="*", default=list(of_full), choices=list(of_full))
+    parser.add_argument("--tasks", nargs="*", choices=list(of_full))
     args = parser.parse_args()
     failed = False
-    for name in args.tasks:
-        settings = (of_smoke if args.smoke else of_full)[name]
+    for name in args.tasks or list(of_full)[: 1 if args.smoke else None]:
+        settings = smoke if args.smoke else of_full[name]
         failed |= not _run(problem, name, settings, args.seed, keep=not args.smoke)
     sys.exit(int(failed))
 
@@ -71,11 +69,17 @@ def _run(problem: str, name: str, settings: Settings, seed: int, *, keep: bool) 
     out.mkdir(parents=True, exist_ok=True)
     files = {kind: str(out / f"{kind}.json") for kind in ("probe", "forecast", "plan", "schedule", "metrics")}
     Path(files["probe"]).unlink(missing_ok=True)  # a study that is done begins anew; one that was interrupted goes on
+    Path(files["metrics"]).unlink(missing_ok=True)
     task, began = f"{problem}:{name}", time.process_time()
-    steps = (
+    prepared = (
         ["probe", task, "--examples", str(settings.examples), "--seed", str(seed), "-o", files["probe"]],
         ["forecast", files["probe"], "-o", files["forecast"]],
-        ["plan", files["forecast"], "--reach-loss", str(settings.loss), "-o", files["plan"],
+    )
+    if not all(_do(step) for step in prepared):
+        return False
+    loss = settings.loss or _seen(files["forecast"])
+    followed = (
+        ["plan", files["forecast"], "--reach-loss", str(loss), "-o", files["plan"],
          "--schedule", files["schedule"]],
         ["report", "--probe", files["probe"], "--forecast", files["forecast"], "--plan", files["plan"],
          "-o", str(out / "report.html")],
@@ -83,15 +87,28 @@ def _run(problem: str, name: str, settings: Settings, seed: int, *, keep: bool) 
         ["train", task, files["schedule"], "--plan", files["plan"], "--seed", str(seed + 1),
          "--metrics", files["metrics"]],
     )  # fmt: skip
-    for step in steps:
-        print(f"\n$ batchopt {' '.join(step)}")
-        done = main(step) == 0
-        if not done and step[0] != "train":
-            return False
+    done = all(_do(step) for step in followed)
+    if not Path(files["metrics"]).exists():
+        return False
     if keep:
         result = _result(load_task(task), settings, files, seconds=time.process_time() - began)
         (Path(problem).parent / f"result-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-    return done
+    return done or not keep
+
+
+def _do(step: list[str]) -> bool:
+    print(f"\n$ batchopt {' '.join(step)}", flush=True)
+    return main(step) == 0
+
+
+def _seen(path: str) -> float:
+    """A loss half way, in logarithms, to the lowest that a probe saw."""
+    forecast = Forecast.load(path)
+    return float(f"{math.sqrt(forecast.initial_loss * forecast.lowest_observed_loss):.4g}")
+
+
+def _finite(*values: float) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *, seconds: float) -> dict[str, Any]:
@@ -106,7 +123,7 @@ def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *,
         except BatchoptError as error:
             levels.append({"loss": loss, "critical_batch_size": None, "why": str(error)})
         else:
-            levels.append({"loss": loss, "critical_batch_size": [critical.value, critical.low, critical.high]})
+            levels.append({"loss": loss, "critical_batch_size": _finite(critical.value, critical.low, critical.high)})
     return {
         "paper": settings.paper,
         "unit": settings.unit,
@@ -118,7 +135,7 @@ def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *,
         "noise_scales": [
             {
                 "loss": None if reading.at is None else reading.at.loss,
-                "batch_size": [reading.batch_size.value, reading.batch_size.low, reading.batch_size.high],
+                "batch_size": _finite(reading.batch_size.value, reading.batch_size.low, reading.batch_size.high),
             }
             for reading in report.noise_scales
         ],
@@ -127,9 +144,9 @@ def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *,
             "loss": settings.loss,
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
-            "steps": [plan.best.steps.value, plan.best.steps.low, plan.best.steps.high],
+            "steps": _finite(plan.best.steps.value, plan.best.steps.low, plan.best.steps.high),
             "horizon": plan.horizon,
-            "end": None if plan.loss is None else [plan.loss.value, plan.loss.low, plan.loss.high],
+            "end": None if plan.loss is None else _finite(plan.loss.value, plan.loss.low, plan.loss.high),
         },
         "trained": {"examples": lines[-1]["examples"], "steps": lines[-1]["steps"], "loss": lines[-1]["loss"]},
     }

@@ -18,9 +18,9 @@ from batchopt.errors import TaskError
 from batchopt.probing.kinds.hessian import CurvatureReader
 from batchopt.probing.moments import GradientSums, sum_gradients
 from batchopt.probing.per_example import FIRST_CHUNK, PerExampleGradients
-from batchopt.probing.reading import GradientReader, Reading, batch_size_of, rows
+from batchopt.probing.reading import GradientReader, Reading, rows
 from batchopt.probing.state import preserved
-from batchopt.probing.task import Batch, Loss, batch_loss, unwrapped, whole_parameters
+from batchopt.probing.task import Batch, Loss, batch_loss, rows_of, unwrapped, whole_parameters
 
 
 class GroupGradients:
@@ -125,7 +125,7 @@ def per_example_squared_norms(model: nn.Module, loss: Loss, batch: Batch) -> Ten
         )
     reading = _as_called(model, loss)
     with preserved(reading.model), torch.enable_grad():
-        return PerExampleGradients(reading).squared_norms(batch, batch_size_of(batch))
+        return PerExampleGradients(reading).squared_norms(batch, rows_of(batch))
 
 
 def _as_called(model: nn.Module, loss: Loss) -> Reading:
@@ -174,7 +174,7 @@ def gradient_coverage(model: nn.Module, loss: Loss, batch: Batch) -> GradientCov
           2.bias    sums over positions
     """
     reading = _as_called(model, loss)
-    count = batch_size_of(batch)
+    count = rows_of(batch)
     reader = make_reader(reading, group_size=None)
     if not isinstance(reader, PerExampleGradients):
         return GradientCoverage(reader.method, {})

@@ -17,7 +17,7 @@ from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_exam
 from batchopt.probing.gradient_norms.uses import squares, wide
 from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, is_batched, rows
-from batchopt.probing.task import Batch, whole_parameters
+from batchopt.probing.task import Batch, check_mean, is_mean, whole_parameters
 
 CHUNK_BYTES = 2**28
 """A pass over many examples takes at most about this much memory on a CPU."""
@@ -170,6 +170,9 @@ class PerExampleGradients:
                 return
             alone = torch.cat([self._reading.losses(rows(batch, count, i, i + 1))[0] for i in range(few)])
         tolerance = 1e-3 if self._reading.autocast is None else 5e-2
+        if is_mean(together):
+            check_mean(float(together[0]), alone, tolerance=tolerance)
+            return
         difference = (together - alone).abs()
         if bool((difference > tolerance * together.abs().max()).any()):
             i = int(difference.argmax())

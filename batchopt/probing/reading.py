@@ -109,18 +109,6 @@ def rows(batch: Batch, count: int, begin: int, end: int) -> Batch:
     return pytree.tree_unflatten([leaf[begin:end] if is_batched(leaf, count) else leaf for leaf in leaves], structure)
 
 
-def batch_size_of(batch: Batch) -> int:
-    """Rows of the first tensor of a batch.
-
-    Raises:
-        TaskError: the batch holds no tensor with rows.
-    """
-    for leaf in pytree.tree_leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0:
-            return len(leaf)
-    raise TaskError(f"a batch must hold a tensor with one row per example, got {type(batch).__name__} without one")
-
-
 def is_batched(leaf: Any, count: int) -> bool:
     """Whether a leaf of a batch of `count` examples holds one row per example."""
     return isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == count

@@ -45,7 +45,8 @@ class TrainingTask:
             it is called with a further seed. Noise is then that of an infinite population. `Rollouts` for reinforcement
             learning: what the model makes by acting.
         loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
-            loss is sum(w l) / sum(w), as for language models that average over unmasked tokens.
+            loss is sum(w l) / sum(w), as for language models that average over unmasked tokens; or one number, the mean
+            over the batch's examples.
         optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
             with parameter groups that multiply it.
         eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.
@@ -199,20 +200,24 @@ def per_example_losses(
 
     Args:
         model: handed to the loss.
-        loss: (model, batch) -> losses, or (losses, weights).
+        loss: (model, batch) -> losses, or (losses, weights), or their mean.
         batch: tensors whose first dimension is the example, in any nesting of tuples, lists and dicts.
         device: of the model, for autocast.
         autocast: dtype of mixed precision; None for none.
 
     Returns:
-        Losses of shape (batch,), in float32 under autocast, and weights of the same shape or None.
+        Losses of shape (batch,), in float32 under autocast, and weights of the same shape or None. A mean is taken as
+        the loss of every example (`is_mean`): right for the batch, and for an example that is a batch of its own.
 
     Raises:
-        TaskError: the loss does not return one value per example, or weights of another shape.
+        TaskError: the loss does not return one value per example or their mean, or weights of another shape.
     """
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         result = loss(model, batch)
     losses, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+    if isinstance(losses, Tensor) and losses.ndim == 0 and weights is None and losses.is_floating_point():
+        mean = losses if autocast is None else losses.float()
+        return mean.expand(rows_of(batch)), None
     _check_losses(losses, batch)
     if weights is not None:
         if not isinstance(weights, Tensor) or weights.shape != losses.shape:
@@ -291,6 +296,40 @@ def check_autocast(autocast: torch.dtype | None) -> None:
     """Raise unless `autocast` is None or a dtype of mixed precision."""
     if autocast not in (None, torch.bfloat16, torch.float16):
         raise ValueError(f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}")
+
+
+def is_mean(losses: Tensor) -> bool:
+    """Whether losses that `per_example_losses` gave are their mean only."""
+    return len(losses) > 1 and losses.stride(0) == 0
+
+
+def check_mean(together: float, alone: Tensor, *, tolerance: float) -> None:
+    """Raise TaskError unless a loss that is one number is the mean over the batch.
+
+    Args:
+        together: the loss of a batch.
+        alone: of each of its examples as a batch of its own.
+        tolerance: by which they may differ, as a share of the largest.
+    """
+    mean = float(alone.mean())
+    if abs(together - mean) > tolerance * float(alone.abs().max()):
+        raise TaskError(
+            f"a loss that is one number must be the mean over the batch's examples, and it is {together:.6g} for a "
+            f"batch of {len(alone)} whose examples have {mean:.6g} in the mean: return each example's own loss "
+            "(reduction='none'), with weights where examples count by their unmasked tokens"
+        )
+
+
+def rows_of(batch: Batch) -> int:
+    """Rows of the first tensor of a batch.
+
+    Raises:
+        TaskError: the batch holds no tensor with rows.
+    """
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim > 0:
+            return len(leaf)
+    raise TaskError(f"a batch must hold a tensor with one row per example, got {type(batch).__name__} without one")
 
 
 def batch_lengths(batch: Batch) -> set[int]:

@@ -10,10 +10,10 @@ from torch import nn
 
 from batchopt.errors import BudgetError, TaskError
 from batchopt.probing.data import available, gather, is_stream, order_of, population, to_device
-from batchopt.probing.reading import GradientReader, batch_size_of, rows
+from batchopt.probing.reading import GradientReader, rows
 from batchopt.probing.rollouts import Rollouts, collect
 from batchopt.probing.stopping import FIRST_LOOK
-from batchopt.probing.task import Batch
+from batchopt.probing.task import Batch, rows_of
 
 UNSEEN = 15_485_863
 """From the seed of a run to that of a stream that it has not seen: a prime, far from the next seeds."""
@@ -90,7 +90,7 @@ class _Streamed:
             if batch is None:
                 self.end = "population"
                 return None
-            self._held = to_device(batch, self._device), batch_size_of(batch)
+            self._held = to_device(batch, self._device), rows_of(batch)
         batch, size = self._held
         if size < self._drawn:
             raise TaskError(f"a stream's batches must hold the {self._drawn} examples of a unit at least, got {size}")

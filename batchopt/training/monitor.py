@@ -16,8 +16,7 @@ from batchopt._checks import check_count, check_one_of, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.noise_scale import NoiseScale
 from batchopt.probing.distributed import process_group
-from batchopt.probing.reading import batch_size_of
-from batchopt.probing.task import Batch, Loss, check_autocast, unwrapped, whole_parameters
+from batchopt.probing.task import Batch, Loss, check_autocast, rows_of, unwrapped, whole_parameters
 from batchopt.training.micro_batches import MicroBatches
 from batchopt.training.pace import Pace, interval
 from batchopt.training.running_noise import RunningNoise
@@ -305,7 +304,7 @@ class NoiseScaleMonitor:
             for way in self._ways:
                 way.saw_plain(self._how)
         if is_fresh and self._is_norm_due():
-            self._read_norm(weight, batch_size_of(batch), weight)
+            self._read_norm(weight, rows_of(batch), weight)
         return value
 
     def _is_norm_due(self) -> bool:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from batchopt.errors import TaskError
 from batchopt.probing.moments import GradientSums
-from batchopt.probing.reading import batch_size_of, rows
-from batchopt.probing.task import Batch, Loss, batch_loss, per_example_losses
+from batchopt.probing.reading import rows
+from batchopt.probing.task import Batch, Loss, batch_loss, per_example_losses, rows_of
 from batchopt.training.running_noise import StepMoments
 
 Grads = Sequence["Tensor | None"]
@@ -179,7 +179,7 @@ def read_halves(step: Step, batch: Batch) -> tuple[Tensor, Pending]:
     Raises:
         TaskError: a batch of one example has no halves, or the batch cannot be taken apart.
     """
-    count = batch_size_of(batch)
+    count = rows_of(batch)
     if count < 2:
         raise TaskError("a step of one example has no noise in it: accumulate gradients, and call micro_batch()")
     middle = count // 2

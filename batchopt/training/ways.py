@@ -11,8 +11,8 @@ from torch._C import _functorch as functorch
 
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.gradients import coupling_module, make_reader
-from batchopt.probing.reading import GradientReader, Reading, batch_size_of
-from batchopt.probing.task import Batch, Loss, batch_loss
+from batchopt.probing.reading import GradientReader, Reading
+from batchopt.probing.task import Batch, Loss, batch_loss, rows_of
 from batchopt.training.pace import Pace
 from batchopt.training.rank_gradients import read_ranks
 from batchopt.training.unit_gradients import (
@@ -89,7 +89,7 @@ class Examples(Way):
 
     def read(self, step: Step, batch: Batch) -> tuple[Tensor, Pending]:
         """As `Way.read`."""
-        count = batch_size_of(batch)
+        count = rows_of(batch)
         heard, reader = self._reader(step)
         heard.parts.clear()
         sums = reader.read(batch, count)

@@ -78,5 +78,5 @@ if __name__ == "__main__":
     run_study(
         __file__,
         full=Settings(examples=150_000, loss=1.2, paper="CIFAR10: 300, 900; 400, 2,000"),
-        smoke=Settings(examples=6_000, loss=2.1),
+        smoke=Settings(examples=4_000),
     )

@@ -58,5 +58,5 @@ if __name__ == "__main__":
     run_study(
         __file__,
         full=Settings(examples=8_000, loss=task.data.loss_of(350.0), paper=PAPER),
-        smoke=Settings(examples=2_000, loss=task.data.loss_of(100.0)),
+        smoke=Settings(examples=700),
     )

@@ -153,9 +153,5 @@ if __name__ == "__main__":
             "vae": Settings(examples=150_000, loss=0.18, paper="VAE on SVHN: 10, 200; 10, 10"),
             "classifier": Settings(examples=150_000, loss=0.1, paper="SVHN: 50, 500; 300, 4,000"),
         },
-        smoke={
-            "task": Settings(examples=6_000, loss=0.08),
-            "vae": Settings(examples=6_000, loss=0.5),
-            "classifier": Settings(examples=6_000, loss=1.8),
-        },
+        smoke=Settings(examples=4_000),
     )

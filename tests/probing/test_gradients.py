@@ -16,7 +16,8 @@ from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_exam
 from batchopt.probing.gradients import GroupGradients, make_reader, per_example_squared_norms
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.per_example import PerExampleGradients
-from batchopt.probing.reading import Reading, batch_size_of, rows
+from batchopt.probing.reading import Reading, rows
+from batchopt.probing.task import rows_of
 
 CPU = torch.device("cpu")
 COUNT = 23
@@ -323,16 +324,33 @@ def test_an_error_of_the_loss_is_not_hidden(make: Callable[[], nn.Module]) -> No
 
 def test_a_loss_of_the_wrong_shape_is_said_at_once() -> None:
     model, batch = problem(mlp)
-    with pytest.raises(TaskError, match=r"got shape \(\): use reduction='none'"):
-        PerExampleGradients(Reading(model, lambda m, b: cross_entropy(m, b).mean(), CPU)).read(batch, COUNT)
+    with pytest.raises(TaskError, match=r"got shape \(\d+, 1\): use reduction='none'"):
+        PerExampleGradients(Reading(model, lambda m, b: cross_entropy(m, b)[:, None], CPU)).read(batch, COUNT)
+
+
+@pytest.mark.parametrize("make", [mlp, Recurrent])
+def test_of_a_mean_the_gradients_are_those_of_single_examples(make: Callable[[], nn.Module]) -> None:
+    model, batch = problem(make)
+    mean = per_example_squared_norms(model, lambda m, b: cross_entropy(m, b).mean(), batch)
+    torch.testing.assert_close(mean, per_example_squared_norms(model, cross_entropy, batch))
+
+
+def test_one_number_that_is_not_the_mean_is_refused() -> None:
+    model, batch = problem(mlp)
+    for loss in (
+        lambda m, b: cross_entropy(m, b).sum(),
+        lambda m, b: (cross_entropy(m, b) * b[0][:, 0].abs()).sum() / b[0][:, 0].abs().sum(),
+    ):
+        with pytest.raises(TaskError, match="one number must be the mean over the batch's examples, and it is"):
+            per_example_squared_norms(model, loss, batch)
 
 
 def test_batches_that_cannot_be_taken_apart() -> None:
     with pytest.raises(TaskError, match="got dict without a tensor of 4 rows"):
         rows({"n": torch.tensor(3)}, 4, 0, 2)
     with pytest.raises(TaskError, match="got list without one"):
-        batch_size_of(["text"])
-    assert batch_size_of({"n": torch.tensor(3), "x": torch.zeros(5, 2)}) == 5
+        rows_of(["text"])
+    assert rows_of({"n": torch.tensor(3), "x": torch.zeros(5, 2)}) == 5
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, weighted_cross_entropy])

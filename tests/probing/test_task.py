@@ -12,7 +12,7 @@ from torch import nn
 
 from batchopt.errors import TaskError
 from batchopt.probing.run import TrainingRun
-from batchopt.probing.task import batch_loss, trainable_parameters
+from batchopt.probing.task import batch_loss, is_mean, trainable_parameters
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def test_search_may_begin_at_zero_on_a_linear_scale() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda model, batch: cross_entropy(model, batch).mean(), r"got shape \(\): use reduction='none'"),
+        (
+            lambda model, batch: (cross_entropy(model, batch).mean(), torch.ones(8)),
+            r"got shape \(\): use reduction='no",
+        ),
         (lambda model, batch: cross_entropy(model, batch)[:, None], r"got shape \(8, 1\)"),
         (lambda model, batch: cross_entropy(model, batch).repeat(3), "8 for this batch, got 24"),
         (lambda model, batch: model(batch[0]).argmax(1), "floating-point values, got torch.int64"),
@@ -89,6 +92,17 @@ def test_bad_losses(loss: Any, message: str) -> None:
     x, y = task.data
     with pytest.raises(TaskError, match=message):
         task.losses(task.make_model(), (x[:8], y[:8]))
+
+
+def test_a_mean_is_the_loss_of_every_example() -> None:
+    task = make_task(loss=lambda model, batch: cross_entropy(model, batch).mean())
+    x, y = task.data
+    model = task.make_model()
+    losses, weights = task.losses(model, (x[:8], y[:8]))
+    assert weights is None
+    assert losses.tolist() == [float(cross_entropy(model, (x[:8], y[:8])).mean().detach())] * 8
+    assert is_mean(losses)
+    assert not is_mean(cross_entropy(model, (x[:8], y[:8])))
 
 
 @pytest.mark.parametrize(

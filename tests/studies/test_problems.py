@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from studies.made_data import images, save_all, save_images
 
 from batchopt.cli.task_file import load_task
 from batchopt.errors import TaskError
@@ -43,30 +41,10 @@ def test_mnist_reads_the_folder_that_is_named(tmp_path: Path, monkeypatch: pytes
     assert run.evaluate() == pytest.approx(2.3, abs=0.3)
 
 
-def images(count: int, shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise whose brightness tells the label."""
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 10, count, dtype=np.uint8)
-    noise = generator.integers(0, 60, (count, *shape), dtype=np.uint8)
-    return noise + (18 * labels).reshape(-1, *[1] * len(shape)).astype(np.uint8), labels
-
-
-def save_images(path: Path, shape: tuple[int, ...], train: int = 1_500, test: int = 256) -> None:
-    (x_train, y_train), (x_test, y_test) = images(train, shape, 0), images(test, shape, 1)
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small data of the form that the studies read."""
     made = tmp_path_factory.mktemp("data")
-    save_images(made / "cifar10-subset.npz", (32, 32, 3))
-    save_images(made / "imagenette64-subset.npz", (64, 64, 3), train=600, test=64)
-    save_images(made / "mnist.npz", (28, 28))
-    generator = np.random.default_rng(0)
-    words = [f"w{k}" for k in range(40)]
-    lines = (" ".join(generator.choice(words, 12)) for _ in range(5_000))
-    (made / "imdb-text.txt").write_text("\n".join(lines))
+    save_all(made)
     return made
 
 
@@ -152,20 +130,3 @@ def test_atari_plays_and_learns_from_signs_of_rewards() -> None:
     assert bool(losses.isfinite().all())
     with pytest.raises(TaskError, match="has no name 'nothing'"):
         load_task(f"{STUDIES / 'atari' / 'problem.py'}:nothing")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["digits", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
-)
-def test_smoke(name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in {"classic_control": ("gymnasium",), "ppo": ("gymnasium",), "atari": ("ale_py",)}.get(name, ()):
-        pytest.importorskip(package)
-    monkeypatch.setenv("BATCHOPT_DATA", str(folder))
-    shutil.copytree(STUDIES, tmp_path / "studies", ignore=shutil.ignore_patterns("out"))
-    problem = tmp_path / "studies" / name / "problem.py"
-    done = subprocess.run(
-        [sys.executable, str(problem), "--smoke"], check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
-    assert ("noise_scale_in_steps" if name == "atari" else "measured / predicted") in done.stdout

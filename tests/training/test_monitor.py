@@ -412,7 +412,7 @@ def test_what_is_wrong_with_the_loss_is_raised() -> None:
     model = mlp()
     with pytest.raises(TaskError, match="needs the monitor's loss"):
         NoiseScaleMonitor(model).backward(draw(8, 0))
-    monitor = NoiseScaleMonitor(model, lambda model, batch: loss(model, batch).mean(), every=1)
+    monitor = NoiseScaleMonitor(model, lambda model, batch: loss(model, batch)[:, None], every=1)
     with pytest.raises(TaskError, match="one value per example"):
         monitor.backward(draw(8, 0))
 
