@@ -18,9 +18,9 @@ from torch import Tensor
 
 from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.uses import wide
+from batchopt.probing.losses import Batch
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import GradientReader, rows
-from batchopt.probing.task import Batch
 
 Made = TypeVar("Made")
 Drawn = tuple[Batch, int]

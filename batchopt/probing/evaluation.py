@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
 from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, fetch, order_of
+from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
+from batchopt.probing.reading import rows
 from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.sharding import is_sharded, reshard
 from batchopt.probing.state import OwnRandomness, evaluating
@@ -96,6 +98,16 @@ def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
     return [int(index) for index in indices[~losses.isfinite().cpu().numpy()]]
 
 
+def _check_mean(task: TrainingTask, model: nn.Module, evaluated: Tensor, batch: Batch) -> None:
+    """Raise where a loss that is one number is not the mean over the batch; one that is random is not looked at."""
+    count = len(evaluated)
+    with torch.no_grad():
+        if not torch.equal(task.losses(model, batch)[0], evaluated):
+            return
+        alone = torch.cat([task.losses(model, rows(batch, count, i, i + 1))[0] for i in range(count)])
+    check_mean(float(evaluated[0].detach()), alone, tolerance=tolerance_in(task.autocast))
+
+
 def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
     """Raise TaskError where the loss is another one in evaluation mode: an error rate, as a way to a goal in accuracy.
 
@@ -117,6 +129,8 @@ def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
                 learned = task.losses(model.train(), batch)[0]
             with torch.enable_grad():
                 evaluated = task.losses(model.eval(), batch)[0]
+            if is_mean(evaluated):
+                _check_mean(task, model, evaluated, batch)
     except torch.OutOfMemoryError:
         return
     values = sorted(set(evaluated.detach().tolist()))

@@ -16,11 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from batchopt.errors import TaskError
 from batchopt.probing.kinds.hessian import CurvatureReader
+from batchopt.probing.losses import Batch, Loss, batch_loss, rows_of
 from batchopt.probing.moments import GradientSums, sum_gradients
 from batchopt.probing.per_example import FIRST_CHUNK, PerExampleGradients
 from batchopt.probing.reading import GradientReader, Reading, rows
 from batchopt.probing.state import preserved
-from batchopt.probing.task import Batch, Loss, batch_loss, rows_of, unwrapped, whole_parameters
+from batchopt.probing.task import unwrapped, whole_parameters
 
 
 class GroupGradients:

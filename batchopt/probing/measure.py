@@ -19,6 +19,7 @@ from batchopt.probing.gradients import coupling_module, make_reader
 from batchopt.probing.kinds.kind import Kind, kind_of
 from batchopt.probing.kinds.metric import Metric, MetricOf
 from batchopt.probing.kinds.preconditioned import added_decay
+from batchopt.probing.losses import Batch, Loss
 from batchopt.probing.moments import MomentAccumulator
 from batchopt.probing.reading import GradientReader, Reading
 from batchopt.probing.rollouts import Rollouts
@@ -28,7 +29,7 @@ from batchopt.probing.sharded_gradients import ShardedGroupGradients, check_shar
 from batchopt.probing.sharding import is_sharded, own_part, reshard
 from batchopt.probing.state import preserved, seed_generators
 from batchopt.probing.stopping import collect_until_narrow, squared_norms
-from batchopt.probing.task import Batch, Loss, check_autocast, trainable_parameters, unwrapped
+from batchopt.probing.task import check_autocast, trainable_parameters, unwrapped
 from batchopt.probing.units import FEWEST_UNITS, Source, Stopped, source_of
 
 SEEDS_APART = 1_000_003

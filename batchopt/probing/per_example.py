@@ -15,9 +15,10 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError
 from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_examples
 from batchopt.probing.gradient_norms.uses import squares, wide
+from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
 from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, is_batched, rows
-from batchopt.probing.task import Batch, check_mean, is_mean, whole_parameters
+from batchopt.probing.task import whole_parameters
 
 CHUNK_BYTES = 2**28
 """A pass over many examples takes at most about this much memory on a CPU."""
@@ -169,7 +170,7 @@ class PerExampleGradients:
             if not torch.equal(together, again):  # random: dropout, a sampled latent variable
                 return
             alone = torch.cat([self._reading.losses(rows(batch, count, i, i + 1))[0] for i in range(few)])
-        tolerance = 1e-3 if self._reading.autocast is None else 5e-2
+        tolerance = tolerance_in(self._reading.autocast)
         if is_mean(together):
             check_mean(float(together[0]), alone, tolerance=tolerance)
             return

@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.wrappers import checkpoints_of_one_kind, without_compilation
 from batchopt.probing.kinds.metric import Factors
+from batchopt.probing.losses import Batch, Loss, per_example_losses
 from batchopt.probing.moments import Gradients, GradientSums
-from batchopt.probing.task import Batch, Loss, per_example_losses, trainable_parameters
+from batchopt.probing.task import trainable_parameters
 
 
 class GradientReader(Protocol):

@@ -16,6 +16,7 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.evaluation import evaluated_loss
+from batchopt.probing.losses import batch_loss
 from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.rollouts import Collector, Rollouts
@@ -23,7 +24,7 @@ from batchopt.probing.sharded_gradients import check_sharding
 from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
 from batchopt.probing.state import OwnRandomness
 from batchopt.probing.step_rates import StepRates
-from batchopt.probing.task import TrainingTask, batch_loss
+from batchopt.probing.task import TrainingTask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

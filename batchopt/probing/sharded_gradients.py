@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.gradient_norms.uses import wide
+from batchopt.probing.losses import Batch
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import Reading, rows
 from batchopt.probing.sharding import own_part
-from batchopt.probing.task import Batch, trainable_parameters
+from batchopt.probing.task import trainable_parameters
 
 KINDS = ("simple", "preconditioned")
 """Of noise scales that can be read so: single coordinates and curvature are nowhere whole."""

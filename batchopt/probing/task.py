@@ -11,21 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
-from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
 
 from batchopt._checks import check_count, check_finite, check_one_of, check_positive
 from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.probing.data import check_data, is_stream, population
+from batchopt.probing.dataloaders import loaded_by
+from batchopt.probing.losses import Batch, Loss, per_example_losses
 from batchopt.probing.rescaling import RESCALED
 from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.sharding import is_sharded
 from batchopt.probing.streams import SeededStream
 
-Batch = Any
-"""Tuple of tensors for data given as tensors, else whatever the collate function makes."""
-Loss = Callable[[Any, Batch], "Tensor | tuple[Tensor, Tensor]"]
-"""(model, batch) -> losses of shape (batch,), or (losses, weights), both of shape (batch,)."""
 SearchRange = tuple[float, float, str]
 """(lowest, highest, "log" or "linear")."""
 SAME_RATE = 1e-6
@@ -128,6 +126,45 @@ class TrainingTask:
         elif self.rescale:
             raise ValueError("rescale needs base_batch_size: the batch size for which the settings were chosen")
 
+    @classmethod
+    def from_dataloader(
+        cls, loader: DataLoader[Any], *, eval_loader: DataLoader[Any] | None = None, **settings: Any
+    ) -> TrainingTask:
+        """A task on the data of a DataLoader: its data set, collate function, weights of its sampler.
+
+        The loader's batch size is what is to be found; its workers are not used: examples are read in the process that
+        trains. Its batch size and your learning rate make a good `prior`.
+
+        Args:
+            loader: of the training data.
+            eval_loader: of the data on which the loss is evaluated; with the same collate function.
+            settings: all else, as for `TrainingTask`: model, loss, optimizer, ...
+
+        Raises:
+            TaskError: the data set is iterable, or a sampler of its own decides what is in a batch.
+
+        Example:
+            >>> from torch.utils.data import DataLoader, TensorDataset
+            >>> loader = DataLoader(TensorDataset(torch.randn(64, 3), torch.randn(64)), batch_size=16, shuffle=True)
+            >>> task = TrainingTask.from_dataloader(
+            ...     loader,
+            ...     model=lambda: nn.Linear(3, 1),
+            ...     loss=lambda model, batch: nn.functional.mse_loss(model(batch[0])[:, 0], batch[1]),
+            ...     optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+            ...     prior=(loader.batch_size, 0.1),
+            ... )
+            >>> task.population
+            64
+        """
+        for name in {"data", "eval_data", "collate_fn"} & set(settings):
+            raise TypeError(f"{name} is that of the loader, leave it out")
+        found = loaded_by(loader)
+        evaluated = None if eval_loader is None else loaded_by(eval_loader, shuffles=False)
+        if evaluated is not None and evaluated.collate_fn is not found.collate_fn:
+            raise TaskError("loader and eval_loader must have the same collate_fn, since one serves for both")
+        eval_data = None if evaluated is None else evaluated.data
+        return cls(data=found.data, eval_data=eval_data, collate_fn=found.collate_fn, **settings)
+
     @property
     def is_stream(self) -> bool:
         """Whether the data are an iterable of batches, which has no seed."""
@@ -191,47 +228,6 @@ class TrainingTask:
             TaskError: the loss does not return one value per example.
         """
         return per_example_losses(model, self.loss, batch, device=self.torch_device, autocast=self.autocast)
-
-
-def per_example_losses(
-    model: nn.Module, loss: Loss, batch: Batch, *, device: torch.device, autocast: torch.dtype | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Losses of a batch, checked, and their weights (None where the loss gives none).
-
-    Args:
-        model: handed to the loss.
-        loss: (model, batch) -> losses, or (losses, weights), or their mean.
-        batch: tensors whose first dimension is the example, in any nesting of tuples, lists and dicts.
-        device: of the model, for autocast.
-        autocast: dtype of mixed precision; None for none.
-
-    Returns:
-        Losses of shape (batch,), in float32 under autocast, and weights of the same shape or None. A mean is taken as
-        the loss of every example (`is_mean`): right for the batch, and for an example that is a batch of its own.
-
-    Raises:
-        TaskError: the loss does not return one value per example or their mean, or weights of another shape.
-    """
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        result = loss(model, batch)
-    losses, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if isinstance(losses, Tensor) and losses.ndim == 0 and weights is None and losses.is_floating_point():
-        mean = losses if autocast is None else losses.float()
-        return mean.expand(rows_of(batch)), None
-    _check_losses(losses, batch)
-    if weights is not None:
-        if not isinstance(weights, Tensor) or weights.shape != losses.shape:
-            got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-            raise TaskError(f"one weight per example is needed, shape {tuple(losses.shape)} like the losses, got {got}")
-        weights = weights.detach().to(losses.device)
-    if autocast is None:
-        return losses, None if weights is None else weights.to(losses.dtype)
-    return losses.float(), None if weights is None else weights.float()
-
-
-def batch_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
-    """The loss of a batch: sum(w l) / sum(w), the mean where there are no weights."""
-    return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -298,45 +294,6 @@ def check_autocast(autocast: torch.dtype | None) -> None:
         raise ValueError(f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}")
 
 
-def is_mean(losses: Tensor) -> bool:
-    """Whether losses that `per_example_losses` gave are their mean only."""
-    return len(losses) > 1 and losses.stride(0) == 0
-
-
-def check_mean(together: float, alone: Tensor, *, tolerance: float) -> None:
-    """Raise TaskError unless a loss that is one number is the mean over the batch.
-
-    Args:
-        together: the loss of a batch.
-        alone: of each of its examples as a batch of its own.
-        tolerance: by which they may differ, as a share of the largest.
-    """
-    mean = float(alone.mean())
-    if abs(together - mean) > tolerance * float(alone.abs().max()):
-        raise TaskError(
-            f"a loss that is one number must be the mean over the batch's examples, and it is {together:.6g} for a "
-            f"batch of {len(alone)} whose examples have {mean:.6g} in the mean: return each example's own loss "
-            "(reduction='none'), with weights where examples count by their unmasked tokens"
-        )
-
-
-def rows_of(batch: Batch) -> int:
-    """Rows of the first tensor of a batch.
-
-    Raises:
-        TaskError: the batch holds no tensor with rows.
-    """
-    for leaf in pytree.tree_leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0:
-            return len(leaf)
-    raise TaskError(f"a batch must hold a tensor with one row per example, got {type(batch).__name__} without one")
-
-
-def batch_lengths(batch: Batch) -> set[int]:
-    """Lengths of the first dimensions of all tensors in a batch."""
-    return {len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0}
-
-
 def _rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
     """The learning rate of every parameter group."""
     rates = [group.get("lr") for group in optimizer.param_groups]
@@ -346,21 +303,6 @@ def _rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
             f"{type(optimizer).__name__} has none: give it as lr"
         )
     return [float(rate) for rate in rates if rate is not None]
-
-
-def _check_losses(losses: object, batch: Batch) -> None:
-    if not isinstance(losses, Tensor):
-        raise TaskError(f"the loss must return a tensor of one value per example, got {type(losses).__name__}")
-    rule = "the loss must return one value per example"
-    remedy = "use reduction='none' and average over all dimensions but the first"
-    if losses.ndim != 1:
-        raise TaskError(f"{rule}, a tensor of shape (batch,), got shape {tuple(losses.shape)}: {remedy}")
-    lengths = batch_lengths(batch)
-    if lengths and len(losses) not in lengths:
-        sizes = " or ".join(map(str, sorted(lengths)))
-        raise TaskError(f"{rule}, {sizes} for this batch, got {len(losses)}: {remedy}")
-    if not losses.is_floating_point():
-        raise TaskError(f"the loss must return floating-point values, got {losses.dtype}")
 
 
 def _check_callable(name: str, value: object) -> None:

@@ -10,10 +10,10 @@ from torch import nn
 
 from batchopt.errors import BudgetError, TaskError
 from batchopt.probing.data import available, gather, is_stream, order_of, population, to_device
+from batchopt.probing.losses import Batch, rows_of
 from batchopt.probing.reading import GradientReader, rows
 from batchopt.probing.rollouts import Rollouts, collect
 from batchopt.probing.stopping import FIRST_LOOK
-from batchopt.probing.task import Batch, rows_of
 
 UNSEEN = 15_485_863
 """From the seed of a run to that of a stream that it has not seen: a prime, far from the next seeds."""

@@ -16,7 +16,8 @@ from batchopt._checks import check_count, check_one_of, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.noise_scale import NoiseScale
 from batchopt.probing.distributed import process_group
-from batchopt.probing.task import Batch, Loss, check_autocast, rows_of, unwrapped, whole_parameters
+from batchopt.probing.losses import Batch, Loss, rows_of
+from batchopt.probing.task import check_autocast, unwrapped, whole_parameters
 from batchopt.training.micro_batches import MicroBatches
 from batchopt.training.pace import Pace, interval
 from batchopt.training.running_noise import RunningNoise

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from batchopt.errors import TaskError
 from batchopt.probing.distributed import DefaultGroup
-from batchopt.probing.task import Batch
+from batchopt.probing.losses import Batch
 from batchopt.training.running_noise import StepMoments
 from batchopt.training.unit_gradients import Part, Pending, Step, add_gradients, flatten, square, unflatten
 

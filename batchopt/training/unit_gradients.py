@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from batchopt.errors import TaskError
+from batchopt.probing.losses import Batch, Loss, batch_loss, per_example_losses, rows_of
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.reading import rows
-from batchopt.probing.task import Batch, Loss, batch_loss, per_example_losses, rows_of
 from batchopt.training.running_noise import StepMoments
 
 Grads = Sequence["Tensor | None"]

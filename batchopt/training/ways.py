@@ -11,8 +11,8 @@ from torch._C import _functorch as functorch
 
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.gradients import coupling_module, make_reader
+from batchopt.probing.losses import Batch, Loss, batch_loss, rows_of
 from batchopt.probing.reading import GradientReader, Reading
-from batchopt.probing.task import Batch, Loss, batch_loss, rows_of
 from batchopt.training.pace import Pace
 from batchopt.training.rank_gradients import read_ranks
 from batchopt.training.unit_gradients import (

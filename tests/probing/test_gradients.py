@@ -14,10 +14,10 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing import per_example
 from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_examples
 from batchopt.probing.gradients import GroupGradients, make_reader, per_example_squared_norms
+from batchopt.probing.losses import rows_of
 from batchopt.probing.moments import GradientSums
 from batchopt.probing.per_example import PerExampleGradients
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.task import rows_of
 
 CPU = torch.device("cpu")
 COUNT = 23

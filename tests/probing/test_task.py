@@ -11,8 +11,9 @@ from probing.problems import classification, cross_entropy, make_task, mlp, weig
 from torch import nn
 
 from batchopt.errors import TaskError
+from batchopt.probing.losses import batch_loss, is_mean
 from batchopt.probing.run import TrainingRun
-from batchopt.probing.task import batch_loss, is_mean, trainable_parameters
+from batchopt.probing.task import trainable_parameters
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from batchopt.errors import TaskError
 from batchopt.probing.gradient_norms.uses import wide
+from batchopt.probing.losses import Batch, batch_loss
 from batchopt.probing.moments import GradientSums, check_finite_gradients
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.task import Batch, batch_loss, whole_parameters
+from batchopt.probing.task import whole_parameters
 
 PRODUCT_COST = 2
 """Examples' worth of gradients that a Hessian-vector product of one example takes."""

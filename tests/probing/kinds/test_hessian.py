@@ -16,9 +16,9 @@ from batchopt.errors import BudgetError
 from batchopt.noise_scale import noise_scale_of
 from batchopt.probing.gradients import make_reader
 from batchopt.probing.kinds.hessian import CurvatureReader
+from batchopt.probing.losses import batch_loss
 from batchopt.probing.moments import GradientSums, MomentAccumulator
 from batchopt.probing.reading import Reading, rows
-from batchopt.probing.task import batch_loss
 
 CPU = torch.device("cpu")
 BOTH = pytest.mark.parametrize("in_metric", [False, True])
