@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: a Trainer whose batches follow a schedule.
+"""Hugging Face Transformers: a Trainer as a task, a plan as its arguments, a Trainer whose batches follow a schedule.
 
 The Trainer steps whenever its count of micro-batches is a multiple of `gradient_accumulation_steps`, and does not reset
 that count at a change, which mis-scales a gradient, silently; and it plans the learning rate's horizon by the first
@@ -21,10 +21,13 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
 
 from batchopt._codec import Record
+from batchopt.integrations.transformers_task import apply_plan, task_from_trainer
 from batchopt.schedules.exporters.stages import stages_of
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler
 from batchopt.training.multipliers import warn_of_rate
+
+__all__ = ["ScheduleCallback", "ScheduledTrainer", "ScheduledTrainerMixin", "apply_plan", "task_from_trainer"]
 
 FOLLOWED = "followed.json"
 """File in a checkpoint's folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def per_example_losses(
 
     Args:
         model: handed to the loss.
-        loss: (model, batch) -> losses, or (losses, weights), or their mean.
+        loss: (model, batch) -> losses, or (losses, weights), or their (weighted) mean in place of the losses.
         batch: tensors whose first dimension is the example, in any nesting of tuples, lists and dicts.
         device: of the model, for autocast.
         autocast: dtype of mixed precision; None for none.
@@ -39,18 +39,17 @@ def per_example_losses(
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         result = loss(model, batch)
     losses, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if isinstance(losses, Tensor) and losses.ndim == 0 and weights is None and losses.is_floating_point():
-        mean = losses if autocast is None else losses.float()
-        return mean.expand(rows_of(batch)), None
+    if isinstance(losses, Tensor) and losses.ndim == 0:
+        losses = losses.expand(rows_of(batch))
     _check_losses(losses, batch)
     if weights is not None:
         if not isinstance(weights, Tensor) or weights.shape != losses.shape:
             got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise TaskError(f"one weight per example is needed, shape {tuple(losses.shape)} like the losses, got {got}")
         weights = weights.detach().to(losses.device)
-    if autocast is None:
-        return losses, None if weights is None else weights.to(losses.dtype)
-    return losses.float(), None if weights is None else weights.float()
+    if autocast is not None:
+        losses = losses[:1].float().expand(len(losses)) if is_mean(losses) else losses.float()
+    return losses, None if weights is None else weights.to(losses.dtype)
 
 
 def batch_loss(losses: Tensor, weights: Tensor | None) -> Tensor:
@@ -63,24 +62,35 @@ def is_mean(losses: Tensor) -> bool:
     return len(losses) > 1 and losses.stride(0) == 0
 
 
+def check_counts(losses: Tensor, counts: Tensor) -> None:
+    """Raise TaskError where a mean is over examples that do not count: they fill up a process's share of a batch."""
+    if is_mean(losses) and not bool(counts.all()):
+        raise TaskError(
+            "in several processes a batch that does not divide by their number needs a loss for each example, and the "
+            "loss is one number: return each example's own (reduction='none')"
+        )
+
+
 def tolerance_in(autocast: torch.dtype | None) -> float:
     """By which losses of the same examples may differ from one batch to another, as a share of the largest."""
     return 1e-3 if autocast is None else 5e-2
 
 
-def check_mean(together: float, alone: Tensor, *, tolerance: float) -> None:
-    """Raise TaskError unless a loss that is one number is the mean over the batch.
+def check_mean(together: Tensor, alone: Sequence[tuple[Tensor, Tensor | None]], *, tolerance: float) -> None:
+    """Raise TaskError unless a loss that is one number is the (weighted) mean over the batch.
 
     Args:
-        together: the loss of a batch.
-        alone: of each of its examples as a batch of its own.
+        together: losses of a batch.
+        alone: losses and weights of each of its examples as a batch of its own.
         tolerance: by which they may differ, as a share of the largest.
     """
-    mean = float(alone.mean())
-    if abs(together - mean) > tolerance * float(alone.abs().max()):
+    losses = torch.cat([loss for loss, _ in alone])
+    weights = torch.cat([torch.ones_like(loss) if weight is None else weight for loss, weight in alone])
+    number, mean = float(together[0].detach()), float(batch_loss(losses, weights))
+    if abs(number - mean) > tolerance * float(losses.abs().max()):
         raise TaskError(
-            f"a loss that is one number must be the mean over the batch's examples, and it is {together:.6g} for a "
-            f"batch of {len(alone)} whose examples have {mean:.6g} in the mean: return each example's own loss "
+            f"a loss that is one number must be the mean over the batch's examples, and it is {number:.6g} for a "
+            f"batch of {len(losses)} whose examples have {mean:.6g} in the mean: return each example's own loss "
             "(reduction='none'), with weights where examples count by their unmasked tokens"
         )
 

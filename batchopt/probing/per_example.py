@@ -169,11 +169,12 @@ class PerExampleGradients:
             together, again = (self._reading.losses(rows(batch, count, 0, few))[0] for _ in range(2))
             if not torch.equal(together, again):  # random: dropout, a sampled latent variable
                 return
-            alone = torch.cat([self._reading.losses(rows(batch, count, i, i + 1))[0] for i in range(few)])
+            singles = [self._reading.losses(rows(batch, count, i, i + 1)) for i in range(few)]
         tolerance = tolerance_in(self._reading.autocast)
         if is_mean(together):
-            check_mean(float(together[0]), alone, tolerance=tolerance)
+            check_mean(together, singles, tolerance=tolerance)
             return
+        alone = torch.cat([losses for losses, _ in singles])
         difference = (together - alone).abs()
         if bool((difference > tolerance * together.abs().max()).any()):
             i = int(difference.argmax())

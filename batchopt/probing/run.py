@@ -16,7 +16,7 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
 from batchopt.probing.evaluation import evaluated_loss
-from batchopt.probing.losses import batch_loss
+from batchopt.probing.losses import batch_loss, check_counts
 from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
 from batchopt.probing.rollouts import Collector, Rollouts
@@ -194,6 +194,7 @@ class TrainingRun:
     def _counted(self, indices: NDArray[np.int64], counts: Tensor) -> tuple[Tensor, Tensor]:
         """Losses, and weights that are zero for examples that do not count."""
         losses, weights = self.task.losses(self.model, fetch(self.task, indices))
+        check_counts(losses, counts)
         return losses, counts.to(losses) if weights is None else weights * counts.to(weights)
 
     def _step(self, indices: NDArray[np.int64], micro_batch: int) -> float:

@@ -335,6 +335,20 @@ def test_of_a_mean_the_gradients_are_those_of_single_examples(make: Callable[[],
     torch.testing.assert_close(mean, per_example_squared_norms(model, cross_entropy, batch))
 
 
+def test_a_weighted_mean_is_read_by_its_weights() -> None:
+    model, batch = problem(mlp)
+
+    def mean(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        losses, weights = weighted_cross_entropy(model, batch)
+        return (losses * weights).sum() / weights.sum(), weights
+
+    own, other = (
+        PerExampleGradients(Reading(model, loss, CPU)).read(batch, COUNT) for loss in (mean, weighted_cross_entropy)
+    )
+    torch.testing.assert_close(own.total, other.total)
+    assert own.squares == pytest.approx(other.squares, rel=5e-5)
+
+
 def test_one_number_that_is_not_the_mean_is_refused() -> None:
     model, batch = problem(mlp)
     for loss in (

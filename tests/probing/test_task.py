@@ -103,6 +103,8 @@ def test_a_mean_is_the_loss_of_every_example() -> None:
     assert weights is None
     assert losses.tolist() == [float(cross_entropy(model, (x[:8], y[:8])).mean().detach())] * 8
     assert is_mean(losses)
+    weighted = make_task(loss=lambda model, batch: (cross_entropy(model, batch).mean(), torch.arange(8.0)))
+    assert weighted.losses(model, (x[:8], y[:8]))[1].tolist() == list(range(8))
     assert not is_mean(cross_entropy(model, (x[:8], y[:8])))
 
 
