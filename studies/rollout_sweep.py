@@ -124,4 +124,9 @@ def tell(rows: Sequence[dict[str, Any]], grid: Grid) -> None:
             told = ", ".join("-" if math.isinf(n) else f"{n:,.0f}" for n in sorted(seeds))
             print(f"score {score:g}, batch size {size}: {told} examples")
     for score, fit in critical_batch_sizes(rows, grid).items():
-        print(f"score {score:g}: critical batch size {fit.critical_batch_size}")
+        print(say_fit(score, fit))
+
+
+def say_fit(score: float, fit: TradeoffFit) -> str:
+    """The critical batch size to a score, in words."""
+    return f"score {score:g}: critical batch size {fit.critical_batch_size}"

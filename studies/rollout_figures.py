@@ -1,0 +1,81 @@
+"""The trade-off between steps and examples in reinforcement learning, from the sweeps that are kept beside the studies.
+
+    python studies/rollout_figures.py
+
+draws docs/paper/rollouts.png and prints the critical batch sizes. It needs matplotlib and gymnasium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import runpy
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rollout_sweep import Grid, critical_batch_sizes, fewest_examples, say_fit
+
+HERE = Path(__file__).parent
+PICTURES = HERE.parent / "docs" / "paper"
+BLUE, GREY = (0.0, 0.447, 0.698), "#767676"
+
+
+def sweeps() -> dict[str, tuple[Grid, list[dict[str, Any]], str]]:
+    """By name: the grid, the runs that are kept, and what an example is."""
+    found = {}
+    for name, folder, file, grid, unit in (
+        ("CartPole, A2C", "classic_control", "sweep-cartpole.jsonl", ("GRIDS", "cartpole"), "examples of 16 steps"),
+        ("Acrobot, A2C", "classic_control", "sweep-acrobot.jsonl", ("GRIDS", "acrobot"), "examples of 16 steps"),
+        ("CartPole, PPO", "ppo", "sweep.jsonl", ("GRID", None), "episodes"),
+    ):
+        path = HERE / folder / file
+        if not path.exists():
+            continue
+        sys.path.insert(0, str(HERE / folder))
+        sys.modules.pop("problem", None)
+        grids = runpy.run_path(str(HERE / folder / "sweep.py"))[grid[0]]
+        sys.path.pop(0)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found[name] = (grids if grid[1] is None else grids[grid[1]], rows, unit)
+    return found
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=PICTURES, help="folder of the picture")
+    args = parser.parse_args()
+    known = sweeps()
+    figure = Figure(figsize=(3.6 * len(known), 3.4), layout="constrained", dpi=110)
+    axes = figure.subplots(1, len(known), squeeze=False)[0]
+    for axis, (name, (grid, rows, unit)) in zip(axes, known.items(), strict=True):
+        fits = critical_batch_sizes(rows, grid)
+        shades = np.linspace(0.3, 1.0, len(grid.scores))
+        for score, shade in zip(grid.scores, shades, strict=True):
+            points = {
+                size: statistics.median(seeds)
+                for size, seeds in fewest_examples(rows, score).items()
+            }  # fmt: skip
+            steps = [examples / size for size, examples in points.items()]
+            axis.plot(steps, list(points.values()), "o", color=(*BLUE, shade), markersize=4, label=f"score {score:g}")
+            if score in fits:
+                law = fits[score].law
+                sizes = np.geomspace(min(points), max(points), 60)
+                axis.plot([law.steps(b) for b in sizes], [law.examples(b) for b in sizes], color=(*BLUE, shade), lw=1)
+                print(f"{name}, {say_fit(score, fits[score])} {unit}")
+        axis.set(xscale="log", yscale="log", xlabel="steps", ylabel=unit)
+        axis.set_title(name, fontsize=10)
+        axis.grid(visible=True, color="#e4e7eb", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=7, frameon=False)
+    args.output.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output / "rollouts.png")
+    print(f"wrote {args.output / 'rollouts.png'}")
+
+
+if __name__ == "__main__":
+    main()
