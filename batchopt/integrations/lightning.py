@@ -1,4 +1,4 @@
-"""Lightning: training data whose batches follow a schedule, and a noise scale in the log.
+"""Lightning: a module as a task, training data whose batches follow a schedule, and a noise scale in the log.
 
 Changing `accumulate_grad_batches` in mid-run mis-scales a gradient, silently; a batch sampler does not.
 """
@@ -12,11 +12,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from batchopt.integrations.lightning_task import task_from_module
 from batchopt.probing.data import population
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 from batchopt.training.multipliers import scale_learning_rate, warn_of_rate
+
+__all__ = ["NoiseScaleCallback", "ScheduledDataModule", "task_from_module"]
 
 
 class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
