@@ -91,7 +91,7 @@ def _run(problem: str, name: str, settings: Settings, seed: int, *, keep: bool) 
     if not Path(files["metrics"]).exists():
         return False
     if keep:
-        result = _result(load_task(task), settings, files, seconds=time.process_time() - began)
+        result = _result(load_task(task), settings, loss, files, seconds=time.process_time() - began)
         (Path(problem).parent / f"result-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return done or not keep
 
@@ -111,13 +111,15 @@ def _finite(*values: float) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *, seconds: float) -> dict[str, Any]:
+def _result(
+    task: TrainingTask, settings: Settings, goal: float, files: Mapping[str, str], *, seconds: float
+) -> dict[str, Any]:
     """What was measured, forecast and then trained."""
     report, forecast = ProbeReport.load(files["probe"]), Forecast.load(files["forecast"])
     plan = Plan.load(files["plan"])
     lines = [json.loads(line) for line in Path(files["metrics"]).read_text().splitlines()]
     levels = []
-    for loss in dict.fromkeys((0.5 * (forecast.initial_loss + settings.loss), settings.loss)):
+    for loss in dict.fromkeys((0.5 * (forecast.initial_loss + goal), goal)):
         try:
             critical = forecast.critical_batch_size(loss)
         except BatchoptError as error:
@@ -141,7 +143,7 @@ def _result(task: TrainingTask, settings: Settings, files: Mapping[str, str], *,
         ],
         "forecast": levels,
         "plan": {
-            "loss": settings.loss,
+            "loss": goal,
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
             "steps": _finite(plan.best.steps.value, plan.best.steps.low, plan.best.steps.high),

@@ -22,7 +22,7 @@ def rows() -> list[list[str]]:
         result = json.loads(path.read_text())
         name = path.stem.removeprefix("result-")
         unit, trained, plan = result["unit"], result["trained"], result["plan"]
-        readings = [_number(unit * reading["batch_size"][0]) for reading in result["noise_scales"]]
+        readings = [_number(_times(unit, reading["batch_size"][0])) for reading in result["noise_scales"]]
         found.append(
             [
                 f"[{path.parent.name}]({path.parent.name}/README.md)" + ("" if name == "task" else f", {name}"),
@@ -39,8 +39,13 @@ def rows() -> list[list[str]]:
 
 def _level(level: dict[str, Any], unit: int) -> str:
     critical = level["critical_batch_size"]
-    told = "refused" if critical is None else _interval([unit * each for each in critical])
+    told = "refused" if critical is None else _interval([_times(unit, each) for each in critical])
     return f"{told} to {level['loss']:.3g}"
+
+
+def _times(unit: int, value: float | None) -> float:
+    """In what the paper counts; infinite where that is what was found."""
+    return math.inf if value is None else unit * value
 
 
 def _interval(values: list[float] | None) -> str:
@@ -52,7 +57,7 @@ def _interval(values: list[float] | None) -> str:
 
 def _number(value: float) -> str:
     """Two digits."""
-    if value is None or math.isinf(value):
+    if math.isinf(value):
         return "inf"
     return f"{float(f'{value:.2g}'):,g}" if abs(value) >= 1.0 else f"{value:.2g}"
 

@@ -1,7 +1,6 @@
 """Critical batch size of a task whose model acts, by brute force: batch sizes times learning rates times seeds.
 
-Every run keeps its learning rate. Runs are kept as they end, in the order of the grid, and the same call goes on where
-it stopped.
+Every run keeps its learning rate. Runs are kept as they end, and the same call goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from batchopt.errors import NonFiniteLossError, TaskError
@@ -66,14 +69,14 @@ def policy_and_values(model: nn.Module, observations: Tensor) -> tuple[Tensor, T
     """
     found = model(observations)
     k = len(observations)
-    if not (isinstance(found, tuple) and len(found) == 2 and found[0].ndim == 2 and found[1].shape == (k,)):
-        parts = found if isinstance(found, tuple) else (found,)
+    parts = found if isinstance(found, tuple) else (found,)
+    are_tensors = len(parts) == 2 and all(isinstance(part, Tensor) for part in parts)
+    if not (are_tensors and parts[0].ndim == 2 and parts[1].shape == (k,)):
         got = " and ".join(str(tuple(p.shape)) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
         raise TaskError(
             f"the model must give (policy, values) for {k} observations, of shapes ({k}, ...) and ({k},), got {got}"
         )
-    policy, values = found
-    return policy, values
+    return parts[0].float(), parts[1].float()  # under autocast they are of its dtype
 
 
 def acted(model: nn.Module, observations: Tensor, *, discrete: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,6 +135,30 @@ def advantages_of(
         later = surprise + discount * trace * goes_on[k] * later
         advantages.append(later)
     return torch.stack(advantages[::-1], dim=1)
+
+
+def is_discrete(space: Any) -> bool:
+    """Whether actions are whole numbers; else they are d numbers.
+
+    Raises:
+        TaskError: the space is neither `Discrete` nor a `Box` of one dimension.
+    """
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return True
+    if kind == "Box" and len(space.shape) == 1:
+        return False
+    raise TaskError(
+        f"actions must be of a Discrete space or of a Box of one dimension, got {space}: wrap the environment "
+        "(gymnasium.wrappers), or give environments of your own with collect and play"
+    )
+
+
+def as_tensor(observations: NDArray[Any], model: nn.Module) -> Tensor:
+    """Observations where the model is; numbers with a fraction in its precision."""
+    parameter = next(model.parameters())
+    found = torch.from_numpy(np.asarray(observations))
+    return found.to(parameter.device, parameter.dtype if found.is_floating_point() else None)
 
 
 def check_shares(**shares: float) -> None:

@@ -1,7 +1,7 @@
 """Gymnasium environments as data of a `TrainingTask`.
 
     def environments(seed):
-        return GymnasiumEnvironments(lambda: gymnasium.make("CartPole-v1"), seed=seed, steps=16)
+        return GymnasiumEnvironments(lambda: gymnasium.make("CartPole-v1"), seed=seed, steps=16, age=200)
 
     task = TrainingTask(
         model=ActorCritic,  # observations (k, ...) -> logits (k, actions) and values (k,)
@@ -30,7 +30,9 @@ from batchopt.integrations.actor_critic import (
     acted,
     actor_critic_loss,
     advantages_of,
+    as_tensor,
     check_shares,
+    is_discrete,
     log_probabilities_of,
     policy_and_values,
     ppo_loss,
@@ -58,8 +60,9 @@ class GymnasiumEnvironments:
         steps: of an example: what one copy goes through in one batch.
         discount: of later rewards, gamma.
         trace: lambda of generalised advantage estimation; 1 for the rewards up to the end of the example.
-        age: steps that a new copy plays first, a number below this that differs from copy to copy. Without, all copies
-            begin an episode at once; about the length of an episode is right where that is much longer than `steps`.
+        age: steps that a new copy plays first, a number below this that differs from copy to copy. Noise scales are
+            measured in new copies, so this decides which parts of episodes they are of: take the length of an episode
+            (1 where that is not longer than `steps`).
         longest: an episode of so many steps counts as one that does not end.
     """
 
@@ -69,9 +72,9 @@ class GymnasiumEnvironments:
         *,
         seed: int,
         steps: int,
+        age: int,
         discount: float = 0.99,
         trace: float = 0.95,
-        age: int = 1,
         longest: int = 100_000,
     ) -> None:
         check_count("seed", seed, least=0)
@@ -123,7 +126,7 @@ class GymnasiumEnvironments:
         """
         scores: list[float] = []
         while (done := len(scores)) < episodes:
-            going = [self._copy(self._longest + k) for k in range(done, min(episodes, done + AT_ONCE))]
+            going = played = [self._copy(self._longest + k) for k in range(done, min(episodes, done + AT_ONCE))]
             for _ in range(self._longest):
                 moves = zip(going, _act(model, going).as_arrays, strict=True)
                 outcomes = [copy.step(action, again=False) for copy, action in moves]
@@ -136,6 +139,8 @@ class GymnasiumEnvironments:
                     f"an episode must end to have a score, and one went on for {self._longest:,} steps: wrap the "
                     "environment in gymnasium.wrappers.TimeLimit"
                 )
+            for copy in played:
+                copy.close()
         return scores
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,8 +158,9 @@ class GymnasiumEnvironments:
     def _grow(self, model: nn.Module, count: int) -> None:
         """Make copies until there are `count`, each at an age of its own."""
         fresh = [self._copy(k) for k in range(len(self._copies), count)]
-        for done in range(max((copy.draw(self._age) for copy in fresh), default=0)):
-            going = [copy for copy in fresh if copy.draw(self._age) > done]
+        ages = [copy.draw(self._age) for copy in fresh]
+        for done in range(max(ages, default=0)):
+            going = [copy for copy, age in zip(fresh, ages, strict=True) if age > done]
             for copy, action in zip(going, _act(model, going).as_arrays, strict=True):
                 copy.step(action)
         self._copies += fresh
@@ -197,7 +203,7 @@ class _Copy:
     def __init__(self, environment: Any, key: tuple[int, ...], state: Mapping[str, Any] | None) -> None:
         self._environment, self._key = environment, key
         space = environment.action_space
-        self.is_discrete = hasattr(space, "n")
+        self.is_discrete = is_discrete(space)
         self._first = int(getattr(space, "start", 0))
         self._bounds = None if self.is_discrete else (space.low, space.high)
         self._episode = 0 if state is None else int(state["episode"])
@@ -227,7 +233,12 @@ class _Copy:
             self._begin()
         return outcome
 
+    def close(self) -> None:
+        """Give back what the environment holds."""
+        self._environment.close()
+
     def state_dict(self) -> dict[str, Any]:
+        """The number of the episode, and its actions."""
         return {"episode": self._episode, "actions": torch.as_tensor(np.array(self._actions))}
 
     def _begin(self) -> None:
@@ -261,4 +272,4 @@ def _observations(copies: Sequence[_Copy], model: nn.Module) -> Tensor:
 
 
 def _stacked(observations: Sequence[Any], model: nn.Module) -> Tensor:
-    return torch.from_numpy(np.stack(observations)).to(next(model.parameters()).device)
+    return as_tensor(np.stack(observations), model)

@@ -15,7 +15,9 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.integrations.actor_critic import (
     acted,
     advantages_of,
+    as_tensor,
     check_shares,
+    is_discrete,
     log_probabilities_of,
     policy_and_values,
 )
@@ -92,13 +94,19 @@ class GymnasiumEpisodes:
     def _steps(self, model: nn.Module, count: int) -> Iterator[_Step]:
         """Steps until every episode has ended."""
         environment = self._make(count)
+        try:
+            yield from self._played(environment, model, count)
+        finally:
+            environment.close()
+
+    def _played(self, environment: Any, model: nn.Module, count: int) -> Iterator[_Step]:
         _check_mode(environment)
         space = environment.single_action_space
         seen, _ = environment.reset(seed=self._seed)
         alive = np.ones(count, dtype=bool)
         for _ in range(self._longest):
-            observations = _tensor(seen, model)
-            policy, values, actions = acted(model, observations, discrete=hasattr(space, "n"))
+            observations = as_tensor(seen, model)
+            policy, values, actions = acted(model, observations, discrete=is_discrete(space))
             seen, rewards, terminated, truncated, _ = environment.step(_moves(actions, space))
             scores = np.where(alive, rewards, 0.0)
             if not np.isfinite(scores).all():
@@ -106,12 +114,11 @@ class GymnasiumEpisodes:
             gained = values.new_tensor(scores)
             cut_off = alive & truncated & ~terminated
             if cut_off.any():  # with what the critic expects of the rest
-                _, expected = policy_and_values(model, _tensor(seen, model))
+                _, expected = policy_and_values(model, as_tensor(seen, model))
                 gained += self._discount * expected * gained.new_tensor(cut_off)
             counts, alive = gained.new_tensor(alive), alive & ~terminated & ~truncated
             yield _Step(observations, policy, values, actions, gained, scores, counts, gained.new_tensor(alive))
             if not alive.any():
-                environment.close()
                 return
         raise TaskError(
             f"every episode must end, and one went on for {self._longest:,} steps: give the environment a time limit"
@@ -143,8 +150,4 @@ def _check_mode(environment: Any) -> None:
 def _moves(actions: Tensor, space: Any) -> NDArray[Any]:
     """Actions as the environment takes them."""
     moves = actions.cpu().numpy()
-    return np.asarray(moves + space.start if hasattr(space, "n") else np.clip(moves, space.low, space.high))
-
-
-def _tensor(observations: NDArray[Any], model: nn.Module) -> Tensor:
-    return torch.from_numpy(np.array(observations)).to(next(model.parameters()).device)
+    return np.asarray(moves + space.start if is_discrete(space) else np.clip(moves, space.low, space.high))

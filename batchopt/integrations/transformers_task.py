@@ -51,14 +51,14 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
             DeepSpeed or FSDP are configured.
     """
     args = trainer.args
-    _check(trainer)
-    template = trainer.model_init() if trainer.model is None else trainer.model
-    effective = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    _check(trainer, settings)
+    template = trainer.call_model_init() if trainer.model is None else trainer.model
+    effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     taken: dict[str, Any] = {
         "model": _factory(trainer),
         "data": trainer.train_dataset,
         "eval_data": trainer.eval_dataset,
-        "collate_fn": trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training"),
+        "collate_fn": _collator(trainer),
         "loss": _loss(trainer, template),
         "optimizer": _optimizer(trainer, template),
         "device": args.device,
@@ -82,17 +82,17 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
         arguments: everything else; they are left as they are.
 
     Raises:
-        ValueError: the batch size changes, or does not divide into the processes; there is no learning rate; or the
-            decay is of no shape that Transformers has.
+        ValueError: the batch size changes, or does not divide into processes and devices; there is no learning rate; or
+            the decay is of no shape that Transformers has.
     """
     schedule = plan.schedule if isinstance(plan, Plan) else plan
     if schedule.learning_rate is None:
         raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
     if len(schedule.segments) > 1:
         raise ValueError("arguments have one batch size, and the plan's changes: train it with a ScheduledTrainer")
-    size, world = schedule(0), arguments.world_size
+    size, world = schedule(0), arguments.world_size * max(1, arguments.n_gpu)
     if size % world:
-        raise ValueError(f"the batch size must divide by the {world} processes, got {size}: plan with batch_sizes")
+        raise ValueError(f"the batch size must divide by the {world} devices, got {size}: plan with batch_sizes=...")
     share, most = size // world, arguments.per_device_train_batch_size
     parts = next(parts for parts in range(math.ceil(share / most), share + 1) if share % parts == 0)
     steps = round(schedule.steps)
@@ -109,17 +109,19 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
     )
 
 
-def _check(trainer: Trainer) -> None:
+def _check(trainer: Trainer, settings: Mapping[str, Any]) -> None:
     """Raise TaskError where a Trainer can't be taken over."""
     args = trainer.args
-    if trainer.train_dataset is None:
+    data = settings.get("data", trainer.train_dataset)
+    if data is None:
         raise TaskError("the Trainer must have a train_dataset, got None")
-    if isinstance(trainer.train_dataset, IterableDataset) or not hasattr(trainer.train_dataset, "__getitem__"):
+    is_opened = callable(data) and not hasattr(data, "__getitem__")
+    if isinstance(data, IterableDataset) or not (is_opened or hasattr(data, "__getitem__")):
         raise TaskError(
             "an iterable train_dataset cannot be read twice from one point: give the Trainer a map-style one, or "
             "task_from_trainer(trainer, data=lambda seed: iter(...)), a function that opens the examples by a seed"
         )
-    if isinstance(trainer.eval_dataset, Mapping):
+    if isinstance(settings.get("eval_data", trainer.eval_dataset), Mapping):
         raise TaskError(
             f"one eval_dataset is evaluated, got {len(trainer.eval_dataset)}: give eval_data=..., one of "
             f"{', '.join(map(repr, trainer.eval_dataset))}"
@@ -140,10 +142,16 @@ def _check(trainer: Trainer) -> None:
 def _factory(trainer: Trainer) -> Callable[[], nn.Module]:
     """Makes the model that the Trainer begins with."""
     if trainer.model_init is not None:
-        make: Callable[[], nn.Module] = trainer.model_init
+        make: Callable[[], nn.Module] = trainer.call_model_init
         return make
     template = copy.deepcopy(trainer.model).cpu()
     return lambda: copy.deepcopy(template)
+
+
+def _collator(trainer: Trainer) -> Callable[[list[Any]], dict[str, Any]]:
+    """The Trainer's, whose batches are dicts: those of Transformers' own collators are mappings of another kind."""
+    collate = trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training")
+    return lambda examples: dict(collate(examples))
 
 
 def _loss(trainer: Trainer, model: nn.Module) -> Loss:
@@ -151,13 +159,15 @@ def _loss(trainer: Trainer, model: nn.Module) -> Loss:
     is_shifted = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
     def loss(model: nn.Module, batch: Any) -> Tensor | tuple[Tensor, Tensor]:
-        inputs = dict(batch)
-        value: Tensor = trainer.compute_loss(model, inputs)
         labels = batch.get("labels")
         if labels is None or labels.ndim < 2 or labels.is_floating_point():
-            return value
-        counted = labels[:, 1:] if is_shifted else labels
-        return value, (counted != IGNORED).flatten(1).sum(dim=1)
+            alone: Tensor = trainer.compute_loss(model, dict(batch))
+            return alone
+        counts = ((labels[:, 1:] if is_shifted else labels) != IGNORED).flatten(1).sum(dim=1)
+        # Of a batch without a label that counts the loss is 0 / 0: any labels do, since its weight is zero.
+        labels = torch.where(counts.sum() > 0, labels, torch.zeros_like(labels))
+        mean: Tensor = trainer.compute_loss(model, {**batch, "labels": labels})
+        return mean, counts
 
     return loss
 

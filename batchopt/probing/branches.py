@@ -23,7 +23,7 @@ from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.probing.data import evaluation_examples
-from batchopt.probing.evaluation import HOPELESS, not_finite_untrained
+from batchopt.probing.evaluation import HOPELESS, check_untrained
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
@@ -202,7 +202,7 @@ def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, ev
             if _too_late(leg, run):
                 return _Trained(losses, seconds, evaluations, "stopped", None)
     except NonFiniteLossError as error:
-        _check_untrained_batch(run, leg.batch_size)
+        check_untrained(run, leg.batch_size)
         return _Trained(losses, seconds, evaluations, "diverged", str(error))
     return _Trained(losses, seconds, evaluations, "finished", None)
 
@@ -231,17 +231,6 @@ def _check_untrained(run: TrainingRun) -> None:
             "losses must be finite before any training, and the evaluated loss is nan or infinite: look for NaN or "
             f"infinite values in {where}, or in the loss"
         ) from None
-
-
-def _check_untrained_batch(run: TrainingRun, batch_size: int) -> None:
-    """Raise where the batch on which a loss was not finite gives such a loss before any training too."""
-    bad = not_finite_untrained(run, batch_size)
-    if bad:
-        which = "" if run.task.population is None else f" (data[{bad[0]}]{' and others' if len(bad) > 1 else ''})"
-        raise TaskError(
-            f"losses must be finite before any training, and {len(bad)} of {batch_size} examples{which} have one that "
-            "is nan or infinite: look for NaN or infinite values in the data, or in the loss"
-        )
 
 
 def _multiplier(leg: Leg, schedule: LearningRateSchedule | None, examples: int) -> float:

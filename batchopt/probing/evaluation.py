@@ -13,7 +13,7 @@ from batchopt.errors import TaskError
 from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, fetch, order_of
 from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
 from batchopt.probing.reading import rows
-from batchopt.probing.rollouts import Rollouts
+from batchopt.probing.rollouts import Collector, Rollouts
 from batchopt.probing.sharding import is_sharded, reshard
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import TrainingTask
@@ -74,7 +74,7 @@ def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
     total, weight = 0.0, 0.0
     if isinstance(task.data, Rollouts):
         with fixed.active():
-            return task.data.evaluate(model, seed=EVALUATION_SEED)
+            return task.data.evaluate(model, seed=EVALUATION_SEED, device=task.torch_device, autocast=task.autocast)
     with fixed.active(), evaluating(model):
         for batch in evaluation_batches(task):
             losses, weights = task.losses(model, batch)
@@ -83,6 +83,30 @@ def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
             weight += weights.sum(dtype=torch.float64).item()
     reshard(model)
     return total / weight if weight else math.nan
+
+
+def collector_of(task: TrainingTask, seed: int) -> Collector | None:
+    """Where a run of a task gets its batches from, if its model makes them."""
+    if not isinstance(task.data, Rollouts):
+        return None
+    return Collector(task.data, seed, task.torch_device, task.autocast)
+
+
+def check_untrained(run: TrainingRun, count: int) -> None:
+    """Raise TaskError where examples on which a loss was not finite have such a loss before any training too.
+
+    Args:
+        run: that has not gone on since.
+        count: examples of the batch.
+    """
+    bad = not_finite_untrained(run, count)
+    if bad:
+        which = "" if run.task.population is None else f" (data[{bad[0]}]{' and others' if len(bad) > 1 else ''})"
+        raise TaskError(
+            f"losses must be finite before any training, and {len(bad)} of {count} examples{which} have one that is "
+            "nan or infinite: look for NaN or infinite values in the data, for labels none of which counts, or in the "
+            "loss"
+        )
 
 
 def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
@@ -94,8 +118,16 @@ def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
     with OwnRandomness(run.seed, device=task.torch_device, host=True).active():
         model = task.make_model()
         with evaluating(model):
-            losses, _ = task.losses(model, fetch(task, indices))
+            losses = _each(task, model, fetch(task, indices), count)
     return [int(index) for index in indices[~losses.isfinite().cpu().numpy()]]
+
+
+def _each(task: TrainingTask, model: nn.Module, batch: Batch, count: int) -> Tensor:
+    """The losses of examples, each in a batch of its own where the loss is one number."""
+    losses = task.losses(model, batch)[0]
+    if not is_mean(losses):
+        return losses
+    return torch.cat([task.losses(model, rows(batch, count, i, i + 1))[0] for i in range(count)])
 
 
 def _check_mean(task: TrainingTask, model: nn.Module, evaluated: Tensor, batch: Batch) -> None:
@@ -126,14 +158,14 @@ def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
         with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active():
             batch = fetch(task, indices)
             with torch.no_grad():
-                learned = task.losses(model.train(), batch)[0]
+                learned = _each(task, model.train(), batch, count)
+                values = sorted(set(_each(task, model.eval(), batch, count).tolist()))
             with torch.enable_grad():
-                evaluated = task.losses(model.eval(), batch)[0]
+                evaluated = task.losses(model, batch)[0]
             if is_mean(evaluated):
                 _check_mean(task, model, evaluated, batch)
     except torch.OutOfMemoryError:
         return
-    values = sorted(set(evaluated.detach().tolist()))
     if not evaluated.requires_grad and len(values) <= 2 < len(set(learned.tolist())):
         raise TaskError(
             "the loss must be the same in training and in evaluation mode, and in evaluation mode it counts (it is "

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from batchopt.errors import BudgetError, NonFiniteLossError
 from batchopt.evidence import Spending
+from batchopt.probing.evaluation import check_untrained
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost
@@ -63,6 +64,7 @@ def find_learning_rate_range(
             before = start.batch_loss(batch_size)
             latest = run.step(batch_size) - before
         except NonFiniteLossError:
+            check_untrained(run, batch_size)
             top = run.learning_rate
             break
         initial += (abs(before) - initial) / (k + 1)

@@ -139,7 +139,9 @@ def measure_noise_scale(
         # All processes that hold a sharded model read the same batches.
         together = reads(reader, parameters, group if sharded is None else None, split=is_split)
         budget = max_examples if group is None or is_split else max_examples // group.count
-        source = source_of(model, data, reader, budget, seed=seed, collate_fn=collate_fn, device=target)
+        source = source_of(
+            model, data, reader, budget, seed=seed, collate_fn=collate_fn, device=target, autocast=autocast
+        )
         moments = MomentAccumulator(
             quota=source.first_quota,
             group_size=reader.group_size,

@@ -8,7 +8,8 @@ batch sizes mean what they mean for a data set, and are counted in stretches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -128,14 +129,20 @@ class Rollouts:
             )
         return found
 
-    def evaluate(self, model: nn.Module, *, seed: int) -> float:
+    def evaluate(self, model: nn.Module, *, seed: int, device: torch.device, autocast: torch.dtype | None) -> float:
         """The loss by the mean score of whole episodes, at frozen weights and in evaluation mode.
+
+        Args:
+            model: acts.
+            seed: of the episodes.
+            device: of the model.
+            autocast: dtype of mixed precision, or None.
 
         Raises:
             NonFiniteLossError: a score is NaN or infinite.
             TaskError: there is none, or one is not below `best_score`.
         """
-        with evaluating(model):
+        with acting(model, device, autocast):
             scores = list(self.open(seed, 0, PLAYED).play(model, self.episodes))
         if not scores:
             raise TaskError(f"play must give the scores of {self.episodes} episodes, got none")
@@ -146,13 +153,22 @@ class Rollouts:
         return math.fsum(self.loss_of(float(score)) for score in scores) / len(scores)
 
 
-def collect(environments: Environments, model: nn.Module, count: int, device: torch.device) -> Rollout:
+@contextmanager
+def acting(model: nn.Module, device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """The model in evaluation mode, without gradients, in the precision that it is trained in."""
+    with evaluating(model), torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        yield
+
+
+def collect(
+    environments: Environments, model: nn.Module, count: int, device: torch.device, autocast: torch.dtype | None
+) -> Rollout:
     """A batch of `count` examples, on a device; the model acts in evaluation mode and without gradients.
 
     Raises:
         TaskError: the environments give no `Rollout`, or another number of examples.
     """
-    with evaluating(model):
+    with acting(model, device, autocast):
         rollout = environments.collect(model, count)
     if not isinstance(rollout, tuple) or len(rollout) != 2:
         raise TaskError(f"collect must return a batchopt.Rollout(batch, scores), got {type(rollout).__name__}")
@@ -173,32 +189,35 @@ class Collector:
     Args:
         rollouts: of the task.
         seed: of the run.
+        device: where batches go.
+        autocast: dtype of mixed precision, or None.
     """
 
-    def __init__(self, rollouts: Rollouts, seed: int) -> None:
+    def __init__(self, rollouts: Rollouts, seed: int, device: torch.device, autocast: torch.dtype | None) -> None:
         self.rollouts, self._seed = rollouts, seed
+        self._device, self._autocast = device, autocast
         self._environments: Environments | None = None
         self._loss: float | None = None
 
-    def batch(self, model: nn.Module, count: int, *, at: int, device: torch.device) -> tuple[Any, float]:
+    def batch(self, model: nn.Module, count: int, *, at: int) -> tuple[Any, float]:
         """A batch and its loss: by the scores of the episodes that ended in it, or in the last one where some did.
 
         Args:
             model: acts.
             count: examples.
             at: examples that the run has seen.
-            device: where the batch goes.
         """
+        place = self._device, self._autocast
         if self._environments is None:
             opened = self.rollouts.open(self._seed, at)
-            rollout = collect(opened, model, count, device)
+            rollout = collect(opened, model, count, *place)
             self._environments = opened if hasattr(opened, "state_dict") else None
         else:
-            rollout = collect(self._environments, model, count, device)
+            rollout = collect(self._environments, model, count, *place)
         if len(rollout.scores):
             self._loss = self.rollouts.mean_loss(rollout.scores)
         elif self._loss is None:  # none has ended yet
-            self._loss = self.rollouts.evaluate(model, seed=self._seed)
+            self._loss = self.rollouts.evaluate(model, seed=self._seed, device=self._device, autocast=self._autocast)
         return rollout.batch, self._loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -230,7 +249,7 @@ def _check_plain(state: object) -> None:
     elif isinstance(state, list | tuple):
         for value in state:
             _check_plain(value)
-    elif not isinstance(state, Tensor | int | float | str | bool | None):
+    elif type(state) not in (Tensor, int, float, str, bool, type(None)):  # numpy's floats are floats too
         raise TaskError(
             "the environments' state_dict must hold tensors, numbers, strings, and lists and dicts of these, got "
             f"{type(state).__name__}"

@@ -15,11 +15,11 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
-from batchopt.probing.evaluation import evaluated_loss
+from batchopt.probing.evaluation import collector_of, evaluated_loss
 from batchopt.probing.losses import batch_loss, check_counts
 from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
-from batchopt.probing.rollouts import Collector, Rollouts
+from batchopt.probing.rollouts import Collector
 from batchopt.probing.sharded_gradients import check_sharding
 from batchopt.probing.sharding import is_sharded, reshard, shard_model_state, shard_optimizer_state, whole_on_cpu
 from batchopt.probing.state import OwnRandomness
@@ -39,7 +39,7 @@ class TrainingRun:
 
     The run draws from random generators of its own and leaves the process-wide ones as they were after every call, so
     runs that take turns in one process give what each gives alone. (Numpy's and python's generators are the run's own
-    only where the data are a data set or have a collate function; tensors need torch's alone.) On a CPU a run continued
+    only where the data may draw from them; tensors need torch's alone.) On a CPU a run continued
     from a snapshot is bit for bit the run that never stopped.
 
     Args:
@@ -97,7 +97,7 @@ class TrainingRun:
             self.optimizer = task.make_optimizer(
                 self.model, learning_rate=learning_rate, hyperparameters=hyperparameters
             )
-        self._collector = Collector(task.data, seed) if isinstance(task.data, Rollouts) else None
+        self._collector = collector_of(task, seed)
         self._rescaling = Rescaling(self.optimizer, task.rescale, task.base_batch_size or 1)
         self._rates = StepRates(self.optimizer, learning_rate)
         self._mean_weight = 1.0
@@ -174,8 +174,7 @@ class TrainingRun:
 
     def _loss_of_next(self, count: int) -> float:
         if self._collector is not None:
-            device = self.task.torch_device
-            return self._collector.batch(self.model, count, at=self.examples_seen, device=device)[1]
+            return self._collector.batch(self.model, count, at=self.examples_seen)[1]
         indices = self._next(count)
         if self.group is None:
             return float(batch_loss(*self.task.losses(self.model, fetch(self.task, indices))).item())
@@ -206,7 +205,7 @@ class TrainingRun:
 
     def _learn(self, collector: Collector, count: int, micro_batch: int) -> float:
         """Let the model act, and take the optimizer steps on what it did; the loss by the score."""
-        batch, value = collector.batch(self.model, count, at=self.examples_seen, device=self.task.torch_device)
+        batch, value = collector.batch(self.model, count, at=self.examples_seen)
         for _ in range(collector.rollouts.passes):
             self.optimizer.zero_grad(set_to_none=True)
             weight = 0.0

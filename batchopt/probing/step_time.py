@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import torch
 
 from batchopt._checks import check_count, check_positive
-from batchopt.errors import BudgetError, TaskError
+from batchopt.errors import BudgetError, NonFiniteLossError, TaskError
 from batchopt.evidence import Spending
 from batchopt.probing.data import available
+from batchopt.probing.evaluation import check_untrained
 from batchopt.probing.gradients import coupling_module
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.step_cost import StepCost, fit_step_cost
@@ -76,7 +78,8 @@ def measure_step_cost(
     clock.step(smallest)  # the first step of a process loads what torch loads late: not on the clock
     clock.deadline = time.perf_counter() + seconds
     # A process that runs out of memory leaves the others waiting for its part of a sharded model.
-    is_limit_sought = task.torch_device.type == "cuda" and not run.is_sharded
+    # Of roll-outs the environments may be too many for the host before the batch is for the device.
+    is_limit_sought = task.torch_device.type == "cuda" and not run.is_sharded and not isinstance(task.data, Rollouts)
     too_large = _time_doubling(clock, smallest, _limit(task, max_batch_size, is_limit_sought))
     if is_limit_sought and too_large is None:
         too_large = _find_too_large(clock, max_batch_size)
@@ -141,6 +144,10 @@ class _Clock:
             self._synchronise()
         except torch.cuda.OutOfMemoryError:
             taken = None
+        except NonFiniteLossError:
+            if self.run.steps:  # at the first step it may be anything
+                check_untrained(self.run, batch_size)
+            raise
         else:
             taken = time.perf_counter() - began
             self.fits = max(self.fits, batch_size)

@@ -105,12 +105,20 @@ class _Collected:
     """Units of what the model does at its present weights, each example in an environment of its own."""
 
     def __init__(
-        self, data: Rollouts, model: nn.Module, drawn: int, affordable: int, *, seed: int, device: torch.device
+        self,
+        data: Rollouts,
+        model: nn.Module,
+        drawn: int,
+        affordable: int,
+        *,
+        seed: int,
+        device: torch.device,
+        autocast: torch.dtype | None,
     ) -> None:
         self.population: int | None = None
         self.end: Stopped = "budget"
         self.first_quota = max(1, min(affordable, FIRST_LOOK // drawn) // 16)
-        self._rollouts, self._model, self._device = data, model, device
+        self._rollouts, self._model, self._place = data, model, (device, autocast)
         self._key = seed, UNSEEN
         self._taken, self._drawn, self._units = 0, drawn, affordable
 
@@ -121,7 +129,7 @@ class _Collected:
         environments = self._rollouts.open(*self._key, self._taken)
         self._taken += count
         self._units -= count // self._drawn
-        return collect(environments, self._model, count, self._device).batch, count
+        return collect(environments, self._model, count, *self._place).batch, count
 
 
 def source_of(
@@ -133,6 +141,7 @@ def source_of(
     seed: int,
     collate_fn: Callable[[list[Any]], Batch] | None,
     device: torch.device,
+    autocast: torch.dtype | None = None,
 ) -> Source:
     """Where a reader's units come from.
 
@@ -144,6 +153,7 @@ def source_of(
         seed: of the order of a data set's examples.
         collate_fn: makes a batch of a list of examples.
         device: where batches go.
+        autocast: dtype of mixed precision in which a model acts, or None.
 
     Raises:
         BudgetError: the budget does not hold three units.
@@ -157,7 +167,7 @@ def source_of(
         )
     affordable = max_examples // reader.cost
     if isinstance(data, Rollouts):
-        return _Collected(data, model, reader.drawn, affordable, seed=seed, device=device)
+        return _Collected(data, model, reader.drawn, affordable, seed=seed, device=device, autocast=autocast)
     if is_stream(data):
         return _Streamed(data, reader.drawn, affordable, device=device)
     return _Drawn(

@@ -46,7 +46,7 @@ def make_task(game: str, *, best_score: float, age: int) -> batchopt.TrainingTas
     Args:
         game: its name in Gymnasium.
         best_score: above what is ever reached.
-        age: steps that a copy plays before it is learned from, at most: an episode of the first policy.
+        age: steps that a copy plays before it is learned from, at most: the longest episode.
     """
     space = gymnasium.make(game)
     observations, actions = space.observation_space.shape[0], int(space.action_space.n)
@@ -62,7 +62,7 @@ def make_task(game: str, *, best_score: float, age: int) -> batchopt.TrainingTas
     )
 
 
-task = make_task("CartPole-v1", best_score=505.0, age=32)  # an episode ends after 500 steps, each a reward of 1
+task = make_task("CartPole-v1", best_score=505.0, age=500)  # an episode ends after 500 steps, each a reward of 1
 acrobot = make_task("Acrobot-v1", best_score=-50.0, age=500)  # a reward of -1 a step; the best known end after 60
 
 if __name__ == "__main__":

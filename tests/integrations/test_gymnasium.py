@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,62 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from integrations.walks import ActorCritic, MultiBinary, Walk, model_of
 from torch import Tensor, nn
 
 from batchopt import Rollouts, TrainingTask, per_example_squared_norms
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.integrations.actor_critic import advantages_of, log_probabilities_of, sample
+from batchopt.integrations.actor_critic import log_probabilities_of
 from batchopt.integrations.gymnasium import GymnasiumEnvironments, GymnasiumEpisodes, actor_critic_loss, ppo_loss
 from batchopt.probing.measure import measure_run
+from batchopt.probing.rollouts import collect
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
 
 DISCOUNT, TRACE = 0.9, 0.8
 
 
-class Walk:
-    """A random walk that an action pushes; it ends beyond 2, and a time limit of 12 steps cuts it off."""
-
-    def __init__(self, *, discrete: bool = True) -> None:
-        box = SimpleNamespace(low=np.full(2, -1.0), high=np.ones(2))
-        self.action_space: Any = SimpleNamespace(n=2, start=3) if discrete else box
-        self.discrete = discrete
-
-    def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-        self.rng, self.taken = np.random.default_rng(seed), 0
-        self.at = self.rng.normal(size=3).astype(np.float32)
-        return self.at.copy(), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        if self.discrete:
-            assert action in (3, 4)
-            push = 0.3 * (int(action) - 3.5)
-        else:
-            assert np.all(np.abs(action) <= 1.0)
-            push = float(0.3 * action.sum())
-        self.at = (self.at + push + 0.3 * self.rng.normal(size=3)).astype(np.float32)
-        self.taken += 1
-        ends = bool(np.abs(self.at).max() > 2.0)
-        return self.at.copy(), float(self.at[0]), ends, self.taken >= 12, {}
-
-
-class ActorCritic(nn.Module):
-    def __init__(self, width: int = 2) -> None:
-        super().__init__()
-        self.policy, self.value = nn.Linear(3, width), nn.Linear(3, 1)
-
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        return self.policy(observations), self.value(observations)[:, 0]
-
-
 def environments(seed: int = 0, make: Any = Walk, **changes: Any) -> GymnasiumEnvironments:
-    settings = {"steps": 20, "discount": DISCOUNT, "trace": TRACE} | changes
+    settings = {"steps": 20, "age": 1, "discount": DISCOUNT, "trace": TRACE} | changes
     return GymnasiumEnvironments(make, seed=seed, **settings)
-
-
-def model_of(width: int = 2) -> ActorCritic:
-    torch.manual_seed(1)
-    return ActorCritic(width)
 
 
 def collected(count: int = 6, **changes: Any) -> tuple[ActorCritic, dict[str, Tensor], list[float]]:
@@ -127,44 +90,6 @@ def test_what_was_collected_is_what_the_environments_did() -> None:
             assert float(batch["advantages"][k, t]) == pytest.approx(advantage, rel=1e-4, abs=1e-5)
             assert float(batch["returns"][k, t]) == pytest.approx(advantage + values[t], rel=1e-4, abs=1e-5)
     assert sorted(scores) == pytest.approx(sorted(told), rel=1e-6)
-
-
-def test_a_trace_of_one_gives_the_discounted_rewards() -> None:
-    rewards = [torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([4.0])]
-    values = [torch.tensor([float(k)]) for k in range(4)]
-    on = [torch.ones(1), torch.ones(1), torch.ones(1)]
-    found = advantages_of(rewards, values, on, discount=0.5, trace=1.0)
-    assert found[0].tolist() == [1 + 1 + 1 + 3 / 8 - 0, 2 + 2 + 3 / 4 - 1, 4 + 3 / 2 - 2]
-    ended = [torch.ones(1), torch.zeros(1), torch.ones(1)]
-    assert advantages_of(rewards, values, ended, discount=0.5, trace=1.0)[0].tolist()[:2] == [2.0, 1.0]
-
-
-def test_actions_are_drawn_by_their_probabilities() -> None:
-    torch.manual_seed(0)
-    policy = torch.tensor([0.2, -0.5, 1.0]).expand(40_000, 3)
-    shares = torch.bincount(sample(policy, discrete=True), minlength=3) / 40_000
-    expected = policy[0].softmax(dim=0)
-    assert bool(((shares - expected).abs() < 4.0 * (expected * (1 - expected) / 40_000).sqrt()).all())
-    numbers = sample(torch.tensor([0.5, -2.0, math.log(0.3), math.log(2.0)]).expand(40_000, 4), discrete=False)
-    errors = numbers.mean(dim=0) - torch.tensor([0.5, -2.0])
-    assert bool((errors.abs() < 4.0 * torch.tensor([0.3, 2.0]) / 200.0).all())
-    assert bool((numbers.std(dim=0) / torch.tensor([0.3, 2.0]) - 1.0).abs().max() < 4.0 / math.sqrt(80_000))
-
-
-@pytest.mark.parametrize("discrete", [True, False])
-def test_probabilities_and_entropies_are_torchs(discrete: bool) -> None:
-    torch.manual_seed(0)
-    policy = torch.randn(2, 5, 6, dtype=torch.float64)
-    if discrete:
-        twin: Any = torch.distributions.Categorical(logits=policy)
-        actions = twin.sample()
-    else:
-        mean, log_deviation = policy.chunk(2, dim=-1)
-        twin = torch.distributions.Independent(torch.distributions.Normal(mean, log_deviation.exp()), 1)
-        actions = twin.sample()
-    logs, entropy = log_probabilities_of(policy, actions)
-    torch.testing.assert_close(logs, twin.log_prob(actions), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(entropy, twin.entropy(), rtol=1e-10, atol=1e-12)
 
 
 def test_ppo_at_the_policy_that_acted_has_the_gradient_of_the_policy() -> None:
@@ -234,7 +159,8 @@ def test_copies_differ_and_so_do_their_ages() -> None:
     assert len({tuple(row) for row in batch["observations"][:, 0].tolist()}) == 12
     fresh = [begun(Walk(), k, 0).tolist() for k in range(12)]
     begins = [row.tolist() in fresh for row in batch["observations"][:, 0]]
-    assert 0 <= sum(begins) < 6
+    assert sum(begins) < 6
+    assert all(row.tolist() in fresh for row in collected(count=12)[1]["observations"][:, 0])
 
 
 def test_the_noise_scale_is_measured_by_examples() -> None:
@@ -382,6 +308,48 @@ def test_what_is_not_finite_is_found(make: Any, message: str) -> None:
 def test_a_model_of_another_kind_says_what_it_must_give() -> None:
     with pytest.raises(TaskError, match=r"\(policy, values\) for 2 observations, of shapes .* got \(2, 2\)"):
         environments().collect(nn.Linear(3, 2), 2)
+
+    class Distributed(ActorCritic):
+        def forward(self, observations: Tensor) -> Any:
+            policy, values = super().forward(observations)
+            return torch.distributions.Categorical(logits=policy), values
+
+    with pytest.raises(TaskError, match=r"of shapes .* got Categorical and \(2,\)"):
+        environments().collect(Distributed(), 2)
+
+
+def test_actions_of_another_kind_are_refused() -> None:
+    class Buttons(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = MultiBinary()
+
+    with pytest.raises(TaskError, match="actions must be of a Discrete space or of a Box of one dimension, got"):
+        environments(make=Buttons).collect(model_of(), 2)
+
+
+def test_observations_come_in_the_models_precision() -> None:
+    class Double(Walk):
+        def reset(self, *, seed: int) -> Any:
+            return super().reset(seed=seed)[0].astype(np.float64), {}
+
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return observation.astype(np.float64), *rest
+
+    _, batch, _ = collected(make=Double)
+    assert batch["observations"].dtype == torch.float32
+
+
+def test_the_policy_acts_in_the_precision_in_which_it_is_trained() -> None:
+    task = replace(task_of(), autocast=torch.bfloat16)
+    run = TrainingRun(task, learning_rate=0.01, seed=0)
+    environment = environments(3)
+    batch = collect(environment, run.model, 6, torch.device("cpu"), torch.bfloat16).batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        policy, _ = run.model(batch["observations"].flatten(0, 1))
+    logs, _ = log_probabilities_of(policy.float(), batch["actions"].flatten())
+    torch.testing.assert_close(logs, batch["log_probabilities"].flatten(), rtol=0, atol=1e-6)
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -212,6 +212,59 @@ def test_what_cannot_be_taken_over_says_what_to_do(tmp_path: Path) -> None:
         task_from_trainer(sharded)
 
 
+def test_the_remedies_help(tmp_path: Path) -> None:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(pictures())
+
+    opened = task_from_trainer(
+        trainer(tmp_path, model=Classifier(), data=Stream()), data=lambda seed: iter(pictures(40)), eval_data=None
+    )
+    assert opened.population is None
+    several = trainer(tmp_path, model=Classifier(), data=pictures(8), more={"eval_dataset": {"a": pictures(4)}})
+    assert len(task_from_trainer(several, eval_data=pictures(6)).eval_data) == 6
+
+
+def test_batches_of_transformers_own_collators_are_taken_apart(tmp_path: Path) -> None:
+    from collections import UserDict
+
+    collate = transformers.default_data_collator
+    made = trainer(
+        tmp_path, model=Classifier(), data=pictures(40), more={"data_collator": lambda each: UserDict(collate(each))}
+    )
+    task = task_from_trainer(made)
+    TrainingRun(task, learning_rate=0.1, seed=0).step(8, micro_batch=4)
+    measured = measure_noise_scale(task.make_model(), task.loss, task.data, collate_fn=task.collate_fn, max_examples=40)
+    assert measured.examples == 40
+
+
+def test_examples_without_a_label_that_counts_count_nothing(tmp_path: Path) -> None:
+    data = tokens(60)
+    for each in data[:6]:
+        each["labels"] = torch.full_like(each["labels"], -100)
+    task = task_from_trainer(trainer(tmp_path, data=data))
+    model = task.make_model()
+    assert task.collate_fn is not None
+    losses, weights = task.losses(model, task.collate_fn(data[:1]))
+    assert weights is not None
+    assert weights.tolist() == [0]
+    assert bool(losses.isfinite().all())
+    noise = {
+        which: measure_noise_scale(
+            model, task.loss, rows, collate_fn=task.collate_fn, max_examples=60, infinite_population=True
+        ).signal
+        for which, rows in (("all", data), ("without", data[6:]))
+    }
+    assert noise["all"] == pytest.approx(noise["without"], rel=0.5)
+
+
+def test_a_model_that_is_made_for_a_trial(tmp_path: Path) -> None:
+    made = transformers.Trainer(
+        args=arguments(tmp_path), train_dataset=pictures(20), model_init=lambda trial: Classifier()
+    )
+    assert isinstance(task_from_trainer(made).make_model(), Classifier)
+
+
 def test_a_loss_of_the_trainers_own_is_taken_where_it_is_a_mean(tmp_path: Path) -> None:
     data = [{name: each[name] for name in ("input_ids", "attention_mask")} for each in tokens(64)]
     task = task_from_trainer(trainer(tmp_path, data=data, kind=Smoothed))

@@ -133,6 +133,24 @@ def test_a_loss_that_is_no_mean_is_refused_before_anything_is_trained() -> None:
         probe(task, examples=6_000)
 
 
+def test_an_error_rate_in_evaluation_mode_is_refused_as_a_mean_too() -> None:
+    def loss(model: Any, batch: Any) -> Tensor:
+        errors = model(batch[0])[:, 0] - batch[1]
+        return errors.square().mean() if model.training else (errors.abs() > 0.5).float().mean()
+
+    with pytest.raises(TaskError, match="in evaluation mode it counts"):
+        probe(of(DataLoader(TensorDataset(X, Y), batch_size=8), loss=loss), examples=6_000)
+
+
+@pytest.mark.parametrize("bad", [0, 17, 39])
+def test_the_example_that_is_not_finite_is_named(bad: int) -> None:
+    x = X.clone()
+    x[bad] = torch.nan
+    task = of(DataLoader(TensorDataset(x, Y), batch_size=8), eval_loader=DataLoader(TensorDataset(X, Y)))
+    with pytest.raises(TaskError, match=rf"1 of \d+ examples \(data\[{bad}\]\) have one that is nan"):
+        probe(task, examples=6_000, seed=1)
+
+
 @pytest.mark.parametrize(
     ("loader", "message"),
     [

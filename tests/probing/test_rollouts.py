@@ -320,10 +320,15 @@ def test_a_state_that_needs_code_to_be_read_is_refused() -> None:
         def state_dict(self) -> dict[str, Any]:
             return {"at": [self.at.numpy()]}
 
-    run = TrainingRun(task_of(Numpy), learning_rate=0.02, seed=0)
-    run.step(8)
-    with pytest.raises(TaskError, match="must hold tensors, numbers, strings, and lists and dicts of these, got nd"):
-        run.state_dict()
+    class Float(GoingOn):
+        def state_dict(self) -> dict[str, Any]:
+            return {"at": np.float64(1.0)}  # a float, of which torch writes what it does not read again
+
+    for environments, kind in ((Numpy, "ndarray"), (Float, "float64")):
+        run = TrainingRun(task_of(environments), learning_rate=0.02, seed=0)
+        run.step(8)
+        with pytest.raises(TaskError, match=f"tensors, numbers, strings, and lists and dicts of these, got {kind}"):
+            run.state_dict()
 
 
 def test_weights_of_zero_are_refused() -> None:
@@ -356,3 +361,6 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = task_of()
     with pytest.raises(TaskError, match="the noise scale of roll-outs is measured by one process"):
         measure_noise_scale(task.make_model(), task.loss, task.data)
+    group: Any = object()
+    with pytest.raises(TaskError, match="roll-outs are trained on by one process"):
+        TrainingRun(task, learning_rate=0.1, seed=0, group=group)
