@@ -279,6 +279,12 @@ class ProbeReport(Record):
     notes: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """What was spent, and what the probe decided."""
+        ended = () if self.stopped is None else (f"Stopped: {self.stopped}",)
+        spent = f"Probe of {self.examples_spent:,.0f} examples in {self.steps_spent:,} steps, {len(self.runs)} runs"
+        return "\n".join([spent, *self.decisions, *self.notes, *ended])
+
     @property
     def examples_spent(self) -> float:
         """Examples that got a gradient, evaluation forwards counted a third each."""

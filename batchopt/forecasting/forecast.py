@@ -19,6 +19,7 @@ from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_training_losses
 from batchopt.forecasting.forecast_plan import plan_for
 from batchopt.forecasting.gathered import constant_law, gather, with_edge_of_stability
 from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
+from batchopt.forecasting.in_words import in_words
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.forecasting.posterior import LossPosterior
@@ -79,6 +80,8 @@ class Forecast(Record):
     warmup_examples: int | None
     task_schedule: str | tuple[float, ...] | None
     doubts: tuple[str, ...]
+
+    __str__ = in_words
 
     @classmethod
     def fit(
@@ -338,8 +341,7 @@ class Forecast(Record):
             rates = schedule_of(self._shape(rates), examples[-1], self.warmup_examples)
         steps = np.asarray(examples, dtype=np.float64) / batch_size
         edges = edges_of(batch_size, rates, steps)
-        course = course_of(batch_size, learning_rate, rates, edges, delay=self.law.delay)
-        (found,) = self.law.losses_along([course])
+        (found,) = self.law.losses_along([course_of(batch_size, learning_rate, rates, edges, delay=self.law.delay)])
         return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
 
     def plan(
@@ -380,9 +382,7 @@ class Forecast(Record):
         if asked != "auto":
             check_shape(asked)
             return asked
-        own = self.task_schedule
-        if own is None:
-            return "wsd"
+        own = self.task_schedule or "wsd"
         return own if isinstance(own, str) else function_of(own)  # type: ignore[return-value]
 
     def _hyperbola(self, loss: float, shape: Shape) -> tuple[Floats, Floats]:

@@ -43,7 +43,7 @@ class GymnasiumEpisodes:
         seed: int,
         discount: float = 0.99,
         trace: float = 0.95,
-        longest: int = 100_000,
+        longest: int = 10_000,
     ) -> None:
         check_count("seed", seed, least=0)
         check_count("longest", longest)
@@ -121,7 +121,8 @@ class GymnasiumEpisodes:
             if not alive.any():
                 return
         raise TaskError(
-            f"every episode must end, and one went on for {self._longest:,} steps: give the environment a time limit"
+            f"every episode must end, and one went on for {self._longest:,} steps: give the environment a time limit, "
+            "or raise longest"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,12 +47,16 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
         trainer: made, and not trained yet.
         settings: of the task, in place of what is taken over.
 
+    A warning names what is not taken over: a schedule of another kind, a warm-up that is a share of the run, noise on
+    embeddings, batches grouped by length. A plan then chooses its own schedule.
+
     Raises:
         TaskError: it has no training data, or iterable ones; it was given an optimizer instead of a class; or
             DeepSpeed or FSDP are configured.
     """
     args = trainer.args
     _check(trainer, settings)
+    _warn_of_what_is_left(args, settings)
     template = trainer.call_model_init() if trainer.model is None else trainer.model
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     taken: dict[str, Any] = {
@@ -75,7 +80,7 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
     """Training arguments that follow a plan of one batch size: its size, rate, warm-up, decay and steps.
 
     The batch is shared by the processes, and taken in as few parts as the arguments' own batch size on a device
-    allows.
+    allows. `max_steps` ends the run, whatever `num_train_epochs` says.
 
     Args:
         plan: or its schedule, of one batch size and with a learning rate; follow others with a `ScheduledTrainer`.
@@ -139,6 +144,21 @@ def _check(trainer: Trainer, settings: Mapping[str, Any]) -> None:
         )
 
 
+def _warn_of_what_is_left(args: TrainingArguments, settings: Mapping[str, Any]) -> None:
+    """Warn of arguments that a task cannot follow."""
+    left = []
+    if _scheduler_of(args) not in SHAPES and "learning_rate_schedule" not in settings:
+        left.append(f"lr_scheduler_type={_scheduler_of(args)!r}")
+    if 0.0 < float(args.warmup_steps or 0.0) < 1.0 and "warmup_examples" not in settings:
+        left.append(f"warmup_steps={args.warmup_steps} of a run whose length a plan chooses")
+    if args.neftune_noise_alpha is not None:
+        left.append(f"neftune_noise_alpha={args.neftune_noise_alpha}")
+    if getattr(args, "group_by_length", False) or getattr(args, "train_sampling_strategy", "random") != "random":
+        left.append("batches that are not drawn at random")
+    if left:
+        warnings.warn(f"not taken over from the arguments: {', '.join(left)}", UserWarning, stacklevel=3)
+
+
 def _factory(trainer: Trainer) -> Callable[[], nn.Module]:
     """Makes the model that the Trainer begins with."""
     if trainer.model_init is not None:
@@ -155,18 +175,25 @@ def _collator(trainer: Trainer) -> Callable[[list[Any]], dict[str, Any]]:
 
 
 def _loss(trainer: Trainer, model: nn.Module) -> Loss:
-    """The Trainer's own loss of a batch, and how many tokens of each example count in it."""
-    is_shifted = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    """The Trainer's own loss of a batch, and how many tokens of each example count in it.
+
+    The Trainer divides by a number of tokens where the model or the loss function takes one, and counts the first label
+    of a sequence, which is never predicted, or does not (`_loss_shifts_labels`); else the model divides by itself.
+    """
+    is_given = bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None)
+    is_causal = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    leaves_first = bool(getattr(trainer, "_loss_shifts_labels", False)) if is_given else is_causal
 
     def loss(model: nn.Module, batch: Any) -> Tensor | tuple[Tensor, Tensor]:
         labels = batch.get("labels")
         if labels is None or labels.ndim < 2 or labels.is_floating_point():
             alone: Tensor = trainer.compute_loss(model, dict(batch))
             return alone
-        counts = ((labels[:, 1:] if is_shifted else labels) != IGNORED).flatten(1).sum(dim=1)
+        counts = ((labels[:, 1:] if leaves_first else labels) != IGNORED).flatten(1).sum(dim=1)
         # Of a batch without a label that counts the loss is 0 / 0: any labels do, since its weight is zero.
         labels = torch.where(counts.sum() > 0, labels, torch.zeros_like(labels))
-        mean: Tensor = trainer.compute_loss(model, {**batch, "labels": labels})
+        number = {"num_items_in_batch": counts.sum().clamp(min=1)} if is_given else {}
+        mean: Tensor = trainer.compute_loss(model, {**batch, "labels": labels}, **number)
         return mean, counts
 
     return loss

@@ -97,6 +97,13 @@ class Plan(Record):
     reasons: tuple[str, ...]
     expected_regret: float | None = None
 
+    def __str__(self) -> str:
+        """What to run, what it is predicted to take, and why."""
+        rate = f"peak learning rate {self.learning_rate:.3g}, {self.learning_rate_schedule}"
+        ends = f"a loss of {self.loss} at the end, {self.steps} steps"
+        first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
+        return "\n".join([first, *self.reasons])
+
     @property
     def batch_size(self) -> int:
         """Batch size of the best constant plan, in examples."""

@@ -292,9 +292,11 @@ def _step_cost(session: Session, examples: int | None, seconds: float | None, hi
         part = session.do("step-time", work)
     except NonFiniteLossError as error:
         what = str(error).partition(": ")[0]
+        where = "the data, or in the loss"
+        if isinstance(session.task.data, Rollouts):
+            where = "the environments' rewards and observations, or in the loss"
         raise NonFiniteLossError(
-            f"losses must be finite before any training, and {what}, a rate that hardly moves the weights: look for "
-            "NaN or infinite values in the data, or in the loss"
+            f"losses must be finite before any training, and {what}: look for NaN or infinite values in {where}"
         ) from None
     if part.step_cost is None:
         raise RecordError("the journal's part step-time holds no step cost: delete the journal and begin anew")

@@ -140,12 +140,12 @@ class Rollouts:
 
         Raises:
             NonFiniteLossError: a score is NaN or infinite.
-            TaskError: there is none, or one is not below `best_score`.
+            TaskError: there are not as many as asked for, or one is not below `best_score`.
         """
         with acting(model, device, autocast):
             scores = list(self.open(seed, 0, PLAYED).play(model, self.episodes))
-        if not scores:
-            raise TaskError(f"play must give the scores of {self.episodes} episodes, got none")
+        if len(scores) != self.episodes:
+            raise TaskError(f"play must give the scores of {self.episodes} episodes, got {len(scores) or 'none'}")
         return self.mean_loss(scores)
 
     def mean_loss(self, scores: Sequence[float]) -> float:

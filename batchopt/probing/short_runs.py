@@ -100,7 +100,7 @@ def _why_wrong(
     seen = "no run near it made progress"
     if ranked:
         seen = f"a run at {ranked[0].learning_rate:.3g} did better than all near it"
-    return f"{what} is far from the best: {seen}, so all rates were searched."
+    return f"{what} is far from what does best in runs of a few steps: {seen}, so all rates were searched."
 
 
 def _rate_of_prior(session: Session, batch_size: int) -> float | None:

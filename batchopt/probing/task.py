@@ -94,8 +94,7 @@ class TrainingTask:
     base_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.model, nn.Module):
-            raise TypeError("model must be a function that makes a new model, got a model: write lambda: make_it()")
+        self._check_modules()
         for name in ("model", "loss", "optimizer"):
             _check_callable(name, getattr(self, name))
         for name in ("collate_fn", "before_step"):
@@ -117,6 +116,16 @@ class TrainingTask:
             _check_prior(self.prior)
         _check_search(self.search)
         self._check_rescale()
+
+    def _check_modules(self) -> None:
+        """Raise where a module stands for a function of it."""
+        if isinstance(self.model, nn.Module):
+            raise TypeError("model must be a function that makes a new model, got a model: write lambda: make_it()")
+        if isinstance(self.loss, nn.modules.loss._Loss):
+            raise TypeError(
+                f"loss is called with (model, batch), got {type(self.loss).__name__}: write "
+                "lambda model, batch: criterion(model(batch[0]), batch[1])"
+            )
 
     def _check_rescale(self) -> None:
         for name in self.rescale:

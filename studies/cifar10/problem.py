@@ -24,7 +24,13 @@ def load() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Images (n, 3, 32, 32), about of mean 0 and variance 1, and labels (n,): to train on, and held out."""
     folder = os.environ.get("BATCHOPT_DATA")
     if folder:
-        with np.load(Path(folder) / "cifar10-subset.npz", allow_pickle=False) as archive:
+        path = Path(folder) / "cifar10-subset.npz"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"BATCHOPT_DATA must name a folder with cifar10-subset.npz, got {folder!r}: unset the variable to "
+                "download CIFAR-10 from OpenML"
+            )
+        with np.load(path, allow_pickle=False) as archive:
             parts = [archive[key] for key in ("x_train", "y_train", "x_test", "y_test")]
         images, labels = [parts[0], parts[2]], [parts[1], parts[3]]
     else:

@@ -23,7 +23,13 @@ def load() -> tuple[Tensor, Tensor]:
     """Images (60000, 1, 28, 28), scaled to mean 0 and variance 1, and labels (60000,)."""
     folder = os.environ.get("BATCHOPT_DATA")
     if folder:
-        with np.load(Path(folder) / "mnist.npz", allow_pickle=False) as archive:
+        path = Path(folder) / "mnist.npz"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"BATCHOPT_DATA must name a folder with mnist.npz, got {folder!r}: unset the variable to "
+                "download MNIST from OpenML"
+            )
+        with np.load(path, allow_pickle=False) as archive:
             images, labels = archive["x_train"], archive["y_train"]
     else:
         from sklearn.datasets import fetch_openml

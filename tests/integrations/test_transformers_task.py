@@ -76,6 +76,34 @@ def test_a_step_is_the_trainers(tmp_path: Path) -> None:
         torch.testing.assert_close(ours[name].detach(), parameter.detach(), rtol=1e-4, atol=1e-5)
 
 
+def gpt2() -> Any:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=16, n_layer=1, n_head=2, n_positions=16, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+@pytest.mark.parametrize("make", [language_model, gpt2])
+def test_the_loss_is_the_trainers_to_the_last_token(make: Any, tmp_path: Path) -> None:
+    made = trainer(
+        tmp_path, model=make(), data=tokens(16), max_steps=1, lr_scheduler_type="constant", learning_rate=1e-12,
+        per_device_train_batch_size=16, logging_steps=1,
+    )  # fmt: skip
+    task = task_from_trainer(made)
+    first = TrainingRun(task, learning_rate=1e-12, seed=0).step(16)
+    made.train()
+    assert made.state.log_history[0]["loss"] == pytest.approx(first, rel=1e-4)
+
+
+def test_what_is_not_taken_over_is_said(tmp_path: Path) -> None:
+    made = trainer(tmp_path, model=Classifier(), data=pictures(8), lr_scheduler_type="polynomial", warmup_steps=0.1,
+                   neftune_noise_alpha=5.0)  # fmt: skip
+    with pytest.warns(UserWarning, match=r"='polynomial', warmup_steps=0.1 of a run .*, neftune_noise_alpha=5"):
+        assert task_from_trainer(made).learning_rate_schedule is None
+
+
 def test_the_optimizer_has_the_trainers_groups(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     task = task_from_trainer(made)

@@ -364,7 +364,7 @@ def test_steps_count_against_a_budget_of_examples() -> None:
 def test_a_given_rate_that_is_wrong_is_said_to_be(report: ProbeReport) -> None:
     begun = probe(make_task(), examples=BUDGET, seed=3, learning_rate=1e3)
     (note,) = begun.notes
-    assert note.startswith("The learning rate that was given, 1e+03 at batch size 32, is far from the best: ")
+    assert note.startswith("The learning rate that was given, 1e+03 at batch size 32, is far from what does best")
     assert begun.reference is not None
 
 
@@ -409,7 +409,7 @@ def test_a_prior_is_where_the_search_begins_and_costs_little_where_it_is_wrong(
     else:
         (note,) = begun.notes
         assert note.startswith(f"The task's prior, {4**0.75 * good * times:.3g} at batch size {4 * size}, which is")
-        assert f"which is {good * times:.3g} at {size}, is far from the best" in note
+        assert f"which is {good * times:.3g} at {size}, is far from what does best" in note
     lowest, before = (min(run.last_loss for run in each.runs if run.outcome == "finished") for each in (begun, report))
     assert lowest < 1.2 * before, "in the end it finds rates as good"
 

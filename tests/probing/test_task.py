@@ -73,10 +73,7 @@ def test_search_may_begin_at_zero_on_a_linear_scale() -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (
-            lambda model, batch: (cross_entropy(model, batch).mean(), torch.ones(8)),
-            r"got shape \(\): use reduction='no",
-        ),
+        (lambda model, batch: (cross_entropy(model, batch).mean(), torch.ones(3)), r"like the losses, got \(3,\)"),
         (lambda model, batch: cross_entropy(model, batch)[:, None], r"got shape \(8, 1\)"),
         (lambda model, batch: cross_entropy(model, batch).repeat(3), "8 for this batch, got 24"),
         (lambda model, batch: model(batch[0]).argmax(1), "floating-point values, got torch.int64"),
@@ -93,6 +90,11 @@ def test_bad_losses(loss: Any, message: str) -> None:
     x, y = task.data
     with pytest.raises(TaskError, match=message):
         task.losses(task.make_model(), (x[:8], y[:8]))
+
+
+def test_a_criterion_alone_is_no_loss() -> None:
+    with pytest.raises(TypeError, match=r"called with \(model, batch\), got CrossEntropyLoss: write lambda"):
+        make_task(loss=torch.nn.CrossEntropyLoss())
 
 
 def test_a_mean_is_the_loss_of_every_example() -> None:

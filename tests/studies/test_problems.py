@@ -101,6 +101,8 @@ def test_svhn_is_read_in_the_forms_that_it_comes_in(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("study", "message"),
     [
+        ("cifar10", "a folder with cifar10-subset.npz, got .*: unset the variable to download CIFAR-10"),
+        ("mnist", "a folder with mnist.npz, got .*: unset the variable to download MNIST"),
         ("imagenet", "BATCHOPT_IMAGENET must name a folder with train/CLASS"),
         ("language", "BATCHOPT_TEXT must name a text file, or BATCHOPT_DATA a folder with imdb-text.txt"),
     ],
