@@ -105,7 +105,7 @@ def front(rows: Rows, kind: str) -> list[tuple[float, float]]:
         of_rates = []
         for highest in sorted({row["highest"] for row in own}):
             runs = [row for row in own if (row["value"], row["highest"]) == (value, highest)]
-            if all(row["examples"] for row in runs):
+            if runs and all(row["examples"] for row in runs):
                 of_rates.append((_mean(row["steps"] for row in runs), _mean(row["examples"] for row in runs)))
         if of_rates:
             # Of one batch size steps and examples are in proportion; of an adaptive one the best has the least product.

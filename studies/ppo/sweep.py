@@ -12,11 +12,11 @@ from problem import task
 from rollout_sweep import Grid, sweep, tell
 
 GRID = Grid(
-    batch_sizes=(8, 64, 512),
+    batch_sizes=(2, 16, 128),
     learning_rates=(3e-3, 1e-2, 3e-2),
-    seeds=(0, 1),
+    seeds=(0, 1, 2),
     most_steps=300,
-    most_examples=20_000,
+    most_examples=6_000,
     scores=(50.0, 100.0, 200.0, 350.0),
 )
 

@@ -227,6 +227,27 @@ def test_plan_is_near_the_true_optimum(forecast: Forecast, least: object) -> Non
     assert plan.steps.value * plan.batch_size == pytest.approx(plan.examples.value)
 
 
+def test_printed_it_is_a_few_lines(forecast: Forecast) -> None:
+    text = str(replace(forecast, doubts=("It is a test.",)))
+    first, second, doubt = text.splitlines()
+    assert first.startswith(f"Forecast from losses of {forecast.initial_loss:.3g} down to ")
+    assert second.startswith("Critical batch size to ")
+    assert str(forecast.critical_batch_size(forecast.lowest_observed_loss)) in second
+    assert doubt == "Doubt: It is a test."
+    plan = forecast.plan(ReachLoss(1.2 * forecast.lowest_observed_loss, "examples"))
+    first, *reasons = str(plan).splitlines()
+    assert first.startswith(f"Batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g}, ")
+    assert reasons == list(plan.reasons)
+
+
+def test_a_printed_report_says_what_was_decided() -> None:
+    report = replace(known_report(LAW), decisions=("One.", "Two."), stopped="no time was left")
+    first, *decided, stopped = str(report).splitlines()
+    assert first.startswith("Probe of ")
+    assert decided == ["One.", "Two."]
+    assert stopped == "Stopped: no time was left"
+
+
 @pytest.fixture(scope="module")
 def automatic(forecast: Forecast) -> Plan:
     return forecast.plan(ReachLoss(0.2, "examples"))
