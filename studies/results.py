@@ -29,7 +29,7 @@ def rows() -> list[list[str]]:
                 ", ".join(readings),
                 "; ".join(_level(level, unit) for level in result["forecast"]),
                 result["paper"] or "-",
-                _interval(plan["end"]),
+                _losses(plan["end"]),
                 f"{trained['loss']:.3g}",
                 f"{result['seconds_of_processor'] / 60.0:.0f}",
             ]
@@ -52,6 +52,13 @@ def _interval(values: list[float] | None) -> str:
     if values is None:
         return "-"
     value, low, high = (_number(each) for each in values)
+    return f"{value} ({low} to {high})"
+
+
+def _losses(values: list[float] | None) -> str:
+    if values is None:
+        return "-"
+    value, low, high = (f"{each:.3g}" for each in values)
     return f"{value} ({low} to {high})"
 
 
