@@ -458,6 +458,8 @@ def test_bad_arguments() -> None:
     frozen = make_task(model=lambda: nn.Linear(10, 3).requires_grad_(False))
     with pytest.raises(TaskError, match="trainable parameter"):
         probe(frozen, examples=BUDGET)
-    scalar = make_task(loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]))
-    with pytest.raises(TaskError, match="one value per example"):
-        probe(scalar, examples=BUDGET)
+    summed = make_task(
+        loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]).mul(len(batch[1]))
+    )
+    with pytest.raises(TaskError, match="one number must be the mean over the batch's examples"):
+        probe(summed, examples=BUDGET)
