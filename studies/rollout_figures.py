@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rollout_sweep import Grid, critical_batch_sizes, fewest_examples, say_fit
 
 HERE = Path(__file__).parent
@@ -68,6 +69,10 @@ def main() -> None:
                 axis.plot([law.steps(b) for b in sizes], [law.examples(b) for b in sizes], color=(*BLUE, shade), lw=1)
                 print(f"{name}, {say_fit(score, fits[score])} {unit}")
         axis.set(xscale="log", yscale="log", xlabel="steps", ylabel=unit)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            each.set_minor_formatter(NullFormatter())
         axis.set_title(name, fontsize=10)
         axis.grid(visible=True, color="#e4e7eb", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parents[1] / "docs" / "paper"
@@ -138,6 +139,11 @@ def main() -> None:
         axis.grid(visible=True, color="#e4e7eb", linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
         print(draw(axis, found[draw.__name__]))
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            each.set_minor_formatter(NullFormatter())
+    axes[2].set_xticks([150, 300, 600])
     args.output.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output / "dynamics.png")
     print(f"wrote {args.output / 'dynamics.png'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -85,3 +86,34 @@ def test_the_page_has_the_table_and_pictures_of_now(
     for name in ("tradeoffs", "over_training", "learning_rates"):
         assert (tmp_path / f"{name}.png").stat().st_size > 20_000
         assert f"paper/{name}.png" in page
+
+
+def test_the_page_has_the_slopes_and_the_saving_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dynamics = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "paper" / "dynamics_figures.py"))
+    monkeypatch.setattr(sys, "argv", ["dynamics_figures.py", "--output", str(tmp_path)])
+    dynamics["main"]()
+    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+    said = capsys.readouterr().out
+    slopes = [float(each) for each in re.findall(r"to a loss of [\d.]+ (-?\d\.\d\d)", said)]
+    assert len(slopes) == 8
+    assert all(f"{slope:g}" in page for slope in slopes)
+    saving, *ends = re.findall(r"\d\.\d\d", said.splitlines()[2])
+    assert f"they took {saving} of the examples at the same steps ({ends[0]} to {ends[1]}" in page
+    assert (tmp_path / "dynamics.png").stat().st_size > 20_000
+
+
+def test_an_adaptive_front_below_the_constant_one_saves_examples() -> None:
+    """Of two hyperbolas, one of half the examples at the same steps."""
+    dynamics = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "paper" / "dynamics_figures.py"))
+    rows = [
+        {"kind": kind, "value": size, "highest": rate, "seed": 0, "steps": 100.0 + 1e4 / size,
+         "examples": share * rate * (100.0 * size + 1e4)}
+        for kind, share in (("constant", 1.0), ("adaptive", 0.5))
+        for size in (16, 64, 256)
+        for rate in (1.0, 1.5)
+    ]  # fmt: skip
+    from matplotlib.figure import Figure
+
+    assert "same steps: 0.50 (from 0.50 to 0.50, 3 points)" in dynamics["adaptive"](Figure().subplots(), rows)
