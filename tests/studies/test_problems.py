@@ -70,7 +70,7 @@ def test_a_study_trains_on_what_the_folder_holds(
     task = load_task(f"{STUDIES / study / 'problem.py'}:{name}")
     run = TrainingRun(task, learning_rate=0.003, seed=0)
     first = run.evaluate()
-    for _ in range(40):  # running means of BatchNorm take some to follow
+    for _ in range(120):  # running means of BatchNorm take some to follow
         run.step(16)
     assert run.evaluate() < first
 
