@@ -43,12 +43,12 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
     groups, clipping, bf16 and fp16, warm-up steps, and the kind of schedule where it is linear, cosine, constant or
     warmup_stable_decay. The prior is the arguments' batch size, accumulation counted, at their learning rate.
 
+    A warning names what is not taken over: a schedule of another kind, a warm-up that is a share of the run, noise on
+    embeddings, batches grouped by length. A plan then chooses its own schedule.
+
     Args:
         trainer: made, and not trained yet.
         settings: of the task, in place of what is taken over.
-
-    A warning names what is not taken over: a schedule of another kind, a warm-up that is a share of the run, noise on
-    embeddings, batches grouped by length. A plan then chooses its own schedule.
 
     Raises:
         TaskError: it has no training data, or iterable ones; it was given an optimizer instead of a class; or
@@ -126,10 +126,11 @@ def _check(trainer: Trainer, settings: Mapping[str, Any]) -> None:
             "an iterable train_dataset cannot be read twice from one point: give the Trainer a map-style one, or "
             "task_from_trainer(trainer, data=lambda seed: iter(...)), a function that opens the examples by a seed"
         )
-    if isinstance(settings.get("eval_data", trainer.eval_dataset), Mapping):
+    evaluated = settings.get("eval_data", trainer.eval_dataset)
+    if isinstance(evaluated, Mapping):
         raise TaskError(
-            f"one eval_dataset is evaluated, got {len(trainer.eval_dataset)}: give eval_data=..., one of "
-            f"{', '.join(map(repr, trainer.eval_dataset))}"
+            f"one eval_dataset is evaluated, got {len(evaluated)}: give eval_data=..., one of "
+            f"{', '.join(map(repr, evaluated))}"
         )
     for name in ("deepspeed", "fsdp"):
         if getattr(args, name):

@@ -115,19 +115,23 @@ def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
     if isinstance(task.data, Rollouts) or run.group is not None:
         return []
     indices = order_of(task.data, seed=run.seed, start=run.examples_seen, count=count)
-    with OwnRandomness(run.seed, device=task.torch_device, host=True).active():
-        model = task.make_model()
-        with evaluating(model):
-            losses = _each(task, model, fetch(task, indices), count)
+    try:
+        with OwnRandomness(run.seed, device=task.torch_device, host=True).active():
+            model = task.make_model()
+            with evaluating(model):
+                losses = _each(task, model, fetch(task, indices), count)
+    except torch.OutOfMemoryError:  # a second model beside the run's
+        return []
     return [int(index) for index in indices[~losses.isfinite().cpu().numpy()]]
 
 
-def _each(task: TrainingTask, model: nn.Module, batch: Batch, count: int) -> Tensor:
-    """The losses of examples, each in a batch of its own where the loss is one number."""
+def _each(task: TrainingTask, model: nn.Module, batch: Batch, count: int, *, size: int = 1) -> Tensor:
+    """The losses of examples; where the loss is one number, of batches of `size` examples each."""
     losses = task.losses(model, batch)[0]
     if not is_mean(losses):
         return losses
-    return torch.cat([task.losses(model, rows(batch, count, i, i + 1))[0] for i in range(count)])
+    begins = range(0, count - size + 1, size)
+    return torch.stack([task.losses(model, rows(batch, count, i, i + size))[0][0] for i in begins])
 
 
 def _check_mean(task: TrainingTask, model: nn.Module, evaluated: Tensor, batch: Batch) -> None:
@@ -158,7 +162,7 @@ def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
         with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active():
             batch = fetch(task, indices)
             with torch.no_grad():
-                learned = _each(task, model.train(), batch, count)
+                learned = _each(task, model.train(), batch, count, size=2)  # BatchNorm takes no fewer
                 values = sorted(set(_each(task, model.eval(), batch, count).tolist()))
             with torch.enable_grad():
                 evaluated = task.losses(model, batch)[0]

@@ -40,7 +40,7 @@ def per_example_losses(
         result = loss(model, batch)
     losses, weights = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if isinstance(losses, Tensor) and losses.ndim == 0:
-        losses = losses.expand(_usual_length(batch))
+        losses = losses.expand(rows_of(batch))
     _check_losses(losses, batch)
     if weights is not None:
         if not isinstance(weights, Tensor) or weights.shape != losses.shape:
@@ -96,21 +96,15 @@ def check_mean(together: Tensor, alone: Sequence[tuple[Tensor, Tensor | None]], 
 
 
 def rows_of(batch: Batch) -> int:
-    """Rows of the first tensor of a batch.
+    """Rows that most tensors of a batch have; of equally many the first's.
 
     Raises:
         TaskError: the batch holds no tensor with rows.
     """
-    for leaf in pytree.tree_leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0:
-            return len(leaf)
-    raise TaskError(f"a batch must hold a tensor with one row per example, got {type(batch).__name__} without one")
-
-
-def _usual_length(batch: Batch) -> int:
-    """The length that most tensors of a batch have; of equally many the first's."""
     lengths = [len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0]
-    return max(lengths, key=lengths.count) if lengths else rows_of(batch)
+    if not lengths:
+        raise TaskError(f"a batch must hold a tensor with one row per example, got {type(batch).__name__} without one")
+    return max(lengths, key=lengths.count)
 
 
 def batch_lengths(batch: Batch) -> set[int]:

@@ -43,8 +43,8 @@ class TrainingTask:
             it is called with a further seed. Noise is then that of an infinite population. `Rollouts` for reinforcement
             learning: what the model makes by acting.
         loss: (model, batch) -> losses of shape (batch,), one per example; or (losses, weights), and then the batch's
-            loss is sum(w l) / sum(w), as for language models that average over unmasked tokens; or, in place
-            of the losses, one number, their (weighted) mean over the batch.
+            loss is sum(w l) / sum(w), as for language models that average over unmasked tokens. In place of the losses
+            it may return one number, their (weighted) mean over the batch.
         optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
             with parameter groups that multiply it.
         eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.

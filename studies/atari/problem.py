@@ -82,8 +82,8 @@ def make(game: str) -> Any:
 
 
 def environments(game: str, seed: int) -> GymnasiumEnvironments:
-    """Copies of a game, in the middle of their episodes."""
-    return GymnasiumEnvironments(partial(make, game), seed=seed, steps=STEPS, age=100)
+    """Copies of a game, each up to 100 steps into an episode; episodes end after 27,000 steps at the latest."""
+    return GymnasiumEnvironments(partial(make, game), seed=seed, steps=STEPS, age=100, longest=27_001)
 
 
 def make_task(game: str) -> batchopt.TrainingTask:

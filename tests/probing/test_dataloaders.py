@@ -124,6 +124,15 @@ def test_it_is_probed_and_planned_for() -> None:
     assert plan.batch_size >= 1
 
 
+def test_a_mean_under_batchnorm_is_probed() -> None:
+    """In training mode a BatchNorm of vectors takes no batch of one, in which means are looked at else."""
+    task = of(
+        DataLoader(TensorDataset(X.repeat(20, 1), Y.repeat(20)), batch_size=8),
+        model=lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+    )
+    assert probe(task, examples=6_000).stopped is None
+
+
 def test_a_loss_that_is_no_mean_is_refused_before_anything_is_trained() -> None:
     task = of(
         DataLoader(TensorDataset(X, Y), batch_size=8, shuffle=True),
