@@ -126,22 +126,28 @@ class GymnasiumEnvironments:
         """
         scores: list[float] = []
         while (done := len(scores)) < episodes:
-            going = played = [self._copy(self._longest + k) for k in range(done, min(episodes, done + AT_ONCE))]
-            for _ in range(self._longest):
-                moves = zip(going, _act(model, going).as_arrays, strict=True)
-                outcomes = [copy.step(action, again=False) for copy, action in moves]
-                scores += [outcome.score for outcome in outcomes if outcome.ended]
-                going = [copy for copy, outcome in zip(going, outcomes, strict=True) if not outcome.ended]
-                if not going:
-                    break
-            else:
-                raise TaskError(
-                    f"an episode must end to have a score, and one went on for {self._longest:,} steps: wrap the "
-                    "environment in gymnasium.wrappers.TimeLimit, or raise longest"
-                )
-            for copy in played:
-                copy.close()
+            copies = [self._copy(self._longest + k) for k in range(done, min(episodes, done + AT_ONCE))]
+            try:
+                scores += self._played(model, copies)
+            finally:
+                for copy in copies:
+                    copy.close()
         return scores
+
+    def _played(self, model: nn.Module, going: list[_Copy]) -> list[float]:
+        """The scores of an episode of each copy."""
+        scores: list[float] = []
+        for _ in range(self._longest):
+            moves = zip(going, _act(model, going).as_arrays, strict=True)
+            outcomes = [copy.step(action, again=False) for copy, action in moves]
+            scores += [outcome.score for outcome in outcomes if outcome.ended]
+            going = [copy for copy, outcome in zip(going, outcomes, strict=True) if not outcome.ended]
+            if not going:
+                return scores
+        raise TaskError(
+            f"an episode must end to have a score, and one went on for {self._longest:,} steps: wrap the environment "
+            "in gymnasium.wrappers.TimeLimit, or raise longest"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The episodes of all copies, as seeds and actions."""
