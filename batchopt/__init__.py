@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from batchopt.learning_rate import LearningRateRule as LearningRateRule
     from batchopt.learning_rate_schedule import LearningRateSchedule as LearningRateSchedule
     from batchopt.noise_scale import NoiseScale as NoiseScale
+    from batchopt.planning.goal import BestMetric as BestMetric
     from batchopt.planning.goal import LowestLoss as LowestLoss
     from batchopt.planning.goal import ReachLoss as ReachLoss
+    from batchopt.planning.goal import ReachMetric as ReachMetric
     from batchopt.planning.plan import Plan as Plan
     from batchopt.probing.gradients import gradient_coverage as gradient_coverage
     from batchopt.probing.gradients import per_example_squared_norms as per_example_squared_norms
@@ -62,6 +64,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdaptiveSchedule": "training.adaptive",
     "BatchoptError": "errors",
+    "BestMetric": "planning.goal",
     "Branch": "evidence",
     "BudgetError": "errors",
     "Estimate": "uncertainty",
@@ -78,6 +81,7 @@ _HOMES = {
     "Plan": "planning.plan",
     "ProbeReport": "evidence",
     "ReachLoss": "planning.goal",
+    "ReachMetric": "planning.goal",
     "RecordError": "errors",
     "Rollout": "probing.rollouts",
     "Rollouts": "probing.rollouts",

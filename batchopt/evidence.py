@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -24,12 +24,15 @@ class LossCurve(Record):
     Attributes:
         examples: examples seen at each evaluation, rising.
         losses: the loss there, finite and positive.
+        metrics: the task's metrics there by name, finite; empty where it has none.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.loss_curve/1"
+    SCHEMA: ClassVar[str] = "batchopt.loss_curve/2"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.loss_curve/1": gained("metrics")}
 
     examples: tuple[int, ...]
     losses: tuple[float, ...]
+    metrics: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.examples) != len(self.losses):
@@ -37,6 +40,24 @@ class LossCurve(Record):
         check_increasing("examples", self.examples)
         for loss in self.losses:
             check_positive("every loss", loss)
+        for name, values in self.metrics.items():
+            if len(values) != len(self.losses):
+                raise ValueError(
+                    f"as many values of {name} as losses are needed, got {len(values)} and {len(self.losses)}"
+                )
+            for value in values:
+                check_finite(f"every {name}", value)
+
+    def after(self, examples: int, loss: float, metrics: Mapping[str, float] | None = None) -> LossCurve:
+        """With one more evaluation; metrics are those of all evaluations or of none."""
+        values = {name: (*self.metrics.get(name, ()), value) for name, value in (metrics or {}).items()}
+        return LossCurve((*self.examples, examples), (*self.losses, loss), values)
+
+    def until(self, examples: int) -> LossCurve:
+        """Without the evaluations after a number of examples."""
+        kept = sum(n <= examples for n in self.examples)
+        metrics = {name: values[:kept] for name, values in self.metrics.items()}
+        return LossCurve(self.examples[:kept], self.losses[:kept], metrics)
 
     def smoothed(self) -> tuple[float, ...]:
         """The running median of three evaluations; the first and the last loss stand as they are."""
@@ -229,6 +250,8 @@ class Provenance(Record):
         delay: steps that the optimizer's momentum lags behind once it has built up.
         warmup_examples: the task's.
         learning_rate_schedule: the task's own, a name or multipliers at even progress; None if it has none.
+        evaluated: examples on which the loss and the metrics are evaluated; 0 where it is not known.
+        prior: the task's (batch size, learning rate) that is believed to work; None where the probe found otherwise.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.provenance/1"
@@ -242,6 +265,8 @@ class Provenance(Record):
     delay: float = 0.0
     warmup_examples: int = 0
     learning_rate_schedule: str | tuple[float, ...] | None = None
+    evaluated: int = 0
+    prior: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class Estimate(Record):
             return self
         ends = (math.hypot(math.log(end / self.value), math.log(factor)) for end in (self.low, self.high))
         low, high = (math.exp(end) if end < math.log(sys.float_info.max) else math.inf for end in ends)
-        return Estimate(self.value, self.value / low, self.value * high, self.resolved)
+        return Estimate(self.value, self.value / low, self.value * high, self.resolved and math.isfinite(high))
 
 
 def from_draws(value: float, draws: NDArray[np.float64], *, resolved: bool = True) -> Estimate:

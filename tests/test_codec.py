@@ -153,11 +153,14 @@ def test_refused(text: str, message: str) -> None:
     ("record", "keys", "older"),
     [
         (StepCost(1e-3, 1e-5), ["scatter"], "batchopt.step_cost/1"),
-        (plan_of(), ["expected_regret"], "batchopt.plan/2"),
+        (plan_of(), ["expected_regret", "asked", "metrics"], "batchopt.plan/2"),
+        (plan_of(), ["asked", "metrics"], "batchopt.plan/3"),
+        (LossCurve((10,), (0.5,)), ["metrics"], "batchopt.loss_curve/1"),
         (ProbeReport(None, (), (), None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1)), ["decisions"],
          "batchopt.probe/2"),
         (Part(Spending("search", 1.0, 1, 1.0)), ["step_seconds", "aim"], "batchopt.probe_part/2"),
-        (Identity(1_000, None, 0, None, None, 100, 10), ["goal"], "batchopt.probe_identity/3"),
+        (Identity(1_000, None, 0, None, None, 100, 10), ["goal", "metrics"], "batchopt.probe_identity/3"),
+        (Identity(1_000, None, 0, None, None, 100, 10), ["metrics"], "batchopt.probe_identity/4"),
     ],
 )  # fmt: skip
 def test_what_is_new_has_a_default_in_files_of_the_version_before(record: Record, keys: list[str], older: str) -> None:

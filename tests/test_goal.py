@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchopt.errors import EvidenceError
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import BestMetric, LowestLoss, ReachLoss, ReachMetric, check_goal
 from batchopt.step_cost import StepCost
 from batchopt.tradeoff import TradeoffLaw
 
@@ -79,5 +79,25 @@ def test_refusals() -> None:
         ReachLoss(0.25, least=("examples", "steps"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="within must be positive and finite, got inf"):
         LowestLoss(float("inf"))
-    with pytest.raises(ValueError, match=rf"of must be one of 'seconds', 'examples', 'steps', got 'balanced': {other}"):
-        LowestLoss(1.0, of="balanced")  # type: ignore[arg-type]
+    units = "'seconds', 'hours', 'examples', 'epochs', 'steps'"
+    for kind in (LowestLoss, lambda within, of: BestMetric("accuracy", within, of)):
+        with pytest.raises(ValueError, match=rf"of must be one of {units}, got 'balanced': {other}"):
+            kind(1.0, of="balanced")
+    with pytest.raises(ValueError, match="value must be finite, got nan"):
+        ReachMetric("accuracy", float("nan"))
+    with pytest.raises(TypeError, match=r"goal must be one of batchopt\.ReachLoss, .*, got 0\.93"):
+        check_goal(0.93)
+    with pytest.raises(ValueError, match=r"one of the task's \('f1'\), got 'accuracy': give the task metrics="):
+        check_goal(ReachMetric("accuracy", 0.9), {"f1": None})
+
+
+def test_budgets_in_hours_and_epochs() -> None:
+    cost = StepCost(per_step=3.6, per_example=0.36)
+    assert LowestLoss(2.0, of="hours").price(cost)(100) == pytest.approx(cost(100) / 3_600)
+    assert LowestLoss(2.0, of="hours").resolved(None) == LowestLoss(7_200.0, of="seconds")
+    assert LowestLoss(2.0, of="epochs").resolved(500) == LowestLoss(1_000.0, of="examples")
+    assert LowestLoss(5.0).resolved(None) == LowestLoss(5.0)
+    with pytest.raises(EvidenceError, match=r'needs the size of the data set.*of="examples"'):
+        LowestLoss(2.0, of="epochs").resolved(None)
+    with pytest.raises(EvidenceError, match="needs the size of the data set"):
+        LowestLoss(2.0, of="epochs").price()

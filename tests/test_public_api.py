@@ -9,6 +9,7 @@ import batchopt
 NAMES = [
     "AdaptiveSchedule",
     "BatchoptError",
+    "BestMetric",
     "Branch",
     "BudgetError",
     "Estimate",
@@ -25,6 +26,7 @@ NAMES = [
     "Plan",
     "ProbeReport",
     "ReachLoss",
+    "ReachMetric",
     "RecordError",
     "Rollout",
     "Rollouts",

@@ -80,8 +80,10 @@ def doubts_of_past_runs(runs: Sequence[Branch], *, adaptive: bool | None) -> lis
     return doubts
 
 
-def doubts_of_training_losses(report: ProbeReport, lowest: float) -> list[str]:
-    """Whether the lowest loss is one of examples that were seen again, which the loss on other data does not follow.
+def lowest_followed(report: ProbeReport, lowest: float) -> float | None:
+    """The lowest loss that was evaluated, where the losses of training batches in later passes went well below it.
+
+    Such examples had been seen before, and the loss where it is evaluated does not follow theirs for ever.
 
     Args:
         report: of a probe.
@@ -90,10 +92,18 @@ def doubts_of_training_losses(report: ProbeReport, lowest: float) -> list[str]:
     evaluated = [loss for run in report.runs for n, loss in zip(run.curve.examples, run.curve.losses, strict=True) if n]
     population, longest = report.provenance.population, max((run.examples for run in report.runs), default=0)
     if not evaluated or population is None or longest < SEEN_AGAIN * population or lowest >= FOLLOWED * min(evaluated):
+        return None
+    return min(evaluated)
+
+
+def doubt_of_overfitting(forecast: Forecast) -> list[str]:
+    """That losses were seen on training batches only, whose examples had been seen before."""
+    if forecast.overfits_below is None or forecast.population is None:
         return []
+    lowest, passes = forecast.overfits_below, forecast.law.longest / forecast.population
     return [
-        f"Losses below {min(evaluated):.4g} were seen on training batches only, whose examples had been seen up to "
-        f"{longest / population:.0f} times, and never where the loss is evaluated: it may not get that low."
+        f"Losses below {lowest:.4g} were seen on training batches only, whose examples had been seen {passes:.0f} "
+        "times, and never where the loss is evaluated: it may not get that low."
     ]
 
 

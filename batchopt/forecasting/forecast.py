@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from batchopt._checks import check_count, check_increasing, check_positive
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
-from batchopt.forecasting.doubts import doubts_of_fit, doubts_of_training_losses
+from batchopt.forecasting.fitting import fitted
 from batchopt.forecasting.forecast_plan import plan_for
-from batchopt.forecasting.gathered import constant_law, gather, with_edge_of_stability
-from batchopt.forecasting.horizons import ends_of, horizons_for, schedule_of
+from batchopt.forecasting.gathered import gather
+from batchopt.forecasting.horizons import schedule_of
 from batchopt.forecasting.in_words import in_words
 from batchopt.forecasting.law import LawPosterior
+from batchopt.forecasting.metric_curve import MetricCurve, curve_of
 from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.forecasting.posterior import LossPosterior
-from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
-from batchopt.forecasting.read_outs import best_rate, critical_ratio, hyperbola_to, shared_ends
-from batchopt.forecasting.schedule_points import course_of, edges_of
-from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
+from batchopt.forecasting.read_outs import (
+    best_rate,
+    check_reached,
+    critical_ratio,
+    hyperbola_to,
+    losses_after,
+    shared_ends,
+    steps_needed,
+)
+from batchopt.forecasting.single_run import estimate_of, of_draws
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, check_shape, function_of
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import Goal
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate, from_positive_draws
 
@@ -67,9 +74,18 @@ class Forecast(Record):
         task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
             none.
         doubts: what speaks against trusting it, in sentences.
+        metrics: how the task's metrics go with the loss; those of which the probe's evaluations tell it.
+        population: examples of an epoch; None for a stream, or where nothing tells.
+        overfits_below: the lowest loss that was evaluated, where the losses of training batches went below it in later
+            passes over the data; None where they agree. What a plan says of a loss below is not resolved.
+        prior: the task's (batch size, learning rate) that works, if the probe did not find otherwise: plans take a rate
+            within a factor of two of it, carried over to their batch size by the root of the ratio.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/5"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/6"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {
+        "batchopt.forecast/5": gained("metrics", "population", "overfits_below", "prior")
+    }
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior
@@ -80,6 +96,10 @@ class Forecast(Record):
     warmup_examples: int | None
     task_schedule: str | tuple[float, ...] | None
     doubts: tuple[str, ...]
+    metrics: tuple[MetricCurve, ...] = ()
+    population: int | None = None
+    overfits_below: float | None = None
+    prior: tuple[int, float] | None = None
 
     __str__ = in_words
 
@@ -112,41 +132,19 @@ class Forecast(Record):
             ValueError: there is neither a probe nor a run.
 
         Example:
-            >>> from batchopt import logged_run
-            >>> steps, horizon = [0, 50, 100, 200, 400, 600, 800, 900, 1_000], {16: 16_000, 64: 64_000}
-            >>> runs = [
-            ...     logged_run(
-            ...         batch_size=size, learning_rate=0.1, learning_rate_schedule="linear", horizon=horizon[size],
-            ...         steps=steps, losses=[2.3 * (1 + step * size**0.5 / 100) ** -0.4 for step in steps],
-            ...     )
-            ...     for size in horizon
-            ... ]
-            >>> forecast = Forecast.fit(runs=runs, adaptive=False)
+            >>> from batchopt import ReachLoss, logged_run
+            >>> steps = [0, 50, 100, 200, 400, 600, 800, 900, 1_000]
+            >>> def run(size):
+            ...     losses = [2.3 * (1 + step * size**0.5 / 100) ** -0.4 for step in steps]
+            ...     kept = {"learning_rate_schedule": "linear", "horizon": 1_000 * size}
+            ...     return logged_run(batch_size=size, learning_rate=0.1, steps=steps, losses=losses, **kept)
+            >>> forecast = Forecast.fit(runs=[run(16), run(64)], adaptive=False)
             >>> plan = forecast.plan(ReachLoss(0.5, StepCost(per_step=2e-3, per_example=1e-5)))
             >>> 4 <= plan.batch_size <= 128, forecast.noise_trend is None
             (True, True)
         """
         known = gather(report, runs, initial_loss=initial_loss, adaptive=adaptive)
-        law = LossPosterior.fit(
-            known.runs,
-            initial_loss=known.initial_loss,
-            adaptive=known.adaptive,
-            delay=known.delay,
-            noise_scales=() if report is None else report.noise_scales,
-            seed=seed,
-        )
-        forecast = cls(
-            law=with_edge_of_stability(law, known),
-            constant_law=constant_law(known, seed=seed),
-            noise_trend=None if report is None else noise_trend(report),
-            step_cost=None if report is None else report.step_cost,
-            batch_size_limit=batch_size_limit(known.runs, report),
-            warmup_examples=None if report is None else report.provenance.warmup_examples or None,
-            task_schedule=None if report is None else report.provenance.learning_rate_schedule,
-            doubts=(),
-        )
-        seen_again = [] if report is None else doubts_of_training_losses(report, forecast.lowest_observed_loss)
-        return replace(forecast, doubts=(*known.doubts, *seen_again, *doubts_of_fit(forecast)))
+        return fitted(cls, known, report, seed=seed)
 
     @property
     def initial_loss(self) -> float:
@@ -226,6 +224,14 @@ class Forecast(Record):
             )
         return self.noise_trend(loss)
 
+    def metric(self, name: str, loss: float | Estimate) -> Estimate:
+        """A metric of the task at a loss, known or predicted, with the interval of a single run.
+
+        Raises:
+            EvidenceError: the probe's evaluations do not tell it.
+        """
+        return curve_of(self.metrics, name)(loss)
+
     def learning_rate(
         self, batch_size: int, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"
     ) -> Estimate:
@@ -244,7 +250,7 @@ class Forecast(Record):
         sizes = (float(batch_size),)
         ends = shared_ends(self.law, self._shape(learning_rate_schedule), sizes, self.warmup_examples)
         needed = ends.examples_to(loss)[:, 0]
-        self._check_reached(needed[0].min(), batch_size, loss)
+        check_reached(needed[0].min(), batch_size, loss)
         return from_positive_draws(best_rate(ends.learning_rates[0], needed))
 
     def steps(
@@ -269,16 +275,8 @@ class Forecast(Record):
         self._check_loss(loss)
         check_count("batch_size", batch_size)
         check_positive("learning_rate", learning_rate)
-        shape, rates = self._shape(learning_rate_schedule), np.array([[learning_rate]])
-        horizons = horizons_for(self.law)
-        coarse = ends_of(self.law, shape, [batch_size], rates, horizons, warmup_examples=self.warmup_examples)
-        near = float(np.median(of_draws(coarse.examples_to(loss)[:, 0, 0])))
-        self._check_reached(near, batch_size, loss, learning_rate)
-        needed = examples_needed(
-            self.law, shape, batch_size, learning_rate, loss, near=near, warmup_examples=self.warmup_examples
-        )
-        self._check_reached(float(np.median(of_draws(needed))), batch_size, loss, learning_rate)
-        return estimate_of(needed).scaled(1.0 / batch_size)
+        shape, warmup = self._shape(learning_rate_schedule), self.warmup_examples
+        return steps_needed(self.law, shape, batch_size, learning_rate, loss, warmup_examples=warmup)
 
     def loss(
         self,
@@ -339,14 +337,11 @@ class Forecast(Record):
         rates = learning_rate_schedule
         if rates is not None and not isinstance(rates, LearningRateSchedule):
             rates = schedule_of(self._shape(rates), examples[-1], self.warmup_examples)
-        steps = np.asarray(examples, dtype=np.float64) / batch_size
-        edges = edges_of(batch_size, rates, steps)
-        (found,) = self.law.losses_along([course_of(batch_size, learning_rate, rates, edges, delay=self.law.delay)])
-        return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
+        return losses_after(self.law, batch_size, learning_rate, rates, examples)
 
     def plan(
         self,
-        goal: ReachLoss | LowestLoss,
+        goal: Goal,
         *,
         learning_rate_schedule: Shape | Literal["auto"] = "auto",
         batch_sizes: tuple[int, int] | None = None,
@@ -356,8 +351,8 @@ class Forecast(Record):
         """The batch size, peak rate, horizon and decay that serve a goal best, and what they are predicted to take.
 
         Args:
-            goal: what is wanted. `ReachLoss` means at the end of the decay, and the horizon is chosen; `LowestLoss` has
-                it given by the budget.
+            goal: what is wanted. `ReachLoss` and `ReachMetric` mean at the end of the decay, and the horizon is chosen;
+                `LowestLoss` and `BestMetric` have it given by the budget.
             learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
                 own, else the best of wsd, linear and cosine for the goal.
             batch_sizes: smallest and largest batch size to consider; up to `batch_size_limit` if None.
@@ -392,8 +387,3 @@ class Forecast(Record):
         check_positive("loss", loss)
         if loss >= self.initial_loss:
             raise ValueError(f"loss must lie below the initial loss {self.initial_loss:.4g}, got {loss:.4g}")
-
-    def _check_reached(self, examples: float, batch_size: int, loss: float, rate: float | None = None) -> None:
-        if not math.isfinite(examples):
-            at = "" if rate is None else f" at learning rate {rate:.3g}"
-            raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")

@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchopt.forecasting.horizons import warmup_within
+from batchopt.forecasting.metric_goals import in_metrics, loss_goal
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.planning.plan import Plan
+from batchopt.planning.goal import Goal, check_goal
+from batchopt.planning.plan import Alternative, Plan
 from batchopt.step_cost import StepCost
+from batchopt.uncertainty import Estimate
 
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
@@ -23,7 +25,7 @@ AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
 
 def plan_for(
     forecast: Forecast,
-    goal: ReachLoss | LowestLoss,
+    goal: Goal,
     *,
     shape: Shape | None,
     batch_sizes: tuple[int, int] | None,
@@ -31,16 +33,16 @@ def plan_for(
     step_cost: StepCost | None,
 ) -> Plan:
     """The plan of `Forecast.plan`, which documents the arguments; `shape` is None where the plan is to choose."""
-    if not isinstance(goal, ReachLoss | LowestLoss):
-        raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {goal!r}")
+    check_goal(goal)
     smallest = max(1, round(forecast.law.batch_sizes[0] / FURTHER))
     wanted = Wanted(
-        goal=goal,
+        goal=loss_goal(forecast, goal),
         shapes=AUTOMATIC if shape is None else (shape,),
         bounds=batch_sizes or (smallest, forecast.batch_size_limit),
         multiple_of=multiple_of,
         measured=step_cost or forecast.step_cost,
         warmup_examples=forecast.warmup_examples,
+        prior=forecast.prior,
     )
     law, warmup = forecast.law, forecast.warmup_examples
     plan = make_plan(
@@ -51,7 +53,24 @@ def plan_for(
         doubts=forecast.doubts,
     )
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)
-    return plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
+    plan = plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
+    plan = _as_far_as_seen(plan, forecast.overfits_below)
+    return in_metrics(forecast, goal, plan, shape)
+
+
+def _as_far_as_seen(plan: Plan, overfits_below: float | None) -> Plan:
+    """A plan whose losses are not resolved where only training batches, seen before, were as low."""
+    if overfits_below is None or plan.loss.value >= overfits_below:
+        return plan
+
+    def seen(point: Alternative) -> Alternative:
+        loss = point.loss
+        if loss.value >= overfits_below:
+            return point
+        return replace(point, loss=Estimate(loss.value, loss.low, max(loss.high, overfits_below), False))
+
+    points = tuple(seen(point) for point in plan.alternatives)
+    return replace(plan, best=seen(plan.best), alternatives=points)
 
 
 def _doubt_of_warmup(horizon: int, warmup_examples: int | None) -> str | None:

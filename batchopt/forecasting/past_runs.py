@@ -113,7 +113,7 @@ def _between(run: Branch, low: float, high: float) -> Branch:
         rows = zip(training.examples, training.losses, training.errors, strict=True)
         kept = [row for row in rows if low < row[0] <= high]
         training = TrainingLosses(*zip(*kept, strict=True)) if kept else None
-    evaluated = LossCurve(*zip(*curve, strict=True)) if curve else LossCurve((), ())
+    evaluated = LossCurve(tuple(n for n, _ in curve), tuple(loss for _, loss in curve))
     return replace(run, curve=evaluated, training=training)
 
 

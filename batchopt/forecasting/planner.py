@@ -40,6 +40,7 @@ class Wanted:
         multiple_of: batch sizes are multiples of this.
         measured: seconds per step, if known.
         warmup_examples: None for a share of the horizon.
+        prior: (batch size, learning rate) that is known to work; None if there is none.
     """
 
     goal: ReachLoss | LowestLoss
@@ -48,6 +49,7 @@ class Wanted:
     multiple_of: int
     measured: StepCost | None
     warmup_examples: int | None
+    prior: tuple[int, float] | None = None
 
 
 def make_plan(
@@ -189,7 +191,7 @@ class _Grid:
         self, posterior: LossPosterior, wanted: Wanted, loss: float, sizes: Sequence[int], price: StepCost
     ) -> None:
         self.posterior, self.warmup, self.loss, self.sizes = posterior, wanted.warmup_examples, loss, sizes
-        self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
+        self.rates, horizons = rates_for(posterior, sizes, wanted.prior), horizons_for(posterior)
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
         flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
@@ -243,7 +245,7 @@ def _within_budget(
     """As `_reaching`, for the lowest loss at the end of a budget."""
     steps = {size: math.floor(goal.within / price(size)) for size in sizes}
     usable = [size for size in sizes if steps[size] >= LEAST_STEPS] or [size for size in sizes if steps[size] >= 2]
-    rates = rates_for(posterior, usable)
+    rates = rates_for(posterior, usable, wanted.prior)
     found = np.full((1 + posterior.draws, len(wanted.shapes), *rates.shape), np.inf)
     for k, shape in enumerate(wanted.shapes):
         for i, size in enumerate(usable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ import numpy as np
 from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.horizons import Ends, ends_of, horizons_for, rates_for
 from batchopt.forecasting.posterior import LossPosterior
-from batchopt.learning_rate_schedule import Shape
+from batchopt.forecasting.schedule_points import course_of, edges_of
+from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
+from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
 from batchopt.tradeoff import hyperbolas_through
 from batchopt.uncertainty import Estimate, from_positive_draws
 
@@ -92,3 +95,47 @@ def best_rate(rates: Floats, needed: Floats) -> Floats:
     found = np.exp(np.log(rates)[best[:, 0]] + step * shift)
     # A draw that never reaches the loss has no best rate.
     return np.where(np.isfinite(needed.min(axis=1)), found, np.inf)
+
+
+def losses_after(
+    law: LossPosterior,
+    batch_size: int,
+    learning_rate: float,
+    rates: LearningRateSchedule | None,
+    examples: Sequence[float],
+) -> tuple[float, ...]:
+    """Best guess of a run's losses after numbers of examples, (k,)."""
+    steps = np.asarray(examples, dtype=np.float64) / batch_size
+    edges = edges_of(batch_size, rates, steps)
+    (found,) = law.losses_along([course_of(batch_size, learning_rate, rates, edges, delay=law.delay)])
+    return tuple(np.exp(found[0, np.searchsorted(edges, steps) - 1]).tolist())
+
+
+def steps_needed(
+    law: LossPosterior,
+    shape: Shape,
+    batch_size: int,
+    learning_rate: float,
+    loss: float,
+    *,
+    warmup_examples: int | None,
+) -> Estimate:
+    """Steps of the shortest single run that ends at a loss.
+
+    Raises:
+        UnreachableGoalError: the best guess never reaches it.
+    """
+    rates, horizons = np.array([[learning_rate]]), horizons_for(law)
+    coarse = ends_of(law, shape, [batch_size], rates, horizons, warmup_examples=warmup_examples)
+    near = float(np.median(of_draws(coarse.examples_to(loss)[:, 0, 0])))
+    check_reached(near, batch_size, loss, learning_rate)
+    needed = examples_needed(law, shape, batch_size, learning_rate, loss, near=near, warmup_examples=warmup_examples)
+    check_reached(float(np.median(of_draws(needed))), batch_size, loss, learning_rate)
+    return estimate_of(needed).scaled(1.0 / batch_size)
+
+
+def check_reached(examples: float, batch_size: int, loss: float, rate: float | None = None) -> None:
+    """Raise UnreachableGoalError where a loss takes infinitely many examples."""
+    if not math.isfinite(examples):
+        at = "" if rate is None else f" at learning rate {rate:.3g}"
+        raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")

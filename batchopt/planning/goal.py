@@ -1,22 +1,26 @@
 """What the user wants from training.
 
-Both goals price a run by one formula, a cost per step of a + b B: time, money, examples, steps and any exchange rate
+All goals price a run by one formula, a cost per step of a + b B: time, money, examples, steps and any exchange rate
 between them are choices of a and b.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from batchopt._checks import check_one_of, check_positive
+from batchopt._checks import check_finite, check_one_of, check_positive
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.step_cost import StepCost
 
 Unit = Literal["seconds", "examples", "steps"]
+Least = Literal["seconds", "examples", "steps", "balanced"] | StepCost | tuple[Literal["steps"], Literal["examples"]]
+BudgetUnit = Literal["seconds", "hours", "examples", "epochs", "steps"]
 
 _UNITS = ("seconds", "examples", "steps")
+_BUDGET_UNITS = ("seconds", "hours", "examples", "epochs", "steps")
 _OTHER_PRICES = "any other cost of a step is a StepCost(per_step=..., per_example=...)"
 
 
@@ -39,15 +43,11 @@ class ReachLoss(Record):
     SCHEMA: ClassVar[str] = "batchopt.goal.reach_loss/1"
 
     loss: float
-    least: (
-        Literal["seconds", "examples", "steps", "balanced"] | StepCost | tuple[Literal["steps"], Literal["examples"]]
-    ) = "seconds"
+    least: Least = "seconds"
 
     def __post_init__(self) -> None:
         check_positive("loss", self.loss)
-        if not isinstance(self.least, StepCost) and self.least != ("steps", "examples"):
-            remedy = f"{_OTHER_PRICES}, and ('steps', 'examples') is for a study of two objectives"
-            check_one_of("least", self.least, (*_UNITS, "balanced"), remedy=remedy)
+        _check_least(self.least)
 
     def price(
         self, measured: StepCost | None = None, *, steps_min: float | None = None, examples_min: float | None = None
@@ -79,7 +79,8 @@ class LowestLoss(Record):
 
     Attributes:
         within: the budget.
-        of: what the budget is counted in: "seconds" (by the measured step cost), "examples", "steps" or any `StepCost`.
+        of: what the budget is counted in: "seconds" or "hours" (by the measured step cost), "examples", "epochs"
+            (passes over the data set), "steps" or any `StepCost`. A plan's goal is in seconds and examples.
 
     Example:
         >>> LowestLoss(3_600.0).price(StepCost(per_step=2e-3, per_example=1e-5)).per_example
@@ -91,19 +92,112 @@ class LowestLoss(Record):
     SCHEMA: ClassVar[str] = "batchopt.goal.lowest_loss/1"
 
     within: float
-    of: Unit | StepCost = "seconds"
+    of: BudgetUnit | StepCost = "seconds"
 
     def __post_init__(self) -> None:
-        check_positive("within", self.within)
-        if not isinstance(self.of, StepCost):
-            check_one_of("of", self.of, _UNITS, remedy=_OTHER_PRICES)
+        _check_budget(self.within, self.of)
 
     def price(self, measured: StepCost | None = None) -> StepCost:
-        """The cost of a step under this goal, as `ReachLoss.price`."""
+        """The cost of a step under this goal, as `ReachLoss.price`.
+
+        Raises:
+            EvidenceError: also where the budget is in epochs, since how long one is only a forecast or a task knows.
+        """
         return _price(self.of, measured)
 
+    def resolved(self, population: int | None) -> LowestLoss:
+        """The same budget in examples where it is in epochs, in seconds where it is in hours.
 
-Goal = ReachLoss | LowestLoss
+        Args:
+            population: examples of an epoch; None where there are no epochs.
+
+        Raises:
+            EvidenceError: the budget is in epochs, and there are none.
+        """
+        if self.of == "hours":
+            return replace(self, within=3_600.0 * self.within, of="seconds")
+        if self.of != "epochs":
+            return self
+        if population is None:
+            raise EvidenceError(
+                "a budget in epochs needs the size of the data set, and there is none (a stream, roll-outs, or runs "
+                'that were logged): give it in examples, of="examples"'
+            )
+        return replace(self, within=self.within * population, of="examples")
+
+
+@dataclass(frozen=True, slots=True)
+class ReachMetric(Record):
+    """Reach a value of a metric at the least cost: an accuracy, say. It counts at the end of the decay, as a loss does.
+
+    Whether larger or smaller values are better is seen from how the metric goes with the loss.
+
+    Attributes:
+        metric: its name among the task's `metrics`.
+        value: to reach; of an accuracy as a share, 0.93.
+        least: as for `ReachLoss`.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.goal.reach_metric/1"
+
+    metric: str
+    value: float
+    least: Least = "seconds"
+
+    def __post_init__(self) -> None:
+        check_finite("value", self.value)
+        _check_least(self.least)
+
+
+@dataclass(frozen=True, slots=True)
+class BestMetric(Record):
+    """Reach the best value of a metric within a budget.
+
+    Attributes:
+        metric: its name among the task's `metrics`.
+        within: the budget.
+        of: what the budget is counted in, as for `LowestLoss`.
+    """
+
+    SCHEMA: ClassVar[str] = "batchopt.goal.best_metric/1"
+
+    metric: str
+    within: float
+    of: BudgetUnit | StepCost = "seconds"
+
+    def __post_init__(self) -> None:
+        _check_budget(self.within, self.of)
+
+
+LossGoal = ReachLoss | LowestLoss
+MetricGoal = ReachMetric | BestMetric
+Goal = LossGoal | MetricGoal
+GOALS = ReachLoss, LowestLoss, ReachMetric, BestMetric
+
+
+def check_goal(goal: object, metrics: Collection[str] | None = None) -> None:
+    """Raise TypeError unless `goal` is one, and ValueError where its metric is none of a task's."""
+    if not isinstance(goal, GOALS):
+        names = ", ".join(f"batchopt.{kind.__name__}" for kind in GOALS)
+        raise TypeError(f"goal must be one of {names}, got {goal!r}")
+    if metrics is not None and isinstance(goal, ReachMetric | BestMetric) and goal.metric not in metrics:
+        known = ", ".join(map(repr, metrics)) or "none"
+        raise ValueError(
+            f"the goal's metric must be one of the task's ({known}), got {goal.metric!r}: give the task "
+            f"metrics={{{goal.metric!r}: ...}}"
+        )
+
+
+def _check_least(least: object) -> None:
+    if not isinstance(least, StepCost) and least != ("steps", "examples"):
+        remedy = f"{_OTHER_PRICES}, and ('steps', 'examples') is for a study of two objectives"
+        check_one_of("least", least, (*_UNITS, "balanced"), remedy=remedy)
+
+
+def _check_budget(within: float, of: object) -> None:
+    check_positive("within", within)
+    if not isinstance(of, StepCost):
+        check_one_of("of", of, _BUDGET_UNITS, remedy=_OTHER_PRICES)
 
 
 def _price(unit: object, measured: StepCost | None) -> StepCost:
@@ -113,9 +207,11 @@ def _price(unit: object, measured: StepCost | None) -> StepCost:
         return StepCost(0.0, 1.0, unit="examples")
     if unit == "steps":
         return StepCost(1.0, 0.0, unit="steps")
+    if unit == "epochs":
+        raise EvidenceError('a budget in epochs needs the size of the data set: give it in examples, of="examples"')
     if measured is None:
         raise EvidenceError(
             "least seconds need a measured step cost and there is none: "
             "probe the task, or pass a StepCost as the goal's unit (--per-step and --per-example)"
         )
-    return measured
+    return measured.scaled(1.0 / 3_600.0, "hours") if unit == "hours" else measured

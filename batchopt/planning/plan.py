@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import BestMetric, LowestLoss, ReachLoss, ReachMetric
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -79,10 +79,15 @@ class Plan(Record):
         reasons: why, in sentences; a doubt comes first.
         expected_regret: by which share the plan costs more than the best setting would, on average over what is
             believed: what a perfect forecast would save. None for `LowestLoss`.
+        asked: the goal in a metric, for which `goal` stands; None where a loss was asked for.
+        metrics: predicted at the end of the best constant plan's schedule, by name.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.plan/3"
-    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.plan/2": gained("expected_regret")}
+    SCHEMA: ClassVar[str] = "batchopt.plan/4"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {
+        "batchopt.plan/2": gained("expected_regret", "asked", "metrics"),
+        "batchopt.plan/3": gained("asked", "metrics"),
+    }
     REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
     goal: ReachLoss | LowestLoss
@@ -96,11 +101,14 @@ class Plan(Record):
     schedule_cost: Estimate
     reasons: tuple[str, ...]
     expected_regret: float | None = None
+    asked: ReachMetric | BestMetric | None = None
+    metrics: dict[str, Estimate] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """What to run, what it is predicted to take, and why."""
         rate = f"peak learning rate {self.learning_rate:.3g}, {self.learning_rate_schedule}"
-        ends = f"a loss of {self.loss} at the end, {self.steps} steps"
+        metrics = "".join(f"{name} {estimate}, " for name, estimate in self.metrics.items())
+        ends = f"a loss of {self.loss} at the end, {metrics}{self.steps} steps"
         first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
         return "\n".join([first, *self.reasons])
 

@@ -22,8 +22,8 @@ from joblib import Parallel, delayed, effective_n_jobs
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.evidence import Branch, LossCurve, Spending, TrainingLosses
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.probing.data import evaluation_examples
-from batchopt.probing.evaluation import HOPELESS, check_untrained
+from batchopt.probing.data import evaluation_cost
+from batchopt.probing.evaluation import HOPELESS, Evaluation, check_untrained
 from batchopt.probing.journal import Journal, Part
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
@@ -120,11 +120,11 @@ def _run_and_keep(shared: SharedTask, leg: Leg, journal: Journal, *, alone: bool
 
 
 class _Trained(NamedTuple):
-    """What a leg saw: losses of batches, seconds of their steps, (examples, loss) of evaluations, and how it ended."""
+    """What a leg saw: losses of batches, seconds of their steps, evaluations by examples seen, and how it ended."""
 
     losses: list[float]
     seconds: list[float]
-    evaluations: list[tuple[int, float]]
+    evaluations: list[tuple[int, Evaluation]]
     outcome: Literal["finished", "stopped", "diverged"]
     failure: str | None
 
@@ -133,7 +133,7 @@ def run_leg(task: TrainingTask, leg: Leg, journal: Journal) -> Part:
     """Train one leg: the loss curve of its whole run so far, or of the cooldown, and what the leg spent."""
     began = time.perf_counter()
     run, before = _begin(task, leg, journal)
-    cost, first_step = evaluation_examples(task) / 3.0, run.steps
+    cost, first_step = evaluation_cost(task), run.steps
     schedule = schedule_of(leg, warmup_examples=task.warmup_examples, begins_at=run.examples_seen)
     trained = _train(run, leg, schedule, cost)
     steps, evaluated = len(trained.losses), len(trained.evaluations) * cost
@@ -188,7 +188,7 @@ def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, ev
     first_step = run.steps
     losses: list[float] = []
     seconds: list[float] = []
-    evaluations: list[tuple[int, float]] = []
+    evaluations: list[tuple[int, Evaluation]] = []
     try:
         for until, evaluate in stops(leg, done=first_step, evaluation_cost=evaluation_cost):
             while run.steps < until and not _too_late(leg, run):
@@ -207,15 +207,15 @@ def _train(run: TrainingRun, leg: Leg, schedule: LearningRateSchedule | None, ev
     return _Trained(losses, seconds, evaluations, "finished", None)
 
 
-def _evaluated(run: TrainingRun) -> float:
-    """The evaluated loss.
+def _evaluated(run: TrainingRun) -> Evaluation:
+    """The evaluated loss and metrics.
 
     Raises:
-        NonFiniteLossError: it is NaN or infinite, and was not before any training: the run has diverged.
+        NonFiniteLossError: one is NaN or infinite, and was not before any training: the run has diverged.
         TaskError: it is so before any training as well.
     """
     try:
-        return run.evaluate()
+        return run.evaluation()
     except NonFiniteLossError:
         _check_untrained(run)
         raise
@@ -224,12 +224,12 @@ def _evaluated(run: TrainingRun) -> float:
 def _check_untrained(run: TrainingRun) -> None:
     untrained = TrainingRun(run.task, learning_rate=run.learning_rate, seed=run.seed)
     try:
-        untrained.evaluate()
-    except NonFiniteLossError:
-        where = "the data" if run.task.eval_data is None else "eval_data"
+        untrained.evaluation()
+    except NonFiniteLossError as error:
+        where, what = "the data" if run.task.eval_data is None else "eval_data", str(error).partition(" became")[0]
         raise TaskError(
-            "losses must be finite before any training, and the evaluated loss is nan or infinite: look for NaN or "
-            f"infinite values in {where}, or in the loss"
+            f"losses and metrics must be finite before any training, and {what} is nan or infinite: look for NaN or "
+            f"infinite values in {where}, or in what computes it"
         ) from None
 
 
@@ -290,12 +290,14 @@ def _has_diverged(losses: Sequence[float], initial: float | None) -> bool:
 def _branch(
     leg: Leg, before: Branch | None, trained: _Trained, windows: TrainingLosses, schedule: LearningRateSchedule | None
 ) -> Branch:
-    earlier = [] if before is None else list(zip(before.curve.examples, before.curve.losses, strict=True))
-    points = [*earlier, *((n, loss) for n, loss in trained.evaluations if math.isfinite(loss) and loss > 0)]
+    curve = LossCurve((), ()) if before is None else before.curve
+    for examples, evaluation in trained.evaluations:
+        if evaluation.loss > 0:
+            curve = curve.after(examples, evaluation.loss, evaluation.metrics)
     return Branch(
         batch_size=leg.batch_size,
         learning_rate=leg.learning_rate,
-        curve=LossCurve(tuple(n for n, _ in points), tuple(loss for _, loss in points)),
+        curve=curve,
         outcome=trained.outcome,
         seed=leg.seed,
         training=windows,

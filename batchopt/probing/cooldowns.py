@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from batchopt.probing.branches import Leg
 from batchopt.probing.budget import COOLED_RATES, LEAST_COOLDOWN_STEPS, LONG_COOLDOWNS, MOST_COOLED, SHORT_COOLDOWN
-from batchopt.probing.data import evaluation_examples
+from batchopt.probing.data import evaluation_cost
 from batchopt.probing.session import Session
 from batchopt.probing.short_runs import last_loss
 
@@ -104,7 +104,7 @@ def cooldown(session: Session, leg: Leg, name: str, part: str, *, share: float, 
     """
     seen = session.parts[leg.name].examples_seen
     wanted = round(share * seen / leg.batch_size)
-    evaluation = evaluation_examples(session.task) / 3.0
+    evaluation = evaluation_cost(session.task)
     is_evaluated = evaluation <= min(0.5 * budget, wanted * leg.step_price)
     spared = evaluation if is_evaluated else 0.0
     steps = min(wanted, math.floor((budget - spared) / leg.step_price))

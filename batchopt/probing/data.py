@@ -197,6 +197,11 @@ def evaluation_examples(task: TrainingTask) -> int:
     return min(EVALUATION_SAMPLE, available(task.data))
 
 
+def evaluation_cost(task: TrainingTask) -> float:
+    """What one evaluation of a task counts for, in examples: a third of one for every forward pass of one."""
+    return evaluation_examples(task) * (1 + len(task.metrics)) / 3.0
+
+
 def evaluation_batches(task: TrainingTask) -> Iterator[Any]:
     """Batches of the examples on which a task's loss is evaluated, on its device, the same in every run.
 

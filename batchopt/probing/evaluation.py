@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
 from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, fetch, order_of
-from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
+from batchopt.probing.distributed import DefaultGroup
+from batchopt.probing.losses import Batch, check_mean, is_mean, metric_values, tolerance_in
 from batchopt.probing.reading import rows
 from batchopt.probing.rollouts import Collector, Rollouts
 from batchopt.probing.sharding import is_sharded, reshard
@@ -65,24 +66,63 @@ def evaluation_points(examples: int, *, first: int, ratio: float = RATIO) -> lis
     return [*points, examples]
 
 
-def evaluated_loss(task: TrainingTask, model: nn.Module) -> float:
-    """The (weighted) mean per-example loss of a model in evaluation mode, on the task's evaluation examples.
+class Evaluation(NamedTuple):
+    """What a model does on a task's evaluation examples: the mean loss, and the mean of each metric."""
 
-    May be NaN or infinite. Global random generators and the model's modes are as before.
+    loss: float
+    metrics: dict[str, float]
+
+
+def evaluate(
+    task: TrainingTask, model: nn.Module, group: DefaultGroup | None = None, *, is_sharded: bool = False
+) -> Evaluation:
+    """Evaluate a model by itself, or in several processes, which all get what the first one finds.
+
+    Its running statistics (BatchNorm) become those of the model in all of them. A sharded model they evaluate together.
+    """
+    if group is None:
+        return evaluated(task, model)
+    group.share(list(model.buffers()))
+    own = evaluated(task, model) if is_sharded else None
+    return group.from_first(lambda: evaluated(task, model) if own is None else own)
+
+
+def evaluated(task: TrainingTask, model: nn.Module) -> Evaluation:
+    """The (weighted) mean per-example loss and metrics of a model in evaluation mode, on the task's examples for that.
+
+    They may be NaN or infinite. Global random generators and the model's modes are as before.
     """
     fixed = OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True)
-    total, weight = 0.0, 0.0
     if isinstance(task.data, Rollouts):
         with fixed.active():
-            return task.data.evaluate(model, seed=EVALUATION_SEED, device=task.torch_device, autocast=task.autocast)
+            device, autocast = task.torch_device, task.autocast
+            return Evaluation(task.data.evaluate(model, seed=EVALUATION_SEED, device=device, autocast=autocast), {})
+    loss, metrics = _Mean(), {name: _Mean() for name in task.metrics}
     with fixed.active(), evaluating(model):
         for batch in evaluation_batches(task):
             losses, weights = task.losses(model, batch)
-            weights = torch.ones_like(losses) if weights is None else weights
-            total += (weights * losses).sum(dtype=torch.float64).item()
-            weight += weights.sum(dtype=torch.float64).item()
+            loss.add(losses, torch.ones_like(losses) if weights is None else weights)
+            for name, mean in metrics.items():
+                with torch.autocast(task.torch_device.type, dtype=task.autocast, enabled=task.autocast is not None):
+                    values = task.metrics[name](model, batch)
+                mean.add(*metric_values(name, values, losses))
     reshard(model)
-    return total / weight if weight else math.nan
+    return Evaluation(loss.value, {name: mean.value for name, mean in metrics.items()})
+
+
+class _Mean:
+    """A weighted mean over batches; NaN where nothing counts."""
+
+    def __init__(self) -> None:
+        self._total, self._weight = 0.0, 0.0
+
+    def add(self, values: Tensor, weights: Tensor) -> None:
+        self._total += (weights * values).sum(dtype=torch.float64).item()
+        self._weight += weights.sum(dtype=torch.float64).item()
+
+    @property
+    def value(self) -> float:
+        return self._total / self._weight if self._weight else math.nan
 
 
 def collector_of(task: TrainingTask, seed: int) -> Collector | None:

@@ -17,7 +17,7 @@ from batchopt._codec import Record, Upgrade, gained, read_text
 from batchopt.errors import RecordError
 from batchopt.evidence import Branch, Spending
 from batchopt.noise_scale import NoiseScale
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import Goal
 from batchopt.probing.aim import Aim
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.step_cost import StepCost
@@ -29,8 +29,11 @@ _IDENTITY = "identity.json"
 class Identity(Record):
     """What a probe was asked: a journal of another probe is refused."""
 
-    SCHEMA: ClassVar[str] = "batchopt.probe_identity/4"
-    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.probe_identity/3": gained("goal")}
+    SCHEMA: ClassVar[str] = "batchopt.probe_identity/5"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {
+        "batchopt.probe_identity/3": gained("goal", "metrics"),
+        "batchopt.probe_identity/4": gained("metrics"),
+    }
     REMEDY_OF_OLDER: ClassVar[str] = "that probe counted its steps in another way: delete the folder to begin anew"
 
     examples: int | None
@@ -42,7 +45,8 @@ class Identity(Record):
     parameters: int
     per_step: float = 0.0
     prior: tuple[int, float] | None = None
-    goal: ReachLoss | LowestLoss | None = None
+    goal: Goal | None = None
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ Batch = Any
 """Tuple of tensors for data given as tensors, else whatever the collate function makes."""
 Loss = Callable[[Any, Batch], "Tensor | tuple[Tensor, Tensor]"]
 """(model, batch) -> losses of shape (batch,), or (losses, weights), both of shape (batch,), or their mean."""
+Metric = Callable[[Any, Batch], "Tensor | tuple[Tensor, Tensor]"]
+"""(model, batch) -> values of shape (batch,), one per example, or (values, weights), both of shape (batch,)."""
 
 
 def per_example_losses(
@@ -50,6 +52,30 @@ def per_example_losses(
     if autocast is not None:
         losses = losses[:1].float().expand(len(losses)) if is_mean(losses) else losses.float()
     return losses, None if weights is None else weights.to(losses.dtype)
+
+
+def metric_values(name: str, values: object, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """What a metric gave for a batch, checked: its values and their weights, both of shape (batch,), in float64.
+
+    Args:
+        name: of the metric.
+        values: what it gave: values of shape (batch,) of any type, or (values, weights).
+        losses: of the same batch, (batch,).
+
+    Raises:
+        TaskError: there is not one value per example.
+    """
+    given = values if isinstance(values, tuple) and len(values) == 2 else (values, torch.ones_like(losses))
+    checked = []
+    for what, each in zip(("value", "weight"), given, strict=True):
+        if not isinstance(each, Tensor) or each.shape != losses.shape:
+            got = f"shape {tuple(each.shape)}" if isinstance(each, Tensor) else type(each).__name__
+            raise TaskError(
+                f"metric {name!r} must return one {what} per example, a tensor of shape {tuple(losses.shape)} for this "
+                f"batch, got {got}: leave out the mean, as in (model(batch[0]).argmax(1) == batch[1])"
+            )
+        checked.append(each.detach().double())
+    return checked[0], checked[1]
 
 
 def batch_loss(losses: Tensor, weights: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ from batchopt._wording import number
 from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.evidence import Branch, ProbeReport, Provenance, Spending
 from batchopt.learning_rate_schedule import LearningRateSchedule, multiplier_at
-from batchopt.planning.goal import Goal, LowestLoss, ReachLoss
+from batchopt.planning.goal import Goal, check_goal
 from batchopt.probing.aim import Aim, aim_of
 from batchopt.probing.branches import SharedTask
 from batchopt.probing.budget import (
@@ -54,7 +54,7 @@ from batchopt.probing.budget import (
     warmup_within,
 )
 from batchopt.probing.cooldowns import cooldowns_of_short_runs
-from batchopt.probing.data import available
+from batchopt.probing.data import available, evaluation_examples
 from batchopt.probing.distributed import process_group
 from batchopt.probing.evaluation import check_evaluation
 from batchopt.probing.journal import Identity, Journal, Part
@@ -157,9 +157,8 @@ def _probe(
             "by a seed, or measure it with measure_noise_scale"
         )
     population = available(task.data)
-    identity = Identity(
-        examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior, goal
-    )
+    given = (examples, seconds, seed, learning_rate, batch_sizes, population, parameters, per_step, task.prior, goal)
+    identity = Identity(*given, metrics=tuple(task.metrics))
     with tempfile.TemporaryDirectory(prefix="batchopt-") as private:
         place = str(Path(private) / "journal" if journal is None else Path(journal).absolute())
         folder = Path(place if run.group is None else run.group.from_first(lambda: place))
@@ -172,6 +171,7 @@ def _probe(
             progress=progress if run.group is None or run.group.rank == 0 else _silent,
             deadline=None if seconds is None else time.time() + seconds - kept.seconds_spent(),
             price=price_of(per_step),
+            prior=task.prior,
         )
         provenance = _provenance(task, seed, parameters, run.optimizer)
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
@@ -331,7 +331,7 @@ def _report(session: Session, stopped: str | None, provenance: Provenance) -> Pr
         spending=tuple(spending.values()),
         budget_examples=session.budget,
         stopped=stopped,
-        provenance=provenance,
+        provenance=replace(provenance, prior=session.prior),
         initial_loss=initial[0] if initial else None,
         notes=tuple(session.notes),
         decisions=tuple(session.decisions),
@@ -354,6 +354,7 @@ def _provenance(task: TrainingTask, seed: int, parameters: int, optimizer: torch
         delay=momentum_delay(optimizer),
         warmup_examples=task.warmup_examples,
         learning_rate_schedule=_schedule_of(task),
+        evaluated=evaluation_examples(task),
     )
 
 
@@ -384,8 +385,8 @@ def _check_arguments(
     if seconds is not None:
         check_positive("seconds", seconds)
     check_non_negative("per_step", per_step)
-    if not isinstance(goal, ReachLoss | LowestLoss | None):
-        raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {goal!r}")
+    if goal is not None:
+        check_goal(goal, task.metrics)
     if per_step and examples is None:
         raise ValueError("per_step needs examples=...: a budget of seconds counts steps by their measured time")
     if learning_rate is not None:

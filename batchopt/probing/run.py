@@ -15,7 +15,7 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
-from batchopt.probing.evaluation import collector_of, evaluated_loss
+from batchopt.probing.evaluation import Evaluation, collector_of, evaluate
 from batchopt.probing.losses import batch_loss, check_counts
 from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
@@ -316,26 +316,24 @@ class TrainingRun:
         return self.learning_rate * ramp * multiplier
 
     def evaluate(self) -> float:
-        """The loss: the (weighted) mean per-example loss at frozen weights in evaluation mode.
+        """The loss alone of an `evaluation`."""
+        return self.evaluation().loss
+
+    def evaluation(self) -> Evaluation:
+        """The (weighted) mean per-example loss at frozen weights in evaluation mode, and the task's metrics likewise.
 
         On `eval_data`, or else on a fixed sample of 1,024 training examples; of roll-outs by the scores of episodes.
         Whatever is random in the loss is drawn
         alike at every evaluation, and the run goes on as if it had not been evaluated.
 
         Raises:
-            NonFiniteLossError: the loss is NaN or infinite.
+            NonFiniteLossError: the loss or a metric is NaN or infinite.
         """
-        if self.group is None:
-            loss = evaluated_loss(self.task, self.model)
-        else:  # the first process's, whose running statistics (BatchNorm) are the model's
-            self.group.share(list(self.model.buffers()))
-            own = evaluated_loss(self.task, self.model) if self.is_sharded else None
-            loss = float(
-                self.group.from_first(lambda: repr(evaluated_loss(self.task, self.model) if own is None else own))
-            )
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(f"the evaluated loss became {loss} {self._where()}")
-        return loss
+        found = evaluate(self.task, self.model, self.group, is_sharded=self.is_sharded)
+        for name, value in {"evaluated loss": found.loss, **found.metrics}.items():
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f"the {name} became {value} {self._where()}")
+        return found
 
     def _where(self) -> str:
         return (

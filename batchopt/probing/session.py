@@ -39,6 +39,7 @@ class Session:
         notes: what went otherwise than its user thought, in sentences.
         decisions: what was decided on the way, and why, in sentences.
         reference: name of the part that holds the reference run; None until it is known.
+        prior: the task's, unless it turned out to be wrong.
     """
 
     task: TrainingTask
@@ -53,6 +54,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     decisions: list[str] = field(default_factory=list)
     reference: str | None = None
+    prior: tuple[int, float] | None = None
 
     @property
     def initial_loss(self) -> float | None:

@@ -18,7 +18,7 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape, check_shape
 from batchopt.probing.data import check_data, is_stream, population
 from batchopt.probing.dataloaders import loaded_by
-from batchopt.probing.losses import Batch, Loss, per_example_losses
+from batchopt.probing.losses import Batch, Loss, Metric, per_example_losses
 from batchopt.probing.rescaling import RESCALED
 from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.sharding import is_sharded
@@ -26,6 +26,8 @@ from batchopt.probing.streams import SeededStream
 
 SearchRange = tuple[float, float, str]
 """(lowest, highest, "log" or "linear")."""
+TOLD = ("examples", "steps", "batch_size", "learning_rate", "loss", "seconds")
+"""What a training tells of every evaluation, beside its metrics."""
 SAME_RATE = 1e-6
 """Relative difference up to which learning rates are the same: a rate held in a float32 tensor is off by 6e-8."""
 
@@ -48,6 +50,8 @@ class TrainingTask:
         optimizer: (parameters, learning rate, further hyperparameters as keywords) -> optimizer with that rate, or
             with parameter groups that multiply it.
         eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.
+        metrics: what else is evaluated there, by name, as goals of plans: (model, batch) -> one value per example, or
+            (values, weights). {"accuracy": lambda model, batch: model(batch[0]).argmax(1) == batch[1]}
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         device: where to train; None takes CUDA where there is one.
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
@@ -82,6 +86,7 @@ class TrainingTask:
     loss: Loss
     optimizer: Callable[..., torch.optim.Optimizer]
     eval_data: Any = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     collate_fn: Callable[[list[Any]], Batch] | None = None
     device: torch.device | str | None = None
     autocast: torch.dtype | None = None
@@ -109,6 +114,7 @@ class TrainingTask:
             raise ValueError("eval_data must be left out with Rollouts, which are evaluated by playing episodes")
         if self.eval_data is not None:
             check_data("eval_data", self.eval_data, least=1, streams=False)
+        _check_metrics(self.metrics, of_rollouts=isinstance(self.data, Rollouts))
         check_autocast(self.autocast)
         check_count("warmup_examples", self.warmup_examples, least=0)
         _check_device(self.device)
@@ -317,6 +323,17 @@ def _rates_of(optimizer: torch.optim.Optimizer) -> list[float]:
 def _check_callable(name: str, value: object) -> None:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {type(value).__name__}")
+
+
+def _check_metrics(metrics: object, *, of_rollouts: bool) -> None:
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) and name for name in metrics):
+        raise TypeError(f"metrics must map names to functions of (model, batch), got {metrics!r}")
+    if metrics and of_rollouts:
+        raise ValueError("metrics must be left out with Rollouts, whose goal is the score of their episodes")
+    for name, metric in metrics.items():
+        if name in TOLD:
+            raise ValueError(f"a metric must not be named {name!r}, which is told of every evaluation: rename it")
+        _check_callable(f"metric {name!r}", metric)
 
 
 def _check_device(device: torch.device | str | None) -> None:

@@ -18,7 +18,7 @@ from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape, check_shape
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, MetricGoal, ReachLoss
 from batchopt.search.decay import Decay, decay_of, is_kept, kept_shape, taken_shape
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
@@ -91,8 +91,16 @@ class Given:
     def __post_init__(self) -> None:
         if self.forecast is not None and not isinstance(self.forecast, Forecast):
             raise TypeError(f"forecast must be a batchopt.Forecast or None, got {type(self.forecast).__name__}")
-        if self.goal is not None and not isinstance(self.goal, ReachLoss | LowestLoss):
+        if isinstance(self.goal, MetricGoal):
+            raise TypeError(
+                f"a study's goal is in the loss, which trials report, got {self.goal!r}: give the goal of a plan for "
+                "it, forecast.plan(...).goal"
+            )
+        if self.goal is not None and not isinstance(self.goal, LossGoal):
             raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {self.goal!r}")
+        if isinstance(self.goal, LowestLoss):
+            population = None if self.forecast is None else self.forecast.population
+            object.__setattr__(self, "goal", self.goal.resolved(population))
         if self.batch_size is not None and not isinstance(self.batch_size, Log2):
             check_name("batch_size", self.batch_size)
         if self.learning_rate is not None:

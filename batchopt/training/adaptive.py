@@ -18,7 +18,6 @@ from dataclasses import replace
 import numpy as np
 
 from batchopt._checks import check_count, check_positive
-from batchopt.evidence import LossCurve
 from batchopt.forecasting.belonging import is_same_loss, loss_again
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.own_decision import CHANCE, LATER, OWN_SHARE
@@ -176,9 +175,7 @@ class AdaptiveSchedule:
         check_positive("loss", loss)
         if examples_seen > self.decay_begins or examples_seen <= (self._state.curve.examples or (-1,))[-1]:
             return False
-        curve = self._state.curve
-        curve = LossCurve((*curve.examples, examples_seen), (*curve.losses, loss))
-        self._state = replace(self._state, curve=curve)
+        self._state = replace(self._state, curve=self._state.curve.after(examples_seen, loss))
         return self._decay_from(self._best_beginning(examples_seen))
 
     def miss(self, loss: float) -> int:
@@ -193,8 +190,7 @@ class AdaptiveSchedule:
         predicted = math.exp(float(np.median(self._ends([begin])[1:, 0])))
         steps = self.schedule.steps - round(self.schedule.steps_to(begin))
         decay = Decay(begin, self.examples, steps, predicted, loss)
-        kept = sum(n <= begin for n in self._state.curve.examples)
-        curve = LossCurve(self._state.curve.examples[:kept], self._state.curve.losses[:kept])
+        curve = self._state.curve.until(begin)
         self._state = replace(self._state, missed=(*self._state.missed, decay), curve=curve)
         self._handed_out = 0
         self._decay_from(self._best_beginning(math.ceil(LATER * begin)))

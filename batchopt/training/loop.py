@@ -15,7 +15,7 @@ import torch
 
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.probing.evaluation import HOPELESS, evaluation_points
+from batchopt.probing.evaluation import HOPELESS, Evaluation, evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot_of_first, save_snapshot
 from batchopt.probing.task import TrainingTask
@@ -98,24 +98,26 @@ class TrainingLoop:
             return min(coming, self.adaptive.decay_begins)
         return coming
 
-    def advance(self, examples: int) -> tuple[int, float]:
-        """Train until `examples` are seen, and evaluate: gives those that were seen, and the loss."""
+    def advance(self, examples: int) -> tuple[int, Evaluation]:
+        """Train until `examples` are seen, and evaluate: gives those that were seen, and what was evaluated."""
         self._train_to(examples)
         began = time.perf_counter()
-        loss = self.run.evaluate()
+        evaluation = self.run.evaluation()
+        loss = evaluation.loss
         if loss <= 0:
             raise TaskError(f"losses must be positive, since their logarithm is modelled, got {loss}: add a constant")
         self._check_hope(loss)
         self.measured = self.measured.after(
             self.run.examples_seen,
             loss,
+            evaluation.metrics,
             seconds=self.seconds,
             evaluation_seconds=time.perf_counter() - began,
         )
         seen = self.run.examples_seen
         if self.adaptive is not None:
             self._adapt(self.adaptive, loss)
-        return seen, loss
+        return seen, evaluation
 
     def _check_hope(self, loss: float) -> None:
         """Raise where the loss of an adaptive run is far above the initial one: many losses never become infinite."""
@@ -226,6 +228,7 @@ class TrainingLoop:
             ),
             "loss": self.measured.curve.losses[i],
             "seconds": self.measured.clock[i],
+            **{name: values[i] for name, values in self.measured.curve.metrics.items()},
         }
 
     def _train_to(self, examples: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -41,19 +42,26 @@ class Measured(Record):
         """Examples at the last evaluation; -1 before the first."""
         return self.curve.examples[-1] if self.curve.examples else -1
 
-    def after(self, examples: int, loss: float, *, seconds: float, evaluation_seconds: float) -> Measured:
+    def after(
+        self,
+        examples: int,
+        loss: float,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        seconds: float,
+        evaluation_seconds: float,
+    ) -> Measured:
         """With one more evaluation."""
         return Measured(
-            curve=LossCurve((*self.curve.examples, examples), (*self.curve.losses, loss)),
+            curve=self.curve.after(examples, loss, metrics),
             clock=(*self.clock, seconds),
             evaluation_seconds=self.evaluation_seconds + evaluation_seconds,
         )
 
     def until(self, examples: int) -> Measured:
         """Without the evaluations after a number of examples, whose seconds stay spent."""
-        kept = sum(n <= examples for n in self.curve.examples)
-        curve = LossCurve(self.curve.examples[:kept], self.curve.losses[:kept])
-        return Measured(curve, self.clock[:kept], self.evaluation_seconds)
+        curve = self.curve.until(examples)
+        return Measured(curve, self.clock[: len(curve.examples)], self.evaluation_seconds)
 
 
 NOTHING_YET = Measured(LossCurve((), ()), (), 0.0)

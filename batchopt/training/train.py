@@ -152,7 +152,7 @@ def _run(
     while loop.outcome is None:
         diverged = None
         try:
-            examples, loss = loop.advance(loop.next_evaluation())
+            examples, evaluation = loop.advance(loop.next_evaluation())
         except NonFiniteLossError as error:
             if not loop.may_begin_again:
                 raise TrainingDivergedError(str(error), loop.result("diverged")) from error
@@ -161,7 +161,7 @@ def _run(
             loop.begin_again(diverged)
         files.keep(loop)
         if diverged is None and on_evaluation is not None:
-            on_evaluation(examples, loss)
+            on_evaluation(examples, evaluation.loss)
     files.end()
     return loop.result(loop.outcome)
 

@@ -10,7 +10,7 @@ import torch
 from batchopt import TrainingTask
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import LossCurve
-from batchopt.probing.evaluation import evaluated_loss, evaluation_points
+from batchopt.probing.evaluation import evaluated, evaluation_points
 from batchopt.probing.run import TrainingRun
 from truth.curves import Run
 from truth.problems import PROBLEMS, make
@@ -85,7 +85,7 @@ def whole_steps(points: list[int], batch_size: int) -> list[int]:
 
 def held_out_loss(task: TrainingTask, run: TrainingRun, held_out: tuple[torch.Tensor, ...]) -> float:
     """The loss of a run on held-out data; infinite where it is not finite."""
-    loss = evaluated_loss(replace(task, eval_data=held_out), run.model)
+    loss = evaluated(replace(task, eval_data=held_out), run.model).loss
     return loss if math.isfinite(loss) else math.inf
 
 

@@ -11,7 +11,7 @@ import pytest
 from forecasting.known_law import known_forecast, known_law, known_report, losses_at
 
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
-from batchopt.forecasting.doubts import doubts_of_training_losses
+from batchopt.forecasting.doubts import doubt_of_overfitting, lowest_followed
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, schedule_of
 from batchopt.forecasting.read_outs import shared_ends
@@ -161,14 +161,29 @@ def test_losses_of_examples_that_were_seen_again_are_doubted() -> None:
     runs, few = [reference, *report.branches], replace(report.provenance, population=10_000)
     evaluated = min(loss for run in runs for loss in run.curve.losses)
     longest = max(run.examples for run in runs)
-    (doubt,) = doubts_of_training_losses(replace(report, provenance=few), 0.5 * evaluated)
+    again = replace(report, provenance=few)
+    assert lowest_followed(again, 0.5 * evaluated) == evaluated
+    assert lowest_followed(again, evaluated) is None
+    for population in (longest, None):
+        other = replace(report, provenance=replace(few, population=population))
+        assert lowest_followed(other, 0.5 * evaluated) is None
+    overfits = replace(TRUTH, overfits_below=evaluated, population=10_000)
+    (doubt,) = doubt_of_overfitting(overfits)
     assert doubt.startswith(f"Losses below {evaluated:.4g} were seen on training batches only")
-    assert f"up to {longest / 10_000:.0f} times" in doubt
-    assert doubts_of_training_losses(replace(report, provenance=few), evaluated) == []
-    once = replace(report.provenance, population=longest)
-    assert doubts_of_training_losses(replace(report, provenance=once), 0.5 * evaluated) == []
-    stream = replace(report.provenance, population=None)
-    assert doubts_of_training_losses(replace(report, provenance=stream), 0.5 * evaluated) == []
+    assert f"had been seen {LAW.longest / 10_000:.0f} times" in doubt
+    assert doubt_of_overfitting(TRUTH) == []
+
+
+def test_losses_that_only_training_batches_reached_are_not_resolved(forecast: Forecast) -> None:
+    goal = ReachLoss(0.5, least="examples")
+    plain = forecast.plan(goal)
+    doubted = replace(forecast, overfits_below=0.8, population=10_000).plan(goal)
+    assert plain.loss.resolved
+    assert not doubted.loss.resolved
+    assert doubted.loss.high >= 0.8
+    assert (doubted.loss.value, doubted.loss.low) == (plain.loss.value, plain.loss.low)
+    assert doubted.best in doubted.alternatives
+    assert replace(forecast, overfits_below=0.1, population=10_000).plan(goal) == plain
 
 
 def test_a_loss_that_the_shortest_runs_reach_tells_no_trade_off(forecast: Forecast) -> None:

@@ -1,0 +1,83 @@
+"""Goals in a metric: the loss that they stand for, and what a plan for that loss says of the metric."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from batchopt._wording import number
+from batchopt.errors import UnreachableGoalError
+from batchopt.forecasting.metric_curve import curve_of
+from batchopt.learning_rate_schedule import Shape
+from batchopt.planning.goal import BestMetric, Goal, LossGoal, LowestLoss, ReachLoss, ReachMetric
+from batchopt.planning.plan import Alternative, Plan
+from batchopt.uncertainty import Estimate
+
+if TYPE_CHECKING:
+    from batchopt.forecasting.forecast import Forecast
+
+
+def loss_goal(forecast: Forecast, goal: Goal) -> LossGoal:
+    """The goal in the loss, its budget in examples or seconds.
+
+    Raises:
+        EvidenceError: the forecast knows no such metric, or of no epochs.
+        UnreachableGoalError: the metric is not predicted to come so far at any loss.
+        ValueError: it cannot: an accuracy above one.
+    """
+    if isinstance(goal, ReachMetric):
+        return ReachLoss(curve_of(forecast.metrics, goal.metric).loss_at(goal.value).value, goal.least)
+    if isinstance(goal, BestMetric):
+        curve_of(forecast.metrics, goal.metric)
+        goal = LowestLoss(goal.within, goal.of)
+    return goal if isinstance(goal, ReachLoss) else goal.resolved(forecast.population)
+
+
+def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) -> Plan:
+    """A plan with what it says of the task's metrics.
+
+    The loss that a metric stands for is not known exactly, so what the plan is to take is as uncertain as that, too.
+
+    Args:
+        forecast: that it is from.
+        goal: what was asked for.
+        plan: for the loss that the goal stands for.
+        shape: the learning-rate schedule, where the plan did not choose it.
+    """
+    plan = replace(plan, metrics={curve.name: curve(plan.loss) for curve in forecast.metrics})
+    if isinstance(goal, LossGoal):
+        return plan
+    if isinstance(goal, BestMetric):
+        return replace(plan, asked=goal)
+    loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
+    doubt = "" if loss.resolved else ": so far below what was evaluated it is a guess"
+    reasons = (f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}.", *plan.reasons)
+    name = plan.learning_rate_schedule
+    factor = _uncertainty(forecast, plan.best, loss, name if shape is None else shape)
+    best = _widened(plan.best, factor)
+    others = tuple(best if point == plan.best else point for point in plan.alternatives)
+    return replace(plan, best=best, alternatives=others, asked=goal, reasons=reasons)
+
+
+def _uncertainty(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape | str) -> float:
+    """Factor by which a run takes more or less with the loss at an end of its interval; inf if it never arrives."""
+    ends = loss.low, min(loss.high, 0.99 * forecast.initial_loss)
+    try:
+        more, less = (
+            forecast.steps(point.batch_size, point.learning_rate, end, learning_rate_schedule=shape).value  # type: ignore[arg-type]
+            for end in ends
+        )
+    except (UnreachableGoalError, ValueError):
+        return math.inf
+    return max(1.0, math.sqrt(more / less))
+
+
+def _widened(point: Alternative, factor: float) -> Alternative:
+    return replace(
+        point,
+        steps=point.steps.widened(factor),
+        examples=point.examples.widened(factor),
+        seconds=None if point.seconds is None else point.seconds.widened(factor),
+        cost=point.cost.widened(factor),
+    )
