@@ -75,13 +75,14 @@ def try_distributions(python: Path, wheel: Path, sdist: Path) -> None:
         if sees_torch:
             # After the wheel: pip would take the batchopt of this Python for the one that it is to install.
             _show_installed(inside)
-        _use(inside, folder)
+        _use(inside, folder, wheel)
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", "batchopt"], check=True)
         subprocess.run([*pip, "install", "--quiet", "--no-deps", "--ignore-installed", sdist], check=True)
-        _use(inside, folder)
+        _use(inside, folder, sdist)
 
 
-def _use(python: Path, folder: str) -> None:
+def _use(python: Path, folder: str, installed: Path) -> None:
+    print(f"{installed.name}, ", end="", flush=True)
     smoke, schema = ROOT / "release" / "smoke.py", ROOT / "docs" / "schedule.schema.json"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # From another folder, so that the package of the source tree is not what is used.

@@ -123,6 +123,5 @@ if __name__ == "__main__":
     if has_torch:
         check_probe()
     expect(has_torch or "torch" not in sys.modules, "nothing but the probe needs torch")
-    print(
-        f"Python {sys.version.split()[0]}: {'a probe' if has_torch else 'logs, without torch'}, a forecast and a plan."
-    )
+    source = "a probe" if has_torch else "logs, without torch"
+    print(f"Python {sys.version.split()[0]}: from {source} to a forecast, a plan and a schedule.")
