@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 
-.PHONY: demo test lint types contracts pytest compat coverage consumers slow gpu robust clean
+.PHONY: demo test lint types contracts pytest compat dist coverage consumers slow gpu robust clean
 
 demo: $(VENV)/.run
 	$(BIN)/batchopt demo
@@ -43,6 +43,15 @@ coverage: $(VENV)/.dev
 compat: $(VENV)/optuna-4.8
 	PYTHONPATH=$(VENV)/optuna-4.8 $(WORKERS) -m "optuna and not slow" \
 		$(addprefix tests/search/test_,good_citizen.py naming.py odd_studies.py pruner.py settings.py)
+
+# Wheel and sdist, looked into, installed into empty environments of every Python that is supported and found, and used.
+# In those of .venv's Python its torch is seen; VERSIONS=own tries no other, VERSIONS="3.12 3.13" these.
+VERSIONS := 3.11 3.12 3.13
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python release/contents.py dist
+	$(BIN)/python release/install.py dist --versions $(VERSIONS)
 
 # Frameworks that cannot share an environment, each in front of ours, by as much of it as the tests touch.
 ALONE := $(PIP) install --quiet --upgrade --no-deps --target $(VENV)/consumers
@@ -103,4 +112,4 @@ $(VENV)/.dev: $(VENV)/.run
 	@touch $@
 
 clean:
-	rm -rf $(VENV) out .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) out dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -59,7 +59,10 @@ if TYPE_CHECKING:
     from batchopt.training.train import train as train
     from batchopt.uncertainty import Estimate as Estimate
 
-__version__ = "0.1.0"
+    __version__: str
+
+UNINSTALLED = "0+unknown"
+"""The version of a source tree that is on the path without having been installed."""
 
 _HOMES = {
     "AdaptiveSchedule": "training.adaptive",
@@ -115,6 +118,8 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (all are strings)
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _version()
     if name == "search":  # batchopt.search.explain, without an import of its own
         return import_module("batchopt.search")
     if name not in _HOMES:
@@ -122,6 +127,16 @@ def __getattr__(name: str) -> object:
     value = getattr(import_module(f"batchopt.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """The version in pyproject.toml, as it was installed."""
+    from importlib.metadata import PackageNotFoundError, version  # takes longer than all else that an import does
+
+    try:
+        return version("batchopt")
+    except PackageNotFoundError:
+        return UNINSTALLED
 
 
 def __dir__() -> list[str]:
