@@ -19,7 +19,7 @@ test: lint types contracts pytest compat
 
 # The pages as a site in out/site/; to search in it: python -m http.server -d out/site
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python docs/scripts/check_site.py out/site
 
 lint: $(VENV)/.dev

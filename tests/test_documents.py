@@ -139,3 +139,13 @@ def test_a_site_that_loads_from_the_network_or_has_dead_links_is_refused(tmp_pat
         "b.html loads https://x.y/z.js",
         "b.html links to c.html, which is not there",
     ]
+
+
+def test_the_picture_of_the_gain_shows_what_its_captions_say() -> None:
+    gain = script("gain")
+    plans, searches = gain.plan_costs(), gain.search_costs()
+    assert sum(cost < 1.2 for cost in plans["planned by batchopt"]) == 7
+    assert sum(cost < 1.5 for cost in plans["planned by batchopt"]) == 10
+    ours, rivals, _ = searches.values()
+    assert sum(own < rival for own, rival in zip(ours, rivals, strict=True)) == 9
+    assert "seven of eleven" in (DOCS / "index.md").read_text()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIRST = DOCS / "tutorials/pytorch.md"
@@ -18,6 +19,7 @@ CONTINUES = re.compile(r"continues\s+\[the first tutorial\]\([^)]*pytorch\.md\)"
 def run(page: Path, names: dict[str, Any]) -> dict[str, Any]:
     """Run a page's blocks in a namespace, each at its own line of the page, so that a traceback leads there."""
     text = page.read_text()
+    torch.manual_seed(0)
     for block in BLOCK.finditer(text):
         above = text.count("\n", 0, block.start(1))
         exec(compile("\n" * above + block.group(1), str(page), "exec"), names)
