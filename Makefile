@@ -10,12 +10,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := $(VENV)/constraints.txt
 
-.PHONY: demo test lint types contracts pytest compat dist coverage consumers slow gpu robust clean
+.PHONY: demo test docs lint types contracts pytest compat dist coverage consumers slow gpu robust clean
 
 demo: $(VENV)/.run
 	$(BIN)/batchopt demo
 
 test: lint types contracts pytest compat
+
+# The pages as a site in out/site/; to search in it: python -m http.server -d out/site
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python docs/scripts/check_site.py out/site
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -109,6 +114,11 @@ $(VENV)/optuna-4.8: $(VENV)/.dev
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing what the tests need: about a minute."
 	@$(PIP) install --quiet --constraint $(PINS) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@echo "Installing what the documentation needs."
+	@$(PIP) install --quiet --constraint $(PINS) --editable '.[docs]'
 	@touch $@
 
 clean:
