@@ -38,6 +38,14 @@ class Examples:
         """Whether every example has a value of its own."""
         return functorch._unwrap_batched(tensor, self._level)[1] is not None
 
+    def is_plain_in(self, tensor: Tensor) -> bool:
+        """Whether no other transform of `torch.func` has a hold of a tensor, one inside the model's own."""
+        return functorch.maybe_get_level(tensor) in (None, -1, -2, self._level)
+
+    def inner(self, tensor: Tensor) -> Tensor:
+        """What holds the values of a tensor: of all examples, or the tensor itself where they share it."""
+        return functorch._unwrap_batched(tensor, self._level)[0]
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, functions act on tensors of all examples, and autograd sees them."""

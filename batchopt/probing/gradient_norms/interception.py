@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from batchopt.probing.gradient_norms.branches import READS, Branches
 from batchopt.probing.gradient_norms.examples import Examples
 from batchopt.probing.gradient_norms.tape import Tape
 
@@ -52,12 +53,19 @@ class Recorder(TorchFunctionMode):
     Args:
         tape: where to.
         examples: the examples of the `torch.vmap` inside which this is active.
+        given: tensors of the batch, as one example has them.
         rules: torch function -> rule.
         always: the same for functions that are intercepted without a parameter as well.
     """
 
     def __init__(
-        self, tape: Tape, examples: Examples, *, rules: Mapping[Any, Rule], always: Mapping[Any, Rule]
+        self,
+        tape: Tape,
+        examples: Examples,
+        given: Iterable[Tensor],
+        *,
+        rules: Mapping[Any, Rule],
+        always: Mapping[Any, Rule],
     ) -> None:
         super().__init__()
         self.tape = tape
@@ -65,6 +73,7 @@ class Recorder(TorchFunctionMode):
         self._rules = rules
         self._always = always
         self._expanded: dict[int, Tensor] = {}
+        self._branches = Branches(examples, given, {proxy.device for proxy in tape.proxies})
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,6 +81,14 @@ class Recorder(TorchFunctionMode):
         """Called by torch instead of `func`."""
         del types
         kwargs = kwargs or {}
+        if func in READS:
+            return self._branches.read(func, args, kwargs)
+        states = self._branches.before(args, kwargs)
+        output = self._called(func, args, kwargs)
+        self._branches.after(states, output)
+        return output
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in self._always:
             output = self._always[func](self, *args, **kwargs)
             return func(*args, **kwargs) if output is NotImplemented else output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,8 @@ def read_examples(
         sums: whether the sums are wanted.
 
     Raises:
-        CannotVectoriseError: a parameter is used where it can't be seen.
+        BranchesDivergeError: control flow depends on data, and the examples go different ways.
+        CannotVectoriseError: a parameter is used where it can't be seen, or control flow may depend on random numbers.
         NonFiniteLossError: a gradient is NaN or infinite.
         TaskError: the loss does not depend on the parameters, or a layer couples the examples.
         Exception: whatever `torch.vmap` raises over a model that it can't follow.
@@ -108,6 +109,37 @@ def read_examples(
     return ExampleGradients(squares, weights, total, total_squared, tape.ways(), bytes_each)
 
 
+def joined(parts: Sequence[tuple[list[int], ExampleGradients]]) -> ExampleGradients:
+    """Several passes as one.
+
+    Args:
+        parts: positions of a pass's examples in the batch, and what it gave; together all positions.
+    """
+    order = torch.tensor([i for chosen, _ in parts for i in chosen]).argsort()
+    passes = [part for _, part in parts]
+    ways: dict[str, list[str]] = {}
+    for part in passes:
+        for name, way in part.ways.items():
+            ways.setdefault(name, []).append(way)
+
+    def in_order(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat(tuple(values))[order]
+
+    def added(sums: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+
+    weights = [part.weights for part in passes if part.weights is not None]
+    squared = [part.total_squared for part in passes if part.total_squared is not None]
+    return ExampleGradients(
+        squares=in_order(part.squares for part in passes),
+        weights=in_order(weights) if weights else None,
+        total=added(part.total for part in passes),
+        total_squared=added(squared) if squared else None,
+        ways={name: "; ".join(dict.fromkeys(each)) for name, each in ways.items()},
+        bytes_each=max(part.bytes_each for part in passes),
+    )
+
+
 def _forward(
     losses: Losses, tape: Tape, batch: Any, count: int, batched: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
@@ -119,7 +151,8 @@ def _forward(
         one = list(leaves)
         for k, leaf in zip(batched, example, strict=True):
             one[k] = leaf[None]
-        with Recorder(tape, Examples(count), rules=RULES, always=ALWAYS):
+        given = [one[k] for k in batched]
+        with Recorder(tape, Examples(count), given, rules=RULES, always=ALWAYS):
             values, weights = losses(pytree.tree_unflatten(one, structure))
         weighted = weights is not None
         return values[0], torch.ones_like(values[0]) if weights is None else weights[0]
