@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.gradient_norms.branches import BranchesDivergeError
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError
-from batchopt.probing.gradient_norms.one_pass import ExampleGradients, joined, read_examples
+from batchopt.probing.gradient_norms.one_pass import ExampleGradients, joined, read_examples, writes_into_shared
 from batchopt.probing.gradient_norms.uses import squares, wide
 from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
 from batchopt.probing.moments import GradientSums, check_finite_gradients
@@ -46,6 +46,7 @@ class PerExampleGradients:
         self._failure: str | None = None
         self._ways: dict[str, str] = {}
         self._passes = 1
+        self._own_buffers = False
         self._compared = False
         gradient_bytes = sum(p.numel() * p.element_size() for p in self._parameters.values())
         self._largest = LARGEST_CHUNK
@@ -109,6 +110,9 @@ class PerExampleGradients:
             torch.cuda.empty_cache()
             return None
         except Exception as error:  # whatever can't be followed; an error of the loss itself comes again below
+            if writes_into_shared(error) and not self._own_buffers:
+                self._own_buffers = True
+                return None
             self._failure = _why(error)
             self._ways = dict.fromkeys(self._parameters, f"one backward pass for every example ({self._failure})")
             return None
@@ -142,6 +146,7 @@ class PerExampleGradients:
                     factors=self._reading.factors,
                     weighted=weighted,
                     sums=sums,
+                    own_buffers=self._own_buffers,
                 )
             except BranchesDivergeError as error:
                 waiting += [[chosen[i] for i in group] for group in error.groups]

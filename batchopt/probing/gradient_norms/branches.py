@@ -103,6 +103,17 @@ class Branches:
             if self._examples.is_plain_in(tensor) and self._examples.differ_in(tensor):
                 self._settle(tensor)
 
+    def owned(self, tensor: Tensor) -> Tensor:
+        """A copy for every example of what they share."""
+        if not self._is_shared(tensor):
+            return tensor
+        with self._examples.together():
+            copies = self._examples.all_of(tensor).clone()
+        own = self._examples.one_of(copies)
+        if not own.requires_grad:
+            self._settle(own)
+        return own
+
     def read(self, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call one of `READS`.
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.gradient_norms import attention, convolution, embedding, linear, normalization, recurrent
+from batchopt.probing.gradient_norms import attention, convolution, embedding, linear, masks, normalization, recurrent
+from batchopt.probing.gradient_norms.custom_functions import custom_functions
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError, Examples
 from batchopt.probing.gradient_norms.interception import Recorder, Rule
 from batchopt.probing.gradient_norms.tape import Tape
@@ -25,7 +26,7 @@ RULES: dict[Any, Rule] = {
     **normalization.RULES,
     **recurrent.RULES,
 }
-ALWAYS: dict[Any, Rule] = {**attention.ALWAYS, **recurrent.ALWAYS}
+ALWAYS: dict[Any, Rule] = {**attention.ALWAYS, **masks.ALWAYS, **recurrent.ALWAYS}
 
 OVERFLOW = "the square of a gradient overflows: scale the loss down"
 Losses = Any
@@ -63,6 +64,7 @@ def read_examples(
     factors: Sequence[Tensor] | None = None,
     weighted: bool = True,
     sums: bool = True,
+    own_buffers: bool = False,
 ) -> ExampleGradients:
     """Squared norms of the gradients of some examples, and their sum.
 
@@ -75,6 +77,7 @@ def read_examples(
         factors: of the metric, one for each parameter; None for the identity.
         weighted: whether an example's gradient counts with its weight.
         sums: whether the sums are wanted.
+        own_buffers: see `Recorder`; needed where `writes_into_shared`.
 
     Raises:
         BranchesDivergeError: control flow depends on data, and the examples go different ways.
@@ -87,7 +90,7 @@ def read_examples(
     tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     saved = _Saved(besides=[*tape.proxies, *tensors])
     with saved:
-        values, weights = _forward(losses, tape, batch, count, batched)
+        values, weights = _forward(losses, tape, batch, count, batched, own_buffers)
     if not values.requires_grad:
         raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
     objective = values if weights is None or not weighted else values * weights
@@ -141,7 +144,7 @@ def joined(parts: Sequence[tuple[list[int], ExampleGradients]]) -> ExampleGradie
 
 
 def _forward(
-    losses: Losses, tape: Tape, batch: Any, count: int, batched: Sequence[int]
+    losses: Losses, tape: Tape, batch: Any, count: int, batched: Sequence[int], own_buffers: bool
 ) -> tuple[Tensor, Tensor | None]:
     leaves, structure = pytree.tree_flatten(batch)
     weighted = False
@@ -152,7 +155,8 @@ def _forward(
         for k, leaf in zip(batched, example, strict=True):
             one[k] = leaf[None]
         given = [one[k] for k in batched]
-        with Recorder(tape, Examples(count), given, rules=RULES, always=ALWAYS):
+        recorder = Recorder(tape, Examples(count), given, own_buffers=own_buffers, rules=RULES, always=ALWAYS)
+        with custom_functions(recorder), recorder:
             values, weights = losses(pytree.tree_unflatten(one, structure))
         weighted = weights is not None
         return values[0], torch.ones_like(values[0]) if weights is None else weights[0]
@@ -194,6 +198,11 @@ class _Saved(torch.autograd.graph.saved_tensors_hooks):
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+
+def writes_into_shared(error: Exception) -> bool:
+    """Whether a pass failed because an example's values were written into a tensor that all of them share."""
+    return isinstance(error, RuntimeError) and "(self, *extra_args) is not possible" in str(error)
 
 
 def not_finite(name: str) -> str:

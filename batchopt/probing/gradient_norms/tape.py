@@ -60,6 +60,8 @@ class Tape:
         self.recording = True
         self.sums = sums
         self.expanded_bytes = 0
+        self._transposed: dict[int, tuple[Tensor, int]] = {}
+        self._parameters = list(parameters.values())
         self._keys = {id(parameter): key for key, parameter in enumerate(parameters.values())}
         self._entries = [
             _Entry(
@@ -78,6 +80,20 @@ class Tape:
     def key(self, value: object) -> int | None:
         """Which of the parameters this is; None if none."""
         return self._keys.get(id(value))
+
+    def parameter(self, key: int) -> nn.Parameter:
+        """The parameter itself."""
+        return self._parameters[key]
+
+    def transposed(self, key: int, value: Tensor) -> Tensor:
+        """Note that this is the transposed matrix of a parameter, of which no use is known yet."""
+        self._transposed[id(value)] = value, key  # the tensor is kept, so that no other gets its id
+        return value
+
+    def transposed_key(self, value: object) -> int | None:
+        """Which of the parameters this is the transposed matrix of; None if of none."""
+        known = self._transposed.get(id(value))
+        return None if known is None else known[1]
 
     def use(self, key: int) -> Tensor:
         """One more use of a parameter: what to compute with instead of it."""
