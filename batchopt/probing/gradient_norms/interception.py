@@ -179,9 +179,7 @@ class Recorder(TorchFunctionMode):
             if cast is args[0]:
                 return cast
         reason = f"used by {name}"
-        return func(
-            *(self.apart(arg, reason) for arg in args), **{k: self.apart(v, reason) for k, v in kwargs.items()}
-        )
+        return func(*(self.apart(arg, reason) for arg in args), **{k: self.apart(v, reason) for k, v in kwargs.items()})
 
     def apart(self, value: Any, reason: str) -> Any:
         """An argument with a copy per example of each parameter in it, for a function that no rule is made for."""
