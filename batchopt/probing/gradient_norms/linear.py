@@ -31,12 +31,13 @@ def biased_product(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor
 
 
 def transpose(recorder: Recorder, input: Tensor, dim0: int = 0, dim1: int = 1) -> Any:
-    """A parameter's transposed matrix, because `input @ weight.T` is a linear map as well.
+    """A parameter's transposed matrix or matrices, because `input @ weight.T` is a linear map as well.
 
     It hangs on the parameter itself, so that a use that no rule sees brings a gradient there, and shows.
     """
     key = recorder.tape.key(input)
-    if key is None or input.ndim != 2 or {dim0 % 2, dim1 % 2} != {0, 1}:
+    dimensions = input.ndim
+    if key is None or dimensions < 2 or {dim0 % dimensions, dim1 % dimensions} != {dimensions - 2, dimensions - 1}:
         return NotImplemented
     return recorder.tape.transposed(key, input.mT)
 

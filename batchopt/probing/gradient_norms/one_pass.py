@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.gradient_norms import attention, convolution, embedding, linear, masks, normalization, recurrent
+from batchopt.probing.gradient_norms import (
+    attention,
+    convolution,
+    embedding,
+    experts,
+    linear,
+    masks,
+    normalization,
+    recurrent,
+)
 from batchopt.probing.gradient_norms.custom_functions import custom_functions
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError, Examples
 from batchopt.probing.gradient_norms.interception import Recorder, Rule
@@ -22,6 +31,7 @@ RULES: dict[Any, Rule] = {
     **attention.RULES,
     **convolution.RULES,
     **embedding.RULES,
+    **experts.RULES,
     **linear.RULES,
     **normalization.RULES,
     **recurrent.RULES,

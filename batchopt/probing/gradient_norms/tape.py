@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from batchopt.probing.gradient_norms.shared import SharedUses
 from batchopt.probing.gradient_norms.uses import Inputs, OuterProducts, Rows, squares, wide, wide_dtype
+
+
+class ByExample(Protocol):
+    """A use that knows the norms of its gradients."""
+
+    def squares(self, factor: Tensor | None) -> Tensor:
+        """Squared norms in a metric, (B,)."""
+
+    def dense(self, examples: slice) -> Tensor:
+        """Gradients of some examples, (examples, *shape of the parameter)."""
 
 
 @dataclass(slots=True)
@@ -132,6 +143,17 @@ class Tape:
             entry.shared.rows.append(rows)
         else:
             entry.squares.append(rows.squares(len(entry.proxy), entry.factor))
+
+    def add_experts(self, key: int, use: ByExample) -> None:
+        """A use as the matrices of experts, each for some of the rows."""
+        if not self.recording:
+            return
+        entry = self._entries[key]
+        entry.ways.append("products of the rows of every expert")
+        if entry.uses > 1:
+            entry.shared.add_dense(use.dense(slice(None)))
+        else:
+            entry.squares.append(use.squares(entry.factor))
 
     def add_outer(
         self, key: int, left: Tensor, right: Inputs, plain: Callable[[], Tensor], *, bias_key: int | None = None
