@@ -78,6 +78,7 @@ class Branches:
         self._generators = [torch.default_generator]
         self._generators += [torch.cuda.default_generators[d.index or 0] for d in kinds if d.type == "cuda"]
         self._others_drew = False
+        self._error: Exception | None = None
         self._begin = self._drawn()
         self._host_begin = _host_randomness()
 
@@ -96,11 +97,12 @@ class Branches:
 
     def after(self, states: list[Tensor] | None, output: Any) -> None:
         """Note what a function made, given what `before` said. What needs a gradient is not what programs branch on."""
-        made = [value for value in _flat((output,)) if isinstance(value, Tensor) and not value.requires_grad]
-        if states is None or not made or not self._all_equal(states, self._drawn()):
+        if states is None:
             return
-        for tensor in made:
-            if self._examples.is_plain_in(tensor) and self._examples.differ_in(tensor):
+        tensors = (value for value in _flat((output,)) if isinstance(value, Tensor) and not value.requires_grad)
+        made = [t for t in tensors if self._examples.is_plain_in(t) and self._examples.differ_in(t)]
+        if made and _equal(states, self._drawn()):
+            for tensor in made:
                 self._settle(tensor)
 
     def owned(self, tensor: Tensor) -> Tensor:
@@ -127,7 +129,8 @@ class Branches:
         if not plain or not differing:
             return function(*args, **kwargs)
         if not self._known or _host_randomness() != self._host_begin or not all(map(self._is_certain, differing)):
-            raise CannotVectoriseError("control flow that may depend on random numbers")
+            self._error = CannotVectoriseError("control flow that may depend on random numbers")
+            raise self._error
         with self._examples.together():
             every = {id(tensor): self._examples.all_of(tensor).detach().cpu() for tensor in differing}
             values = []
@@ -139,11 +142,17 @@ class Branches:
         for i, value in enumerate(values):
             groups.setdefault(repr(value), []).append(i)  # unlike ==, tells -0.0 from 0.0, and is equal for NaN
         if len(groups) > 1:
-            raise BranchesDivergeError(list(groups.values()))
+            self._error = BranchesDivergeError(list(groups.values()))
+            raise self._error
         return values[0]
 
+    def check(self) -> None:
+        """Raise again what `read` raised, as the program may have caught it and gone on."""
+        if self._error is not None:
+            raise self._error
+
     def _is_certain(self, tensor: Tensor) -> bool:
-        nothing_drawn = not self._others_drew and self._all_equal(self._begin, self._drawn())
+        nothing_drawn = not self._others_drew and _equal(self._begin, self._drawn())
         return nothing_drawn or self._is_settled(tensor)
 
     def _is_shared(self, tensor: Tensor) -> bool:
@@ -163,9 +172,9 @@ class Branches:
     def _drawn(self) -> list[Tensor]:
         return [generator.get_state() for generator in self._generators]
 
-    def _all_equal(self, states: list[Tensor], others: list[Tensor]) -> bool:
-        with self._examples.together():
-            return all(torch.equal(state, other) for state, other in zip(states, others, strict=True))
+
+def _equal(states: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(state, other) for state, other in zip(states, others, strict=True))
 
 
 def _host_randomness() -> tuple[Any, ...]:

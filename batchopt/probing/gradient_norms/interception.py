@@ -79,6 +79,9 @@ class Recorder(TorchFunctionMode):
             what differs can be written into them.
         rules: torch function -> rule.
         always: the same for functions that are intercepted without a parameter as well.
+
+    Attributes:
+        branches: what the program reads of tensors.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class Recorder(TorchFunctionMode):
         self._always = always
         self._own_buffers = own_buffers
         self._expanded: dict[int, Tensor] = {}
-        self._branches = Branches(examples, given, {proxy.device for proxy in tape.proxies})
+        self.branches = Branches(examples, given, {proxy.device for proxy in tape.proxies})
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -107,12 +110,12 @@ class Recorder(TorchFunctionMode):
         del types
         kwargs = kwargs or {}
         if func in READS:
-            return self._branches.read(func, args, kwargs)
-        states = self._branches.before(args, kwargs)
+            return self.branches.read(func, args, kwargs)
+        states = self.branches.before(args, kwargs)
         output = self._called(func, args, kwargs)
         if self._own_buffers and func in _FRESH:
-            output = self._branches.owned(output)
-        self._branches.after(states, output)
+            output = self.branches.owned(output)
+        self.branches.after(states, output)
         return output
 
     def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

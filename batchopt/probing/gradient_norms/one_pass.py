@@ -168,6 +168,7 @@ def _forward(
         recorder = Recorder(tape, Examples(count), given, own_buffers=own_buffers, rules=RULES, always=ALWAYS)
         with custom_functions(recorder), recorder:
             values, weights = losses(pytree.tree_unflatten(one, structure))
+        recorder.branches.check()
         weighted = weights is not None
         return values[0], torch.ones_like(values[0]) if weights is None else weights[0]
 

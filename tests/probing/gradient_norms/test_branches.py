@@ -120,6 +120,16 @@ def test_a_branch_on_what_the_model_computes() -> None:
     assert_like_twin(Deep(), weighted, batch(), method=BRANCHES.format(2))
 
 
+def test_a_program_that_catches_errors() -> None:
+    def decide(mask: Tensor) -> float:
+        try:
+            return 2.0 if mask.all() else 0.5
+        except Exception:
+            return 1.0
+
+    assert_like_twin(Model(decide), weighted, batch(), method=BRANCHES.format(2))
+
+
 def test_a_way_of_its_own_for_nearly_every_example() -> None:
     class Deep(OneByOne):
         def one(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -179,7 +189,7 @@ def test_a_branch_on_random_numbers(decide: Decision) -> None:
 
 
 def test_a_branch_on_a_generator_of_ones_own() -> None:
-    assert "one backward pass each" in method_of(Model(_from_a_generator))
+    assert "one backward pass each" in method_of(Model(_from_a_generator, dropout=0.5))
 
 
 class Buffers(OneByOne):
