@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils import _pytree as pytree
 
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError
 from batchopt.probing.gradient_norms.interception import Recorder
@@ -40,6 +41,8 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if recorder is None or not recorder.examples.are_apart():
         return _APPLY(cls, *args, **kwargs)
     reason = f"used by {cls.__name__}"
+    if _holds_tensor([arg for arg in args if not isinstance(arg, Tensor)]) or _holds_tensor(kwargs):
+        raise CannotVectoriseError(f"{cls.__name__} takes tensors in lists or by name")
     given = [recorder.apart(arg, reason) for arg in args]
     follows = cls.generate_vmap_rule or cls.vmap is not _NO_VMAP
     if follows or not any(isinstance(arg, Tensor) for arg in given):
@@ -52,6 +55,10 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 _SUBSTITUTE = Substitute(Function, "apply", classmethod(_apply))
+
+
+def _holds_tensor(values: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(values))
 
 
 def _for_each(recorder: Recorder, cls: Any, given: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -123,6 +123,30 @@ def test_one_that_writes_into_its_input_is_not_followed() -> None:
     assert_like_twin(Writing(), energy, (torch.randn(BATCH, 3),), method=method)
 
 
+class Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, more: list[Tensor]) -> Tensor:
+        return x + sum(more)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def test_one_that_takes_tensors_in_a_list_is_not_followed() -> None:
+    class Listing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Summed.apply(self.layer(x), [x, x])
+
+    torch.manual_seed(0)
+    method = "one backward pass each (Summed takes tensors in lists or by name)"
+    assert_like_twin(Listing(), energy, (torch.randn(BATCH, 3),), method=method)
+
+
 def test_apply_is_as_before() -> None:
     before = vars(torch.autograd.Function)["apply"]
     assert_like_twin(OfActivations(), energy, (torch.randn(BATCH, 5, 3),), method=ONE_PASS)
