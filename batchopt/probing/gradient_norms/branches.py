@@ -166,7 +166,7 @@ class Branches:
         self._settled[tensor] = self._version(tensor)
 
     def _version(self, tensor: Tensor) -> int:
-        """Counts what was written into a tensor, by any view of it; `.data`, which is not counted, torch.vmap refuses."""
+        """Counts what is written into a tensor, by any view of it; torch.vmap refuses `.data`, which is not counted."""
         return int(self._examples.inner(tensor)._version)
 
     def _drawn(self) -> list[Tensor]:
