@@ -14,7 +14,7 @@ number at all was drawn before.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,8 @@ class Branches:
         self._generators = [torch.default_generator]
         self._generators += [torch.cuda.default_generators[d.index or 0] for d in kinds if d.type == "cuda"]
         self._others_drew = False
-        self._error: Exception | None = None
+        # Not the error itself: its traceback would keep the activations of the pass.
+        self._failed: Callable[[], Exception] | None = None
         self._begin = self._drawn()
         self._host_begin = _host_randomness()
 
@@ -129,8 +130,7 @@ class Branches:
         if not plain or not differing:
             return function(*args, **kwargs)
         if not self._known or _host_randomness() != self._host_begin or not all(map(self._is_certain, differing)):
-            self._error = CannotVectoriseError("control flow that may depend on random numbers")
-            raise self._error
+            raise self._fails(lambda: CannotVectoriseError("control flow that may depend on random numbers"))
         with self._examples.together():
             every = {id(tensor): self._examples.all_of(tensor).detach().cpu() for tensor in differing}
             values = []
@@ -142,14 +142,17 @@ class Branches:
         for i, value in enumerate(values):
             groups.setdefault(repr(value), []).append(i)  # unlike ==, tells -0.0 from 0.0, and is equal for NaN
         if len(groups) > 1:
-            self._error = BranchesDivergeError(list(groups.values()))
-            raise self._error
+            raise self._fails(lambda: BranchesDivergeError(list(groups.values())))
         return values[0]
 
     def check(self) -> None:
         """Raise again what `read` raised, as the program may have caught it and gone on."""
-        if self._error is not None:
-            raise self._error
+        if self._failed is not None:
+            raise self._failed()
+
+    def _fails(self, make: Callable[[], Exception]) -> Exception:
+        self._failed = make
+        return make()
 
     def _is_certain(self, tensor: Tensor) -> bool:
         nothing_drawn = not self._others_drew and _equal(self._begin, self._drawn())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+import transformers
 from architectures import ARCHITECTURES, TINY
 from probing.gradient_norms.twin import assert_like_twin, one_at_a_time
 from torch import nn
 
 from batchopt import gradient_coverage, per_example_squared_norms
+from batchopt.integrations.transformers import task_from_trainer
 
 EXAMPLES = 5
 ONE_PASS = "all examples in one pass"
@@ -153,3 +156,21 @@ def test_attention_written_out(name: str, method: str) -> None:
     model = tiny(name)
     model.set_attn_implementation("eager")
     assert_like_twin(model, architecture.loss, architecture.batch(TINY, EXAMPLES, 0), method=method)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_fine_tuning_by_a_trainer(name: str, tmp_path: Path) -> None:
+    """The loss of a Trainer, batches of its collator, padding and dropout."""
+    architecture = ARCHITECTURES[name]
+    batch = architecture.batch(TINY, EXAMPLES, 0)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    data = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+    if "labels" not in batch:
+        data = [{**example, "labels": label} for example, label in zip(data, labels, strict=True)]
+    arguments = transformers.TrainingArguments(str(tmp_path), report_to=[], use_cpu=True)
+    trainer = transformers.Trainer(tiny(name, dropout=0.1), arguments, train_dataset=data)
+    task = task_from_trainer(trainer)
+    model, collated = task.model(), task.collate_fn(data)
+    # The loss of causal models is in float32, whatever the model's dtype.
+    assert_like_twin(model.eval(), task.loss, collated, method=BRANCHES, dtypes=(torch.float32,))
+    assert BRANCHES in gradient_coverage(model.train(), task.loss, collated).method
