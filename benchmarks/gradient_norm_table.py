@@ -64,7 +64,7 @@ class Row:
             stated = version(method.package)
         except PackageNotFoundError:
             stated = "absent"
-        return cls(model, name, f"{stated}+{_digest()}" if name in OURS else stated)
+        return cls(model, name, f"{stated}+{digest()}" if name in OURS else stated)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -179,7 +179,7 @@ def _at_most(target: str, value: float | None, limit: float) -> Verdict:
     return Verdict(target, value, limit, None if value is None else value <= limit)
 
 
-def _digest() -> str:
+def digest() -> str:
     """Of our measuring code: what it was measured with is measured again once it has changed."""
     import batchopt
 

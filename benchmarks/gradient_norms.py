@@ -15,7 +15,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,11 @@ from typing import Any, NamedTuple
 
 import gradient_norm_table as table
 import torch
-from gradient_norm_methods import METHODS, OURS, Step, one_at_a_time, wait, worst_error
+from gradient_norm_methods import METHODS, OURS, one_at_a_time, worst_error
 from gradient_norm_table import Row
 from machine import machine, save
 from models import MODELS, Batch, Workload
+from pairs import alternate, quartiles
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,15 +98,13 @@ def time_row(row: Row, settings: Settings) -> Row:
     if not math.isfinite(error):
         raise ValueError("norms or mean gradient are not finite, or not of the model's shapes")
     plain_step = METHODS["plain"].make_step(workload, None)
-    pairs = _alternate(plain_step, step, batch, seconds=settings.seconds(row.method), pairs=settings.pairs)
+    pairs = alternate(plain_step, step, batch, seconds=settings.seconds(row.method), pairs=settings.pairs)
     plain, ours = zip(*pairs, strict=True)
     large = None
     if row.method in OURS:
         batch_of_memory = _batch(workload, settings.sizes(row.model).memory, settings)
-        taken = _alternate(
-            plain_step, step, batch_of_memory, seconds=settings.seconds(row.method), pairs=settings.pairs
-        )
-        large = _quartiles([second / first for first, second in taken])
+        taken = alternate(plain_step, step, batch_of_memory, seconds=settings.seconds(row.method), pairs=settings.pairs)
+        large = quartiles([second / first for first, second in taken])
     return replace(
         row,
         batch=len(batch[0]),
@@ -115,7 +113,7 @@ def time_row(row: Row, settings: Settings) -> Row:
         pairs=len(pairs),
         plain_seconds=statistics.median(plain),
         seconds=statistics.median(ours),
-        ratio=_quartiles([second / first for first, second in pairs]),
+        ratio=quartiles([second / first for first, second in pairs]),
         large_ratio=large,
     )
 
@@ -146,47 +144,6 @@ def _error(workload: Workload, method: str, settings: Settings) -> float:
     error = worst_error(METHODS[method].make_step(workload, CHECKED)(batch), one_at_a_time(workload, batch))
     torch.backends.cudnn.allow_tf32 = precise
     return error
-
-
-def _alternate(
-    plain: Step, step: Step, batch: Batch, *, seconds: float, pairs: tuple[int, int]
-) -> list[tuple[float, float]]:
-    """Seconds of neighbouring steps, plain and other, now the one first and now the other."""
-    begin = time.perf_counter()
-    for _ in range(2):
-        for warm_up in (plain, step):
-            if time.perf_counter() - begin < seconds:
-                warm_up(batch)
-    fewest, most = pairs
-    taken: list[tuple[float, float]] = []
-    begin = time.perf_counter()
-    while len(taken) < fewest or (len(taken) < most and time.perf_counter() - begin < seconds):
-        if len(taken) % 2:
-            second = _seconds(step, batch)
-            taken.append((_seconds(plain, batch), second))
-        else:
-            taken.append((_seconds(plain, batch), _seconds(step, batch)))
-    return taken
-
-
-def _seconds(step: Step, batch: Batch) -> float:
-    device = batch[0].device
-    wait(device)
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        step(batch)
-        return time.perf_counter() - begin
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    step(batch)
-    last.record()
-    wait(device)
-    return first.elapsed_time(last) / 1e3
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def _peak_bytes(device: torch.device) -> int:

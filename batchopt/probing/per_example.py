@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.probing.gradient_norms.branches import BranchesDivergeError
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError
-from batchopt.probing.gradient_norms.one_pass import ExampleGradients, read_examples
+from batchopt.probing.gradient_norms.one_pass import ExampleGradients, joined, read_examples, writes_into_shared
 from batchopt.probing.gradient_norms.uses import squares, wide
 from batchopt.probing.losses import Batch, check_mean, is_mean, tolerance_in
 from batchopt.probing.moments import GradientSums, check_finite_gradients
@@ -31,8 +32,10 @@ COMPARED = 4
 class PerExampleGradients:
     """One unit per example: one pass over many examples at once, or one backward pass each where that fails.
 
-    Recurrent layers with packed sequences, `.item()` and control flow that depends on data cannot be followed for all
-    examples at once; the first failure decides for the rest. Dropout is drawn anew for every example.
+    Where control flow depends on data, as on whether a mask has any padding, examples that take the same branches are
+    read in one pass. What cannot be followed for many examples at once are recurrent layers with packed sequences,
+    branches that depend on random numbers, and those that nearly every example takes in a way of its own; the first
+    failure decides for the rest. Dropout is drawn anew for every example.
     """
 
     group_size = drawn = cost = 1
@@ -42,6 +45,8 @@ class PerExampleGradients:
         self._parameters = whole_parameters(reading.model)
         self._failure: str | None = None
         self._ways: dict[str, str] = {}
+        self._passes = 1
+        self._own_buffers = False
         self._compared = False
         gradient_bytes = sum(p.numel() * p.element_size() for p in self._parameters.values())
         self._largest = LARGEST_CHUNK
@@ -51,8 +56,13 @@ class PerExampleGradients:
     @property
     def method(self) -> str:
         """How gradients are taken, in words."""
-        if self._failure is None:
+        if self._failure is None and self._passes == 1:
             return "per-example gradients, all examples in one pass"
+        if self._failure is None:
+            return (
+                "per-example gradients, one pass for the examples that take the same branches "
+                f"({self._passes} passes at most)"
+            )
         return f"per-example gradients, one backward pass each ({self._failure})"
 
     @property
@@ -90,16 +100,7 @@ class PerExampleGradients:
         if self._failure is not None:
             return self._one(batch, weighted=weighted, sums=sums)
         try:
-            part = read_examples(
-                self._reading.losses,
-                self._parameters,
-                batch,
-                count=count,
-                batched=batched,
-                factors=self._reading.factors,
-                weighted=weighted,
-                sums=sums,
-            )
+            part = self._in_few_passes(batch, count, batched, weighted=weighted, sums=sums)
         except (TaskError, NonFiniteLossError):
             raise
         except torch.OutOfMemoryError:
@@ -109,12 +110,52 @@ class PerExampleGradients:
             torch.cuda.empty_cache()
             return None
         except Exception as error:  # whatever can't be followed; an error of the loss itself comes again below
+            if writes_into_shared(error) and not self._own_buffers:
+                self._own_buffers = True
+                return None
             self._failure = _why(error)
             self._ways = dict.fromkeys(self._parameters, f"one backward pass for every example ({self._failure})")
             return None
         self._ways = part.ways
         self._chunk = max(1, min(self._largest, self._memory() // max(1, part.bytes_each)))
         return part
+
+    def _in_few_passes(
+        self, batch: Batch, count: int, batched: list[int], *, weighted: bool, sums: bool
+    ) -> ExampleGradients:
+        """One pass, or one for all examples that take the same branches.
+
+        Raises:
+            CannotVectoriseError: there are so many ways that passes would hold next to no examples.
+        """
+        leaves, structure = pytree.tree_flatten(batch)
+        waiting = [list(range(count))]
+        done: list[tuple[list[int], ExampleGradients]] = []
+        while waiting:
+            chosen = waiting.pop()
+            some = list(leaves)
+            for k in batched if len(chosen) < count else ():
+                some[k] = leaves[k][chosen]
+            try:
+                part = read_examples(
+                    self._reading.losses,
+                    self._parameters,
+                    pytree.tree_unflatten(some, structure),
+                    count=len(chosen),
+                    batched=batched,
+                    factors=self._reading.factors,
+                    weighted=weighted,
+                    sums=sums,
+                    own_buffers=self._own_buffers,
+                )
+            except BranchesDivergeError as error:
+                waiting += [[chosen[i] for i in group] for group in error.groups]
+                if len(waiting) + len(done) > max(2, count // 2):
+                    raise CannotVectoriseError(f"{error} in a batch of {len(chosen)}") from None
+            else:
+                done.append((chosen, part))
+        self._passes = max(self._passes, len(done))
+        return joined(done) if len(done) > 1 else done[0][1]
 
     def _one(self, batch: Batch, *, weighted: bool, sums: bool) -> ExampleGradients:
         """The gradient of a batch of one example."""

@@ -38,6 +38,18 @@ class Examples:
         """Whether every example has a value of its own."""
         return functorch._unwrap_batched(tensor, self._level)[1] is not None
 
+    def are_apart(self) -> bool:
+        """Whether the code that runs sees one example: not inside of `together`, nor of another transform."""
+        return functorch.maybe_current_level() == self._level
+
+    def is_plain_in(self, tensor: Tensor) -> bool:
+        """Whether no other transform of `torch.func` has a hold of a tensor, one inside the model's own."""
+        return functorch.maybe_get_level(tensor) in (None, -1, -2, self._level)
+
+    def inner(self, tensor: Tensor) -> Tensor:
+        """What holds the values of a tensor: of all examples, or the tensor itself where they share it."""
+        return functorch._unwrap_batched(tensor, self._level)[0]
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Inside, functions act on tensors of all examples, and autograd sees them."""

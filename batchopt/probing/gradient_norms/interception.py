@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from batchopt.probing.gradient_norms.branches import READS, Branches
 from batchopt.probing.gradient_norms.examples import Examples
 from batchopt.probing.gradient_norms.tape import Tape
 
@@ -42,6 +43,27 @@ _METADATA = frozenset(
         "is_shared",
     )
 )
+_FRESH = frozenset(
+    (
+        torch.empty,
+        torch.full,
+        torch.ones,
+        torch.tensor,
+        torch.zeros,
+        torch.empty_like,
+        torch.full_like,
+        torch.ones_like,
+        torch.zeros_like,
+        torch.clone,
+        Tensor.clone,
+        Tensor.new_empty,
+        Tensor.new_full,
+        Tensor.new_ones,
+        Tensor.new_tensor,
+        Tensor.new_zeros,
+    )
+)
+"""Functions that make a tensor into which programs write."""
 _DIFFERENTIABLE_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "real", "imag"))
 _CASTS = frozenset(("to", "type_as", "float", "double", "half", "bfloat16", "contiguous", "cpu", "cuda"))
 
@@ -52,19 +74,34 @@ class Recorder(TorchFunctionMode):
     Args:
         tape: where to.
         examples: the examples of the `torch.vmap` inside which this is active.
+        given: tensors of the batch, as one example has them.
+        own_buffers: whether every example gets new tensors of its own, also where all hold the same at first: so that
+            what differs can be written into them.
         rules: torch function -> rule.
         always: the same for functions that are intercepted without a parameter as well.
+
+    Attributes:
+        branches: what the program reads of tensors.
     """
 
     def __init__(
-        self, tape: Tape, examples: Examples, *, rules: Mapping[Any, Rule], always: Mapping[Any, Rule]
+        self,
+        tape: Tape,
+        examples: Examples,
+        given: Iterable[Tensor],
+        *,
+        own_buffers: bool,
+        rules: Mapping[Any, Rule],
+        always: Mapping[Any, Rule],
     ) -> None:
         super().__init__()
         self.tape = tape
         self.examples = examples
         self._rules = rules
         self._always = always
+        self._own_buffers = own_buffers
         self._expanded: dict[int, Tensor] = {}
+        self.branches = Branches(examples, given, {proxy.device for proxy in tape.proxies})
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,9 +109,20 @@ class Recorder(TorchFunctionMode):
         """Called by torch instead of `func`."""
         del types
         kwargs = kwargs or {}
+        if func in READS:
+            return self.branches.read(func, args, kwargs)
+        states = self.branches.before(args, kwargs)
+        output = self._called(func, args, kwargs)
+        if self._own_buffers and func in _FRESH:
+            output = self.branches.owned(output)
+        self.branches.after(states, output)
+        return output
+
+    def _called(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in self._always:
             output = self._always[func](self, *args, **kwargs)
-            return func(*args, **kwargs) if output is NotImplemented else output
+            if output is not NotImplemented:
+                return output
         if not torch.is_grad_enabled() or not self._holds_parameter((*args, *kwargs.values())):
             return func(*args, **kwargs)
         if func in self._rules:
@@ -97,8 +145,9 @@ class Recorder(TorchFunctionMode):
     def expanded(self, parameter: Tensor, *, reason: str) -> Tensor:
         """A parameter as a value that every example has for itself, so that its gradients are single examples'."""
         key = self.tape.key(parameter)
-        if key is None:
-            return parameter
+        return parameter if key is None else self._expanded_key(key, reason)
+
+    def _expanded_key(self, key: int, reason: str) -> Tensor:
         if key not in self._expanded:
             with self.examples.together():
                 copies = _Expand.apply(self.tape.use(key), self.examples.count, self.tape, key, reason)
@@ -114,7 +163,7 @@ class Recorder(TorchFunctionMode):
     def _holds_parameter(self, values: Iterable[Any]) -> bool:
         for value in values:
             if isinstance(value, Tensor):
-                if self.tape.key(value) is not None:
+                if self.tape.key(value) is not None or self.tape.transposed_key(value) is not None:
                     return True
             elif isinstance(value, (list, tuple)) and self._holds_parameter(value):
                 return True
@@ -133,15 +182,15 @@ class Recorder(TorchFunctionMode):
             if cast is args[0]:
                 return cast
         reason = f"used by {name}"
-        return func(
-            *(self._replaced(arg, reason) for arg in args), **{k: self._replaced(v, reason) for k, v in kwargs.items()}
-        )
+        return func(*(self.apart(arg, reason) for arg in args), **{k: self.apart(v, reason) for k, v in kwargs.items()})
 
-    def _replaced(self, value: Any, reason: str) -> Any:
+    def apart(self, value: Any, reason: str) -> Any:
+        """An argument with a copy per example of each parameter in it, for a function that no rule is made for."""
         if isinstance(value, Tensor):
-            return self.expanded(value, reason=reason)
+            key = self.tape.transposed_key(value)
+            return self.expanded(value, reason=reason) if key is None else self._expanded_key(key, reason).mT
         if type(value) in (list, tuple):
-            return type(value)(self._replaced(item, reason) for item in value)
+            return type(value)(self.apart(item, reason) for item in value)
         return value
 
 

@@ -30,6 +30,18 @@ def biased_product(recorder: Recorder, input: Tensor, mat1: Tensor, mat2: Tensor
     return _recorded(recorder, mat1, mat2, input, transposed=True)
 
 
+def transpose(recorder: Recorder, input: Tensor, dim0: int = 0, dim1: int = 1) -> Any:
+    """A parameter's transposed matrix or matrices, because `input @ weight.T` is a linear map as well.
+
+    It hangs on the parameter itself, so that a use that no rule sees brings a gradient there, and shows.
+    """
+    key = recorder.tape.key(input)
+    dimensions = input.ndim
+    if key is None or dimensions < 2 or {dim0 % dimensions, dim1 % dimensions} != {dimensions - 2, dimensions - 1}:
+        return NotImplemented
+    return recorder.tape.transposed(key, input.mT)
+
+
 RULES: dict[Any, Rule] = {
     F.linear: linear,
     torch.matmul: product,
@@ -38,11 +50,20 @@ RULES: dict[Any, Rule] = {
     Tensor.mm: product,
     Tensor.__matmul__: product,
     torch.addmm: biased_product,
+    Tensor.T.__get__: transpose,  # type: ignore[attr-defined]
+    Tensor.mT.__get__: transpose,  # type: ignore[attr-defined]
+    Tensor.t: transpose,
+    torch.t: transpose,
+    Tensor.transpose: transpose,
+    torch.transpose: transpose,
 }
 
 
 def _recorded(recorder: Recorder, input: Tensor, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> Any:
-    fits = weight.ndim == 2 and recorder.tape.key(input) is None
+    key = recorder.tape.transposed_key(weight)
+    if key is not None:
+        weight, transposed = recorder.tape.parameter(key), not transposed
+    fits = weight.ndim == 2 and recorder.tape.key(input) is None and recorder.tape.transposed_key(input) is None
     if not (fits and recorder.is_shared_constant(weight) and recorder.is_shared_constant(bias)):
         return NotImplemented
     with recorder.examples.together():
@@ -68,7 +89,9 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(input, weight)
         ctx.tape, ctx.keys, ctx.transposed = tape, keys, transposed
         matrix = (weight.mT if transposed else weight).to(input.dtype)
-        return F.linear(input, matrix, None if bias is None else bias.to(input.dtype))
+        output = F.linear(input, matrix, None if bias is None else bias.to(input.dtype))
+        # As it is a view of a matrix, and autograd allows no ReLU(inplace=True) on a view made here.
+        return torch.ops.aten._unsafe_view(output, output.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from batchopt.errors import NonFiniteLossError, TaskError
-from batchopt.probing.gradient_norms import attention, convolution, embedding, linear, normalization, recurrent
+from batchopt.probing.gradient_norms import (
+    attention,
+    convolution,
+    embedding,
+    experts,
+    linear,
+    masks,
+    normalization,
+    recurrent,
+)
+from batchopt.probing.gradient_norms.custom_functions import custom_functions
 from batchopt.probing.gradient_norms.examples import CannotVectoriseError, Examples
 from batchopt.probing.gradient_norms.interception import Recorder, Rule
 from batchopt.probing.gradient_norms.tape import Tape
@@ -21,11 +31,12 @@ RULES: dict[Any, Rule] = {
     **attention.RULES,
     **convolution.RULES,
     **embedding.RULES,
+    **experts.RULES,
     **linear.RULES,
     **normalization.RULES,
     **recurrent.RULES,
 }
-ALWAYS: dict[Any, Rule] = {**attention.ALWAYS, **recurrent.ALWAYS}
+ALWAYS: dict[Any, Rule] = {**attention.ALWAYS, **masks.ALWAYS, **recurrent.ALWAYS}
 
 OVERFLOW = "the square of a gradient overflows: scale the loss down"
 Losses = Any
@@ -63,6 +74,7 @@ def read_examples(
     factors: Sequence[Tensor] | None = None,
     weighted: bool = True,
     sums: bool = True,
+    own_buffers: bool = False,
 ) -> ExampleGradients:
     """Squared norms of the gradients of some examples, and their sum.
 
@@ -75,9 +87,11 @@ def read_examples(
         factors: of the metric, one for each parameter; None for the identity.
         weighted: whether an example's gradient counts with its weight.
         sums: whether the sums are wanted.
+        own_buffers: see `Recorder`; needed where `writes_into_shared`.
 
     Raises:
-        CannotVectoriseError: a parameter is used where it can't be seen.
+        BranchesDivergeError: control flow depends on data, and the examples go different ways.
+        CannotVectoriseError: a parameter is used where it can't be seen, or control flow may depend on random numbers.
         NonFiniteLossError: a gradient is NaN or infinite.
         TaskError: the loss does not depend on the parameters, or a layer couples the examples.
         Exception: whatever `torch.vmap` raises over a model that it can't follow.
@@ -86,7 +100,7 @@ def read_examples(
     tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor)]
     saved = _Saved(besides=[*tape.proxies, *tensors])
     with saved:
-        values, weights = _forward(losses, tape, batch, count, batched)
+        values, weights = _forward(losses, tape, batch, count, batched, own_buffers)
     if not values.requires_grad:
         raise TaskError("the loss must depend on the model's trainable parameters, and it is detached from them")
     objective = values if weights is None or not weighted else values * weights
@@ -108,8 +122,39 @@ def read_examples(
     return ExampleGradients(squares, weights, total, total_squared, tape.ways(), bytes_each)
 
 
+def joined(parts: Sequence[tuple[list[int], ExampleGradients]]) -> ExampleGradients:
+    """Several passes as one.
+
+    Args:
+        parts: positions of a pass's examples in the batch, and what it gave; together all positions.
+    """
+    order = torch.tensor([i for chosen, _ in parts for i in chosen]).argsort()
+    passes = [part for _, part in parts]
+    ways: dict[str, list[str]] = {}
+    for part in passes:
+        for name, way in part.ways.items():
+            ways.setdefault(name, []).append(way)
+
+    def in_order(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat(tuple(values))[order]
+
+    def added(sums: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(torch.stack(each).sum(0) for each in zip(*sums, strict=True))
+
+    weights = [part.weights for part in passes if part.weights is not None]
+    squared = [part.total_squared for part in passes if part.total_squared is not None]
+    return ExampleGradients(
+        squares=in_order(part.squares for part in passes),
+        weights=in_order(weights) if weights else None,
+        total=added(part.total for part in passes),
+        total_squared=added(squared) if squared else None,
+        ways={name: "; ".join(dict.fromkeys(each)) for name, each in ways.items()},
+        bytes_each=max(part.bytes_each for part in passes),
+    )
+
+
 def _forward(
-    losses: Losses, tape: Tape, batch: Any, count: int, batched: Sequence[int]
+    losses: Losses, tape: Tape, batch: Any, count: int, batched: Sequence[int], own_buffers: bool
 ) -> tuple[Tensor, Tensor | None]:
     leaves, structure = pytree.tree_flatten(batch)
     weighted = False
@@ -119,8 +164,11 @@ def _forward(
         one = list(leaves)
         for k, leaf in zip(batched, example, strict=True):
             one[k] = leaf[None]
-        with Recorder(tape, Examples(count), rules=RULES, always=ALWAYS):
+        given = [one[k] for k in batched]
+        recorder = Recorder(tape, Examples(count), given, own_buffers=own_buffers, rules=RULES, always=ALWAYS)
+        with custom_functions(recorder), recorder:
             values, weights = losses(pytree.tree_unflatten(one, structure))
+        recorder.branches.check()
         weighted = weights is not None
         return values[0], torch.ones_like(values[0]) if weights is None else weights[0]
 
@@ -161,6 +209,11 @@ class _Saved(torch.autograd.graph.saved_tensors_hooks):
             self._seen.add(storage.data_ptr())
             self.total += storage.nbytes()
         return tensor
+
+
+def writes_into_shared(error: Exception) -> bool:
+    """Whether a pass failed because an example's values were written into a tensor that all of them share."""
+    return isinstance(error, RuntimeError) and "(self, *extra_args) is not possible" in str(error)
 
 
 def not_finite(name: str) -> str:

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from batchopt.probing.gradient_norms.shared import SharedUses
 from batchopt.probing.gradient_norms.uses import Inputs, OuterProducts, Rows, squares, wide, wide_dtype
+
+
+class ByExample(Protocol):
+    """A use that knows the norms of its gradients."""
+
+    def squares(self, factor: Tensor | None) -> Tensor:
+        """Squared norms in a metric, (B,)."""
+
+    def dense(self, examples: slice) -> Tensor:
+        """Gradients of some examples, (examples, *shape of the parameter)."""
 
 
 @dataclass(slots=True)
@@ -60,6 +71,8 @@ class Tape:
         self.recording = True
         self.sums = sums
         self.expanded_bytes = 0
+        self._transposed: dict[int, tuple[Tensor, int]] = {}
+        self._parameters = list(parameters.values())
         self._keys = {id(parameter): key for key, parameter in enumerate(parameters.values())}
         self._entries = [
             _Entry(
@@ -78,6 +91,20 @@ class Tape:
     def key(self, value: object) -> int | None:
         """Which of the parameters this is; None if none."""
         return self._keys.get(id(value))
+
+    def parameter(self, key: int) -> nn.Parameter:
+        """The parameter itself."""
+        return self._parameters[key]
+
+    def transposed(self, key: int, value: Tensor) -> Tensor:
+        """Note that this is the transposed matrix of a parameter, of which no use is known yet."""
+        self._transposed[id(value)] = value, key  # the tensor is kept, so that no other gets its id
+        return value
+
+    def transposed_key(self, value: object) -> int | None:
+        """Which of the parameters this is the transposed matrix of; None if of none."""
+        known = self._transposed.get(id(value))
+        return None if known is None else known[1]
 
     def use(self, key: int) -> Tensor:
         """One more use of a parameter: what to compute with instead of it."""
@@ -116,6 +143,17 @@ class Tape:
             entry.shared.rows.append(rows)
         else:
             entry.squares.append(rows.squares(len(entry.proxy), entry.factor))
+
+    def add_experts(self, key: int, use: ByExample) -> None:
+        """A use as the matrices of experts, each for some of the rows."""
+        if not self.recording:
+            return
+        entry = self._entries[key]
+        entry.ways.append("products of the rows of every expert")
+        if entry.uses > 1:
+            entry.shared.add_dense(use.dense(slice(None)))
+        else:
+            entry.squares.append(use.squares(entry.factor))
 
     def add_outer(
         self, key: int, left: Tensor, right: Inputs, plain: Callable[[], Tensor], *, bias_key: int | None = None

@@ -23,18 +23,18 @@ def without_compilation() -> Iterator[None]:
         yield
 
 
-class _Substitute:
-    """A name of a module that means something else while any thread is inside; afterwards it is as it was.
+class Substitute:
+    """A name of a module or class that means something else while any thread is inside; afterwards it is as it was.
 
     Args:
-        module: that holds it.
-        name: in the module.
+        module: that holds it, or a class.
+        name: in there.
         value: what it means inside.
     """
 
     def __init__(self, module: Any, name: str, value: Any) -> None:
         self._module, self._name = module, name
-        self._values = {True: value, False: getattr(module, name)}
+        self._values = {True: value, False: vars(module)[name]}
         self._inside = 0
         self._lock = threading.Lock()
 
@@ -45,6 +45,7 @@ class _Substitute:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
+        """Inside, the name means the other value."""
         self._change(1)
         try:
             yield
@@ -62,8 +63,8 @@ def _kept(*_: Any, **__: Any) -> Iterator[None]:
     yield
 
 
-_ONE_KIND = _Substitute(checkpoint, "CheckpointFunction", _NotReentrant)
-_KEPT = _Substitute(checkpoint, "_checkpoint_without_reentrant_generator", _kept)
+_ONE_KIND = Substitute(checkpoint, "CheckpointFunction", _NotReentrant)
+_KEPT = Substitute(checkpoint, "_checkpoint_without_reentrant_generator", _kept)
 
 
 def checkpoints_of_one_kind() -> contextlib.AbstractContextManager[None]:

@@ -115,34 +115,6 @@ def test_a_random_loss_is_not_taken_for_one_that_depends_on_the_batch() -> None:
     assert len(per_example_squared_norms(model, squared_output, (torch.randn(BATCH, 3),))) == BATCH
 
 
-class Doubling(torch.autograd.Function):
-    """A function of a user's own that torch.vmap has no rule for."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return 2.0 * x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return 2.0 * gradient
-
-
-@pytest.mark.parametrize("of_parameter", [True, False])
-def test_functions_of_ones_own(of_parameter: bool) -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.scale = nn.Linear(3, 2), nn.Parameter(torch.randn(2))
-
-        def forward(self, x: Tensor) -> Tensor:
-            scale = Doubling.apply(self.scale) if of_parameter else self.scale
-            return self.layer(x if of_parameter else Doubling.apply(x)) * scale
-
-    torch.manual_seed(0)
-    ways = assert_like_twin(Model(), squared_output, (torch.randn(BATCH, 3),), method="one backward pass each")
-    assert all(way.startswith("one backward pass for every example (") for way in ways.values())
-
-
 def test_compiled_scripts_hide_their_parameters() -> None:
     torch.manual_seed(0)
     traced = torch.jit.trace(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), torch.randn(2, 3))
