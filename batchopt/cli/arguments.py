@@ -68,6 +68,17 @@ def named_value(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def log_target(text: str) -> str:
+    """`wandb`, `mlflow` or `tensorboard`, with what follows a colon."""
+    from batchopt.training.board import check_log
+
+    try:
+        check_log(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
     """Raise where a file cannot be written, or would take the place of another one of the same command.
 
@@ -89,7 +100,7 @@ def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | Non
         taken.add(path.resolve())
 
 
-def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
+def add_batch_sizes(parser: argparse._ActionsContainer) -> None:
     """--batch-sizes LOW:HIGH."""
     parser.add_argument("--batch-sizes", type=batch_sizes, metavar="LOW:HIGH", help="smallest and largest batch size")
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import NoReturn
 
 import batchopt
-from batchopt.cli import demo, explain, forecast, plan, probe, processes, report, schedule, train, tune
+from batchopt.cli import demo, explain, forecast, plan, probe, processes, report, run, schedule, train, tune
 from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
 
-_VERBS: tuple[ModuleType, ...] = (demo, probe, forecast, plan, tune, explain, train, schedule, report)
+_VERBS: tuple[ModuleType, ...] = (demo, run, probe, forecast, plan, tune, explain, train, schedule, report)
 
 _DESCRIPTION = """\
 Which batch size and learning rate to train a PyTorch model with, after a short probe.
@@ -37,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit code is 0 on success, 1 on failure, 2 on bad usage, 130 after Ctrl-C, 141 where the
     reader of a pipe has gone.
     """
-    args = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser, verbs = _parser()
+    _check_spelling(given, verbs)
+    args = parser.parse_args(given)
     console = Console(as_json=args.json, is_silent=processes.rank() > 0)
     try:
         if processes.count() > 1:
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         together = isinstance(error, args.raised_by_all)
         if processes.rank() == 0 or not together:
             who = f"process {processes.rank()}: " if processes.count() > 1 and not together else ""
-            print(f"batchopt: {who}error: {_one_line(error)}", file=sys.stderr)
+            console.error(f"batchopt: {who}error: {_one_line(error)}")
         code = 2 if isinstance(error, UsageError) else 1
         processes.leave(code, together=together)
         return code
@@ -81,13 +86,36 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text} (--debug shows where)"
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line: where a usage of ten lines comes first, that line is not read."""
+
+    def error(self, message: str) -> NoReturn:
+        Console(as_json=False).error(f"{self.prog}: error: {message} ({self.prog} --help says more)")
+        self.exit(2)
+
+
+def _check_spelling(given: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
+    """End where an option is mistyped: argparse would first say that another one is missing."""
+    verb = next((word for word in given if not word.startswith("-")), None)
+    parser = verbs.get(verb or "")
+    if parser is None:
+        return
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    for word in given:
+        name = word.partition("=")[0]
+        if name == "--":
+            return
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            parser.error(f"there is no option {name}" + (f", did you mean {near[0]}?" if near else ""))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of all, and those of the commands by name."""
+    common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
-        prog="batchopt", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(prog="batchopt", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"batchopt {batchopt.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
     for module in _VERBS:
@@ -107,4 +135,4 @@ def _parser() -> argparse.ArgumentParser:
             together=getattr(module, "TOGETHER", False),
             raised_by_all=getattr(module, "RAISED_BY_ALL", ()),
         )
-    return parser
+    return parser, verbs.choices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
@@ -11,6 +12,9 @@ from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
+
+FIRST_REASON = "The learning rate "
+"""How the first reason begins that is no doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,11 @@ class Plan(Record):
         ends = f"a loss of {self.loss} at the end, {self.steps} steps"
         first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
         return "\n".join([first, *self.reasons])
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The reasons not to trust it, which come first."""
+        return tuple(takewhile(lambda reason: not reason.startswith(FIRST_REASON), self.reasons))
 
     @property
     def batch_size(self) -> int:

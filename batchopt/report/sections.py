@@ -314,10 +314,8 @@ def _goal_in_words(plan: Plan) -> str:
 
 
 def _step_cost_in_words(cost: StepCost) -> str:
-    if cost.unit == "seconds":
-        scatter = f", give or take a factor of {cost.scatter:.2f}" if cost.scatter > 1.0 else ""
-        return f"{seconds(cost.per_step)} + {seconds(cost.per_example)} an example{scatter}"
-    return f"{number(cost.per_step)} + {number(cost.per_example)} an example ({cost.unit})"
+    scatter = f" (give or take a factor of {cost.scatter:.2f})" if cost.scatter > 1.0 else ""
+    return cost.in_words() + scatter
 
 
 def _where(shown: bool, row: tuple[str, str]) -> list[tuple[str, str]]:

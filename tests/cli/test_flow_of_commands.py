@@ -16,7 +16,7 @@ from batchopt.cli.console import Console
 from batchopt.cli.main import main
 from batchopt.cli.probe import show_probe
 from batchopt.cli.task_file import load_task
-from batchopt.cli.train import train_by
+from batchopt.cli.training import train_by
 from batchopt.report.sections import probe as probe_section
 
 GOAL = 0.4
@@ -279,7 +279,7 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
 ) -> None:
     realised, board = tmp_path / "realised.json", tmp_path / "board"
     command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
-    assert main([*command, "--realised", str(realised), "--tensorboard", str(board)]) == 0
+    assert main([*command, "--realised", str(realised), "--log", f"tensorboard:{board}"]) == 0
     told = capsys.readouterr().out
     begins = Plan.load(flow.plan).schedule.learning_rate_schedule.examples[-2]
     assert f"planned from {begins:,}" in told
