@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from batchopt.cli.arguments import UsageError
 from batchopt.uncertainty import Estimate
 
 if TYPE_CHECKING:
@@ -64,6 +65,19 @@ class Console:
     def title(self, text: str) -> None:
         """A line above a table or a list."""
         self.say(text, "heading")
+
+    def ask(self, question: str) -> str:
+        """An answer from standard input, without what surrounds it; empty where only Enter was pressed.
+
+        Raises:
+            UsageError: standard input has ended.
+        """
+        self.end_progress()
+        print(f"{question} ", end="", file=self._stream, flush=True)
+        answer = sys.stdin.readline()
+        if not answer:
+            raise UsageError("standard input ended before the question was answered: nothing was written")
+        return answer.strip()
 
     def error(self, text: str) -> None:
         """The one line that a failing command leaves on standard error."""
@@ -126,14 +140,14 @@ class Console:
 
         Args:
             part: what is being done.
-            done: share of the work; None where it is not known.
+            done: share of the work; None where it is not known, which is shown on a terminal only.
         """
         if self._is_silent:
             return
         if not is_rich(sys.stderr):
-            if part != self._shown[0] or (done or 0.0) >= self._shown[1] + 0.25:
-                print(f"  {'' if done is None else f'{done:.0%}':>4}  {part}", file=sys.stderr, flush=True)
-                self._shown = (part, done or 0.0)
+            if done is not None and (part != self._shown[0] or done >= self._shown[1] + 0.25):
+                print(f"  {done:4.0%}  {part}", file=sys.stderr, flush=True)
+                self._shown = (part, done)
             return
         if self._bar is None:
             self._bar = _bar_on(_rich(sys.stderr))

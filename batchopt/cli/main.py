@@ -12,12 +12,39 @@ from types import ModuleType
 from typing import NoReturn
 
 import batchopt
-from batchopt.cli import demo, explain, forecast, plan, probe, processes, report, run, schedule, train, tune
+from batchopt.cli import (
+    demo,
+    doctor,
+    explain,
+    forecast,
+    init,
+    plan,
+    probe,
+    processes,
+    report,
+    run,
+    schedule,
+    train,
+    tune,
+)
 from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError
 
-_VERBS: tuple[ModuleType, ...] = (demo, run, probe, forecast, plan, tune, explain, train, schedule, report)
+_VERBS: tuple[ModuleType, ...] = (
+    demo,
+    init,
+    doctor,
+    run,
+    probe,
+    forecast,
+    plan,
+    tune,
+    explain,
+    train,
+    schedule,
+    report,
+)
 
 _DESCRIPTION = """\
 Which batch size and learning rate to train a PyTorch model with, after a short probe.
