@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
@@ -111,7 +110,8 @@ class Plan(Record):
     @property
     def doubts(self) -> tuple[str, ...]:
         """The reasons not to trust it, which come first."""
-        return tuple(takewhile(lambda reason: not reason.startswith(FIRST_REASON), self.reasons))
+        first = next((k for k, reason in enumerate(self.reasons) if reason.startswith(FIRST_REASON)), 0)
+        return self.reasons[:first]
 
     @property
     def batch_size(self) -> int:
