@@ -153,7 +153,8 @@ def test_refused(text: str, message: str) -> None:
     ("record", "keys", "older"),
     [
         (StepCost(1e-3, 1e-5), ["scatter"], "batchopt.step_cost/1"),
-        (plan_of(), ["expected_regret"], "batchopt.plan/2"),
+        (plan_of(), ["expected_regret", "parameters", "population"], "batchopt.plan/2"),
+        (plan_of(), ["parameters", "population"], "batchopt.plan/3"),
         (ProbeReport(None, (), (), None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1)), ["decisions"],
          "batchopt.probe/2"),
         (Part(Spending("search", 1.0, 1, 1.0)), ["step_seconds", "aim"], "batchopt.probe_part/2"),

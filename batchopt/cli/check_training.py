@@ -13,7 +13,7 @@ from batchopt._wording import seconds as in_words
 from batchopt.cli.findings import Finding, Subject
 from batchopt.errors import NonFiniteLossError
 from batchopt.probing.data import available, evaluation_examples
-from batchopt.probing.evaluation import check_evaluation, check_untrained, evaluated_loss
+from batchopt.probing.evaluation import HOPELESS, check_evaluation, check_untrained, evaluated_loss
 from batchopt.probing.gradients import coupling_module, gradient_coverage
 from batchopt.probing.kinds.preconditioned import is_adaptive
 from batchopt.probing.losses import batch_loss, is_mean
@@ -125,27 +125,29 @@ def check_gradients(subject: Subject) -> Finding:
     return Finding("gradients", "ok", words)
 
 
-def check_repeats(subject: Subject) -> Finding:
-    """Whether two runs with one seed have the same losses."""
-    size = max(subject.batch_size, 2)
-    runs = [TrainingRun(subject.task, learning_rate=subject.learning_rate, seed=subject.seed) for _ in range(2)]
-    size = max(size, smallest_batch(runs[0]))
+def check_first_steps(subject: Subject) -> Finding:
+    """Whether two runs with one seed have the same losses, and these stay near the first."""
+    name, rate = "first steps", subject.learning_rate
+    runs = [TrainingRun(subject.task, learning_rate=rate, seed=subject.seed) for _ in range(2)]
+    size = max(subject.batch_size, smallest_batch(runs[0]))
+    lower = "give the task a prior=(batch size, learning rate) that works, or look at the scale of the loss"
     try:
         first, second = ([run.step(size) for _ in range(STEPS)] for run in runs)
     except NonFiniteLossError as error:
-        return Finding(
-            "same seed, same run",
-            "error",
-            f"within {STEPS} steps at a learning rate of {subject.learning_rate:g} {error}",
-            "give the task a prior=(batch size, learning rate) that works, or look at the loss's scale",
+        what = str(error).partition(": ")[0]
+        return Finding(name, "error", f"within {STEPS} steps at a learning rate of {rate:g} {what}", lower)
+    if first[-1] > HOPELESS * first[0]:
+        rose = (
+            f"within {STEPS} steps at a learning rate of {rate:g} the loss rose from {first[0]:.3g} to {first[-1]:.3g}"
         )
+        return Finding(name, "warning", rose, lower)
     apart = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(first, second, strict=True))
     if apart == 0.0:
-        return Finding("same seed, same run", "ok", f"{STEPS} steps at batch size {size} gave the same losses twice")
+        return Finding(name, "ok", f"{STEPS} at batch size {size} gave the same losses twice with one seed")
     return Finding(
-        "same seed, same run",
+        name,
         "warning",
-        f"{STEPS} steps at batch size {size} gave losses that differ by {apart:.2g} of their size",
+        f"{STEPS} at batch size {size} gave losses that differ by {apart:.2g} of their size, with one seed",
         "draw random augmentation from torch's or numpy's global generators, which are seeded; on a GPU a difference "
         "of rounding is harmless",
     )

@@ -22,9 +22,8 @@ UNITS = {
     "epoch": ("epochs", 1.0),
 }
 """Units of an amount: what it is counted in, and how many of that there are to one."""
-FORMS = (
-    "loss=0.25 (end at this loss) or within=2h (the lowest loss within an amount: s, min, h, examples, steps, epochs)"
-)
+FORMS = "loss=0.25 (end at this loss), or within=2h (the lowest loss within so many s, min, h, examples, steps, epochs)"
+"""How goals are written."""
 
 
 class Amount:

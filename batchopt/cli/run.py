@@ -136,19 +136,16 @@ def _kept_probe(file: Path, task: TrainingTask, args: argparse.Namespace) -> Pro
         EvidenceError: it is of another task, or of another budget or seed than was asked for.
     """
     from batchopt.cli.probe import journal_of
+    from batchopt.cli.task_file import other_task
 
     if not file.exists() or journal_of(file).exists():
         return None
     report = ProbeReport.load(file)
     remedy = "give another folder with -o, or delete that file to probe again"
-    parameters = sum(p.numel() for p in task.make_model().parameters() if p.requires_grad)
     made = report.provenance
-    for what, held, now in (
-        ("trainable parameters", made.parameters, parameters),
-        ("examples in the data", made.population, task.population),
-    ):
-        if held != now:
-            raise EvidenceError(f"{file} is the probe of another task ({what}: {held} there, {now} in this): {remedy}")
+    other = other_task(task, parameters=made.parameters, population=made.population)
+    if other is not None:
+        raise EvidenceError(f"{file} is the probe of another task ({other}): {remedy}")
     if args.examples is not None and args.seconds is None and report.budget_examples != args.examples:
         raise EvidenceError(
             f"{file} is a probe of {report.budget_examples:,} examples, and {args.examples:,} are asked for: "

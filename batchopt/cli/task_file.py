@@ -84,3 +84,15 @@ def _named(module: ModuleType, path: Path, name: str, what: str) -> Any:
     if found is None:
         raise TaskError(f"{path} has no name {name!r}: write {path}:NAME with the name of {what} in it")
     return found
+
+
+def other_task(task: TrainingTask, *, parameters: int | None, population: int | None) -> str | None:
+    """How a task differs from the one that a record was made of; None where it does not, or the record does not say."""
+    own = sum(p.numel() for p in task.make_model().parameters() if p.requires_grad)
+    for what, held, now in (
+        ("trainable parameters", parameters, own),
+        ("examples in the data", population, task.population),
+    ):
+        if held is not None and held != now:
+            return f"it was of {held:,} {what}, and this task has {'no such number' if now is None else f'{now:,}'}"
+    return None

@@ -18,6 +18,7 @@ from batchopt.planning.plan import Plan
 from batchopt.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
+    from batchopt.probing.task import TrainingTask
     from batchopt.training.adaptive import AdaptiveSchedule
     from batchopt.training.train import TrainingResult
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     adaptive = _adaptive(args, schedule, plan)
     task = load_task(args.task)
     processes.join(task.torch_device)
+    if plan is not None:
+        warn_of_other_task(plan, task, console)
     result, rows = train_and_show(
         task,
         schedule,
@@ -99,6 +102,19 @@ def run(args: argparse.Namespace, console: Console) -> None:
     console.result(training_result(result, rows))
     if plan is not None:
         check_reached(plan, result, adapted=adaptive is not None)
+
+
+def warn_of_other_task(plan: Plan, task: TrainingTask, console: Console) -> None:
+    """Say so where a plan was made of another task: nothing of what it predicts is then of this training."""
+    from batchopt.cli.task_file import other_task
+
+    other = other_task(task, parameters=plan.parameters, population=plan.population)
+    if other is not None:
+        console.item(
+            f"Warning: the plan is of another task ({other}), so what it predicts is not of this training: probe and "
+            "plan this one.",
+            "doubt",
+        )
 
 
 def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -> AdaptiveSchedule | None:

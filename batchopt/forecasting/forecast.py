@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
 from batchopt._checks import check_count, check_increasing, check_positive
-from batchopt._codec import Record
+from batchopt._codec import Record, Upgrade, gained
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.constant import ConstantForecast
@@ -67,9 +67,12 @@ class Forecast(Record):
         task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
             none.
         doubts: what speaks against trusting it, in sentences.
+        parameters: trainable parameters of the model that was probed; None without a probe.
+        population: examples in its data set; None without a probe, and for a stream.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.forecast/5"
+    SCHEMA: ClassVar[str] = "batchopt.forecast/6"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.forecast/5": gained("parameters", "population")}
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
     law: LossPosterior
@@ -80,6 +83,8 @@ class Forecast(Record):
     warmup_examples: int | None
     task_schedule: str | tuple[float, ...] | None
     doubts: tuple[str, ...]
+    parameters: int | None = None
+    population: int | None = None
 
     __str__ = in_words
 
@@ -144,6 +149,8 @@ class Forecast(Record):
             warmup_examples=None if report is None else report.provenance.warmup_examples or None,
             task_schedule=None if report is None else report.provenance.learning_rate_schedule,
             doubts=(),
+            parameters=None if report is None else report.provenance.parameters,
+            population=None if report is None else report.provenance.population,
         )
         seen_again = [] if report is None else doubts_of_training_losses(report, forecast.lowest_observed_loss)
         return replace(forecast, doubts=(*known.doubts, *seen_again, *doubts_of_fit(forecast)))

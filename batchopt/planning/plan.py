@@ -82,10 +82,15 @@ class Plan(Record):
         reasons: why, in sentences; a doubt comes first.
         expected_regret: by which share the plan costs more than the best setting would, on average over what is
             believed: what a perfect forecast would save. None for `LowestLoss`.
+        parameters: trainable parameters of the model that was probed; None without a probe.
+        population: examples in its data set; None without a probe, and for a stream.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.plan/3"
-    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.plan/2": gained("expected_regret")}
+    SCHEMA: ClassVar[str] = "batchopt.plan/4"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {
+        "batchopt.plan/3": gained("parameters", "population"),
+        "batchopt.plan/2": gained("expected_regret", "parameters", "population"),
+    }
     REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
     goal: ReachLoss | LowestLoss
@@ -99,6 +104,8 @@ class Plan(Record):
     schedule_cost: Estimate
     reasons: tuple[str, ...]
     expected_regret: float | None = None
+    parameters: int | None = None
+    population: int | None = None
 
     def __str__(self) -> str:
         """What to run, what it is predicted to take, and why."""

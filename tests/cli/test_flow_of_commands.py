@@ -14,10 +14,12 @@ import torch
 from batchopt import Forecast, LearningRateSchedule, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.console import Console
 from batchopt.cli.main import main
+from batchopt.cli.plan import show_plan
 from batchopt.cli.probe import show_probe
 from batchopt.cli.task_file import load_task
 from batchopt.cli.training import train_by
 from batchopt.report.sections import probe as probe_section
+from batchopt.step_cost import Knee, StepCost
 
 GOAL = 0.4
 
@@ -79,6 +81,34 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
 def test_forecast_at_a_loss_that_is_asked_for(flow: Any) -> None:
     asked = [row["estimate"] for row in flow.told["critical_batch_size"] if row["loss"] == 0.45]
     assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.45).value
+
+
+def test_what_is_said_of_a_step_are_the_planner_s_numbers(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    report = ProbeReport.load(flow.probe)
+    bent = StepCost(2.52e-3, 1e-6, knees=(Knee(16, 2.9e-4),))
+    for cost in (report.step_cost, bent):
+        show_probe(replace(report, step_cost=cost), Console(as_json=False))
+        shown = capsys.readouterr().out
+        assert f"a step takes {cost.in_words()}" in shown
+        assert cost.in_words() in probe_section(replace(report, step_cost=cost), None).body
+    assert bent.in_words() == "2.52 ms at a batch of 1 and 2.54 ms at 16; beyond, every further example takes 291 µs"
+    assert bent(17) - bent(16) == pytest.approx(291e-6, rel=1e-6)
+
+
+def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan.load(flow.plan)
+    doubt = "The loss at the end of the schedule is unresolved: 0.5."
+    for doubts in ((), (doubt,)):
+        reasons = (*doubts, *plan.reasons[len(plan.doubts) :])
+        show_plan(replace(plan, reasons=reasons), Console(as_json=False))
+        text = capsys.readouterr().out
+        places = [text.index(f"\n{words}") for words in ("what it costs", "how sure", "why", "what other batch sizes")]
+        assert places == sorted(places)
+        sure = text[places[1] : places[2]]
+        assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
+        assert (doubt in sure) == bool(doubts)
+        assert "is expected to cost" in sure
+        assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
 
 
 def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
