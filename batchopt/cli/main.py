@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reader of a pipe has gone.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser, verbs = _parser()
-    _check_spelling(given, verbs)
+    parser = _parser()
+    _check_spelling(given, parser)
     args = parser.parse_args(given)
     console = Console(as_json=args.json, is_silent=processes.rank() > 0)
     try:
@@ -121,12 +121,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
-def _check_spelling(given: Sequence[str], verbs: Mapping[str, argparse.ArgumentParser]) -> None:
+def _check_spelling(given: Sequence[str], whole: argparse.ArgumentParser) -> None:
     """End where an option is mistyped: argparse would first say that another one is missing."""
-    verb = next((word for word in given if not word.startswith("-")), None)
-    parser = verbs.get(verb or "")
-    if parser is None:
+    verb = next((word for word in given if not word.startswith("-")), "")
+    verbs = next(action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+    if verb not in verbs.choices:
         return
+    parser: argparse.ArgumentParser = verbs.choices[verb]
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     for word in given:
         name = word.partition("=")[0]
@@ -137,8 +138,7 @@ def _check_spelling(given: Sequence[str], verbs: Mapping[str, argparse.ArgumentP
             parser.error(f"there is no option {name}" + (f", did you mean {near[0]}?" if near else ""))
 
 
-def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """The parser of all, and those of the commands by name."""
+def _parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -162,4 +162,4 @@ def _parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentPa
             together=getattr(module, "TOGETHER", False),
             raised_by_all=getattr(module, "RAISED_BY_ALL", ()),
         )
-    return parser, verbs.choices
+    return parser

@@ -24,7 +24,7 @@ from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.noise_trend import NoiseTrend
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
-from batchopt.forecasting.read_outs import best_rate, critical_ratio, hyperbola_to, shared_ends
+from batchopt.forecasting.read_outs import best_rate, check_reached, critical_ratio, hyperbola_to, shared_ends
 from batchopt.forecasting.schedule_points import course_of, edges_of
 from batchopt.forecasting.single_run import estimate_of, examples_needed, of_draws
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape, check_shape, function_of
@@ -67,8 +67,7 @@ class Forecast(Record):
         task_schedule: the task's own learning-rate schedule, a name or multipliers at even progress; None if it has
             none.
         doubts: what speaks against trusting it, in sentences.
-        parameters: trainable parameters of the model that was probed; None without a probe.
-        population: examples in its data set; None without a probe, and for a stream.
+        parameters, population: of the model that was probed, and of its data set; None without a probe.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/6"
@@ -251,7 +250,7 @@ class Forecast(Record):
         sizes = (float(batch_size),)
         ends = shared_ends(self.law, self._shape(learning_rate_schedule), sizes, self.warmup_examples)
         needed = ends.examples_to(loss)[:, 0]
-        self._check_reached(needed[0].min(), batch_size, loss)
+        check_reached(needed[0].min(), batch_size, loss)
         return from_positive_draws(best_rate(ends.learning_rates[0], needed))
 
     def steps(
@@ -280,11 +279,11 @@ class Forecast(Record):
         horizons = horizons_for(self.law)
         coarse = ends_of(self.law, shape, [batch_size], rates, horizons, warmup_examples=self.warmup_examples)
         near = float(np.median(of_draws(coarse.examples_to(loss)[:, 0, 0])))
-        self._check_reached(near, batch_size, loss, learning_rate)
+        check_reached(near, batch_size, loss, learning_rate)
         needed = examples_needed(
             self.law, shape, batch_size, learning_rate, loss, near=near, warmup_examples=self.warmup_examples
         )
-        self._check_reached(float(np.median(of_draws(needed))), batch_size, loss, learning_rate)
+        check_reached(float(np.median(of_draws(needed))), batch_size, loss, learning_rate)
         return estimate_of(needed).scaled(1.0 / batch_size)
 
     def loss(
@@ -312,9 +311,8 @@ class Forecast(Record):
         schedule = schedule_of(self._shape(learning_rate_schedule), examples, self.warmup_examples)
         log_losses = self.law.losses_at_end([batch_size], [learning_rate], [schedule], [examples])
         if not np.isfinite(np.median(of_draws(log_losses))):
-            raise UnreachableGoalError(
-                f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
-            )
+            setting = f"batch size {batch_size} at learning rate {learning_rate:.3g}"
+            raise UnreachableGoalError(f"{setting} is expected to diverge")
         return estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0])
 
     def losses_along(
@@ -399,8 +397,3 @@ class Forecast(Record):
         check_positive("loss", loss)
         if loss >= self.initial_loss:
             raise ValueError(f"loss must lie below the initial loss {self.initial_loss:.4g}, got {loss:.4g}")
-
-    def _check_reached(self, examples: float, batch_size: int, loss: float, rate: float | None = None) -> None:
-        if not math.isfinite(examples):
-            at = "" if rate is None else f" at learning rate {rate:.3g}"
-            raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")

@@ -92,3 +92,10 @@ def best_rate(rates: Floats, needed: Floats) -> Floats:
     found = np.exp(np.log(rates)[best[:, 0]] + step * shift)
     # A draw that never reaches the loss has no best rate.
     return np.where(np.isfinite(needed.min(axis=1)), found, np.inf)
+
+
+def check_reached(examples: float, batch_size: int, loss: float, rate: float | None = None) -> None:
+    """Raise UnreachableGoalError where the examples to a loss are not finite."""
+    if not math.isfinite(examples):
+        at = "" if rate is None else f" at learning rate {rate:.3g}"
+        raise UnreachableGoalError(f"batch size {batch_size}{at} is not predicted to reach loss {loss:.4g}")
