@@ -152,10 +152,11 @@ class Console:
         if self._bar is None:
             self._bar = _bar_on(_rich(sys.stderr))
         bar, task = self._bar
-        if done is None:  # the bar pulses, and the clock begins anew
-            bar.reset(task, total=None, description=part)
-        else:
-            bar.update(task, total=1.0, completed=done, description=part, refresh=True)
+        if (bar.tasks[0].total is None) != (done is None):  # the clock begins anew, and without a share the bar pulses
+            bar.remove_task(task)
+            task = bar.add_task(part, total=None if done is None else 1.0)
+            self._bar = bar, task
+        bar.update(task, completed=done or 0.0, description=part, refresh=True)
 
     def end_progress(self) -> None:
         """Take the bar away, so that words can follow."""
@@ -188,12 +189,11 @@ def _rich(stream: IO[str]) -> rich.console.Console:
 
 def _bar_on(console: rich.console.Console) -> tuple[Progress, TaskID]:
     """A bar with the part's name, what has passed and what is left."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bar = Progress(
         TextColumn("  {task.description:<24}", markup=False),
         BarColumn(bar_width=32),
-        TaskProgressColumn(),
         TimeElapsedColumn(),
         _left_column(),
         console=console,
@@ -208,15 +208,17 @@ def _left_column() -> Any:
     from rich.text import Text
 
     class Left(ProgressColumn):
-        """What is left if the rest goes as fast as what is done: budgets are spent evenly, but in uneven parts."""
+        """The share that is done, and how long the rest takes if it goes as fast: parts differ, budgets are kept."""
 
         def render(self, task: Task) -> Text:
-            if task.elapsed is None or task.total is None or not 0.02 < task.completed < 1.0:
+            if task.total is None:
                 return Text("")
-            left = round(task.elapsed * (1.0 - task.completed) / task.completed)
-            minutes, seconds = divmod(left, 60)
-            hours, minutes = divmod(minutes, 60)
-            return Text(f"about {hours}:{minutes:02}:{seconds:02} left", style=STYLES["soft"])
+            left = ""
+            if task.elapsed is not None and 0.02 < task.completed < 1.0:
+                minutes, seconds = divmod(round(task.elapsed * (1.0 - task.completed) / task.completed), 60)
+                hours, minutes = divmod(minutes, 60)
+                left = f"  about {hours}:{minutes:02}:{seconds:02} left"
+            return Text(f"{task.completed:4.0%}{left}", style=STYLES["soft"])
 
     return Left()
 

@@ -49,9 +49,16 @@ _VERBS: tuple[ModuleType, ...] = (
 _DESCRIPTION = """\
 Which batch size and learning rate to train a PyTorch model with, after a short probe.
 
-  probe -> forecast -> plan -> tune (optional) -> train
+  init -> doctor -> run -> train
 
-Every step reads the file of the step before. Begin with `batchopt demo`, or with a task of your own:
+Begin with `batchopt demo`, or with a task of your own:
+
+  batchopt init                                                         writes the task's file, from questions
+  batchopt doctor my_task.py:task                                       checks it, in ten seconds
+  batchopt run my_task.py:task --goal loss=0.25 --usual-run 10epochs    probe, forecast, plan and report in out/
+  batchopt train my_task.py:task out/schedule.json --plan out/plan.json
+
+Or step by step, each of which reads the file of the step before: probe -> forecast -> plan -> tune (optional) -> train.
 
   batchopt probe my_task.py:task --examples 200000 -o probe.json
   batchopt forecast probe.json -o forecast.json

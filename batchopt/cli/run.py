@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     _write_page(args.out, report, forecast, plan)
     console.heading(f"Plan for {goal_in_words(goal)}")
     show_plan(plan, console)
-    _show_evidence(report, args, console)
+    _show_evidence(report, forecast, args, console)
     if args.train:
         _train(task, plan, forecast, args, console)
     else:
@@ -159,7 +159,7 @@ def _kept_probe(file: Path, task: TrainingTask, args: argparse.Namespace) -> Pro
 def _probed(task: TrainingTask, budget: Budget, args: argparse.Namespace, console: Console) -> ProbeReport:
     from batchopt.cli.probe import NothingMeasuredError, is_usable, probe_with_progress
 
-    console.say(f"probing with {budget}")
+    console.say(f"probing {args.task} with {budget}")
     report = probe_with_progress(
         task,
         args.out / "probe.json",
@@ -191,16 +191,16 @@ def _write_page(out: Path, report: ProbeReport, forecast: Forecast, plan: Plan) 
     write_report(out / "report.html", report=report, forecast=forecast, plan=plan)
 
 
-def _show_evidence(report: ProbeReport, args: argparse.Namespace, console: Console) -> None:
+def _show_evidence(report: ProbeReport, forecast: Forecast, args: argparse.Namespace, console: Console) -> None:
     """What the plan rests on, in a few lines; the page has all of it."""
     from batchopt._wording import seconds
 
-    lowest = min((run.last_loss for run in report.runs if run.outcome != "diverged"), default=None)
     console.say()
     console.title("what it rests on")
+    lowest = f"{forecast.lowest_observed_loss:.4g}"
     console.item(
         f"A probe of {report.examples_spent:,.0f} examples in {report.steps_spent:,} steps and "
-        f"{seconds(report.seconds_spent)}: {len(report.runs)} short runs and cooldowns, down to a loss of {lowest:.4g}."
+        f"{seconds(report.seconds_spent)}: {len(report.runs)} short runs and cooldowns, down to a loss of {lowest}."
     )
     if report.step_cost is not None:
         console.item(f"A step takes {report.step_cost.in_words()}.")

@@ -73,7 +73,10 @@ def load_module(path: Path) -> ModuleType:
         del sys.modules[module_name]
         raise TaskError(f"{path} does not import: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(folder)  # the file may have put others in front of it
+        # What lies beside the file is imported by functions that run later, and by worker processes, as well.
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
     # Worker processes cannot import the file by its made-up name: what it defines travels by value.
     cloudpickle.register_pickle_by_value(module)
     return module

@@ -113,7 +113,7 @@ def test_work_of_unknown_length_names_no_share(monkeypatch: pytest.MonkeyPatch) 
     shown = terminal.getvalue().rpartition("forecast")[2]
     console.end_progress()
     assert "left" not in shown
-    assert "90%" not in shown
+    assert "%" not in shown
 
 
 def test_work_of_unknown_length_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:

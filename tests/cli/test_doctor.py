@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from batchopt import TrainingTask
+from batchopt.cli.check_training import check_memory
+from batchopt.cli.findings import Subject
 from batchopt.cli.main import main
+from batchopt.cli.task_file import load_task
+from batchopt.step_cost import StepCost
 
 CHANGES = """
 import dataclasses, math, random
@@ -200,3 +206,22 @@ def test_other_forms_of_data_and_losses(ward: Path, capsys: pytest.CaptureFixtur
 def test_no_task(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["doctor", f"{tmp_path / 'missing.py'}:task"]) == 1
     assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("largest", "state", "said"),
+    [
+        (1_000, "ok", "batches of up to 1,000 examples fit on a card"),
+        (8, "warning", "batches of up to 8 examples fit on a card"),
+        (None, "ok", "every batch that was tried fits"),
+    ],
+)
+def test_the_largest_batch_of_a_card(
+    ward: Path, monkeypatch: pytest.MonkeyPatch, largest: int | None, state: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    subject = Subject(load_task(f"{ward}:task"), seed=0, cost=StepCost(1e-3, 1e-5, largest_batch_size=largest))
+    monkeypatch.setattr(TrainingTask, "torch_device", torch.device("cuda"))
+    found = check_memory(subject)
+    assert (found.state, said in found.words) == (state, True)
+    assert bool(found.remedy) == (state == "warning")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli.conftest import TASK
 
 from batchopt import Forecast, LearningRateSchedule, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.console import Console
@@ -342,3 +345,14 @@ def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pyt
     assert len(captured.out.splitlines()) == 1
     assert "training" in captured.err
     assert "predicted" in captured.err
+
+
+def test_what_lies_beside_a_task_is_found_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "layers_of_test.py").write_text("import torch\n\nmake = lambda: torch.nn.Linear(12, 4)\n")
+    source = TASK.replace("lambda: nn.Linear(12, 4)", "make_model")
+    lazily = "def make_model():\n    from layers_of_test import make\n\n    return make()\n"
+    (tmp_path / "task_of_test.py").write_text(lazily + textwrap.dedent(source))
+    task = load_task(f"{tmp_path / 'task_of_test.py'}:task")
+    assert isinstance(task.make_model(), torch.nn.Linear)
+    assert str(tmp_path) not in sys.path[:1], "it does not come before what is installed"

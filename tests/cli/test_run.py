@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from batchopt import Forecast, LowestLoss, Plan, ProbeReport, ReachLoss, Schedule
+from batchopt.cli.console import Console
 from batchopt.cli.estimate import expected
 from batchopt.cli.main import main
 from batchopt.probing.budget import BatchSizes, price_of
@@ -65,6 +66,35 @@ def test_from_a_task_to_a_plan_and_its_next_command(
     command = shlex.split(text.splitlines()[-1].removeprefix("next: batchopt "))
     assert command[:5] == ["train", flow.task, str(out / "schedule.json"), "--plan", str(out / "plan.json")]
     assert ("--adapt" in command) == (plan.learning_rate_schedule == "wsd")
+
+
+@pytest.mark.usefixtures("few_points")
+def test_the_same_command_goes_on_where_it_was_interrupted(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Console, part: str, done: float | None) -> None:
+        if part.startswith("short runs, small"):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    command = ["run", flow.task, "--goal", "loss=0.5", "--examples", "15000", "-o", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "progress", stop)
+        assert main(command) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it stopped\n")
+    kept = {file.name: file.read_bytes() for file in (out / "probe.json.partial").glob("*.json")}
+    assert len(kept) > 3
+    assert {file.name for file in out.iterdir()} == {"probe.json.partial"}
+    assert refused(capsys, *command[1:5], "16000", *command[6:])[0] == 1, "another budget is another probe"
+    done: list[str] = []
+
+    def watch(self: Console, part: str, share: float | None) -> None:
+        done.append(part)
+
+    monkeypatch.setattr(Console, "progress", watch)
+    assert main(command) == 0
+    assert {file.name for file in out.iterdir()} == FILES
+    assert "short runs, small batch" in done
 
 
 @pytest.mark.usefixtures("few_points")
