@@ -193,7 +193,7 @@ def _bar_on(console: rich.console.Console) -> tuple[Progress, TaskID]:
 
     bar = Progress(
         TextColumn("  {task.description:<24}", markup=False),
-        BarColumn(bar_width=32),
+        BarColumn(bar_width=24),
         TimeElapsedColumn(),
         _left_column(),
         console=console,
@@ -217,7 +217,7 @@ def _left_column() -> Any:
             if task.elapsed is not None and 0.02 < task.completed < 1.0:
                 minutes, seconds = divmod(round(task.elapsed * (1.0 - task.completed) / task.completed), 60)
                 hours, minutes = divmod(minutes, 60)
-                left = f"  about {hours}:{minutes:02}:{seconds:02} left"
+                left = f"  {hours}:{minutes:02}:{seconds:02} left"
             return Text(f"{task.completed:4.0%}{left}", style=STYLES["soft"])
 
     return Left()

@@ -34,6 +34,7 @@ Where the run diverges, it begins again at half the learning rate, three times a
 
   batchopt train my_task.py:task schedule.json --plan plan.json --checkpoint run.checkpoint --save weights.pt
   batchopt train my_task.py:task schedule.json --plan plan.json --adapt forecast.json --realised realised.json
+  batchopt train my_task.py:task schedule.json --log wandb:my-project                      (or mlflow, tensorboard:runs)
   torchrun --nproc-per-node 2 -m batchopt train my_task.py:task schedule.json       (two processes share every batch)
 """
 TOGETHER = True
