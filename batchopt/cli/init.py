@@ -102,6 +102,10 @@ def _taken(args: argparse.Namespace) -> str | None:
         own = part if not inspect.isclass(found) else _part(args.source, f"{part.name}()")
         home = "batchopt.integrations.lightning"
         return taken_task([own, data], function="task_from_module", module=home, out=args.out)
+    if _is_a(found, "TrainingTask", "batchopt"):
+        raise TaskError(
+            f"{args.source} is a TrainingTask already, so nothing is to be written: batchopt doctor {args.source}"
+        )
     raise TaskError(
         f"--from names a Trainer of Transformers, a LightningModule or a DataLoader, and {args.source} is of type "
         f"{type(found).__name__}: give --model and --data for parts of your own"

@@ -225,6 +225,12 @@ def test_what_makes_no_task(capsys: pytest.CaptureFixture[str], options: list[st
     assert said in refused(capsys, *options)
 
 
+def test_a_task_needs_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", *OWN]) == 0
+    line = refused(capsys, "--from", "task.py:task", "-o", "other.py")
+    assert line.endswith("is a TrainingTask already, so nothing is to be written: batchopt doctor task.py:task")
+
+
 def test_options_that_have_no_place(capsys: pytest.CaptureFixture[str]) -> None:
     Path("hf.py").write_text(TRANSFORMERS)
     spare = refused(capsys, "--from", "hf.py:trainer", "--loss", "mse", "--optimizer", "sgd", code=2)
