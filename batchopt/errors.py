@@ -50,3 +50,7 @@ class UnreachableGoalError(BatchoptError):
 
 class EvidenceError(BatchoptError):
     """There is not enough evidence, or contradictory evidence, for what was asked."""
+
+
+class MissingPackageError(BatchoptError, ImportError):
+    """What was asked needs a package that is not installed."""

@@ -17,6 +17,8 @@ import numpy as np
 
 from batchopt._checks import check_count, check_finite, check_increasing, check_non_negative
 from batchopt._codec import Record, Upgrade, gained
+from batchopt._wording import number
+from batchopt._wording import seconds as time_in_words
 from batchopt.uncertainty import Estimate, t_quantile
 
 if TYPE_CHECKING:
@@ -111,6 +113,29 @@ class StepCost(Record):
     def of_steps(self, steps: Estimate, *, batch_size: float) -> Estimate:
         """Cost of an uncertain number of steps, with what the cost of a step itself scatters by."""
         return steps.scaled(self(batch_size)).widened(self.scatter)
+
+    def in_words(self) -> str:
+        """What a step takes (or costs), in the numbers that `__call__` gives.
+
+        Example:
+            >>> StepCost(2e-3, 1e-5).in_words()
+            '2 ms plus 10 µs an example'
+            >>> StepCost(2e-3, 1e-5, knees=(Knee(100, 9e-5),)).in_words()
+            '2.01 ms at a batch of 1 and 3 ms at 100; beyond, every further example takes 100 µs'
+        """
+        if not self.knees:
+            if not self.per_example:
+                return f"{self._amount(self.per_step)} at any batch size"
+            return f"{self._amount(self.per_step)} plus {self._amount(self.per_example)} an example"
+        slope, words = self.per_example, f"{self._amount(self(1))} at a batch of 1"
+        takes = "takes" if self.unit == "seconds" else "costs"
+        for knee in self.knees:
+            slope += knee.per_example
+            words += f" and {self._amount(self(knee.batch_size))} at {knee.batch_size:g}"
+        return f"{words}; beyond, every further example {takes} {self._amount(slope)}"
+
+    def _amount(self, value: float) -> str:
+        return time_in_words(value) if self.unit == "seconds" else f"{number(value)} {self.unit}"
 
     def retimed(self, timings: Sequence[tuple[float, float]]) -> StepCost:
         """The same after other timings: of both, the slower holds, and `scatter` is how far all of them are from it.

@@ -21,7 +21,7 @@ from machine import machine, save
 from batchopt import AdaptiveSchedule, BatchoptError, Forecast, NonFiniteLossError, ReachLoss, probe, train
 from batchopt.cli.demo import BUDGET, GOAL_LOSS
 from batchopt.cli.digits import make_task
-from batchopt.cli.train import compare
+from batchopt.cli.training import compare
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "demo_honesty.json"

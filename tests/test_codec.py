@@ -153,8 +153,8 @@ def test_refused(text: str, message: str) -> None:
     ("record", "keys", "older"),
     [
         (StepCost(1e-3, 1e-5), ["scatter"], "batchopt.step_cost/1"),
-        (plan_of(), ["expected_regret", "asked", "metrics"], "batchopt.plan/2"),
-        (plan_of(), ["asked", "metrics"], "batchopt.plan/3"),
+        (plan_of(), ["expected_regret", "asked", "metrics", "parameters", "population"], "batchopt.plan/2"),
+        (plan_of(), ["asked", "metrics", "parameters", "population"], "batchopt.plan/3"),
         (LossCurve((10,), (0.5,)), ["metrics"], "batchopt.loss_curve/1"),
         (ProbeReport(None, (), (), None, (), 1_000, None, Provenance({}, "cpu", 0, None, 1)), ["decisions"],
          "batchopt.probe/2"),

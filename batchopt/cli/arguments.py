@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LowestLoss, ReachLoss, ReachMetric
 from batchopt.step_cost import StepCost
 
 STUDY_NAME = "batchopt"
@@ -68,6 +68,17 @@ def named_value(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def log_target(text: str) -> str:
+    """`wandb`, `mlflow` or `tensorboard`, with what follows a colon."""
+    from batchopt.training.board import check_log
+
+    try:
+        check_log(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | None] = ()) -> None:
     """Raise where a file cannot be written, or would take the place of another one of the same command.
 
@@ -89,7 +100,7 @@ def check_outputs(outputs: Iterable[Path | None], *, inputs: Iterable[Path | Non
         taken.add(path.resolve())
 
 
-def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
+def add_batch_sizes(parser: argparse._ActionsContainer) -> None:
     """--batch-sizes LOW:HIGH."""
     parser.add_argument("--batch-sizes", type=batch_sizes, metavar="LOW:HIGH", help="smallest and largest batch size")
 
@@ -104,6 +115,9 @@ def add_goal(parser: argparse.ArgumentParser, *, required: bool = True, priced: 
     """
     goal = parser.add_mutually_exclusive_group(required=required)
     goal.add_argument("--reach-loss", type=positive, metavar="LOSS", help="end at this loss at the least cost")
+    goal.add_argument(
+        "--reach-metric", type=metric, metavar="NAME=VALUE", help="end at this value of one of the task's metrics"
+    )
     goal.add_argument("--within", type=positive, metavar="N", help="end at the lowest loss within a budget of N")
     parser.add_argument(
         "--least",
@@ -111,7 +125,9 @@ def add_goal(parser: argparse.ArgumentParser, *, required: bool = True, priced: 
         help="what to spend least of with --reach-loss (seconds by the measured step cost; default)",
     )
     parser.add_argument(
-        "--of", choices=("seconds", "examples", "steps"), help="what the budget of --within counts (seconds; default)"
+        "--of",
+        choices=("seconds", "hours", "examples", "epochs", "steps"),
+        help="what the budget of --within counts (seconds; default)",
     )
     if not priced:
         return
@@ -121,15 +137,26 @@ def add_goal(parser: argparse.ArgumentParser, *, required: bool = True, priced: 
     parser.add_argument("--per-example", type=not_negative, metavar="B", help="... in any unit, money for example")
 
 
-def goal_of(args: argparse.Namespace, *, priced: bool = True) -> ReachLoss | LowestLoss:
+def metric(text: str) -> tuple[str, float]:
+    """NAME=VALUE, as the type of an argument."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip() or text, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"a metric is NAME=VALUE, accuracy=0.93 for example, got {text!r}") from None
+
+
+def goal_of(args: argparse.Namespace, *, priced: bool = True) -> ReachLoss | ReachMetric | LowestLoss:
     """The goal that the arguments of `add_goal` name."""
     price = None
-    if args.reach_loss is not None and args.of is not None:
+    if args.within is None and args.of is not None:
         raise UsageError("--of belongs to --within; say what --reach-loss spends least of with --least")
     if args.within is not None and args.least is not None:
         raise UsageError("--least belongs to --reach-loss; say what --within counts with --of")
     if priced and (args.per_step is not None or args.per_example is not None):
         price = StepCost(args.per_step or 0.0, args.per_example or 0.0, unit="given units")
+    if args.reach_metric is not None:
+        return ReachMetric(*args.reach_metric, least=price or args.least or "seconds")
     if args.reach_loss is not None:
         return ReachLoss(args.reach_loss, least=price or args.least or "seconds")
     return LowestLoss(args.within, of=price or args.of or "seconds")

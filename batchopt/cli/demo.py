@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.cli.forecast import show_forecast
     from batchopt.cli.plan import show_plan
     from batchopt.cli.probe import probe_with_progress, show_probe
-    from batchopt.cli.train import check_reached, compare, show_comparison, show_decays, train_by
+    from batchopt.cli.training import check_reached, compare, show_comparison, show_decays, train_by
     from batchopt.cli.tune import study_result
     from batchopt.report import write_report
     from batchopt.search import summarise

@@ -176,24 +176,22 @@ def show_forecast(forecast: Forecast, console: Console, asked: list[float]) -> l
     """The forecast as a table; returns the losses that it is shown at."""
     lowest, initial = forecast.lowest_observed_loss, forecast.initial_loss
     ladder = [initial * (lowest / initial) ** part for part in (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)]
-    rows, losses, beyond = [], [], []
+    rows, losses, left_out = [], [], []
     for loss in sorted({*ladder, *asked}, reverse=True):
         try:
             average = forecast.critical_batch_size(loss)
         except UnreachableGoalError as error:
-            if loss in asked:
-                raise
-            beyond.append(str(error))
+            left_out.append(str(error))
             continue
         losses.append(loss)
         seen = "observed" if loss >= lowest else "extrapolated"
         local = _told(partial(forecast.local_critical_batch_size, loss))
         rows.append((loss, average, local, _told(partial(forecast.learning_rate, 64, loss)), seen))
     console.table(("loss", "critical batch size to it", "local, at it", "peak rate at batch 64", "this loss was"), rows)
-    for text in beyond:
-        console.item(f"Not in the table: {text}.")
+    for text in left_out:
+        console.item(f"No critical batch size: {text}.")
     for doubt in forecast.doubts:
-        console.item(f"Doubt: {doubt}")
+        console.item(f"Doubt: {doubt}", "doubt")
     return losses
 
 

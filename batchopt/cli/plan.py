@@ -17,6 +17,7 @@ DETAILS = """\
   batchopt plan forecast.json --reach-loss 0.25                            least seconds to a loss
   batchopt plan forecast.json --reach-loss 0.25 --least balanced           steps and examples alike
   batchopt plan forecast.json --reach-loss 0.25 --per-step 64 --per-example 1
+  batchopt plan forecast.json --reach-metric accuracy=0.93                 one of the task's metrics
   batchopt plan forecast.json --within 3600 --of seconds                   lowest loss in an hour
   batchopt plan forecast.json --reach-loss 0.25 --learning-rate-schedule cosine
 
@@ -24,6 +25,9 @@ DETAILS = """\
 --learning-rate-schedule it takes the task's own, or else the best of wsd, linear and cosine. Two files are written: the
 plan, with its predictions and reasons, and its schedule, which `batchopt train` follows.
 """
+
+HIGH_REGRET = 0.5
+"""A plan that is expected to cost so much more than the best is in doubt: probes as long as a run give 0.15."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,31 +61,70 @@ def run(args: argparse.Namespace, console: Console) -> None:
     plan.schedule.save(args.schedule)
     show_plan(plan, console)
     console.say(f"\nwrote {args.out} and {args.schedule}; next: batchopt train TASK {args.schedule} --plan {args.out}")
-    console.result(
-        {
-            "out": str(args.out),
-            "schedule": str(args.schedule),
-            "batch_size": plan.batch_size,
-            "learning_rate": plan.learning_rate,
-            "learning_rate_schedule": plan.learning_rate_schedule,
-            "horizon": plan.horizon,
-            "loss": plan.loss,
-            "steps": plan.steps,
-            "examples": plan.examples,
-            "seconds": plan.seconds,
-            "cost": plan.cost,
-            "schedule_cost": plan.schedule_cost,
-            "reasons": plan.reasons,
-        }
-    )
+    console.result({"out": str(args.out), "schedule": str(args.schedule), **plan_result(plan)})
+
+
+def plan_result(plan: Plan) -> dict[str, object]:
+    """A plan in one JSON object."""
+    return {
+        "batch_size": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "learning_rate_schedule": plan.learning_rate_schedule,
+        "horizon": plan.horizon,
+        "loss": plan.loss,
+        "metrics": plan.metrics,
+        "steps": plan.steps,
+        "examples": plan.examples,
+        "seconds": plan.seconds,
+        "cost": plan.cost,
+        "schedule_cost": plan.schedule_cost,
+        "reasons": plan.reasons,
+    }
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """The plan, the trade-off around it and the reasons."""
+    """What to do, what that costs, how sure it is, and why; then the trade-off around it."""
     console.say(
         f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} ({plan.learning_rate_schedule}), "
-        f"over {plan.horizon:,} examples"
+        f"over {plan.horizon:,} examples",
+        "heading",
     )
+    console.say()
+    console.title("what it costs (90 % of runs lie in the interval)")
+    console.table(("", ""), _costs(plan))
+    console.say()
+    console.title("how sure")
+    if not plan.doubts:
+        console.item("Nothing in the evidence speaks against it; the intervals hold what is not known.", "good")
+    for doubt in plan.doubts:
+        console.item(doubt, "doubt")
+    reasons = list(plan.reasons[len(plan.doubts) :])
+    if plan.expected_regret is not None:  # the last of the reasons says so
+        console.item(reasons.pop(), "doubt" if plan.expected_regret > HIGH_REGRET else None)
+    console.say()
+    console.title("why")
+    for reason in reasons:
+        console.item(reason)
+    console.say()
+    console.title("what other batch sizes cost, each at its best learning rate")
+    _show_alternatives(plan, console)
+
+
+def _costs(plan: Plan) -> list[tuple[str, object]]:
+    best, by_cost = plan.best, isinstance(plan.goal, ReachLoss)
+    rows: list[tuple[str, object]] = [("steps", best.steps), ("examples", best.examples)]
+    if best.seconds is not None:
+        rows.append(("seconds", best.seconds))
+    if by_cost and plan.price.unit not in ("steps", "examples", "seconds"):
+        rows.append((f"cost ({plan.price.unit})", best.cost))
+    rows.append(("loss at the end", best.loss))
+    rows += [(f"{name} at the end", estimate) for name, estimate in plan.metrics.items()]
+    if len(plan.schedule.segments) > 1:
+        rows.append((f"the schedule, whose batch size rises ({plan.price.unit})", plan.schedule_cost))
+    return rows
+
+
+def _show_alternatives(plan: Plan, console: Console) -> None:
     doublings = {plan.batch_size * 2**k for k in range(9)} | {plan.batch_size // 2**k for k in range(9)}
     by_cost = isinstance(plan.goal, ReachLoss)
     wanted = f"cost ({plan.price.unit})" if by_cost else "loss at the end"
@@ -99,6 +142,5 @@ def show_plan(plan: Plan, console: Console) -> None:
             )
             for p in near
         ],
+        chosen=next((k for k, p in enumerate(near) if p == plan.best), None),
     )
-    for reason in plan.reasons:
-        console.item(reason)

@@ -6,15 +6,13 @@ import argparse
 import math
 import shutil
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchopt._wording import seconds as in_words
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, add_batch_sizes, add_goal, count, goal_of, not_negative, positive
 from batchopt.cli.console import Console
-from batchopt.errors import BatchoptError
+from batchopt.errors import BatchoptError, EvidenceError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.planning.goal import Goal
 
@@ -101,13 +99,18 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise NothingMeasuredError(
             f"the probe has no run that a forecast could be fitted to, and nothing was written: {report.stopped}"
         )
-    console.say(f"\nwrote {args.out}; next: batchopt forecast {args.out}")
+    why_not = why_no_forecast(report)
+    if why_not is None:
+        console.say(f"\nwrote {args.out}; next: batchopt forecast {args.out}")
+    else:
+        console.say(f"\nwrote {args.out}, to which no forecast can be fitted: {why_not}", "doubt")
     console.result(
         {
             "out": str(args.out),
             "stopped": report.stopped,
             "notes": list(report.notes),
             "decisions": list(report.decisions),
+            "why_no_forecast": why_not,
             "examples_spent": report.examples_spent,
             "budget_spent": report.budget_spent,
             "budget_examples": report.budget_examples,
@@ -166,6 +169,19 @@ def is_usable(report: ProbeReport) -> bool:
     return any(run.outcome != "diverged" for run in report.runs)
 
 
+def why_no_forecast(report: ProbeReport) -> str | None:
+    """Why a probe's runs are too few to fit a forecast to; None where they are not."""
+    from batchopt.forecasting.gathered import gather
+    from batchopt.forecasting.posterior import usable_evidence
+
+    try:
+        known = gather(report, (), initial_loss=None, adaptive=None)
+        usable_evidence(known.runs, initial_loss=known.initial_loss, delay=known.delay)
+    except EvidenceError as error:
+        return str(error)
+    return None
+
+
 def journal_of(out: Path) -> Path:
     """Where the finished parts of a probe are kept until it is done."""
     return out.with_name(out.name + ".partial")
@@ -202,25 +218,22 @@ def show_probe(report: ProbeReport, console: Console) -> None:
     _show_runs(title, [run for run in report.runs if not run.is_constant], console)
     if report.step_cost is not None:
         cost = report.step_cost
-        slopes = list(accumulate([cost.per_example, *(knee.per_example for knee in cost.knees)]))
-        knees = "".join(
-            f"; {in_words(slope)} an example beyond {knee.batch_size:g}"
-            for knee, slope in zip(cost.knees, slopes[1:], strict=True)
-        )
-        scatter = f", give or take a factor of {cost.scatter:.2f}" if cost.scatter > 1.0 else ""
-        console.say(f"\na step takes {in_words(cost.per_step)} plus {in_words(slopes[0])} an example{knees}{scatter}")
+        scatter = f" (give or take a factor of {cost.scatter:.2f})" if cost.scatter > 1.0 else ""
+        console.say(f"\na step takes {cost.in_words()}{scatter}")
     if report.decisions:
-        console.say("\nwhat was decided on the way")
+        console.say()
+        console.title("what was decided on the way")
     for decision in report.decisions:
         console.item(decision)
     for note in report.notes:
-        console.say(f"\n{note}")
+        console.say(f"\n{note}", "doubt")
     if report.stopped is not None and is_usable(report):
-        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.")
+        console.say(f"\nThe probe stopped early: {report.stopped}. What was measured before is in the report.", "doubt")
 
 
 def _show_noise_scales(report: ProbeReport, console: Console) -> None:
-    console.say("\nnoise scale along tuned runs, with its 90 % interval")
+    console.say()
+    console.title("noise scale along tuned runs, with its 90 % interval")
     everything = report.provenance.population
     console.table(
         ("loss", "kind", "noise scale (examples)", "measured on", "at examples"),
@@ -242,7 +255,8 @@ def _show_noise_scales(report: ProbeReport, console: Console) -> None:
 def _show_runs(title: str, runs: Sequence[Branch], console: Console) -> None:
     if not runs:
         return
-    console.say(f"\n{title}")
+    console.say()
+    console.title(title)
     examples = ("examples",) if runs[0].is_constant else ("from examples", "to examples")
     console.table(
         ("batch", "learning rate", *examples, "last loss", "outcome"),

@@ -75,6 +75,7 @@ class Forecast(Record):
             none.
         doubts: what speaks against trusting it, in sentences.
         metrics: how the task's metrics go with the loss; those of which the probe's evaluations tell it.
+        parameters: of the model that was probed; None without a probe.
         population: examples of an epoch; None for a stream, or where nothing tells.
         overfits_below: the lowest loss that was evaluated, where the losses of training batches went below it in later
             passes over the data; None where they agree. What a plan says of a loss below is not resolved.
@@ -84,7 +85,7 @@ class Forecast(Record):
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/6"
     OLDER: ClassVar[Mapping[str, Upgrade]] = {
-        "batchopt.forecast/5": gained("metrics", "population", "overfits_below", "prior")
+        "batchopt.forecast/5": gained("metrics", "parameters", "population", "overfits_below", "prior")
     }
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
@@ -97,6 +98,7 @@ class Forecast(Record):
     task_schedule: str | tuple[float, ...] | None
     doubts: tuple[str, ...]
     metrics: tuple[MetricCurve, ...] = ()
+    parameters: int | None = None
     population: int | None = None
     overfits_below: float | None = None
     prior: tuple[int, float] | None = None
@@ -303,9 +305,8 @@ class Forecast(Record):
         schedule = schedule_of(self._shape(learning_rate_schedule), examples, self.warmup_examples)
         log_losses = self.law.losses_at_end([batch_size], [learning_rate], [schedule], [examples])
         if not np.isfinite(np.median(of_draws(log_losses))):
-            raise UnreachableGoalError(
-                f"batch size {batch_size} at learning rate {learning_rate:.3g} is expected to diverge"
-            )
+            setting = f"batch size {batch_size} at learning rate {learning_rate:.3g}"
+            raise UnreachableGoalError(f"{setting} is expected to diverge")
         return estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0])
 
     def losses_along(

@@ -52,6 +52,7 @@ def plan_for(
         critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
         doubts=forecast.doubts,
     )
+    plan = replace(plan, parameters=forecast.parameters, population=forecast.population)
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)
     plan = plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
     plan = _as_far_as_seen(plan, forecast.overfits_below)

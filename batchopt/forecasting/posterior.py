@@ -20,9 +20,9 @@ from scipy import special
 from batchopt._codec import Record
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch
-from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, fit_schedule_law
+from batchopt.forecasting.schedule_fit import MISSED, OWN, Points, ScheduleLaw, check_points, fit_schedule_law
 from batchopt.forecasting.schedule_law import Course, Courses, Frame, frame_of, losses
-from batchopt.forecasting.schedule_points import courses_to_ends, evidence_of, readings_of
+from batchopt.forecasting.schedule_points import Evidence, courses_to_ends, evidence_of, readings_of
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.noise_scale import NoiseScale
 
@@ -46,6 +46,19 @@ DIGITS = 5
 SCATTER = 0.15
 """Standard deviation of one run about the mean of runs that differ in their seed only, as a share of the examples to a
 loss: 0.11, 0.11, 0.17, 0.17 and 0.19 between the two seeds of five decaying sweeps of `benchmarks/truth`."""
+
+
+def usable_evidence(runs: Sequence[Branch], *, initial_loss: float | None, delay: float) -> Evidence:
+    """What runs say, where that is enough to fit the law to.
+
+    Raises:
+        EvidenceError: too few losses below the initial one.
+    """
+    evidence = evidence_of(runs, initial_loss=initial_loss, delay=delay)
+    if len(set(evidence.points.run.tolist())) < 2:
+        raise EvidenceError("a forecast needs two runs whose loss fell at least, and there is one: probe for longer")
+    check_points(evidence.points)
+    return evidence
 
 
 @dataclass(frozen=True)
@@ -124,12 +137,8 @@ class LossPosterior(Record):
             EvidenceError: too few losses below the initial one.
         """
         delay = 0.0 if adaptive else delay
-        evidence = evidence_of(runs, initial_loss=initial_loss, delay=delay)
+        evidence = usable_evidence(runs, initial_loss=initial_loss, delay=delay)
         points = evidence.points
-        if len(set(points.run.tolist())) < 2:
-            raise EvidenceError(
-                "a forecast needs two runs whose loss fell at least, and there is one: probe for longer"
-            )
         lowest = float(np.exp(points.log_losses.min()))
         frame = frame_of(
             points.courses, initial_loss=evidence.initial_loss, lowest_loss=lowest, is_adaptive=bool(adaptive)

@@ -176,8 +176,7 @@ def fit_schedule_law(
     Raises:
         EvidenceError: fewer points than say anything.
     """
-    if len(points.log_losses) < LEAST_POINTS:
-        raise EvidenceError(f"a law needs {LEAST_POINTS} losses after the first, got {len(points.log_losses)}")
+    check_points(points)
     prior = prior_of(points, frame)
     steepness = steepness_of(points)
     misfit = _Misfit(points, frame, prior, steepness, readings)
@@ -191,6 +190,14 @@ def fit_schedule_law(
     variance = (MISSED * steepness) ** 2
     covariance = _kernel(points.places, points.places) * variance + np.diag(points.errors**2 + (OWN * steepness) ** 2)
     return ScheduleLaw(frame, rows, points, steepness, cost, np.asarray(np.linalg.solve(covariance, missed.T).T))
+
+
+def check_points(points: Points) -> None:
+    """Raise EvidenceError where there are too few to say anything."""
+    if len(points.log_losses) < LEAST_POINTS:
+        raise EvidenceError(
+            f"a law needs {LEAST_POINTS} losses after the first, got {len(points.log_losses)}: probe for longer"
+        )
 
 
 def steepness_of(points: Points) -> float:

@@ -12,6 +12,9 @@ from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
 
+FIRST_REASON = "The learning rate "
+"""How the first reason begins that is no doubt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alternative(Record):
@@ -81,12 +84,14 @@ class Plan(Record):
             believed: what a perfect forecast would save. None for `LowestLoss`.
         asked: the goal in a metric, for which `goal` stands; None where a loss was asked for.
         metrics: predicted at the end of the best constant plan's schedule, by name.
+        parameters: trainable parameters of the model that was probed; None without a probe.
+        population: examples in its data set; None without a probe, and for a stream.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.plan/4"
     OLDER: ClassVar[Mapping[str, Upgrade]] = {
-        "batchopt.plan/2": gained("expected_regret", "asked", "metrics"),
-        "batchopt.plan/3": gained("asked", "metrics"),
+        "batchopt.plan/2": gained("expected_regret", "asked", "metrics", "parameters", "population"),
+        "batchopt.plan/3": gained("asked", "metrics", "parameters", "population"),
     }
     REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
@@ -103,6 +108,8 @@ class Plan(Record):
     expected_regret: float | None = None
     asked: ReachMetric | BestMetric | None = None
     metrics: dict[str, Estimate] = field(default_factory=dict)
+    parameters: int | None = None
+    population: int | None = None
 
     def __str__(self) -> str:
         """What to run, what it is predicted to take, and why."""
@@ -111,6 +118,12 @@ class Plan(Record):
         ends = f"a loss of {self.loss} at the end, {metrics}{self.steps} steps"
         first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
         return "\n".join([first, *self.reasons])
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """The reasons not to trust it, which come first."""
+        first = next((k for k, reason in enumerate(self.reasons) if reason.startswith(FIRST_REASON)), 0)
+        return self.reasons[:first]
 
     @property
     def batch_size(self) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchopt._wording import number, seconds
+from batchopt._wording import number
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.planning.plan import Alternative
+from batchopt.planning.plan import FIRST_REASON, Alternative
 from batchopt.schedules.schedule import Segment
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -55,7 +55,7 @@ def reasons_for(
             f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
             f"that was seen ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
-    reasons.append(f"The learning rate {SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
+    reasons.append(f"{FIRST_REASON}{SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
     if isinstance(goal, ReachLoss):
         reasons.append(
             "A loss counts as reached at the end of the decay. The schedule is as long as nine of ten runs need, by "
@@ -82,14 +82,7 @@ def reasons_for(
 def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
     takes = "takes" if price.unit == "seconds" else "costs"
     if price.knees:
-        knee = price.knees[0]
-        first, at_knee, further = (
-            _amount(value, price) for value in (price(1), price(knee.batch_size), price.per_example + knee.per_example)
-        )
-        return (
-            f"A step {takes} {first} at a batch of 1 and {at_knee} at {knee.batch_size:g}; beyond, every further "
-            f"example {takes} {further}."
-        )
+        return f"A step {takes} {price.in_words()}."
     if price.per_example == 0:
         return "Only steps count, so the largest useful batch is best."
     if price.per_step == 0:
@@ -100,14 +93,9 @@ def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
     even = price.per_step / price.per_example
     wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
     return (
-        f"A step {takes} {_amount(price.per_step, price)} plus {_amount(price.per_example, price)} an example; its "
-        f"fixed part is worth {number(even)} examples, so the least cost to {wanted} lies near sqrt(critical batch "
-        f"size x {number(even)})."
+        f"A step {takes} {price.in_words()}; its fixed part is worth {number(even)} examples, so the least cost to "
+        f"{wanted} lies near sqrt(critical batch size x {number(even)})."
     )
-
-
-def _amount(value: float, price: StepCost) -> str:
-    return seconds(value) if price.unit == "seconds" else f"{number(value)} {price.unit}"
 
 
 def _neighbour_sentences(

@@ -9,9 +9,10 @@ HOW_TO_READ = {
         "trend's band widens, it is extrapolated."
     ),
     "loss-curves": (
-        "Solid lines are measured, dashed ones are what the forecast says of the same runs: where the two part, "
-        "the forecast does not describe this training. Dotted lines are cooldowns: off the end of a run the learning "
-        "rate falls to zero. Most measured points are mean losses of training batches."
+        "A panel for each batch size; the lighter a line, the higher its learning rate. Solid lines are measured, "
+        "dashed ones are what the forecast says of the same runs: where the two part, the forecast does not describe "
+        "this training. Dotted lines are cooldowns: off the end of a run the learning rate falls to zero. The grey "
+        "line is the loss at initialisation. Most measured points are mean losses of training batches."
     ),
     "spending": (
         "Examples that got a gradient in each part of the probe; forward passes for an evaluation count a third."

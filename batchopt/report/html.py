@@ -73,14 +73,15 @@ def render_report(
     if schedule is None and plan is not None:
         schedule = plan.schedule
     rows = tuple(training or ())
+    # What to do comes first, then what it rests on.
     parts: list[Section | None] = [
-        sections.probe(report, forecast) if report else None,
-        sections.forecast(forecast) if forecast else None,
-        sections.trust(report, forecast),
         sections.plan(plan) if plan else None,
         sections.schedule(schedule, plan) if schedule else None,
-        sections.study(study, plan) if study is not None else None,
+        sections.trust(report, forecast),
         sections.training(rows, plan, measured) if rows or (plan is not None and measured is not None) else None,
+        sections.forecast(forecast) if forecast else None,
+        sections.probe(report, forecast) if report else None,
+        sections.study(study, plan) if study is not None else None,
     ]
     shown = [part for part in parts if part is not None]
     return page(TITLE, _intro(report, plan) if shown else paragraph("Nothing was given to report on."), shown)

@@ -1,4 +1,4 @@
-"""The sections of the report, in the order of the flow: each takes records and returns its text, tables and figures."""
+"""The sections of the report: each takes records and returns its text, tables and figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchopt.uncertainty import Estimate
 from batchopt.visualization.forecast import draw_forecast, forecast_data
 from batchopt.visualization.loss_curves import plot_loss_curves
 from batchopt.visualization.noise_scale import plot_noise_scale
-from batchopt.visualization.schedule import plot_schedule, schedule_data
+from batchopt.visualization.schedule import is_flat, plot_schedule, schedule_data
 from batchopt.visualization.spending import plot_spending, spending_data
 from batchopt.visualization.study import draw_study
 from batchopt.visualization.study_history import draw_history
@@ -100,26 +100,39 @@ def trust(report: ProbeReport | None, forecast: Forecast | None) -> Section | No
 
 
 def plan(plan: Plan) -> Section:
-    """The chosen batch size and learning rate, why, and the alternatives."""
+    """What to do, what it costs and how sure that is; then why, and the alternatives."""
     best = plan.best
-    rows = [
+    todo = [
         ("goal", _goal_in_words(plan)),
         ("batch size", f"{count(plan.batch_size)} examples per step"),
         ("peak learning rate", number(plan.learning_rate)),
         ("learning-rate schedule", f"{plan.learning_rate_schedule}, over {count(plan.horizon)} examples"),
+    ]
+    costs = [
         ("steps", interval(best.steps)),
         ("examples", interval(best.examples)),
         *_where(best.seconds is not None and plan.price.unit != "seconds", ("seconds", _optional(best.seconds))),
-        ("loss at the end of the schedule", interval(best.loss)),
         (f"cost ({plan.price.unit})", interval(best.cost)),
-        (f"cost of the schedule ({plan.price.unit})", interval(plan.schedule_cost)),
+        *_where(
+            len(plan.schedule.segments) > 1,
+            (f"cost of the schedule, whose batch size changes ({plan.price.unit})", interval(plan.schedule_cost)),
+        ),
+        ("loss at the end of the schedule", interval(best.loss)),
         *_where(plan.critical_batch_size is not None, ("critical batch size", _optional(plan.critical_batch_size))),
     ]
-    body = table("The best constant plan", (), rows) + paragraph("Why:") + bullets(plan.reasons)
+    body = side_by_side(table("What to do", (), todo), table("What it costs", (), costs))
+    body += f"<h3>How sure</h3>\n{_sureness(plan)}"
+    body += f"<h3>Why</h3>\n{bullets(plan.reasons[len(plan.doubts) :])}"
     body += figure(plot_plan_cost(plan), name="plan-cost")
     body += figure(plot_tradeoff(plan), name="tradeoff")
     body += _alternatives_table(plan)
     return Section("Plan", body)
+
+
+def _sureness(plan: Plan) -> str:
+    """Doubts, or that there are none, and what the intervals mean."""
+    body = doubts(plan.doubts) if plan.doubts else paragraph("Nothing in the evidence speaks against it.")
+    return body + paragraph("Intervals hold nine of ten single runs by this plan.", soft=True)
 
 
 def schedule(schedule: Schedule, plan: Plan | None) -> Section:
@@ -142,7 +155,7 @@ def schedule(schedule: Schedule, plan: Plan | None) -> Section:
     )
     body = paragraph(f"{count(schedule.examples)} examples in {count(schedule.steps)} steps{cost}.")
     body += table("", ("examples seen", "batch size", "learning rate"), rows)
-    body += figure(plot_schedule(schedule), name="schedule")
+    body += "" if is_flat(schedule) else figure(plot_schedule(schedule), name="schedule")
     return Section("Schedule", body)
 
 
@@ -180,12 +193,16 @@ def training(rows: Sequence[Comparison], plan: Plan | None, measured: LossCurve 
 
 
 def plan_in_a_sentence(plan: Plan) -> str:
-    """What to run, in one sentence."""
+    """What to run, what it costs, and how sure that is."""
     doubt = "" if plan.cost.resolved else " This is a best guess: the evidence does not resolve its cost."
+    number_of = len(plan.doubts)
+    if plan.cost.resolved and number_of:
+        doubt = f" {number_of} thing{'s speak' if number_of > 1 else ' speaks'} against trusting it; see below."
+    time = "" if plan.seconds is None else f", {interval(plan.seconds)} seconds"
     return (
         f"{_goal_in_words(plan)}: train with batch size {count(plan.batch_size)} at a peak learning rate of "
         f"{number(plan.learning_rate)} ({plan.learning_rate_schedule}), predicted to take {interval(plan.steps)} "
-        f"steps.{doubt}"
+        f"steps{time}.{doubt}"
     )
 
 
@@ -314,10 +331,8 @@ def _goal_in_words(plan: Plan) -> str:
 
 
 def _step_cost_in_words(cost: StepCost) -> str:
-    if cost.unit == "seconds":
-        scatter = f", give or take a factor of {cost.scatter:.2f}" if cost.scatter > 1.0 else ""
-        return f"{seconds(cost.per_step)} + {seconds(cost.per_example)} an example{scatter}"
-    return f"{number(cost.per_step)} + {number(cost.per_example)} an example ({cost.unit})"
+    scatter = f" (give or take a factor of {cost.scatter:.2f})" if cost.scatter > 1.0 else ""
+    return cost.in_words() + scatter
 
 
 def _where(shown: bool, row: tuple[str, str]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ class TrainingFiles:
     Attributes:
         save: writes a checkpoint.
         metrics: file of JSON lines.
-        board: TensorBoard.
+        board: of TensorBoard, Weights & Biases or MLflow.
     """
 
     save: Callable[[TrainingRun, Measured], None] | None

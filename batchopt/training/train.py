@@ -15,7 +15,7 @@ from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.adaptive import AdaptiveSchedule
-from batchopt.training.board import Board
+from batchopt.training.board import check_log, open_board
 from batchopt.training.checkpoint import Settings, resume, save_checkpoint
 from batchopt.training.files import TrainingFiles, room_for_state
 from batchopt.training.loop import TrainingLoop, with_rates
@@ -34,7 +34,7 @@ def train(
     until_loss: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     metrics: str | os.PathLike[str] | None = None,
-    tensorboard: str | os.PathLike[str] | None = None,
+    log: str | None = None,
     on_evaluation: Callable[[int, float], None] | None = None,
     micro_batch: int | None = None,
 ) -> TrainingResult:
@@ -69,7 +69,8 @@ def train(
             without one as well.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
             the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
-        tensorboard: folder for the same as TensorBoard scalars, by examples seen; needs the package of that name.
+        log: also where the same is logged, by examples seen: "wandb", "mlflow" or "tensorboard", with ":" and the
+            project, experiment or folder where it is not the default; needs the package of that name.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
         micro_batch: largest batch that fits in memory (of one process), if known: larger ones are taken in parts. The
             gradient is the whole batch's, but for rounding; what normalises over a batch (BatchNorm) sees the parts.
@@ -105,6 +106,8 @@ def train(
     if adaptive is not None:
         _check_adaptive(adaptive, learning_rate, until_loss)
     rate = _check_arguments(start, learning_rate, until_loss, micro_batch)
+    if log is not None:
+        check_log(log)
     with_rates(start, task)
     path = None if checkpoint is None else _checked_path(checkpoint)
     group = process_group(task.torch_device)
@@ -130,7 +133,7 @@ def train(
             before_decay=before_decay,
         )
         del run  # the loop may replace it
-        return _run(loop, path, settings, group, metrics, tensorboard, on_evaluation)
+        return _run(loop, path, settings, group, metrics, log, on_evaluation)
 
 
 def _run(
@@ -139,16 +142,26 @@ def _run(
     settings: Settings,
     group: DefaultGroup | None,
     metrics: str | os.PathLike[str] | None,
-    tensorboard: str | os.PathLike[str] | None,
+    log: str | None,
     on_evaluation: Callable[[int, float], None] | None,
 ) -> TrainingResult:
     """Train to the end."""
     save = None if path is None else partial(save_checkpoint, path, settings=settings, adaptive=loop.adaptive)
     files = TrainingFiles(save, None, None)
     if group is None or group.rank == 0:
-        board = None if tensorboard is None else Board(tensorboard, first_examples=loop.measured.examples)
+        board = None if log is None else open_board(log, first_examples=loop.measured.examples)
         files = TrainingFiles(save, metrics, board)
-    files.begin(loop)
+    try:
+        files.begin(loop)
+        return _follow(loop, files, on_evaluation)
+    finally:  # a log that is left open counts as a run that goes on
+        files.end()
+
+
+def _follow(
+    loop: TrainingLoop, files: TrainingFiles, on_evaluation: Callable[[int, float], None] | None
+) -> TrainingResult:
+    """Train to the end, and keep every evaluation."""
     while loop.outcome is None:
         diverged = None
         try:
@@ -162,7 +175,6 @@ def _run(
         files.keep(loop)
         if diverged is None and on_evaluation is not None:
             on_evaluation(examples, evaluation.loss)
-    files.end()
     return loop.result(loop.outcome)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchopt.evidence import Branch, ProbeReport
-from batchopt.visualization.axes import Span, log_axis, span_of
-from batchopt.visualization.canvas import BLACK, CYCLE, GREY, blank
+from batchopt.visualization.axes import Span, log_axis, round_numbers, span_of
+from batchopt.visualization.canvas import GREY, HEIGHT, blank
 from batchopt.visualization.readings import spaced
 from batchopt.visualization.wording import count, number
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 DIVERGED = 1.5
 """Losses above this many times the initial one lie at the figure's edge: a diverged run would flatten the rest."""
 _PREDICTED_POINTS = 16
+_COLUMNS = 3
+"""Panels side by side: a probe has two batch sizes, three where it searches rates at another one."""
+RATE_SCALE = ("#440154", "#3b528b", "#21918c", "#5ec962", "#d8b200")
+"""Colours from the lowest to the highest learning rate, after viridis: each lighter than the one before, so that their
+order is seen with any colour vision; the last darker than viridis', which is lost on white."""
 
 
 class CurveData(NamedTuple):
@@ -61,9 +66,10 @@ def loss_curves_data(report: ProbeReport, forecast: Forecast | None = None) -> L
 
 
 def plot_loss_curves(report: ProbeReport, forecast: Forecast | None = None) -> go.Figure:
-    """Measured loss over examples seen (solid) and the forecast's (dashed), one colour for each batch size.
+    """Measured loss over examples seen (solid) and the forecast's (dashed), a panel for each batch size.
 
-    Cooldowns are dotted, from where they branch off. Crosses end runs that diverged.
+    The darker a line, the lower its learning rate. Cooldowns are dotted, from where they branch off. Crosses end runs
+    that diverged.
     """
     return _draw(loss_curves_data(report, forecast))
 
@@ -112,7 +118,22 @@ class _Stroke(NamedTuple):
     hover: str
     width: float = 1.5
     dash: str = "solid"
-    opacity: float = 1.0
+
+
+class _Panels(NamedTuple):
+    """The figure with its panels: where a batch size is drawn, and what is named in the legend already."""
+
+    figure: go.Figure
+    sizes: list[int]
+    shown: Span
+    named: set[str]
+
+    def add(self, trace: go.Scatter, batch_size: int) -> None:
+        """Draw in the panel of a batch size, named once."""
+        trace.showlegend = trace.name not in self.named
+        self.named.add(trace.name)
+        row, column = divmod(self.sizes.index(batch_size), _COLUMNS)
+        self.figure.add_trace(trace, row=row + 1, col=column + 1)
 
 
 def _draw(data: LossCurvesData) -> go.Figure:
@@ -120,91 +141,125 @@ def _draw(data: LossCurvesData) -> go.Figure:
     losses += [loss for curve in data.curves for _, loss in curve.predicted]
     if data.initial_loss is not None:
         losses = [*(min(loss, DIVERGED * data.initial_loss) for loss in losses), data.initial_loss]
-    shown = span_of(losses)
-    figure = blank(
-        "Loss curves of the probe",
-        xaxis=log_axis("examples seen", span_of(n for curve in data.curves for n in curve.examples)),
-        yaxis=log_axis("loss", shown),
-    )
-    sizes = sorted({curve.batch_size for curve in data.curves})
-    named: set[str] = set()
+    panels = _panels(data, span_of(losses))
+    rates = sorted({curve.learning_rate for curve in data.curves})
     for curve in sorted(data.curves, key=lambda curve: (curve.reference, curve.batch_size)):
-        strokes = _strokes(curve, CYCLE[sizes.index(curve.batch_size) % len(CYCLE)])
+        strokes = _strokes(curve, _colour_of(curve.learning_rate, rates))
         for stroke in strokes:
-            _add_stroke(figure, stroke, shown, named)
+            panels.add(_line(stroke, panels.shown), curve.batch_size)
         if curve.outcome == "diverged":
-            _add_cross(figure, strokes[0], shown, named)
-    if data.initial_loss is not None:
-        _add_initial_loss(figure, data.initial_loss)
-    return figure
+            panels.add(_cross(strokes[0], panels.shown), curve.batch_size)
+    if len(rates) > 1:
+        _add_scale(panels.figure, rates)
+    if data.initial_loss is not None and panels.sizes:
+        panels.figure.add_hline(y=data.initial_loss, line={"color": GREY, "width": 1, "dash": "dot"})
+    return panels.figure
+
+
+def _panels(data: LossCurvesData, shown: Span) -> _Panels:
+    """An empty figure with a panel for each batch size, all on the same axes."""
+    from plotly.subplots import make_subplots
+
+    along = log_axis("examples seen", span_of(n for curve in data.curves for n in curve.examples))
+    up = log_axis("loss", shown)
+    figure = blank("Loss curves of the probe", xaxis=along, yaxis=up)
+    sizes = sorted({curve.batch_size for curve in data.curves})
+    if sizes:
+        columns = min(len(sizes), _COLUMNS)
+        rows = math.ceil(len(sizes) / columns)
+        titles = [f"batch size {count(size)}" for size in sizes]
+        lines = figure.layout.xaxis.to_plotly_json(), figure.layout.yaxis.to_plotly_json()
+        figure = make_subplots(
+            rows, columns, figure=figure, subplot_titles=titles, horizontal_spacing=0.04, vertical_spacing=0.2
+        )
+        figure.update_xaxes({key: value for key, value in lines[0].items() if key not in ("anchor", "domain")})
+        figure.update_yaxes({key: value for key, value in lines[1].items() if key not in ("anchor", "domain")})
+        for column in range(2, columns + 1):
+            figure.update_yaxes(title_text="", showticklabels=False, col=column)
+        figure.update_layout(height=HEIGHT + (rows - 1) * HEIGHT * 3 // 4)
+    return _Panels(figure, sizes, shown, set())
+
+
+def _colour_of(rate: float, rates: Sequence[float]) -> str:
+    """Its place between the lowest and the highest rate, in logarithms."""
+    from plotly.colors import sample_colorscale
+
+    if len(rates) < 2:
+        return RATE_SCALE[0]
+    place = math.log(rate / rates[0]) / math.log(rates[-1] / rates[0])
+    colour: str = sample_colorscale(list(RATE_SCALE), [place])[0]
+    return colour
+
+
+def _add_scale(figure: go.Figure, rates: Sequence[float]) -> None:
+    """What the colours stand for."""
+    import plotly.graph_objects as go
+
+    ticks = round_numbers(Span(rates[0], rates[-1]))
+    ticks = ticks if len(ticks) > 1 else (rates[0], rates[-1])
+    bar = {
+        "title": {"text": "learning rate", "side": "right"},
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [number(tick) for tick in ticks],
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
+    marker = {
+        "color": [math.log10(rates[0])],
+        "cmin": math.log10(rates[0]),
+        "cmax": math.log10(rates[-1]),
+        "colorscale": list(RATE_SCALE),
+        "colorbar": bar,
+        "size": 0,
+        "opacity": 0,
+    }
+    figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip"))
 
 
 def _strokes(curve: CurveData, colour: str) -> list[_Stroke]:
     """The measured line and the forecast's, as far as there are any."""
-    name = f"batch size {count(curve.batch_size)}" + (", reference run" if curve.reference else "")
-    rate = f"learning rate {number(curve.learning_rate)}"
+    name = "reference run" if curve.reference else "measured"
+    hover = f"batch size {count(curve.batch_size)}, learning rate {number(curve.learning_rate)}"
     if curve.falls is not None:
-        name += ", cooldowns"
-        rate += f" falling from {count(curve.falls[0])} to {count(curve.falls[1])} examples"
-    hover = f"{name}, {rate} ({curve.outcome})"
+        name = "cooldowns"
+        hover += f" falling from {count(curve.falls[0])} to {count(curve.falls[1])} examples"
+    hover += f" ({curve.outcome})"
     width = 3.0 if curve.reference else 1.5
     dash = "solid" if curve.falls is None else "dot"
     strokes = [_Stroke(curve.examples, curve.losses, name, colour, hover, width, dash)]
     if curve.predicted:
         examples, losses = zip(*curve.predicted, strict=True)
-        ink = BLACK if curve.reference else colour
         told = f"forecast of {hover}"
-        strokes.append(_Stroke(examples, losses, "forecast of the same runs", ink, told, width, "dash", 0.8))
+        strokes.append(_Stroke(examples, losses, "forecast of the same runs", colour, told, 1.0, "dash"))
     return [stroke for stroke in strokes if stroke.examples]
 
 
-def _add_initial_loss(figure: go.Figure, loss: float) -> None:
-    figure.add_hline(y=loss, line={"color": GREY, "width": 1, "dash": "dot"})
-    figure.add_annotation(
-        x=1.0,
-        xref="paper",
-        xanchor="right",
-        y=math.log10(loss),
-        yanchor="bottom",
-        showarrow=False,
-        text="loss at initialisation",
-        font={"size": 12, "color": GREY},
-    )
-
-
-def _add_stroke(figure: go.Figure, stroke: _Stroke, shown: Span, named: set[str]) -> None:
+def _line(stroke: _Stroke, shown: Span) -> go.Scatter:
     import plotly.graph_objects as go
 
-    line = go.Scatter(
+    return go.Scatter(
         x=stroke.examples,
         y=[shown.clip(loss) for loss in stroke.losses],
         mode="lines" if len(stroke.examples) > 1 else "markers",
         line={"color": stroke.colour, "width": stroke.width, "dash": stroke.dash},
         marker={"color": stroke.colour},
-        opacity=stroke.opacity,
         name=stroke.name,
         legendgroup=stroke.name,
-        showlegend=stroke.name not in named,
         customdata=[number(loss) for loss in stroke.losses],
         hovertemplate=f"{stroke.hover}<br>loss %{{customdata}} after %{{x:,.0f}} examples<extra></extra>",
     )
-    figure.add_trace(line)
-    named.add(stroke.name)
 
 
-def _add_cross(figure: go.Figure, stroke: _Stroke, shown: Span, named: set[str]) -> None:
+def _cross(stroke: _Stroke, shown: Span) -> go.Scatter:
     import plotly.graph_objects as go
 
-    cross = go.Scatter(
+    return go.Scatter(
         x=stroke.examples[-1:],
         y=[shown.clip(stroke.losses[-1])],
         mode="markers",
         marker={"symbol": "x", "size": 11, "color": stroke.colour},
         name="diverged",
         legendgroup="diverged",
-        showlegend="diverged" not in named,
         cliponaxis=False,
         hovertemplate=f"{stroke.hover}<extra></extra>",
     )
-    figure.add_trace(cross)
-    named.add("diverged")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _BELOW = 0.35
 """Share of the figure's height for the learning rate."""
+_FLAT_HEIGHT = 260
 _MOST_LABELS = 10
 """A piece shorter than one in so many of the run is not labelled: its label would cover its neighbours'."""
 
@@ -61,14 +62,35 @@ def learning_rates(schedule: Schedule) -> tuple[tuple[int, float], ...]:
     return tuple(points)
 
 
+def is_flat(schedule: Schedule) -> bool:
+    """Whether neither batch size nor learning rate change: a figure of it would say nothing."""
+    rates = {rate for _, rate in learning_rates(schedule)}
+    return len(schedule.segments) == 1 and len(rates) <= 1
+
+
 def plot_schedule(schedule: Schedule) -> go.Figure:
     """Batch size over examples seen, as steps, each labelled with its batch size and learning rate.
 
-    Below it the learning rate, where warm-up and decay are the schedule's.
+    Below it the learning rate, where warm-up and decay are the schedule's; that alone where the batch size stays.
     """
-    figure, rates = _draw(schedule_data(schedule)), learning_rates(schedule)
+    pieces, rates = schedule_data(schedule), learning_rates(schedule)
+    name = "learning rate" if schedule.learning_rate else "learning rate, over its peak"
+    if rates and len(pieces) == 1:
+        return _draw_rates(rates, name, pieces[0])
+    figure = _draw(pieces)
     if rates:
-        _add_rates(figure, rates, "learning rate" if schedule.learning_rate else "learning rate, over its peak")
+        _add_rates(figure, rates, name)
+    return figure
+
+
+def _draw_rates(rates: tuple[tuple[int, float], ...], name: str, piece: Piece) -> go.Figure:
+    figure = blank(
+        f"{name.capitalize()} over the run, at batch size {count(piece.batch_size)}",
+        xaxis={"title": {"text": "examples seen"}, "range": [0, piece.end], "tickformat": "~s"},
+        yaxis={"title": {"text": name}, "rangemode": "tozero"},
+    )
+    figure.update_layout(height=_FLAT_HEIGHT)
+    figure.add_trace(_rate_line(rates, name))
     return figure
 
 
@@ -105,19 +127,21 @@ def _draw(pieces: tuple[Piece, ...]) -> go.Figure:
     return figure
 
 
-def _add_rates(figure: go.Figure, rates: tuple[tuple[int, float], ...], name: str) -> None:
+def _rate_line(rates: tuple[tuple[int, float], ...], name: str) -> go.Scatter:
     import plotly.graph_objects as go
 
-    line = go.Scatter(
+    return go.Scatter(
         x=[n for n, _ in rates],
         y=[rate for _, rate in rates],
-        yaxis="y2",
         mode="lines",
         line={"color": ORANGE, "width": 3},
         hovertemplate=f"{name} %{{y:.3g}} after %{{x:,}} examples<extra></extra>",
         showlegend=False,
     )
-    figure.add_trace(line)
+
+
+def _add_rates(figure: go.Figure, rates: tuple[tuple[int, float], ...], name: str) -> None:
+    figure.add_trace(_rate_line(rates, name).update(yaxis="y2"))
     below = dict(figure.layout.yaxis.to_plotly_json())
     below |= {"title": {"text": name}, "type": "linear", "domain": [0.0, _BELOW], "rangemode": "tozero"}
     for key in ("range", "tickvals", "ticktext", "tickmode", "dtick"):

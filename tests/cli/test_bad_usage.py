@@ -20,7 +20,7 @@ import optuna
 import pytest
 from launching import started
 
-from batchopt import Plan, Schedule
+from batchopt import Forecast, Plan, Schedule
 from batchopt.cli.main import main
 from batchopt.cli.schedule import OPTIONS
 from batchopt.probing import short_runs
@@ -66,10 +66,37 @@ def refuses(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("explain", "s.db", "--last", "0"), "a positive whole number is needed"),
         (("explain", "s.db", "--last", "3", "--all"), "not allowed with"),
         (("schedule", "s.json", "--to", "nowhere"), "invalid choice"),
+        (("train", "t.py:task", "s.json", "--log", "comet"), "a log is wandb, mlflow or tensorboard"),
+        (("run", "t.py:task"), "the following arguments are required: --goal"),
+        (("run", "t.py:task", "--goal", "loss=1", "--usual-run", "long"), "an amount is a number with a unit"),
     ],
 )
 def test_bad_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str) -> None:
     assert said in refuses(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "f.json", "--reachloss", "1"), "there is no option --reachloss, did you mean --reach-loss?"),
+        (("plan", "--withn=3", "f.json"), "there is no option --withn, did you mean --within?"),
+        (("probe", "missing.py:task", "--exmples", "1000"), "there is no option --exmples, did you mean --examples?"),
+        (("tune", "--trails", "3"), "there is no option --trails, did you mean --trials?"),
+        (("probe", "missing.py:task", "--zzz"), "there is no option --zzz (batchopt probe --help"),
+    ],
+)
+def test_a_mistyped_option_is_told_as_what_it_is(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    told = refuses(capsys, *arguments)
+    assert told.startswith(f"batchopt {arguments[0]}: error: {said}")
+    assert len(told.splitlines()) == 1
+
+
+def test_options_may_be_shortened_and_values_may_begin_with_a_dash(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "there is no file" in fails(capsys, "probe", str(tmp_path / "mistyped.py"), "--exam", "1000", "--seed=-1")
 
 
 def test_arguments_that_do_not_go_together(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +201,7 @@ def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Pa
         assert said in fails(capsys, "forecast", str(broken), *out)
     assert "expected batchopt.probe/3" in fails(capsys, "forecast", flow.plan, *out)
     assert "expected batchopt.schedule/2" in fails(capsys, "schedule", flow.probe)
-    broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/3", "batchopt.plan/9"))
+    broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/4", "batchopt.plan/9"))
     assert "newer batchopt (batchopt.plan/9" in fails(capsys, "schedule", str(broken))
     assert "No such file" in fails(capsys, "forecast", str(tmp_path / "missing.json"), *out)
     assert not (tmp_path / "out.json").exists()
@@ -187,6 +214,54 @@ def test_a_forecast_that_was_asked_for_too_much_is_not_written(
     assert main(["forecast", flow.probe, "-o", str(out), "--loss", "90"]) == 1
     assert "loss must lie below the initial loss" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_forecast_and_plan_agree_on_what_is_within_reach(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A loss without a critical batch size is told of; the forecast, which does not depend on it, is written."""
+    out, initial = tmp_path / "forecast.json", Forecast.load(flow.forecast).initial_loss
+    soon, far = f"{0.98 * initial:.4g}", "1e-9"
+    assert main(["forecast", flow.probe, "-o", str(out), "--loss", soon, "--loss", far]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"No critical batch size: loss {soon} is reached too soon" in told
+    assert "No critical batch size: loss 1e-09 is beyond what the forecast reaches" in told
+    files = ("-o", str(tmp_path / "p"), "--schedule", str(tmp_path / "s"))
+    assert main(["plan", str(out), "--reach-loss", soon, *files]) == 0
+    assert main(["plan", str(out), "--reach-loss", far, *files]) == 1
+
+
+def test_the_plan_of_another_task_is_told_of(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source = Path(flow.task.rpartition(":")[0]).read_text()
+    schedule = tmp_path / "s.json"
+    Schedule.constant(50, examples=1_000, learning_rate=0.1).save(schedule)
+    changes = {
+        "task": ("", ""),
+        "wider": ("nn.Linear(12, 4)", "nn.Sequential(nn.Linear(12, 4), nn.Linear(4, 4))"),
+        "fewer": ("data=(x, y)", "data=(x[:500], y[:500])"),
+    }
+    told = {}
+    for name, change in changes.items():
+        (tmp_path / f"{name}.py").write_text(source.replace(*change) if change[0] else source)
+        capsys.readouterr()
+        main(["train", f"{tmp_path / name}.py:task", str(schedule), "--plan", flow.plan])
+        told[name] = " ".join(capsys.readouterr().out.split())
+    warning = "Warning: the plan is of another task"
+    assert warning not in told["task"]
+    assert f"{warning} (it was of 52 trainable parameters, and this task has 72)" in told["wider"]
+    assert f"{warning} (it was of 600 examples in the data, and this task has 500)" in told["fewer"]
+
+
+def test_a_probe_to_which_no_forecast_can_be_fitted_says_so(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchopt.forecasting.schedule_fit.LEAST_POINTS", 10_000)
+    out = tmp_path / "p.json"
+    assert main(["probe", flow.task, "--examples", "3000", "-o", str(out)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "to which no forecast can be fitted: a law needs 10000 losses after the first, got" in told
+    assert "next:" not in told
+    assert "a law needs 10000 losses" in fails(capsys, "forecast", str(out), "-o", str(tmp_path / "f.json"))
 
 
 def test_goals_out_of_reach(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -264,7 +339,8 @@ def test_what_nobody_foresaw_is_one_line_as_well(flow: Any, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "probe", "forecast", "plan", "tune", "explain", "train", "schedule", "report"]
+    "verb",
+    ["demo", "init", "doctor", "run", "probe", "forecast", "plan", "tune", "explain", "train", "schedule", "report"],
 )
 def test_help_teaches_by_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:
     with pytest.raises(SystemExit, match="0"):

@@ -11,7 +11,7 @@ import pytest
 from visualization.samples import plan_of
 
 from batchopt.cli.console import Console
-from batchopt.cli.train import GoalMissedError, check_reached, show_comparison
+from batchopt.cli.training import GoalMissedError, check_reached, show_comparison
 from batchopt.evidence import LossCurve
 from batchopt.report.comparison import Comparison
 from batchopt.uncertainty import Estimate

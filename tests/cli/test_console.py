@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import pytest
 
+from batchopt.cli.arguments import UsageError
 from batchopt.cli.console import WIDTH, Console, show
 from batchopt.uncertainty import Estimate
 
@@ -73,16 +75,117 @@ def test_progress_elsewhere_is_a_line_per_part_and_per_quarter(capsys: pytest.Ca
     assert lines == [[f"{p}%", "training"] for p in (0, 25, 50, 75, 100)] + [["100%", "evaluation"]]
 
 
-def test_progress_on_a_terminal_is_a_bar_that_words_take_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard output and error of a terminal that takes colours."""
     terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return terminal
+
+
+UP_AND_ERASE = "\x1b[1A\x1b[2K"
+
+
+def test_progress_on_a_terminal_is_a_bar_that_words_take_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
     console = Console(as_json=False)
     console.progress("branches", 0.5)
-    assert "50%" in terminal.getvalue()
-    assert "branches" in terminal.getvalue()
+    shown = terminal.getvalue()
+    assert "50%" in shown
+    assert "branches" in shown
+    assert re.search(r"\d:\d\d:\d\d left", shown)
     console.say("a word")
-    assert terminal.getvalue().rpartition("\r")[2].strip() == "", "the bar is wiped out"
+    assert terminal.getvalue().endswith(f"{UP_AND_ERASE}a word\n"), "the bar is wiped out"
+
+
+def test_work_of_unknown_length_names_no_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    console = Console(as_json=False)
+    console.progress("search", 0.9)
+    console.progress("forecast", None)
+    shown = terminal.getvalue().rpartition("forecast")[2]
+    console.end_progress()
+    assert "left" not in shown
+    assert "%" not in shown
+
+
+def test_work_of_unknown_length_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(as_json=False).progress("forecast", None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_colours_by_what_words_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    console = Console(as_json=False)
+    console.item("may be wrong", "doubt")
+    console.heading("Plan")
+    console.error("batchopt: error: no file")
+    shown = terminal.getvalue()
+    assert "\x1b[33m  - may be wrong\x1b[0m" in shown
+    assert "\x1b[1mPlan\x1b[0m" in shown
+    assert "----" not in shown
+    assert "\x1b[1;31mbatchopt: error:\x1b[0m no file" in shown
+
+
+def test_markup_in_words_and_cells_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    console = Console(as_json=False)
+    console.say("[red]x[/red] [64]", "doubt")
+    console.table(("a [b]",), [("[bold]cell",)])
+    shown = terminal.getvalue()
+    assert "[red]x[/red] [64]" in shown
+    assert "[bold]cell" in shown
+
+
+def test_a_drawn_table_marks_what_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    Console(as_json=False).table(("batch", "cost"), [(32, 2.0), (64, 1.0)], chosen=1)
+    chosen, other = (line for line in reversed(terminal.getvalue().splitlines()[-2:]))
+    assert "\x1b[1;36m64" in chosen
+    assert "\x1b" not in other
+
+
+@pytest.mark.parametrize("plain", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_whoever_wants_no_colours_has_plain_lines(monkeypatch: pytest.MonkeyPatch, plain: dict[str, str]) -> None:
+    terminal = on_terminal(monkeypatch)
+    for name, value in plain.items():
+        monkeypatch.setenv(name, value)
+    console = Console(as_json=False)
+    console.progress("training", 0.5)
+    console.heading("Plan")
+    console.item("may be wrong", "doubt")
+    console.table(("a",), [(1,)], chosen=0)
+    assert terminal.getvalue() == "   50%  training\n\nPlan\n----\n  - may be wrong\n  a\n  -\n  1\n"
+
+
+def test_json_on_a_terminal_is_one_object_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, out = on_terminal(monkeypatch), Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    console = Console(as_json=True)
+    console.heading("words")
+    console.result({"a": 1})
+    assert out.getvalue() == '{"a": 1}\n'
+    assert "words" in terminal.getvalue()
+
+
+def test_a_table_without_headers_has_no_line_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    Console(as_json=False).table(("", ""), [("steps", 3), ("seconds", 0.5)])
+    assert capsys.readouterr().out == "  steps    3\n  seconds  0.5\n"
+
+
+def test_a_question_has_its_answer_without_what_surrounds_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("  net.py:Net \n"))
+    console = Console(as_json=True)
+    assert console.ask("model:") == "net.py:Net"
+    assert capsys.readouterr() == ("", "model: ")
+    with pytest.raises(UsageError, match="standard input ended"):
+        console.ask("data:")

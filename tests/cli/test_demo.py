@@ -14,7 +14,7 @@ from batchopt import Estimate, Forecast, LossCurve, Plan, ProbeReport, Schedule,
 from batchopt.cli.console import Console
 from batchopt.cli.demo import cost_to_the_loss, show_worse_study
 from batchopt.cli.main import main
-from batchopt.cli.train import show_comparison
+from batchopt.cli.training import show_comparison
 from batchopt.report.comparison import Comparison
 from batchopt.training.result import Measured, TrainingResult
 

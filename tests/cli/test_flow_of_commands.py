@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli.conftest import TASK
 
 from batchopt import Forecast, LearningRateSchedule, LowestLoss, Plan, ProbeReport, Schedule, Segment
 from batchopt.cli.console import Console
 from batchopt.cli.main import main
+from batchopt.cli.plan import show_plan
 from batchopt.cli.probe import show_probe
 from batchopt.cli.task_file import load_task
-from batchopt.cli.train import train_by
+from batchopt.cli.training import train_by
 from batchopt.report.sections import probe as probe_section
+from batchopt.step_cost import Knee, StepCost
 
 GOAL = 0.4
 
@@ -79,6 +84,34 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
 def test_forecast_at_a_loss_that_is_asked_for(flow: Any) -> None:
     asked = [row["estimate"] for row in flow.told["critical_batch_size"] if row["loss"] == 0.45]
     assert asked[0]["value"] == Forecast.load(flow.forecast).critical_batch_size(0.45).value
+
+
+def test_what_is_said_of_a_step_are_the_planner_s_numbers(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    report = ProbeReport.load(flow.probe)
+    bent = StepCost(2.52e-3, 1e-6, knees=(Knee(16, 2.9e-4),))
+    for cost in (report.step_cost, bent):
+        show_probe(replace(report, step_cost=cost), Console(as_json=False))
+        shown = capsys.readouterr().out
+        assert f"a step takes {cost.in_words()}" in shown
+        assert cost.in_words() in probe_section(replace(report, step_cost=cost), None).body
+    assert bent.in_words() == "2.52 ms at a batch of 1 and 2.54 ms at 16; beyond, every further example takes 291 µs"
+    assert bent(17) - bent(16) == pytest.approx(291e-6, rel=1e-6)
+
+
+def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan.load(flow.plan)
+    doubt = "The loss at the end of the schedule is unresolved: 0.5."
+    for doubts in ((), (doubt,)):
+        reasons = (*doubts, *plan.reasons[len(plan.doubts) :])
+        show_plan(replace(plan, reasons=reasons), Console(as_json=False))
+        text = capsys.readouterr().out
+        places = [text.index(f"\n{words}") for words in ("what it costs", "how sure", "why", "what other batch sizes")]
+        assert places == sorted(places)
+        sure = text[places[1] : places[2]]
+        assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
+        assert (doubt in sure) == bool(doubts)
+        assert "is expected to cost" in sure
+        assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
 
 
 def test_a_price_of_ones_own(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -279,7 +312,7 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
 ) -> None:
     realised, board = tmp_path / "realised.json", tmp_path / "board"
     command = ["train", flow.task, flow.schedule, "--plan", flow.plan, "--adapt", flow.forecast]
-    assert main([*command, "--realised", str(realised), "--tensorboard", str(board)]) == 0
+    assert main([*command, "--realised", str(realised), "--log", f"tensorboard:{board}"]) == 0
     told = capsys.readouterr().out
     begins = Plan.load(flow.plan).schedule.learning_rate_schedule.examples[-2]
     assert f"planned from {begins:,}" in told
@@ -312,3 +345,14 @@ def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pyt
     assert len(captured.out.splitlines()) == 1
     assert "training" in captured.err
     assert "predicted" in captured.err
+
+
+def test_what_lies_beside_a_task_is_found_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "layers_of_test.py").write_text("import torch\n\nmake = lambda: torch.nn.Linear(12, 4)\n")
+    source = TASK.replace("lambda: nn.Linear(12, 4)", "make_model")
+    lazily = "def make_model():\n    from layers_of_test import make\n\n    return make()\n"
+    (tmp_path / "task_of_test.py").write_text(lazily + textwrap.dedent(source))
+    task = load_task(f"{tmp_path / 'task_of_test.py'}:task")
+    assert isinstance(task.make_model(), torch.nn.Linear)
+    assert str(tmp_path) not in sys.path[:1], "it does not come before what is installed"

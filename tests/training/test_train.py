@@ -252,7 +252,7 @@ def test_tensorboard_holds_every_evaluation_once_also_after_a_kill(tmp_path: Pat
         if seen > 700:
             raise KilledError
 
-    task, where = make_task(), {"checkpoint": tmp_path / "run", "tensorboard": tmp_path / "board"}
+    task, where = make_task(), {"checkpoint": tmp_path / "run", "log": f"tensorboard:{tmp_path / 'board'}"}
     with pytest.raises(KilledError):
         train(task, SCHEDULE, on_evaluation=killed, **where)  # type: ignore[arg-type]
     result = train(task, SCHEDULE, **where)  # type: ignore[arg-type]

@@ -64,12 +64,35 @@ def test_a_diverged_run_does_not_flatten_the_others(report: ProbeReport) -> None
     assert [trace.name for trace in figure.data if trace.marker.symbol == "x"] == ["diverged"]
 
 
-def test_each_batch_size_is_named_once(report: ProbeReport, forecast: Forecast) -> None:
+def test_each_kind_of_line_is_named_once(report: ProbeReport, forecast: Forecast) -> None:
     figure = plot_loss_curves(report, forecast)
     named = [trace.name for trace in figure.data if trace.showlegend]
     assert sorted(named) == sorted(set(named))
-    assert {"batch size 32", "batch size 256, reference run", "forecast of the same runs", "diverged"} <= set(named)
+    assert {"measured", "reference run", "forecast of the same runs", "diverged"} <= set(named)
     assert "Infinity" not in figure.to_json()
+
+
+def test_each_batch_size_has_a_panel_on_the_same_axes(report: ProbeReport) -> None:
+    figure = plot_loss_curves(report)
+    sizes = sorted({run.batch_size for run in report.runs})
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == [f"batch size {size}" for size in sizes]
+    axes = [figure.layout.xaxis, figure.layout.xaxis2]
+    assert axes[0].range == axes[1].range
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range
+    for trace in figure.data:
+        if trace.hovertemplate is not None:
+            panel = 0 if trace.xaxis in (None, "x") else int(trace.xaxis[1:]) - 1
+            assert titles[panel] in trace.hovertemplate
+
+
+def test_runs_of_one_batch_size_differ_in_colour_by_their_rate(report: ProbeReport) -> None:
+    figure = plot_loss_curves(report)
+    rates = {run.learning_rate for run in report.runs}
+    colours = {trace.line.color for trace in figure.data if trace.line.color is not None}
+    assert len(colours) == len(rates) > 1
+    bars = [trace.marker.colorbar for trace in figure.data if trace.marker.colorbar.title.text is not None]
+    assert [bar.title.text for bar in bars] == ["learning rate"]
 
 
 @pytest.mark.parametrize("curve", [LossCurve((), ()), LossCurve((0,), (2.3,)), LossCurve((500,), (2.0,))])
@@ -88,5 +111,5 @@ def test_a_cooldown_is_a_curve_of_its_own_from_where_it_branches_off(report: Pro
     assert (curve.examples[0], curve.losses[-1]) == (8_100.0, 0.5)
     assert curve.predicted[-1][1] < curve.predicted[0][1]
     (trace,) = (trace for trace in plot_loss_curves(whole, forecast).data if trace.line.dash == "dot")
-    assert trace.name == "batch size 32, cooldowns"
+    assert trace.name == "cooldowns"
     assert "falling from 8,000 to 10,000 examples" in trace.hovertemplate

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from visualization.samples import rising_schedule
 
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.schedules.schedule import Schedule, Segment
-from batchopt.visualization.schedule import Piece, plot_schedule, schedule_data
+from batchopt.visualization.schedule import Piece, is_flat, plot_schedule, schedule_data
 
 
 def test_pieces_end_where_the_next_begins() -> None:
@@ -36,6 +39,24 @@ def test_labels_say_size_and_rate() -> None:
 def test_a_piece_too_short_for_its_label_has_none() -> None:
     schedule = Schedule((Segment(0, 8), Segment(10, 16), Segment(5_000, 32)), 10_000, 0.1)
     assert len(plot_schedule(schedule).layout.annotations) == 2
+
+
+def test_one_batch_size_needs_no_panel_of_its_own() -> None:
+    rates = LearningRateSchedule.of("linear", examples=1_000, warmup_examples=100)
+    figure = plot_schedule(Schedule.constant(64, examples=1_000, learning_rate=0.1, learning_rate_schedule=rates))
+    assert [list(trace.y) for trace in figure.data] == [[0.0, 0.1, 0.0]]
+    assert "yaxis2" not in figure.layout
+    assert "at batch size 64" in figure.layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("shape", "warmup", "flat"),
+    [("constant", 0, True), ("constant", 100, False), ("wsd", 0, False), (None, 0, True)],
+)
+def test_what_stays_as_it_is_needs_no_figure(shape: Any, warmup: int, flat: bool) -> None:
+    rates = None if shape is None else LearningRateSchedule.of(shape, examples=1_000, warmup_examples=warmup)
+    assert is_flat(Schedule.constant(64, examples=1_000, learning_rate_schedule=rates)) is flat
+    assert not is_flat(rising_schedule())
 
 
 def test_a_file_s_name_is_no_schedule() -> None:

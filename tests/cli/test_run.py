@@ -1,0 +1,210 @@
+"""`batchopt run`: from a task and a goal to a plan, and on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchopt import Forecast, LowestLoss, Plan, ProbeReport, ReachLoss, Schedule
+from batchopt.cli.console import Console
+from batchopt.cli.estimate import expected
+from batchopt.cli.main import main
+from batchopt.probing.budget import BatchSizes, price_of
+from batchopt.step_cost import StepCost
+
+FILES = {"probe.json", "forecast.json", "plan.json", "schedule.json", "report.html"}
+
+
+@pytest.fixture
+def probed(flow: Any, tmp_path: Path) -> Path:
+    """A folder in which an earlier call has finished its probe."""
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(flow.probe, out / "probe.json")
+    return out
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON object of a run."""
+    capsys.readouterr()
+    assert main(["run", *arguments, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and the error of a run that fails."""
+    capsys.readouterr()
+    code = main(["run", *arguments])
+    return code, capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.usefixtures("few_points")
+def test_from_a_task_to_a_plan_and_its_next_command(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", flow.task, "--goal", "loss=0.5", "--usual-run", "25epochs", "-o", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "a budget of 15,000 examples, as much as a usual run of 25epochs takes" in text
+    assert {file.name for file in out.iterdir()} == FILES
+    report, plan = ProbeReport.load(out / "probe.json"), Plan.load(out / "plan.json")
+    assert report.budget_examples == 15_000
+    assert plan.goal == ReachLoss(0.5)
+    assert plan.schedule == Schedule.load(out / "schedule.json")
+    places = [
+        text.index(words)
+        for words in ("Plan for a loss of 0.5 with the least seconds", f"batch size {plan.batch_size}", "what it costs",
+                      "how sure", "why", "what it rests on", "next: batchopt train")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    command = shlex.split(text.splitlines()[-1].removeprefix("next: batchopt "))
+    assert command[:5] == ["train", flow.task, str(out / "schedule.json"), "--plan", str(out / "plan.json")]
+    assert ("--adapt" in command) == (plan.learning_rate_schedule == "wsd")
+
+
+@pytest.mark.usefixtures("few_points")
+def test_the_same_command_goes_on_where_it_was_interrupted(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: Console, part: str, done: float | None) -> None:
+        if part.startswith("short runs, small"):
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    command = ["run", flow.task, "--goal", "loss=0.5", "--examples", "15000", "-o", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Console, "progress", stop)
+        assert main(command) == 130
+    assert capsys.readouterr().err.endswith("interrupted; the same command goes on where it stopped\n")
+    kept = {file.name: file.read_bytes() for file in (out / "probe.json.partial").glob("*.json")}
+    assert len(kept) > 3
+    assert {file.name for file in out.iterdir()} == {"probe.json.partial"}
+    assert refused(capsys, *command[1:5], "16000", *command[6:])[0] == 1, "another budget is another probe"
+    done: list[str] = []
+
+    def watch(self: Console, part: str, share: float | None) -> None:
+        done.append(part)
+
+    monkeypatch.setattr(Console, "progress", watch)
+    assert main(command) == 0
+    assert {file.name for file in out.iterdir()} == FILES
+    assert "short runs, small batch" in done
+
+
+@pytest.mark.usefixtures("few_points")
+def test_a_finished_probe_serves_for_another_goal(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:
+    before = (probed / "probe.json").read_bytes()
+    options = ["--learning-rate-schedule", "cosine", "--batch-sizes", "4:32"]
+    found = told(capsys, flow.task, "--goal", "within=10epochs", "-o", str(probed), *options)
+    plan = Plan.load(probed / "plan.json")
+    assert (probed / "probe.json").read_bytes() == before
+    assert plan.goal == LowestLoss(6_000.0, of="examples")
+    assert plan.learning_rate_schedule == "cosine" == found["learning_rate_schedule"]
+    assert 4 <= found["batch_size"] <= 32
+    assert found["examples_spent"] == ProbeReport.load(flow.probe).examples_spent
+    assert "--adapt" not in found["next"]
+
+
+@pytest.mark.usefixtures("few_points", "few_reports")
+def test_training_follows_at_once_and_goes_on_from_its_checkpoint(
+    flow: Any, capsys: pytest.CaptureFixture[str], probed: Path
+) -> None:
+    command = (flow.task, "--goal", "loss=0.45", "--least", "examples", "--learning-rate-schedule", "wsd", "--train",
+               "--log", f"tensorboard:{probed / 'board'}", "-o", str(probed))  # fmt: skip
+    first = told(capsys, *command)
+    assert first["training"]["reached_at_examples"] is not None
+    assert {row["name"] for row in first["training"]["compared"]} >= {"steps", "examples"}
+    assert list((probed / "board").iterdir())
+    losses = [json.loads(line)["loss"] for line in (probed / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] == first["training"]["loss"]
+    assert "Predicted beside measured" in (probed / "report.html").read_text()
+    again = told(capsys, *command)
+    assert again["training"]["resumed_at_examples"] == again["training"]["examples"] == first["training"]["examples"]
+
+
+def test_what_a_probe_will_spend_is_said_before_and_nothing_is_written(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = (flow.task, "--goal", "loss=0.4", "--examples", "40000", "--dry-run", "-o", str(out))
+    found = told(capsys, *command)
+    assert not out.exists()
+    report = ProbeReport.load(flow.probe)
+    assert 0.8 * report.examples_spent < found["examples"] <= 40_000
+    assert 0.6 * report.steps_spent < found["steps"] < 1.6 * report.steps_spent
+    assert found["seconds"] > 0
+    small, large = found["batch_sizes"]
+    assert {run.batch_size for run in report.runs} == {small, large}
+    assert main(["run", *command]) == 0
+    text = capsys.readouterr().out
+    assert "the probe has a budget of 40,000 examples; it would spend about" in text
+    assert "an evaluation of 200 examples takes" in text
+    assert "nothing was written" in text
+
+
+def test_a_dry_run_beside_a_finished_probe_spends_nothing(
+    flow: Any, capsys: pytest.CaptureFixture[str], probed: Path
+) -> None:
+    found = told(capsys, flow.task, "--goal", "loss=0.4", "--dry-run", "-o", str(probed))
+    assert (found["examples"], found["steps"]) == (0, 0)
+
+
+def test_seconds_are_a_budget_as_well(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = told(capsys, flow.task, "--goal", "within=20s", "--dry-run", "-o", str(tmp_path / "out"))
+    assert 5.0 < found["seconds"] <= 20.0, "some of it is left for what are no steps"
+
+
+def test_the_expected_work_is_the_shares_of_the_budget() -> None:
+    sizes, cost = BatchSizes(small=8, search=64, large=64), StepCost(1e-3, 1e-5)
+    works = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, evaluated=300)}
+    large = works["short runs, large batch"]
+    assert large.evaluations == 9, "three of each run"
+    assert large.steps == pytest.approx((18_000 - 9 * 100) / 64)
+    assert large.seconds == pytest.approx(large.steps * cost(64) + 9 * 0.5)
+    assert works["short runs, small batch"].steps == pytest.approx(8 * large.steps)
+    dear = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, evaluated=30_000)}
+    assert dear["short runs, large batch"].evaluations == pytest.approx(0.12 * 18_000 / 10_000), "a share at most"
+
+
+def test_budgets_and_folders_that_do_not_fit(
+    flow: Any, capsys: pytest.CaptureFixture[str], probed: Path, tmp_path: Path
+) -> None:
+    goal, out = ("--goal", "loss=0.4"), ("-o", str(probed))
+    code, line = refused(capsys, flow.task, *goal, "-o", str(tmp_path / "new"))
+    assert (code, "give --usual-run" in line, "one epoch is 600 examples" in line) == (2, True, True)
+    assert not (tmp_path / "new").exists()
+    code, line = refused(capsys, flow.task, *goal, *out, "--examples", "20000")
+    assert (code, "is a probe of 40,000 examples, and 20,000 are asked for: give another folder" in line) == (1, True)
+    assert "is a probe with seed 0, and 3 is asked for" in refused(capsys, flow.task, *goal, *out, "--seed", "3")[1]
+    other = tmp_path / "other.py"
+    other.write_text(Path(flow.task.rpartition(":")[0]).read_text().replace("nn.Linear(12, 4)", "nn.Linear(12, 5)"))
+    line = refused(capsys, f"{other}:task", *goal, *out)[1]
+    assert "is the probe of another task (it was of 52 trainable parameters, and this task has 65)" in line
+    assert refused(capsys, flow.task, "--goal", "within=2h", "--least", "steps", *out)[0] == 2
+    assert refused(capsys, flow.task, *goal, *out, "--log", "wandb") == (
+        2,
+        "batchopt: error: --log is of the training: give --train with it, or log with `batchopt train --log`",
+    )
+
+
+def test_a_goal_that_is_none_lists_what_there_is(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", flow.task, "--goal", "accuracy=0.93"])
+    said = capsys.readouterr().err
+    assert "there is no goal 'accuracy'; there is loss=0.25" in said
+    assert "within=2h" in said
+
+
+def test_a_goal_out_of_reach_keeps_the_probe(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:
+    code, line = refused(capsys, flow.task, "--goal", "loss=1e-9", "-o", str(probed))
+    lowest = Forecast.load(flow.forecast).lowest_observed_loss
+    assert code == 1
+    assert f"(the lowest loss of the probe was {lowest:.4g}); the probe is kept in" in line
+    assert (probed / "probe.json").exists()
+    assert not (probed / "plan.json").exists()
