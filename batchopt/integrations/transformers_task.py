@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
@@ -19,6 +18,7 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.plan import Plan
 from batchopt.probing.losses import Loss
+from batchopt.probing.taken_over import copies_of
 from batchopt.probing.task import TrainingTask, trainable_parameters
 from batchopt.schedules.exporters.rates import check_ends_with_run, in_steps, known_shape
 from batchopt.schedules.schedule import Schedule
@@ -165,8 +165,7 @@ def _factory(trainer: Trainer) -> Callable[[], nn.Module]:
     if trainer.model_init is not None:
         make: Callable[[], nn.Module] = trainer.call_model_init
         return make
-    template = copy.deepcopy(trainer.model).cpu()
-    return lambda: copy.deepcopy(template)
+    return copies_of(trainer.model)
 
 
 def _collator(trainer: Trainer) -> Callable[[list[Any]], dict[str, Any]]:

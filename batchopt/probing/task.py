@@ -147,7 +147,8 @@ class TrainingTask:
         Args:
             loader: of the training data.
             eval_loader: of the data on which the loss is evaluated; with the same collate function.
-            settings: all else, as for `TrainingTask`: model, loss, optimizer, ...
+            settings: all else, as for `TrainingTask`: model, loss, optimizer, ...; eval_data where there is no
+                eval_loader.
 
         Raises:
             TaskError: the data set is iterable, or a sampler of its own decides what is in a batch.
@@ -165,14 +166,16 @@ class TrainingTask:
             >>> task.population
             64
         """
-        for name in {"data", "eval_data", "collate_fn"} & set(settings):
+        own = {"data", "collate_fn"} if eval_loader is None else {"data", "collate_fn", "eval_data"}
+        for name in own & set(settings):
             raise TypeError(f"{name} is that of the loader, leave it out")
         found = loaded_by(loader)
         evaluated = None if eval_loader is None else loaded_by(eval_loader, shuffles=False)
         if evaluated is not None and evaluated.collate_fn is not found.collate_fn:
             raise TaskError("loader and eval_loader must have the same collate_fn, since one serves for both")
-        eval_data = None if evaluated is None else evaluated.data
-        return cls(data=found.data, eval_data=eval_data, collate_fn=found.collate_fn, **settings)
+        if evaluated is not None:
+            settings["eval_data"] = evaluated.data
+        return cls(data=found.data, collate_fn=found.collate_fn, **settings)
 
     @property
     def is_stream(self) -> bool:
