@@ -101,6 +101,26 @@ def optimizer_like(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callab
     return make
 
 
+def with_factories(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a task, with factories in place of a model and its optimizer.
+
+    Raises:
+        TypeError: there is an optimizer, and a factory of models, whose parameters it does not have.
+    """
+    model, optimizer = settings.get("model"), settings.get("optimizer")
+    found = dict(settings)
+    if isinstance(model, nn.Module):
+        found["model"] = copies_of(model)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                "an optimizer needs the model whose parameters it has, and model is a function: give the model, or "
+                "optimizer=lambda parameters, lr: ..."
+            )
+        found["optimizer"] = optimizer_like(optimizer, model)
+    return found
+
+
 def task_of_loaders(
     loader: DataLoader[Any], eval_loader: DataLoader[Any] | None, settings: Mapping[str, Any]
 ) -> TrainingTask:
