@@ -116,7 +116,7 @@ class Ledger:
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: {trial.values[0]:.4g} is "
                 f"a loss that it reported. {reading}: return that cost. Where all trials train for as long and return "
-                'their loss, the goal of the study is LowestLoss(within=..., of="examples"). Nor do further ones count.',
+                'their loss, the goal of the study is LowestLoss(within=..., of="examples"). Nor do others count.',
                 about=f"{self.study_name} loss",
             )
         elif counts_steps(trial, batch_size) is None:
