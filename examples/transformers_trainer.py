@@ -15,9 +15,7 @@ def sums(count, seed):
 
 
 train_data, eval_data = sums(4_000, seed=0), sums(400, seed=1)
-config = LlamaConfig(
-    vocab_size=12, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
-)
+config = LlamaConfig(vocab_size=12, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 model = LlamaForCausalLM(config)
 args = TrainingArguments(
     output_dir="out", per_device_train_batch_size=32, learning_rate=1e-3, num_train_epochs=10, report_to="none"
@@ -29,9 +27,9 @@ import batchopt
 from batchopt.integrations.transformers import apply_plan, task_from_trainer
 
 task = task_from_trainer(trainer)
-report = batchopt.probe(task, examples=100_000)
+report = batchopt.probe(task, examples=60_000)
 forecast = batchopt.Forecast.fit(report)
-plan = forecast.plan(batchopt.LowestLoss(60_000, "examples"))
+plan = forecast.plan(batchopt.LowestLoss(40_000, "examples"))
 trainer = Trainer(model, apply_plan(plan, args), train_dataset=train_data, eval_dataset=eval_data)
 trainer.train()
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan)
