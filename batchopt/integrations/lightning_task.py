@@ -43,6 +43,8 @@ def task_from_module(
         TaskError: the module optimizes by hand, has several optimizers or asks for its Trainer; or as for
             `TrainingTask.from_dataloader`.
     """
+    if not isinstance(module, LightningModule):
+        raise TypeError(f"module must be a LightningModule, got {type(module).__name__}")
     if not module.automatic_optimization:
         raise TaskError(
             "a module that optimizes by hand (automatic_optimization=False) decides its steps itself: make a "

@@ -112,6 +112,8 @@ def test_what_cannot_be_taken_over_says_what_to_do() -> None:
     by_hand.automatic_optimization = False
     with pytest.raises(TaskError, match=r"optimizes by hand .* make a TrainingTask with its loss and its optimizer"):
         task_from_module(by_hand, Data())
+    with pytest.raises(TypeError, match="module must be a LightningModule, got Linear"):
+        task_from_module(nn.Linear(2, 2), Data())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="data must be a LightningDataModule or a DataLoader, got tuple"):
         task_from_module(Module(), (X, Y))
     with pytest.raises(TaskError, match="one optimizer is trained with, got 2"):
