@@ -32,7 +32,8 @@ model = Classifier()
 import batchopt
 from batchopt.integrations.lightning import apply_plan, task_from_module
 
-report = batchopt.probe(task := task_from_module(model, train_loader, eval_loader=val_loader), examples=60_000)
+task = task_from_module(model, train_loader, eval_loader=val_loader)
+report = batchopt.probe(task, examples=60_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.ReachLoss(0.15))
 lightning.Trainer(max_epochs=1).fit(model, datamodule=apply_plan(plan, model, train_loader))
