@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from batchopt.probing.rollouts import Rollout as Rollout
     from batchopt.probing.rollouts import Rollouts as Rollouts
     from batchopt.probing.task import TrainingTask as TrainingTask
+    from batchopt.report import write_report as write_report
     from batchopt.runs.logged import logged_run as logged_run
     from batchopt.runs.read import read_runs as read_runs
     from batchopt.schedules.schedule import Schedule as Schedule
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from batchopt.search import TradeoffSampler as TradeoffSampler
     from batchopt.search import check as check
     from batchopt.search import milestones as milestones
+    from batchopt.search import reports_in_examples as reports_in_examples
     from batchopt.step_cost import StepCost as StepCost
     from batchopt.tradeoff import TradeoffLaw as TradeoffLaw
     from batchopt.tradeoff import fit_tradeoff as fit_tradeoff
@@ -109,9 +111,11 @@ _HOMES = {
     "per_example_squared_norms": "probing.gradients",
     "probe": "probing.probe",
     "read_runs": "runs.read",
+    "reports_in_examples": "search",
     "scale_learning_rate": "training.multipliers",
     "scheduled_loader": "training.loader",
     "train": "training.train",
+    "write_report": "report",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604  (all are strings)

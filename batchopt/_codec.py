@@ -35,6 +35,7 @@ class Record:
             raises RecordError for keys that the older version did not have.
         REMEDY_OF_OLDER: what the file of an older version that is not read lacks, and how to go on.
         REMEDY_OF_OTHER: what to do with the file of another record, by that record's name without its version.
+        HELD_BY: key under which the file of another record, by its tag, holds one of this kind, which is read then.
     """
 
     __slots__ = ()
@@ -43,6 +44,7 @@ class Record:
     OLDER: ClassVar[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
     REMEDY_OF_OLDER: ClassVar[str] = ""
     REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {}
+    HELD_BY: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> str:
         """The record as one JSON object, floats exact."""
@@ -158,6 +160,7 @@ def _read(record: type[Record], text: str) -> Record:
         fields = _read_numbers(json.loads(text, parse_constant=_refuse_constant))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"is not valid JSON ({error}); it may have been cut off") from None
+    fields = _taken_out(record, fields)
     _check_schema(record, fields)
     tag = fields.pop("schema")
     if tag != record.SCHEMA:
@@ -168,6 +171,13 @@ def _read(record: type[Record], text: str) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the record"
         raise RecordError(f"{record.SCHEMA}: {where}: {first['msg']}") from None
+
+
+def _taken_out(record: type[Record], fields: Any) -> Any:
+    """The fields of a record that the file of another one holds; all others as they are."""
+    tag = fields.get("schema") if isinstance(fields, dict) else None
+    held = fields.get(record.HELD_BY[tag]) if isinstance(tag, str) and tag in record.HELD_BY else None
+    return {**held, "schema": record.SCHEMA} if isinstance(held, dict) else fields
 
 
 def _check_schema(record: type[Record], fields: object) -> None:

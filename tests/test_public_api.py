@@ -51,9 +51,11 @@ NAMES = [
     "per_example_squared_norms",
     "probe",
     "read_runs",
+    "reports_in_examples",
     "scale_learning_rate",
     "scheduled_loader",
     "train",
+    "write_report",
     "__version__",
 ]
 

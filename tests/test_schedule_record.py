@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from visualization.samples import plan_of
 
 from batchopt.errors import RecordError
 from batchopt.learning_rate_schedule import LearningRateSchedule
+from batchopt.planning.plan import Plan
 from batchopt.schedules.schedule import Schedule, Segment
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000, learning_rate=0.1)
@@ -99,10 +101,26 @@ def test_the_decay_ends_within_the_run() -> None:
         Schedule.constant(8, examples=199, learning_rate_schedule=rates)
 
 
-def test_the_file_of_a_plan_is_told_as_what_it_is(tmp_path: Path) -> None:
+def test_the_file_of_a_plan_holds_a_schedule(tmp_path: Path) -> None:
+    file, plan = tmp_path / "plan.json", plan_of()
+    plan.save(file)
+    assert Schedule.load(file) == plan.schedule
+    assert Plan.SCHEMA in Schedule.HELD_BY
+    assert {f"batchopt.plan/{version}" for version in range(2, 4)} == {Plan.SCHEMA, *Plan.OLDER}
+
+
+def test_the_file_of_another_plan_is_told_as_what_it_is(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    file.write_text('{"schema": "batchopt.plan/2", "schedule": {}}')
-    with pytest.raises(RecordError, match=r"plan\.json: .* it is a plan: take batchopt\.Plan\.load\(path\)\.schedule$"):
+    for content in (
+        '{"schema": "batchopt.plan/1", "schedule": {}}',
+        '{"schema": "batchopt.plan/99", "schedule": {}}',
+        '{"schema": "batchopt.plan/3", "schedule": 1}',
+    ):
+        file.write_text(content)
+        with pytest.raises(RecordError, match=r"plan\.json: .* it is a plan: take batchopt\.Plan\.load\(path\)"):
+            Schedule.load(file)
+    file.write_text('{"schema": "batchopt.plan/3", "schedule": {"examples": 3}}')
+    with pytest.raises(RecordError, match=r"plan\.json: batchopt\.schedule/2: segments"):
         Schedule.load(file)
 
 

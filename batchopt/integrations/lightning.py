@@ -1,35 +1,79 @@
-"""Lightning: a module as a task, training data whose batches follow a schedule, and a noise scale in the log.
+"""Lightning: a module as a task, a plan as its data and its rate, and a noise scale in the log.
 
 Changing `accumulate_grad_batches` in mid-run mis-scales a gradient, silently; a batch sampler does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from batchopt.integrations.lightning_task import task_from_module
+from batchopt.integrations.lightning_task import loaders_of, only_optimizer, task_from_module
+from batchopt.planning.plan import Plan
 from batchopt.probing.data import population
+from batchopt.probing.taken_over import data_and_options, set_base_rate
 from batchopt.schedules.schedule import Schedule, check_schedule
-from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
+from batchopt.training.loader import ScheduledBatchSampler, equal_share_loader, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
 from batchopt.training.multipliers import scale_learning_rate, warn_of_rate
 
-__all__ = ["NoiseScaleCallback", "ScheduledDataModule", "task_from_module"]
+__all__ = ["NoiseScaleCallback", "ScheduledDataModule", "apply_plan", "task_from_module"]
+
+
+def apply_plan(
+    plan: Plan | Schedule, module: LightningModule, data: LightningDataModule | DataLoader[Any], **more: Any
+) -> ScheduledDataModule:
+    """Let a module train by a plan: data by its batch sizes, and the module's optimizer at its rate, warm-up and decay.
+
+        data = apply_plan(plan, module, data)
+        Trainer(max_epochs=1).fit(module, datamodule=data)
+
+    The module is changed: what its `configure_optimizers` makes gets the plan's learning rate, groups keep the ratios
+    of theirs, and schedulers are left out.
+
+    Args:
+        plan: or its schedule, with a learning rate.
+        module: to train.
+        data: with a train_dataloader and, maybe, a val_dataloader; or the loader of the training data. Data set,
+            collate function and workers are those of the loader; its batch size and its order are not.
+        more: of `ScheduledDataModule`, in place of what is taken over: val_dataloaders, seed, ...
+
+    Raises:
+        ValueError: the schedule holds no learning rate.
+        TaskError: as for `task_from_module`, of the loaders.
+    """
+    schedule = plan.schedule if isinstance(plan, Plan) else plan
+    check_schedule(schedule)
+    if schedule.learning_rate is None:
+        raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
+    loader, validation = loaders_of(data)
+    dataset, options = data_and_options(loader)
+    module.configure_optimizers = partial(_at_rate, module.configure_optimizers, schedule.learning_rate)
+    taken = {"val_dataloaders": validation, "weights": False, **options}
+    return ScheduledDataModule(dataset, schedule, **taken | more)
+
+
+def _at_rate(configure: Callable[[], Any], learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer of a module, without schedulers."""
+    optimizer = only_optimizer(configure())
+    set_base_rate(optimizer, learning_rate)
+    return optimizer
 
 
 class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
     """Training data by a schedule, one epoch of which is the whole run, beside validation and test data of your own.
 
     Use `Trainer(max_epochs=1, use_distributed_sampler=False)`. With several processes a batch is (batch, weights), as
-    `scheduled_loader` gives it. A checkpoint of any step is gone on with, without repeating or losing an example. Every
-    step takes the learning rate that the module's own optimizers and schedulers say, times the schedule's multiplier. A
-    schedule that holds warm-up and decay (`learning_rate_schedule`) is followed alone, so the module must have no
-    scheduler of its own.
+    `scheduled_loader` gives it, unless `weights=False`. A checkpoint of any step is gone on with, without repeating or
+    losing an example. Every step takes the learning rate that the module's own optimizers and schedulers say, times the
+    schedule's multiplier. A schedule that holds warm-up and decay (`learning_rate_schedule`) is followed alone, so the
+    module must have no scheduler of its own.
 
     Args:
         dataset: map-style, or a tuple of tensors.
@@ -37,6 +81,8 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         val_dataloaders: for validation, handed to the trainer as they are: a loader, or several in a list or dict.
         test_dataloaders: likewise, for `Trainer.test`.
         predict_dataloaders: likewise, for `Trainer.predict`.
+        weights: whether batches come with weights where there are several processes; without, a last batch that does
+            not divide into the processes is left out.
         **loader_options: of `scheduled_loader` (seed, shuffle, collate_fn, num_workers, ...).
 
     Raises:
@@ -54,6 +100,7 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         val_dataloaders: Any = None,
         test_dataloaders: Any = None,
         predict_dataloaders: Any = None,
+        weights: bool = True,
         **loader_options: Any,
     ) -> None:
         check_schedule(schedule)
@@ -66,7 +113,7 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         if predict_dataloaders is not None:
             self.predict_dataloader = lambda: predict_dataloaders
         self.schedule = schedule
-        self._dataset, self._options = dataset, loader_options
+        self._dataset, self._options, self._weights = dataset, loader_options, weights
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must be gone on with."""
@@ -89,12 +136,14 @@ class ScheduledDataModule(LightningDataModule):  # type: ignore[misc]
         trainer = self.trainer
         assert trainer is not None
         _check(trainer)
-        share: dict[str, Any] = (
-            {"rank": trainer.global_rank, "ranks": trainer.world_size} if trainer.world_size > 1 else {}
-        )
-        return WholeRun(
-            trainer, self.schedule, scheduled_loader(self._dataset, self.schedule, **self._options, **share)
-        )
+        share: dict[str, Any] = {"rank": trainer.global_rank, "ranks": trainer.world_size}
+        if trainer.world_size == 1:
+            loader = scheduled_loader(self._dataset, self.schedule, **self._options)
+        elif self._weights:
+            loader = scheduled_loader(self._dataset, self.schedule, **self._options, **share)
+        else:
+            loader = equal_share_loader(self._dataset, self.schedule, **self._options, **share)
+        return WholeRun(trainer, self.schedule, loader)
 
 
 class WholeRun:

@@ -24,7 +24,7 @@ from batchopt._codec import Record
 from batchopt.integrations.transformers_task import apply_plan, task_from_trainer
 from batchopt.schedules.exporters.stages import stages_of
 from batchopt.schedules.schedule import Schedule, check_schedule
-from batchopt.training.loader import ScheduledBatchSampler
+from batchopt.training.loader import ScheduledBatchSampler, equal_share_loader
 from batchopt.training.multipliers import warn_of_rate
 
 __all__ = ["ScheduleCallback", "ScheduledTrainer", "ScheduledTrainerMixin", "apply_plan", "task_from_trainer"]
@@ -171,17 +171,12 @@ class ScheduledTrainerMixin:
         args = trainer.args
         if trainer.train_dataset is None:
             raise ValueError("a Trainer needs a train_dataset to train")
-        sampler = ScheduledBatchSampler(
-            len(trainer.train_dataset),
+        loader = equal_share_loader(
+            trainer.train_dataset,
             self.schedule,
             seed=self._seed(),
-            drop_last=args.world_size > 1 and self._last_batch() % args.world_size > 0,
             rank=args.process_index,
             ranks=args.world_size,
-        )
-        loader: DataLoader[Any] = DataLoader(
-            trainer.train_dataset,
-            batch_sampler=sampler,
             collate_fn=trainer._get_collator_with_removed_columns(trainer.data_collator, description="Training"),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
@@ -240,9 +235,6 @@ class ScheduledTrainerMixin:
             trainer._created_lr_scheduler = True
         own: torch.optim.lr_scheduler.LambdaLR = trainer.lr_scheduler
         return own
-
-    def _last_batch(self) -> int:
-        return list(self.schedule.batches())[-1][1]
 
 
 def _warn_of_scheduler(schedule: Schedule, args: Any) -> None:

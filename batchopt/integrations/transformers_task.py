@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import warnings
@@ -19,9 +18,10 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.plan import Plan
 from batchopt.probing.losses import Loss
+from batchopt.probing.taken_over import copies_of
 from batchopt.probing.task import TrainingTask, trainable_parameters
 from batchopt.schedules.exporters.rates import check_ends_with_run, in_steps, known_shape
-from batchopt.schedules.schedule import Schedule
+from batchopt.schedules.schedule import Schedule, check_schedule
 
 IGNORED = -100
 """Label that does not count, in Transformers."""
@@ -54,9 +54,11 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
         TaskError: it has no training data, or iterable ones; it was given an optimizer instead of a class; or
             DeepSpeed or FSDP are configured.
     """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"trainer must be a transformers.Trainer, got {type(trainer).__name__}")
     args = trainer.args
     _check(trainer, settings)
-    _warn_of_what_is_left(args, settings)
+    _warn_of_what_is_left(trainer, settings)
     template = trainer.call_model_init() if trainer.model is None else trainer.model
     effective = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     taken: dict[str, Any] = {
@@ -91,6 +93,7 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
             the decay is of no shape that Transformers has.
     """
     schedule = plan.schedule if isinstance(plan, Plan) else plan
+    check_schedule(schedule)
     if schedule.learning_rate is None:
         raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
     if len(schedule.segments) > 1:
@@ -145,9 +148,9 @@ def _check(trainer: Trainer, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _warn_of_what_is_left(args: TrainingArguments, settings: Mapping[str, Any]) -> None:
-    """Warn of arguments that a task cannot follow."""
-    left = []
+def _warn_of_what_is_left(trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Warn of what a task cannot follow."""
+    args, left = trainer.args, []
     if _scheduler_of(args) not in SHAPES and "learning_rate_schedule" not in settings:
         left.append(f"lr_scheduler_type={_scheduler_of(args)!r}")
     if 0.0 < float(args.warmup_steps or 0.0) < 1.0 and "warmup_examples" not in settings:
@@ -156,8 +159,10 @@ def _warn_of_what_is_left(args: TrainingArguments, settings: Mapping[str, Any]) 
         left.append(f"neftune_noise_alpha={args.neftune_noise_alpha}")
     if getattr(args, "group_by_length", False) or getattr(args, "train_sampling_strategy", "random") != "random":
         left.append("batches that are not drawn at random")
+    if type(trainer).get_train_dataloader is not Trainer.get_train_dataloader and "data" not in settings:
+        left.append(f"get_train_dataloader of {type(trainer).__name__}")
     if left:
-        warnings.warn(f"not taken over from the arguments: {', '.join(left)}", UserWarning, stacklevel=3)
+        warnings.warn(f"not taken over from the Trainer: {', '.join(left)}", UserWarning, stacklevel=3)
 
 
 def _factory(trainer: Trainer) -> Callable[[], nn.Module]:
@@ -165,8 +170,7 @@ def _factory(trainer: Trainer) -> Callable[[], nn.Module]:
     if trainer.model_init is not None:
         make: Callable[[], nn.Module] = trainer.call_model_init
         return make
-    template = copy.deepcopy(trainer.model).cpu()
-    return lambda: copy.deepcopy(template)
+    return copies_of(trainer.model)
 
 
 def _collator(trainer: Trainer) -> Callable[[list[Any]], dict[str, Any]]:
@@ -188,15 +192,21 @@ def _loss(trainer: Trainer, model: nn.Module) -> Loss:
     def loss(model: nn.Module, batch: Any) -> Tensor | tuple[Tensor, Tensor]:
         labels = batch.get("labels")
         if labels is None or labels.ndim < 2 or labels.is_floating_point():
-            alone: Tensor = trainer.compute_loss(model, dict(batch))
-            return alone
+            return _tensor(trainer.compute_loss(model, dict(batch)))
         counts = ((labels[:, 1:] if leaves_first else labels) != IGNORED).flatten(1).sum(dim=1)
         # Of a batch without a label that counts the loss is 0 / 0: any labels do, since its weight is zero.
         labels = torch.where(counts.sum() > 0, labels, torch.zeros_like(labels))
         number = {"num_items_in_batch": counts.sum().clamp(min=1)} if is_given else {}
-        mean: Tensor = trainer.compute_loss(model, {**batch, "labels": labels}, **number)
-        return mean, counts
+        return _tensor(trainer.compute_loss(model, {**batch, "labels": labels}, **number)), counts
 
+    return loss
+
+
+def _tensor(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor):
+        raise TaskError(
+            f"compute_loss must return the loss alone where return_outputs is False, got a {type(loss).__name__}"
+        )
     return loss
 
 

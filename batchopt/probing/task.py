@@ -126,7 +126,10 @@ class TrainingTask:
     def _check_modules(self) -> None:
         """Raise where a module stands for a function of it."""
         if isinstance(self.model, nn.Module):
-            raise TypeError("model must be a function that makes a new model, got a model: write lambda: make_it()")
+            raise TypeError(
+                "model must be a function that makes a new model, got a model: write lambda: make_it(), or make the "
+                "task with TrainingTask.from_dataloader, which copies it"
+            )
         if isinstance(self.loss, nn.modules.loss._Loss):
             raise TypeError(
                 f"loss is called with (model, batch), got {type(self.loss).__name__}: write "
@@ -153,32 +156,40 @@ class TrainingTask:
         Args:
             loader: of the training data.
             eval_loader: of the data on which the loss is evaluated; with the same collate function.
-            settings: all else, as for `TrainingTask`: model, loss, optimizer, ...
+            settings: all else, as for `TrainingTask`: model, loss, optimizer, ...; eval_data where there is no
+                eval_loader. `model` and `optimizer` may be those of a loop, not trained yet: they are copied for every
+                run, and the rates of the optimizer's groups keep their ratios.
 
         Raises:
-            TaskError: the data set is iterable, or a sampler of its own decides what is in a batch.
+            TaskError: the data set is iterable, or a sampler of its own decides what is in a batch; the optimizer does
+                not hold all trainable parameters of the model.
 
         Example:
             >>> from torch.utils.data import DataLoader, TensorDataset
             >>> loader = DataLoader(TensorDataset(torch.randn(64, 3), torch.randn(64)), batch_size=16, shuffle=True)
+            >>> model = nn.Linear(3, 1)
             >>> task = TrainingTask.from_dataloader(
             ...     loader,
-            ...     model=lambda: nn.Linear(3, 1),
+            ...     model=model,
             ...     loss=lambda model, batch: nn.functional.mse_loss(model(batch[0])[:, 0], batch[1]),
-            ...     optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr),
+            ...     optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
             ...     prior=(loader.batch_size, 0.1),
             ... )
             >>> task.population
             64
         """
-        for name in {"data", "eval_data", "collate_fn"} & set(settings):
+        own = {"data", "collate_fn"} if eval_loader is None else {"data", "collate_fn", "eval_data"}
+        for name in own & set(settings):
             raise TypeError(f"{name} is that of the loader, leave it out")
+        from batchopt.probing.taken_over import with_factories
+
         found = loaded_by(loader)
         evaluated = None if eval_loader is None else loaded_by(eval_loader, shuffles=False)
         if evaluated is not None and evaluated.collate_fn is not found.collate_fn:
             raise TaskError("loader and eval_loader must have the same collate_fn, since one serves for both")
-        eval_data = None if evaluated is None else evaluated.data
-        return cls(data=found.data, eval_data=eval_data, collate_fn=found.collate_fn, **settings)
+        if evaluated is not None:
+            settings["eval_data"] = evaluated.data
+        return cls(data=found.data, collate_fn=found.collate_fn, **with_factories(settings))
 
     @property
     def is_stream(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt._codec import write_text
@@ -36,7 +37,7 @@ def write_report(
     """Write one self-contained page, whole or not at all; what is not given is left out.
 
     Args:
-        path: the HTML file.
+        path: the HTML file; folders that it needs are made.
         report: what the probe measured.
         forecast: what follows for the rest of the training.
         plan: what to run.
@@ -45,6 +46,7 @@ def write_report(
         training: predictions beside what a training took.
         measured: losses of that training, drawn beside those that the plan predicts.
     """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(
         path,
         render_report(

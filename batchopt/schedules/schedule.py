@@ -46,6 +46,8 @@ def _of_first_version(fields: dict[str, Any]) -> dict[str, Any]:
 class Schedule(Record):
     """Batch size and learning rate over a run of `examples` examples.
 
+    `load` reads the file of a schedule, and the schedule in the file of a plan.
+
     Attributes:
         segments: rising in `start_examples`, the first at 0.
         examples: examples of the whole run.
@@ -68,6 +70,7 @@ class Schedule(Record):
     REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {
         "batchopt.plan": "it is a plan: take batchopt.Plan.load(path).schedule"
     }
+    HELD_BY: ClassVar[Mapping[str, str]] = {"batchopt.plan/2": "schedule", "batchopt.plan/3": "schedule"}
 
     segments: tuple[Segment, ...]
     examples: int
@@ -177,7 +180,7 @@ def check_schedule(schedule: object, *others: type) -> None:
         return
     remedy = ""
     if isinstance(schedule, str | os.PathLike):
-        remedy = ": load it with batchopt.Schedule.load(path), or, of a plan's file, batchopt.Plan.load(path).schedule"
+        remedy = ": load it with batchopt.Schedule.load(path)"
     elif isinstance(getattr(schedule, "schedule", None), Schedule):
         remedy = ": give its .schedule"
     kinds = " or a ".join(f"batchopt.{kind.__name__}" for kind in (Schedule, *others))

@@ -22,11 +22,13 @@ from batchopt.search.observations import (
     AS_IT_IS,
     MOST_CURVES,
     Observation,
+    counts_steps,
     diverged,
     memory_bound,
     observe_one,
     rank,
     reading_of,
+    returns_loss,
     setting_of,
 )
 from batchopt.search.saying import warn_once
@@ -110,7 +112,15 @@ class Ledger:
                 f"{min(trial.values)!r}. {reading}: return it {AS_IT_IS}.",
                 about=f"{self.study_name} value",
             )
-        self._look_at_reports(trial, batch_size, goal)
+        if returns_loss(trial, goal):
+            warn_once(
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: {trial.values[0]:.4g} is "
+                f"a loss that it reported. {reading}: return that cost. Where all trials train for as long and return "
+                'their loss, the goal of the study is LowestLoss(within=..., of="examples"). Nor do others count.',
+                about=f"{self.study_name} loss",
+            )
+        elif counts_steps(trial, batch_size) is None:
+            self._look_at_reports(trial, batch_size, goal)
 
     def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> None:
         """The same of its reports, only when it is the second such trial."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
-from batchopt.search.observations import diverged, end_of
+from batchopt.search.observations import counts_steps, diverged, end_of, returns_loss
 
 if TYPE_CHECKING:
     from batchopt.search.decay import Decay
@@ -40,11 +40,12 @@ def misread(
     """
     if trial.state != TrialState.COMPLETE or not trial.last_step or diverged(trial):
         return None
+    if returns_loss(trial, goal):
+        return f"its value {trial.values[0]:.4g} is a loss that it reported, not a cost"
+    if (counts := counts_steps(trial, batch_size)) is not None:
+        return f"its reports cannot be at examples: {counts}"
     if trial.last_step < batch_size:
         return f"its last report is at {trial.last_step:,} examples, within its first batch of {batch_size:,}"
-    last = trial.intermediate_values[trial.last_step]
-    if isinstance(goal, ReachLoss) and math.isclose(trial.values[0], last, rel_tol=1e-6):
-        return f"its value {trial.values[0]:.4g} is the loss that it reported last, not a cost"
     if isinstance(goal, LowestLoss) and decay is not None and decay.horizon is not None:
         return None
     unit = goal.least if isinstance(goal, ReachLoss) else goal.of

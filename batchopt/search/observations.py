@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import StudyDirection
@@ -33,6 +34,8 @@ LEAST_POINTS = 3
 CROSSING_POINTS = (0.97, 0.99, 1.01, 1.03)
 """A run of which only the crossing is known is given as four evaluations this close around it."""
 AS_IT_IS = "as it is, not its logarithm and no reward"
+LEAST_COUNTED = 3
+"""Reports at numbers that follow each other which tell a count of epochs or steps from one of examples."""
 STOPPED_AT = 1.05
 """A completed trial whose last loss is within this factor of the goal stopped at its crossing."""
 
@@ -46,7 +49,8 @@ class Observation:
         batch_size: examples per step.
         learning_rate: the rate it was given.
         curve: its finite reports.
-        values: objective values of a completed trial, finite and positive; None for others.
+        values: objective values of a completed trial, finite and positive; None for others, and where a loss was
+            returned for a cost.
         feasible: whether no constraint of the study is violated.
         diverged: whether a report was not finite.
         params: all parameters of the trial.
@@ -112,12 +116,21 @@ def observe_one(trial: FrozenTrial, settings: StudySettings, study_name: str) ->
     if setting is None:
         return None
     complete = trial.state == TrialState.COMPLETE and all(0 < value < math.inf for value in trial.values)
+    counts = counts_steps(trial, setting[0])
+    if counts:
+        warn_once(
+            f"Study {study_name}: the reports of trial {trial.number} are left out: {counts}. A report's step is the "
+            f"examples seen since the beginning, at least {setting[0]} more from one to the next: report at "
+            "(epoch + 1) * len(data), or hand the objective through batchopt.reports_in_examples. So are further ones "
+            "like it.",
+            about=f"{study_name} counts",
+        )
     return Observation(
         number=trial.number,
         batch_size=setting[0],
         learning_rate=setting[1],
-        curve=_curve(trial),
-        values=tuple(map(float, trial.values)) if complete else None,
+        curve=LossCurve((), ()) if counts else _curve(trial),
+        values=tuple(map(float, trial.values)) if complete and not returns_loss(trial, settings.goal) else None,
         feasible=all(excess <= 0 for excess in getattr(trial, "constraints", {}).values()),
         diverged=diverged(trial),
         params=trial.params,
@@ -155,6 +168,21 @@ def memory_bound(trial: FrozenTrial, batch_size: int) -> int | None:
     """The largest batch size that may still fit, of a trial that ran out of memory; None of others."""
     out = getattr(trial, "constraints", {}).get(MEMORY_CONSTRAINT, 0.0) > 0
     return batch_size - 1 if out else None
+
+
+def counts_steps(trial: FrozenTrial, batch_size: int) -> str | None:
+    """Why a trial's reports cannot be at examples seen: there is one at every number, and a step sees several."""
+    steps = list(trial.intermediate_values)
+    if batch_size < 2 or len(steps) < LEAST_COUNTED or any(b - a != 1 for a, b in pairwise(steps)):
+        return None
+    return f"they are at {', '.join(map(str, steps[:LEAST_COUNTED]))}, ..., a count of epochs or steps"
+
+
+def returns_loss(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
+    """Whether a completed trial's value, which should be a cost, is a loss that it reported."""
+    if isinstance(goal, LowestLoss) or trial.state != TrialState.COMPLETE:
+        return False
+    return any(math.isclose(trial.values[0], loss, rel_tol=1e-6) for loss in trial.intermediate_values.values())
 
 
 def diverged(trial: FrozenTrial) -> bool:

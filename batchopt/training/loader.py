@@ -224,6 +224,35 @@ def scheduled_loader(
     return DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers, **loader_options)
 
 
+def equal_share_loader(
+    dataset: Dataset[Any] | tuple[Tensor, ...],
+    schedule: Schedule,
+    *,
+    rank: int,
+    ranks: int,
+    **options: Any,
+) -> DataLoader[Any]:
+    """A rank's equal share of every batch of a schedule, for a loop that takes the mean over the ranks.
+
+    Batches come without weights, so a last one that does not divide into the ranks is left out.
+
+    Args:
+        dataset: as for `scheduled_loader`, not iterable.
+        schedule: likewise.
+        rank: likewise.
+        ranks: likewise.
+        options: of `ScheduledBatchSampler` (seed, shuffle) and of `torch.utils.data.DataLoader`.
+    """
+    check_data("dataset", dataset, least=1, streams=False)
+    *_, (_, last) = schedule.batches()
+    order = {name: options.pop(name) for name in ("seed", "shuffle") if name in options}
+    sampler = ScheduledBatchSampler(
+        population(dataset) or 0, schedule, drop_last=last % ranks > 0, rank=rank, ranks=ranks, **order
+    )
+    data: Any = TensorDataset(*dataset) if isinstance(dataset, tuple) else dataset
+    return DataLoader(data, batch_sampler=sampler, **options)
+
+
 class _Shares(Dataset[Any]):
     """A data set that is asked for shares, and gives examples and weights."""
 

@@ -43,6 +43,23 @@ def test_transformers_leaves_out_a_last_batch_that_does_not_divide(answers: dict
     assert first["weight"] == second["weight"] == pytest.approx(alone["weight"], rel=2e-2)
 
 
+@pytest.mark.parametrize("framework", ["lightning plan", "accelerate"])
+def test_a_plan_is_shared_equally_and_its_rate_is_taken(framework: str, answers: dict[str, Any]) -> None:
+    alone, first, second = (answers[name][framework] for name in ("alone", "0", "1"))
+    assert alone["sizes"] == SIZES
+    assert first["sizes"] == second["sizes"] == [size // 2 for size in SIZES[:-1]]
+    assert first["steps"] == len(SIZES) - 1
+    # Of the same examples at the same rate, but for the last step, which moves the weight by 4 % of its distance.
+    assert first["weight"] == second["weight"] == pytest.approx(alone["weight"], abs=0.04)
+    assert alone["weight"] == pytest.approx(answers["alone"]["lightning"]["weight"], rel=1e-5)
+
+
+def test_the_batch_of_a_loop_is_that_of_all_processes(answers: dict[str, Any]) -> None:
+    priors = [answers[name]["accelerate"]["prior"] for name in ("alone", "0", "1")]
+    assert priors == [[4, 0.7], [8, 0.7], [8, 0.7]]
+    assert {answers[name]["accelerate"]["population"] for name in ("alone", "0", "1")} == {100}
+
+
 def test_the_noise_scale_of_two_processes_is_that_of_one(answers: dict[str, Any]) -> None:
     alone, first, second = (answers[name]["noise"] for name in ("alone", "0", "1"))
     assert first == second

@@ -240,6 +240,35 @@ def test_what_cannot_be_taken_over_says_what_to_do(tmp_path: Path) -> None:
         task_from_trainer(sharded)
 
 
+class Returning(transformers.Trainer):  # type: ignore[misc, name-defined]
+    """With a loss that is none, and a loader of its own."""
+
+    returned: Any = None
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        return self.returned
+
+    def get_train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=4)
+
+
+@pytest.mark.parametrize(("returned", "kind"), [(None, "NoneType"), ((torch.ones(()), {}), "tuple")])
+def test_a_compute_loss_that_gives_no_loss(returned: Any, kind: str, tmp_path: Path) -> None:
+    made = trainer(tmp_path, model=Classifier(), data=pictures(8), kind=Returning)
+    made.returned = returned
+    with pytest.warns(UserWarning, match="not taken over from the Trainer: get_train_dataloader of Returning"):
+        task = task_from_trainer(made)
+    with pytest.raises(TaskError, match=f"compute_loss must return the loss alone where .* got a {kind}"):
+        TrainingRun(task, learning_rate=0.1, seed=0).step(4)
+
+
+def test_what_is_no_trainer_and_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"trainer must be a transformers\.Trainer, got int"):
+        task_from_trainer(3)
+    with pytest.raises(TypeError, match=r"schedule must be a batchopt\.Schedule, got str: load it with"):
+        apply_plan("plan.json", arguments(tmp_path))  # type: ignore[arg-type]
+
+
 def test_the_remedies_help(tmp_path: Path) -> None:
     class Stream(torch.utils.data.IterableDataset[Any]):
         def __iter__(self) -> Any:

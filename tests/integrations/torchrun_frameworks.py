@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import transformers
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, TensorDataset
 
 from batchopt import Schedule, Segment
+from batchopt.integrations import accelerate, lightning
 from batchopt.integrations.lightning import NoiseScaleCallback, ScheduledDataModule
 from batchopt.integrations.transformers import ScheduledTrainer
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(100, 16), Segment(300, 32)), examples=617)
 """The last batch is of 17, which two processes cannot share."""
+PLANNED = replace(SCHEDULE, learning_rate=0.02)
 COUNT = int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -50,6 +55,31 @@ def by_lightning() -> dict[str, Any]:
         use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(module, datamodule=ScheduledDataModule((data(),), SCHEDULE, seed=1))
+    return {"sizes": module.sizes, "weight": float(module.weight), "steps": trainer.global_step}
+
+
+class Plain(Module):
+    """Of batches without weights, with a rate and a scheduler that a plan takes the place of."""
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        (x,) = batch
+        self.sizes.append(len(x))
+        return ((self.weight - x) ** 2).mean()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD([self.weight], lr=0.7)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+def by_a_lightning_plan() -> dict[str, Any]:
+    module = Plain()
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=COUNT, strategy="ddp" if COUNT > 1 else "auto", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+    loader = DataLoader(TensorDataset(data()), batch_size=4, shuffle=True)
+    trainer.fit(module, datamodule=lightning.apply_plan(PLANNED, module, loader, seed=1))
     return {"sizes": module.sizes, "weight": float(module.weight), "steps": trainer.global_step}
 
 
@@ -110,10 +140,31 @@ def by_transformers(folder: Path) -> dict[str, Any]:
     return {"sizes": model.sizes, "weight": float(model.weight), "steps": trainer.state.global_step}
 
 
+def by_accelerate() -> dict[str, Any]:
+    accelerator = Accelerator(cpu=True)
+    model: Any = Model()
+    model, optimizer, loader = accelerator.prepare(
+        model, torch.optim.SGD(model.parameters(), lr=0.7), DataLoader(TensorDataset(data()), batch_size=4)
+    )
+    task = accelerate.task_from_accelerator(
+        accelerator, model, optimizer, loader, lambda model, batch: model(batch[0])["loss"]
+    )
+    steps = 0
+    for (x,) in accelerate.apply_plan(PLANNED, accelerator, optimizer, loader, seed=1):
+        optimizer.zero_grad()
+        accelerator.backward(model(x)["loss"])
+        optimizer.step()
+        steps += 1
+    trained = accelerator.unwrap_model(model)
+    taken = {"prior": task.prior, "population": task.population}
+    return {"sizes": trained.sizes, "weight": float(trained.weight), "steps": steps, **taken}
+
+
 def main(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answers = {"lightning": by_lightning(), "noise": noise_scale(), "transformers": by_transformers(folder)}
+        answers |= {"lightning plan": by_a_lightning_plan(), "accelerate": by_accelerate()}
     (folder / f"{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps(answers))
 
 

@@ -185,6 +185,9 @@ def test_what_is_not_a_loaders() -> None:
     loader = DataLoader(TensorDataset(X, Y), batch_size=8)
     with pytest.raises(TypeError, match=r"must be a torch\.utils\.data\.DataLoader, got tuple"):
         of((X, Y))
+    with pytest.raises(TypeError, match="eval_data is that of the loader, leave it out"):
+        of(loader, eval_loader=loader, eval_data=(X, Y))
+    assert of(loader, eval_data=(X[:5], Y[:5])).eval_data[1] is not None
     with pytest.raises(TypeError, match="collate_fn is that of the loader, leave it out"):
         of(loader, collate_fn=collate)
     with pytest.raises(TaskError, match="must have the same collate_fn"):

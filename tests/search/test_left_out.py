@@ -84,5 +84,5 @@ def test_values_of_another_unit_are_counted() -> None:
         add(study, 0.8, {6_400: 1.0, 12_800: 0.8})
     (line,) = told(study, "misread")
     assert line == (
-        "2 trials are probably misread, like trial 0: its value 0.8 is the loss that it reported last, not a cost."
+        "2 trials are probably misread, like trial 0: its value 0.8 is a loss that it reported, not a cost."
     )

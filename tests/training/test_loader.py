@@ -16,7 +16,7 @@ from batchopt.probing.data import shuffled_indices
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, Segment
-from batchopt.training.loader import ScheduledBatchSampler, scheduled_loader
+from batchopt.training.loader import ScheduledBatchSampler, equal_share_loader, scheduled_loader
 
 REFERENCE = Schedule((Segment(0, 64), Segment(10_000, 128), Segment(50_000, 256)), examples=120_000)
 
@@ -299,3 +299,15 @@ def test_one_rank_that_is_named_gives_weights_as_several_do(dataset: Any) -> Non
         assert weights.tolist() == pytest.approx([1 / len(rows)] * len(rows))
     with pytest.raises(ValueError, match="ranks must be at least 1, got 0"):
         scheduled_loader(dataset, schedule, ranks=0)
+
+
+def test_equal_shares_are_the_batches_of_one_process_without_a_last_one_that_does_not_divide() -> None:
+    schedule = Schedule((Segment(0, 4), Segment(40, 6)), examples=63)
+    (whole,) = ([x.tolist() for (x,) in equal_share_loader((torch.arange(50),), schedule, rank=0, ranks=1)],)
+    assert [len(batch) for batch in whole] == [size for _, size in schedule.batches()]
+    shares = [
+        [x.tolist() for (x,) in equal_share_loader((torch.arange(50),), schedule, rank=rank, ranks=2)]
+        for rank in (0, 1)
+    ]
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in whole[:-1]]
+    assert all(len(a) == len(b) for a, b in zip(*shares, strict=True))
