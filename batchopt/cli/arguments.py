@@ -137,6 +137,11 @@ def add_goal(parser: argparse.ArgumentParser, *, required: bool = True, priced: 
     parser.add_argument("--per-example", type=not_negative, metavar="B", help="... in any unit, money for example")
 
 
+def has_goal(args: argparse.Namespace) -> bool:
+    """Whether the arguments of `add_goal` name one."""
+    return any(given is not None for given in (args.reach_loss, args.reach_metric, args.within))
+
+
 def metric(text: str) -> tuple[str, float]:
     """NAME=VALUE, as the type of an argument."""
     name, _, value = text.partition("=")
@@ -156,7 +161,8 @@ def goal_of(args: argparse.Namespace, *, priced: bool = True) -> ReachLoss | Rea
     if priced and (args.per_step is not None or args.per_example is not None):
         price = StepCost(args.per_step or 0.0, args.per_example or 0.0, unit="given units")
     if args.reach_metric is not None:
-        return ReachMetric(*args.reach_metric, least=price or args.least or "seconds")
+        name, value = args.reach_metric
+        return ReachMetric(name, value, least=price or args.least or "seconds")
     if args.reach_loss is not None:
         return ReachLoss(args.reach_loss, least=price or args.least or "seconds")
     return LowestLoss(args.within, of=price or args.of or "seconds")

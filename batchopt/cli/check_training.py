@@ -63,7 +63,10 @@ def check_loss(subject: Subject) -> Finding:
         check_untrained(run, subject.batch_size)
         with OwnRandomness(subject.seed, device=task.torch_device, host=True).active():
             check_evaluation(task, task.make_model())
-    loss = evaluated(task, subject.model)
+    loss, metrics = evaluated(task, subject.model)
+    broken = [f"metric {name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        return Finding("loss", "error", f"{broken[0]} before any training", "look for what is not finite in it")
     if not math.isfinite(loss):
         return Finding(
             "loss", "error", f"the evaluated loss is {loss} before any training", "look for NaN in the evaluation data"
@@ -74,6 +77,7 @@ def check_loss(subject: Subject) -> Finding:
     losses, weights = task.losses(subject.model, subject.batch(subject.batch_size))
     form = "one number, the mean over the batch" if is_mean(losses) else "one value an example"
     words = f"{form}{'' if weights is None else ', weighted'}; {words}"
+    words += "".join(f"; {name} {number(value)}" for name, value in metrics.items())
     guess = math.log(subject.classes) if subject.classes else None
     if guess is not None and loss > FAR * guess:
         return Finding(

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt.cli import processes
-from batchopt.cli.arguments import UsageError, add_batch_sizes, add_goal, count, goal_of, not_negative, positive
+from batchopt.cli.arguments import (
+    UsageError,
+    add_batch_sizes,
+    add_goal,
+    count,
+    goal_of,
+    has_goal,
+    not_negative,
+    positive,
+)
 from batchopt.cli.console import Console
 from batchopt.errors import BatchoptError, EvidenceError
 from batchopt.evidence import Branch, ProbeReport
@@ -72,7 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     task_place(args.task)
     if args.examples is None and args.seconds is None:
         raise UsageError("a probe needs a budget: give --examples N or --seconds S")
-    if (args.least or args.of) and args.reach_loss is None and args.within is None:
+    if (args.least or args.of) and not has_goal(args):
         raise UsageError("--least belongs to --reach-loss, and --of to --within: give the goal that the probe is for")
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder: give the name of a file in it")
@@ -89,7 +98,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         seconds=args.seconds,
         per_step=args.per_step,
         seed=args.seed,
-        goal=None if args.reach_loss is None and args.within is None else goal_of(args, priced=False),
+        goal=goal_of(args, priced=False) if has_goal(args) else None,
         learning_rate=args.learning_rate,
         batch_sizes=args.batch_sizes,
         workers=args.workers,

@@ -52,7 +52,10 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
         return replace(plan, asked=goal)
     loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
     doubt = "" if loss.resolved else ": so far below what was evaluated it is a guess"
-    reasons = (f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}.", *plan.reasons)
+    # What is unresolved is the first doubt; else it comes after the first reason that is none.
+    at = len(plan.doubts) + 1 if loss.resolved else 0
+    told = f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}."
+    reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
     name = plan.learning_rate_schedule
     factor = _uncertainty(forecast, plan.best, loss, name if shape is None else shape)
     best = _widened(plan.best, factor)

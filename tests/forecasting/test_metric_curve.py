@@ -141,7 +141,8 @@ def test_a_metric_is_planned_for_by_the_loss_that_goes_with_it(forecast: Forecas
     assert plan.steps.value == by_loss.steps.value
     assert plan.steps.low < by_loss.steps.low < by_loss.steps.high < plan.steps.high
     assert plan.metrics["m"].low < 0.62 < plan.metrics["m"].high
-    assert plan.reasons[0].startswith("m 0.6 goes with a loss of")
+    assert sum(reason.startswith("m 0.6 goes with a loss of") for reason in plan.reasons) == 1
+    assert plan.doubts == by_loss.doubts
     assert by_loss.metrics == plan.metrics
     assert by_loss.asked is None
     assert plan.best in plan.alternatives
