@@ -32,7 +32,7 @@ class LossCurve(Record):
 
     examples: tuple[int, ...]
     losses: tuple[float, ...]
-    metrics: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    metrics: dict[str, tuple[float, ...]] = field(default_factory=dict, hash=False)  # curves are keys of caches
 
     def __post_init__(self) -> None:
         if len(self.examples) != len(self.losses):

@@ -106,7 +106,7 @@ def test_the_file_of_a_plan_holds_a_schedule(tmp_path: Path) -> None:
     plan.save(file)
     assert Schedule.load(file) == plan.schedule
     assert Plan.SCHEMA in Schedule.HELD_BY
-    assert {f"batchopt.plan/{version}" for version in range(2, 4)} == {Plan.SCHEMA, *Plan.OLDER}
+    assert {f"batchopt.plan/{version}" for version in range(2, 5)} == {Plan.SCHEMA, *Plan.OLDER}
 
 
 def test_the_file_of_another_plan_is_told_as_what_it_is(tmp_path: Path) -> None:

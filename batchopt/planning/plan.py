@@ -107,7 +107,7 @@ class Plan(Record):
     reasons: tuple[str, ...]
     expected_regret: float | None = None
     asked: ReachMetric | BestMetric | None = None
-    metrics: dict[str, Estimate] = field(default_factory=dict)
+    metrics: dict[str, Estimate] = field(default_factory=dict, hash=False)
     parameters: int | None = None
     population: int | None = None
 

@@ -70,7 +70,7 @@ class Schedule(Record):
     REMEDY_OF_OTHER: ClassVar[Mapping[str, str]] = {
         "batchopt.plan": "it is a plan: take batchopt.Plan.load(path).schedule"
     }
-    HELD_BY: ClassVar[Mapping[str, str]] = {"batchopt.plan/2": "schedule", "batchopt.plan/3": "schedule"}
+    HELD_BY: ClassVar[Mapping[str, str]] = {f"batchopt.plan/{version}": "schedule" for version in (2, 3, 4)}
 
     segments: tuple[Segment, ...]
     examples: int

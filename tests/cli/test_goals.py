@@ -54,7 +54,7 @@ def test_what_is_no_goal(text: str, said: str) -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="--least belongs to a goal of loss"):
+    with pytest.raises(argparse.ArgumentTypeError, match="--least belongs to a goal of a loss or a metric"):
         parse_goal("within=2h", least="steps")
     with pytest.raises(argparse.ArgumentTypeError, match="2epochs need data with a number of examples"):
         parse_goal("within=2epochs", population=None)

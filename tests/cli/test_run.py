@@ -194,11 +194,14 @@ def test_budgets_and_folders_that_do_not_fit(
 
 
 def test_a_goal_that_is_none_lists_what_there_is(flow: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = refused(capsys, flow.task, "--goal", "accuracy=0.93")
+    assert code == 2
+    assert "there is no goal 'accuracy'; there is loss=0.25" in line
+    assert "within=2h" in line
+    assert "the task has no metrics" in line
     with pytest.raises(SystemExit, match="2"):
-        main(["run", flow.task, "--goal", "accuracy=0.93"])
-    said = capsys.readouterr().err
-    assert "there is no goal 'accuracy'; there is loss=0.25" in said
-    assert "within=2h" in said
+        main(["run", flow.task, "--goal", "accuracy"])
+    assert "a goal is NAME=VALUE, got 'accuracy'" in capsys.readouterr().err
 
 
 def test_a_goal_out_of_reach_keeps_the_probe(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:

@@ -183,7 +183,7 @@ def test_losses_that_only_training_batches_reached_are_not_resolved(forecast: Fo
     assert doubted.loss.high >= 0.8
     assert (doubted.loss.value, doubted.loss.low) == (plain.loss.value, plain.loss.low)
     assert doubted.best in doubted.alternatives
-    assert replace(forecast, overfits_below=0.1, population=10_000).plan(goal) == plain
+    assert replace(forecast, overfits_below=0.1).plan(goal) == plain
 
 
 def test_a_loss_that_the_shortest_runs_reach_tells_no_trade_off(forecast: Forecast) -> None:

@@ -17,7 +17,7 @@ from batchopt.errors import NonFiniteLossError
 from batchopt.forecasting.own_decision import LATER
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.probing.data import shuffled_indices
-from batchopt.probing.evaluation import evaluation_points
+from batchopt.probing.evaluation import Evaluation, evaluation_points
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule
@@ -241,12 +241,12 @@ def show_the_laws_loss(
 ) -> None:
     """Evaluations give the known law's loss, times a factor in the first decay."""
 
-    def evaluated(run: TrainingRun) -> float:
+    def evaluated(run: TrainingRun) -> Evaluation:
         seen = max(1, run.examples_seen)
         spoilt = seen > adaptive.decay_begins and not adaptive.missed
-        return loss_at(adaptive.schedule, seen) * (first_decay if spoilt else 1.0)
+        return Evaluation(loss_at(adaptive.schedule, seen) * (first_decay if spoilt else 1.0), {})
 
-    monkeypatch.setattr(TrainingRun, "evaluate", evaluated)
+    monkeypatch.setattr(TrainingRun, "evaluation", evaluated)
 
 
 def test_training_follows_it_and_stops_at_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,14 +374,14 @@ def test_a_training_that_is_killed_after_it_diverged_goes_on_at_the_lower_rate(
     def follow(*, is_killed: bool = False, **given: Any) -> TrainingResult:
         adaptive = AdaptiveSchedule(PLAN, FORECAST)
         show_the_laws_loss(monkeypatch, adaptive)
-        evaluated = TrainingRun.evaluate
+        evaluated = TrainingRun.evaluation
 
-        def evaluate(run: TrainingRun) -> float:
+        def evaluate(run: TrainingRun) -> Evaluation:
             if is_killed and adaptive.diverged and run.examples_seen > killed_at:
                 raise KilledError
             return evaluated(run)
 
-        monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+        monkeypatch.setattr(TrainingRun, "evaluation", evaluate)
         return train(made, adaptive, seed=3, **given)
 
     with pytest.warns(RuntimeWarning, match="begins again"):
@@ -400,14 +400,14 @@ def test_a_training_that_is_killed_after_it_diverged_goes_on_at_the_lower_rate(
 def test_a_training_that_diverges_in_its_decay_does_not_go_back_to_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
     show_the_laws_loss(monkeypatch, adaptive)
-    evaluated = TrainingRun.evaluate
+    evaluated = TrainingRun.evaluation
 
-    def evaluate(run: TrainingRun) -> float:
+    def evaluate(run: TrainingRun) -> Evaluation:
         if not adaptive.diverged and run.examples_seen > adaptive.decay_begins:
             raise NonFiniteLossError("the evaluated loss became nan")
         return evaluated(run)
 
-    monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+    monkeypatch.setattr(TrainingRun, "evaluation", evaluate)
     with pytest.warns(RuntimeWarning, match="the evaluated loss became nan. The run begins again"):
         result = train(task(), adaptive, seed=3)
     (lost,) = adaptive.diverged
@@ -423,12 +423,12 @@ def test_a_training_that_diverges_in_its_decay_does_not_go_back_to_the_old_one(m
 def test_a_loss_far_above_the_initial_one_counts_as_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
     adaptive = AdaptiveSchedule(PLAN, FORECAST)
     show_the_laws_loss(monkeypatch, adaptive)
-    evaluated = TrainingRun.evaluate
+    evaluated = TrainingRun.evaluation
 
-    def evaluate(run: TrainingRun) -> float:
-        return evaluated(run) * (50.0 if run.examples_seen and not adaptive.diverged else 1.0)
+    def evaluate(run: TrainingRun) -> Evaluation:
+        return Evaluation(evaluated(run).loss * (50.0 if run.examples_seen and not adaptive.diverged else 1.0), {})
 
-    monkeypatch.setattr(TrainingRun, "evaluate", evaluate)
+    monkeypatch.setattr(TrainingRun, "evaluation", evaluate)
     with pytest.warns(RuntimeWarning, match=r"more than 3 times the initial .*The run begins again"):
         result = train(task(), adaptive, seed=3)
     assert len(adaptive.diverged) == 1

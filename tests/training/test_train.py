@@ -131,7 +131,7 @@ def test_seconds_are_of_steps_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("batchopt.training.loop.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(TrainingRun, "step", taking(2.0, TrainingRun.step))
-    monkeypatch.setattr(TrainingRun, "evaluate", taking(1_000.0, TrainingRun.evaluate))
+    monkeypatch.setattr(TrainingRun, "evaluation", taking(1_000.0, TrainingRun.evaluation))
     result = train(make_task(), SCHEDULE)
     assert result.seconds == 2.0 * result.steps
     assert result.evaluation_seconds == 1_000.0 * len(result.curve.examples)

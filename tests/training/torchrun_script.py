@@ -27,6 +27,7 @@ from batchopt import (
     scheduled_loader,
     train,
 )
+from batchopt.probing.evaluation import Evaluation
 from batchopt.probing.run import TrainingRun
 from batchopt.training.result import TrainingResult
 
@@ -174,13 +175,13 @@ def adapted(folder: Path, count: int) -> dict[str, Any]:
     def follow(task: TrainingTask = task, **given: Any) -> tuple[AdaptiveSchedule, TrainingResult]:
         adaptive = AdaptiveSchedule(plan, forecast)
 
-        def evaluated(run: TrainingRun) -> float:
+        def evaluated(run: TrainingRun) -> Evaluation:
             """The forecast's own loss; the first decay is spoilt."""
             seen, rates = max(1, run.examples_seen), adaptive.schedule.learning_rate_schedule
             (loss,) = forecast.losses_along(plan.batch_size, plan.learning_rate, (seen,), learning_rate_schedule=rates)
-            return loss * (1.5 if seen > adaptive.decay_begins and not adaptive.missed else 1.0)
+            return Evaluation(loss * (1.5 if seen > adaptive.decay_begins and not adaptive.missed else 1.0), {})
 
-        with patch.object(TrainingRun, "evaluate", evaluated):
+        with patch.object(TrainingRun, "evaluation", evaluated):
             return adaptive, train(task, adaptive, seed=3, **given)
 
     whole, result = follow()
