@@ -63,7 +63,7 @@ class MetricCurve(Record):
         name: of the metric.
         scale: "to one" for a share that rises (an accuracy: the logarithm of what is left to one), "to zero" for what
             is positive and falls (an error: its logarithm), else "plain".
-        evaluated: examples of an evaluation, which round a share.
+        counted: examples over which a share was counted, which round it; 0 for what is no count.
         log_losses: rising, (k,).
         means: expected metric there, on the scale, (k,).
         sds: standard deviation of a run's, on the scale, (k,).
@@ -75,7 +75,7 @@ class MetricCurve(Record):
 
     name: str
     scale: Scale
-    evaluated: int
+    counted: int
     log_losses: tuple[float, ...]
     means: tuple[float, ...]
     sds: tuple[float, ...]
@@ -96,23 +96,23 @@ class MetricCurve(Record):
         sd = float(np.interp(at[0], self.log_losses, self.sds))
         own = _NORMAL_95 * sd
         bounds = mean - math.hypot(own, mean - min(mean, *ends)), mean + math.hypot(own, max(mean, *ends) - mean)
-        middle, *both = (_from_scale(float(y), self.scale, self.evaluated) for y in (mean, *bounds))
+        middle, *both = (_from_scale(float(y), self.scale, self.counted) for y in (mean, *bounds))
         return Estimate(middle, min(both), max(both), not isinstance(loss, Estimate) or loss.resolved)
 
     def loss_at(self, value: float) -> Estimate:
         """The loss at which a run has a value of the metric.
 
         Raises:
-            ValueError: no run can have it: an accuracy above one.
-            UnreachableGoalError: it is not predicted at any loss of the table.
+            UnreachableGoalError: no run can have it, an accuracy above one, or it is not predicted at any loss of the
+                table.
         """
         check_finite("value", value)
         self._check_possible(value)
-        wanted = _to_scale(value, self.scale, self.evaluated)
+        wanted = _to_scale(value, self.scale, self.counted)
         sign = _sign_of(self.scale, self.rises)
         middle, certain, lucky = (self._crossing(wanted, sign, sigma) for sigma in (0.0, -_NORMAL_95, _NORMAL_95))
         if middle is None:
-            best = _from_scale(self.means[0], self.scale, self.evaluated)
+            best = _from_scale(self.means[0], self.scale, self.counted)
             raise UnreachableGoalError(
                 f"{self.name} {value:g} is not predicted at any loss: it comes to {best:.4g} at a loss of "
                 f"{math.exp(self.log_losses[0]):.3g}, {REACH:g} times below what was evaluated"
@@ -134,9 +134,11 @@ class MetricCurve(Record):
 
     def _check_possible(self, value: float) -> None:
         if self.scale == "to one" and value >= 1.0:
-            raise ValueError(f"{self.name} must lie below 1, its ceiling, got {value:g}: give a share, as 0.93")
+            raise UnreachableGoalError(
+                f"{self.name} must lie below 1, its ceiling, got {value:g}: give a share, as 0.93"
+            )
         if self.scale == "to zero" and value <= 0.0:
-            raise ValueError(f"{self.name} must lie above 0, which it cannot fall below, got {value:g}")
+            raise UnreachableGoalError(f"{self.name} must lie above 0, which it cannot fall below, got {value:g}")
 
 
 def fit_metric_curves(runs: Sequence[Branch], evaluated: int) -> tuple[MetricCurve, ...]:
@@ -178,15 +180,16 @@ def _fit(name: str, runs: Sequence[Branch], evaluated: int) -> MetricCurve | Non
         return None
     order = np.argsort(losses)
     rises = bool(np.corrcoef(np.argsort(order), np.argsort(np.argsort(values)))[0, 1] < 0)
-    scale = _scale_of(values, rises)
+    scale = _scale_of(values, rises, evaluated)
+    counted = evaluated if scale != "plain" and _is_count(values, evaluated) else 0
     x = math.log(losses.max()) - np.log(losses)
-    y = np.array([_to_scale(value, scale, evaluated) for value in values])
+    y = np.array([_to_scale(value, scale, counted) for value in values])
     grid = np.linspace(math.log(losses.min() / REACH), math.log(losses.max()), ROWS)
-    means, sds = _smooth(x, y, math.log(losses.max()) - grid, scale, evaluated)
+    means, sds = _smooth(x, y, math.log(losses.max()) - grid, scale, counted)
     return MetricCurve(
         name=name,
         scale=scale,
-        evaluated=evaluated,
+        counted=counted,
         log_losses=tuple(map(float, grid)),
         means=tuple(map(float, means)),
         sds=tuple(map(float, sds)),
@@ -195,7 +198,7 @@ def _fit(name: str, runs: Sequence[Branch], evaluated: int) -> MetricCurve | Non
     )
 
 
-def _smooth(x: Floats, y: Floats, at: Floats, scale: Scale, evaluated: int) -> tuple[Floats, Floats]:
+def _smooth(x: Floats, y: Floats, at: Floats, scale: Scale, counted: int) -> tuple[Floats, Floats]:
     """Mean and standard deviation at places `at`, (k,), averaged over what is not known of slopes and scatter."""
     unit, slope = (1.0, -1.0) if scale != "plain" else (float(np.std(y)), float(np.polyfit(x, y, 1)[0]))
     rest, logs, moments = y - np.mean(y) - slope * x, [], []
@@ -204,7 +207,7 @@ def _smooth(x: Floats, y: Floats, at: Floats, scale: Scale, evaluated: int) -> t
     for share in BENDS:
         for scatter in SCATTERS:
             spread = (share * bend) ** 2
-            noise = np.diag((scatter * unit) ** 2 + _counting(y, scale, evaluated))
+            noise = np.diag((scatter * unit) ** 2 + _counting(y, counted))
             lower = np.linalg.cholesky((VAGUE * unit) ** 2 + spread * within + noise)
             white = np.linalg.solve(lower, rest)
             reach = np.linalg.solve(lower, ((VAGUE * unit) ** 2 + spread * across).T)
@@ -216,7 +219,7 @@ def _smooth(x: Floats, y: Floats, at: Floats, scale: Scale, evaluated: int) -> t
     each, variances = (np.array([moment[k] for moment in moments]) for k in (0, 1))
     mean = weights @ each
     expected = np.mean(y) + slope * at + mean
-    variance = weights @ (variances + (each - mean) ** 2) + _counting(expected, scale, evaluated)
+    variance = weights @ (variances + (each - mean) ** 2) + _counting(expected, counted)
     return expected, np.sqrt(variance)
 
 
@@ -226,15 +229,22 @@ def _covariance(one: Floats, other: Floats) -> Floats:
     return np.asarray(MEMORY**2 * (2.0 * np.minimum(a, b) - 1.0 + np.exp(-a) + np.exp(-b) - np.exp(-np.abs(a - b))))
 
 
-def _scale_of(values: Floats, rises: bool) -> Scale:
+def _scale_of(values: Floats, rises: bool, evaluated: int) -> Scale:
     if rises:
-        return "to one" if values.min() >= 0 and values.max() <= 1 else "plain"
-    return "to zero" if values.min() >= 0 else "plain"
+        return "to one" if values.min() >= 0 and (values.max() < 1 or _is_count(values, evaluated)) else "plain"
+    return "to zero" if values.min() > 0 or _is_count(values, evaluated) else "plain"
 
 
-def _counting(y: Floats, scale: Scale, evaluated: int) -> Floats:
+def _is_count(values: Floats, evaluated: int) -> bool:
+    """Whether all are shares of so many examples."""
+    counts = values * evaluated
+    is_share = values.min() >= 0 and values.max() <= 1 and counts.max() >= 0.5
+    return bool(is_share and np.allclose(counts, np.round(counts), rtol=0.0, atol=1e-3))
+
+
+def _counting(y: Floats, counted: int) -> Floats:
     """Variance on the scale of a share that was counted over so many examples."""
-    return np.zeros_like(y) if scale == "plain" else np.asarray(COUNTED / ((evaluated + 1.0) * np.exp(y)))
+    return np.asarray(COUNTED / ((counted + 1.0) * np.exp(y))) if counted else np.zeros_like(y)
 
 
 def _sign_of(scale: Scale, rises: bool) -> int:
@@ -242,16 +252,18 @@ def _sign_of(scale: Scale, rises: bool) -> int:
     return 1 if scale == "plain" and rises else -1
 
 
-def _to_scale(value: float, scale: Scale, evaluated: int) -> float:
+def _to_scale(value: float, scale: Scale, counted: int) -> float:
     """What is left of a share of n examples counts as half of one at least (Haldane 1956)."""
     if scale == "plain":
         return float(value)
     left = 1.0 - value if scale == "to one" else value
-    return math.log((left * evaluated + 0.5) / (evaluated + 1.0))
+    return math.log((left * counted + 0.5) / (counted + 1.0) if counted else left)
 
 
-def _from_scale(y: float, scale: Scale, evaluated: int) -> float:
+def _from_scale(y: float, scale: Scale, counted: int) -> float:
     if scale == "plain":
         return y
-    left = max(0.0, (math.exp(min(y, 700.0)) * (evaluated + 1.0) - 0.5) / evaluated)
+    left = math.exp(min(y, 700.0))
+    if counted:
+        left = max(0.0, (left * (counted + 1.0) - 0.5) / counted)
     return max(0.0, 1.0 - left) if scale == "to one" else left

@@ -23,8 +23,7 @@ def loss_goal(forecast: Forecast, goal: Goal) -> LossGoal:
 
     Raises:
         EvidenceError: the forecast knows no such metric, or of no epochs.
-        UnreachableGoalError: the metric is not predicted to come so far at any loss.
-        ValueError: it cannot: an accuracy above one.
+        UnreachableGoalError: the metric is not predicted to come so far at any loss, or cannot: an accuracy above one.
     """
     if isinstance(goal, ReachMetric):
         return ReachLoss(curve_of(forecast.metrics, goal.metric).loss_at(goal.value).value, goal.least)

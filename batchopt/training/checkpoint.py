@@ -111,6 +111,12 @@ def resume(path: Path, run: TrainingRun, settings: Settings, adaptive: AdaptiveS
                 f"{path} is the checkpoint of a training with another {name}: repeat the call that began it, or delete "
                 "it to begin anew"
             )
+    names, own = set(checkpoint.measured.curve.metrics), set(run.task.metrics)
+    if checkpoint.measured.curve.losses and names != own:
+        raise RecordError(
+            f"{path} is the checkpoint of a training with metrics {sorted(names)}, and the task has {sorted(own)}: "
+            "give it the same, or delete the checkpoint to begin anew"
+        )
     state = path.with_name(checkpoint.state)
     try:
         load_snapshot(run, state)

@@ -95,6 +95,42 @@ def test_metrics_of_other_kinds(metric: Callable[[float], float], scale: str, ri
     assert curve.loss_at(metric(0.5)).value == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("unit", [1e4, 1.0, 1e-2, 1e-4, 1e-9])
+def test_the_unit_of_a_metric_that_falls_changes_nothing(unit: float) -> None:
+    """An error in metres or millimetres is no count of examples."""
+    losses, rng = np.geomspace(0.3, 2.2, 25), np.random.default_rng(1)
+    errors = [float(0.3 * loss * math.exp(0.03 * rng.standard_normal())) for loss in losses]
+    runs = [
+        Branch(8, 0.1, LossCurve((100,), (float(loss),), {"m": (unit * error,)}))
+        for loss, error in zip(losses, errors, strict=True)
+    ]
+    curve = only(runs)
+    assert (curve.scale, curve.counted) == ("to zero", 0)
+    reading = curve(0.15).scaled(1.0 / unit)
+    assert reading.value == pytest.approx(0.045, rel=0.1)
+    assert reading.low > 0.03
+    assert reading.high < 0.07
+    assert curve.loss_at(unit * 0.06).value == pytest.approx(0.2, rel=0.1)
+
+
+def with_metric(metric: Callable[[float], float], losses: np.ndarray) -> list[Branch]:
+    return [Branch(8, 0.1, LossCurve((100,), (float(loss),), {"m": (metric(float(loss)),)})) for loss in losses]
+
+
+def test_a_share_of_examples_is_a_count() -> None:
+    losses = np.geomspace(0.3, 2.2, 25)
+    wrong = with_metric(lambda loss: round(COUNT * 0.3 * loss) / COUNT, losses)
+    assert (only(wrong).scale, only(wrong).counted) == ("to zero", COUNT)
+    right = with_metric(lambda loss: 1.0 - round(COUNT * 0.3 * loss) / COUNT, losses)
+    assert (only(right).scale, only(right).counted) == ("to one", COUNT)
+    # All examples may be right; a score that comes to one is on no scale that ends there.
+    perfect = Branch(8, 0.1, LossCurve((100,), (0.25,), {"m": (1.0,)}))
+    scores = with_metric(lambda loss: 1.0 - 0.31 * loss, losses)
+    assert only([*right, perfect]).scale == "to one"
+    assert (only(scores).scale, only(scores).counted) == ("to one", 0)
+    assert only([*scores, perfect]).scale == "plain"
+
+
 def test_an_uncertain_loss_widens_the_metric() -> None:
     curve = only(runs_of(accuracy_at, np.geomspace(0.1, 2.2, 40), scatter=0.002))
     exact, wide = curve(0.5), curve(Estimate(0.5, 0.3, 0.9, True))
@@ -107,13 +143,13 @@ def test_an_uncertain_loss_widens_the_metric() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     curve = only(runs_of(accuracy_at, np.geomspace(0.4, 2.2, 25)))
-    with pytest.raises(ValueError, match=r"m must lie below 1, its ceiling, got 1\.2: give a share"):
+    with pytest.raises(UnreachableGoalError, match=r"m must lie below 1, its ceiling, got 1\.2: give a share"):
         curve.loss_at(1.2)
     with pytest.raises(UnreachableGoalError, match=r"m 0\.99999 is not predicted at any loss"):
         curve.loss_at(0.99999)
     with pytest.raises(EvidenceError, match=r"no metric 'f1' is known \(known: 'm'\)"):
         curve_of([curve], "f1")
-    with pytest.raises(ValueError, match=r"must lie above 0"):
+    with pytest.raises(UnreachableGoalError, match=r"must lie above 0"):
         only(runs_of(lambda loss: 0.1 * loss, np.geomspace(0.4, 2.2, 25))).loss_at(-1.0)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import batchopt
-from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.errors import NonFiniteLossError, RecordError, TaskError
 from batchopt.probing.data import evaluation_cost
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
@@ -121,3 +121,21 @@ def test_bad_metrics_are_refused() -> None:
         task_with(metrics={"loss": accuracy})
     with pytest.raises(ValueError, match=r"one of the task's \('accuracy', 'of the first'\), got 'f1'"):
         batchopt.probe(task_with(), examples=40_000, goal=batchopt.ReachMetric("f1", 0.9))
+
+
+def test_a_checkpoint_with_other_metrics_is_refused(tmp_path: Path) -> None:
+    schedule = batchopt.Schedule((batchopt.Segment(0, 16),), examples=1_600, learning_rate=0.3)
+
+    class StopError(Exception):
+        pass
+
+    def stop(examples: int, loss: float) -> None:
+        if examples > 800:
+            raise StopError
+
+    with pytest.raises(StopError):
+        batchopt.train(task_with(metrics={}), schedule, seed=1, checkpoint=tmp_path / "run", on_evaluation=stop)
+    with pytest.raises(RecordError, match=r"with metrics \[\], and the task has \['accuracy', 'of the first'\]"):
+        batchopt.train(task_with(), schedule, seed=1, checkpoint=tmp_path / "run")
+    resumed = batchopt.train(task_with(metrics={}), schedule, seed=1, checkpoint=tmp_path / "run")
+    assert resumed.resumed_at
