@@ -53,7 +53,10 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
     doubt = "" if loss.resolved else ": so far below what was evaluated it is a guess"
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0
-    told = f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}."
+    told = (
+        f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}. What follows is for the middle of "
+        "that; the intervals of steps, examples and cost hold its ends too."
+    )
     reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
     name = plan.learning_rate_schedule
     factor = _uncertainty(forecast, plan.best, loss, name if shape is None else shape)

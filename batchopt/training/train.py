@@ -68,7 +68,8 @@ def train(
             several nodes it must lie in a folder that all of them see; an `AdaptiveSchedule` goes back on a decay
             without one as well.
         metrics: file for a JSON object in a line for every evaluation: examples, steps, batch_size and learning_rate of
-            the step that comes next, loss, seconds. Written whole every time, what came before a checkpoint included.
+            the step that comes next, loss, seconds and the task's metrics. Written whole every time, what came before a
+            checkpoint included.
         log: also where the same is logged, by examples seen: "wandb", "mlflow" or "tensorboard", with ":" and the
             project, experiment or folder where it is not the default; needs the package of that name.
         on_evaluation: called with examples seen and the loss; what it raises ends the training.
