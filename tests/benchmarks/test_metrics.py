@@ -13,7 +13,8 @@ def rows_with(accuracy: float = 1.0) -> list[metrics.Row]:
     """Errors in proportion to the loss, times a factor below a loss of 0.5."""
     return [
         {
-            "problem": "p", "where": "training", "batch_size": 8, "learning_rate": 0.1, "examples": k, "loss": float(loss),
+            "problem": "p", "where": "training", "batch_size": 8, "learning_rate": 0.1, "examples": k,
+            "loss": float(loss),
             "accuracy": 1.0 - 0.3 * float(loss) * (accuracy if loss < 0.5 else 1.0), "evaluated": 1_000,
         }
         for k, loss in enumerate(np.geomspace(0.25, 2.0, 20), start=1)

@@ -14,7 +14,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
+    "name", ["digits", "mnist", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
 )
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in {"classic_control": ("gymnasium",), "ppo": ("gymnasium",), "atari": ("ale_py",)}.get(name, ()):
@@ -27,4 +27,6 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         [sys.executable, str(problem), "--smoke"], check=False, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
-    assert ("noise_scale_in_steps" if name == "atari" else "measured / predicted") in done.stdout
+    # A schedule that raises the batch size, as measured times may have it, is trained and not compared.
+    trained = "measured / predicted" in done.stdout or "raises it: not compared" in done.stdout
+    assert "noise_scale_in_steps" in done.stdout if name == "atari" else trained
