@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,10 +22,11 @@ from batchopt.probing.taken_over import (
     data_and_options,
     optimizer_like,
     rates_of,
+    schedule_to_follow,
     task_of_loaders,
 )
 from batchopt.probing.task import TrainingTask
-from batchopt.schedules.schedule import Schedule, check_schedule
+from batchopt.schedules.schedule import Schedule
 from batchopt.training.loader import equal_share_loader
 from batchopt.training.multipliers import scale_learning_rate
 
@@ -102,7 +104,8 @@ def apply_plan(
 
     The optimizer is changed: every step takes the plan's rate, warm-up and decay included, whatever a scheduler of the
     loop has set; groups keep the ratios of their rates. Each process gets its equal share of every batch; a last one
-    that does not divide is left out. Whole batches are given, so gradients are not accumulated.
+    that does not divide is left out. Whole batches are given, so gradients are not accumulated. The rate is that of the
+    batch which the loader has handed out last, also where a step is left out (float16).
 
     Args:
         plan: or its schedule, with a learning rate.
@@ -115,10 +118,7 @@ def apply_plan(
         ValueError: the accelerator accumulates gradients, or the schedule holds no learning rate.
         TaskError: as for `task_from_accelerator`, of the loader.
     """
-    schedule = plan.schedule if isinstance(plan, Plan) else plan
-    check_schedule(schedule)
-    if schedule.learning_rate is None:
-        raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
+    schedule, learning_rate = schedule_to_follow(plan)
     steps = accelerator.gradient_accumulation_steps
     if steps != 1:
         raise ValueError(
@@ -129,15 +129,67 @@ def apply_plan(
     followed = equal_share_loader(
         dataset, schedule, seed=seed, rank=accelerator.process_index, ranks=accelerator.num_processes, **options
     )
-    _take_rates(_inner_optimizer(optimizer), schedule, schedule.learning_rate)
     # The shares are taken already: one process, as far as Accelerate is concerned.
     prepared: DataLoader[Any] = prepare_data_loader(
         followed, device=accelerator.device, num_processes=1, process_index=0, put_on_device=True
     )
-    return prepared
+    counted = CountingLoader(prepared, schedule)
+    _take_rates(_inner_optimizer(optimizer), schedule, learning_rate, counted.examples_seen)
+    return cast("DataLoader[Any]", counted)
 
 
-def _take_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, learning_rate: float) -> None:
+class CountingLoader:
+    """A prepared loader that knows how many examples came before the batch that it has handed out last.
+
+    It is outside of Accelerate's own, which fetches batches ahead; in all else it is like that one.
+
+    Args:
+        loader: whose one pass is the run.
+        schedule: that its batches follow.
+    """
+
+    def __init__(self, loader: DataLoader[Any], schedule: Schedule) -> None:
+        self._loader = loader
+        self._starts = [seen for seen, _ in schedule.batches()][: len(loader)]
+        self._seen: int | None = None
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """A DataLoader for isinstance, as Accelerate's own loaders say of themselves."""
+        return self._loader.__class__
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_loader":  # asked for by copy.copy, before it is set
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Fewer where the batch sampler was told to go on in the middle of the run.
+        remaining = self._starts[len(self._starts) - len(self) :]
+        for seen, batch in zip(remaining, self._loader, strict=True):
+            self._seen = seen
+            yield batch
+
+    def examples_seen(self) -> int:
+        """Examples before the present batch.
+
+        Raises:
+            ValueError: none was handed out.
+        """
+        if self._seen is None:
+            raise ValueError(
+                "a step must be taken on a batch of the loader that apply_plan gave, which has handed out none: go "
+                "through that loader itself, not one that is made of it, as skip_first_batches does"
+            )
+        return self._seen
+
+
+def _take_rates(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, learning_rate: float, examples_seen: Callable[[], int]
+) -> None:
     """Let every step take the schedule's rate, whatever the groups have then."""
     base = base_rate(optimizer)
     rates = [learning_rate * (rate / base) for rate in rates_of(optimizer)]
@@ -147,7 +199,7 @@ def _take_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, learning_r
             group["lr"] = rate
 
     optimizer.register_step_pre_hook(take)
-    scale_learning_rate(optimizer, schedule)
+    scale_learning_rate(optimizer, schedule, examples_seen=examples_seen)
 
 
 def _check(accelerator: Accelerator) -> None:

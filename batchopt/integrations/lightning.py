@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from batchopt.integrations.lightning_task import loaders_of, only_optimizer, task_from_module
 from batchopt.planning.plan import Plan
 from batchopt.probing.data import population
-from batchopt.probing.taken_over import data_and_options, set_base_rate
+from batchopt.probing.taken_over import data_and_options, schedule_to_follow, set_base_rate
 from batchopt.schedules.schedule import Schedule, check_schedule
 from batchopt.training.loader import ScheduledBatchSampler, equal_share_loader, scheduled_loader
 from batchopt.training.monitor import NoiseScaleMonitor
@@ -48,13 +48,10 @@ def apply_plan(
         ValueError: the schedule holds no learning rate.
         TaskError: as for `task_from_module`, of the loaders.
     """
-    schedule = plan.schedule if isinstance(plan, Plan) else plan
-    check_schedule(schedule)
-    if schedule.learning_rate is None:
-        raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
+    schedule, learning_rate = schedule_to_follow(plan)
     loader, validation = loaders_of(data)
     dataset, options = data_and_options(loader)
-    module.configure_optimizers = partial(_at_rate, module.configure_optimizers, schedule.learning_rate)
+    module.configure_optimizers = partial(_at_rate, module.configure_optimizers, learning_rate)
     taken = {"val_dataloaders": validation, "weights": False, **options}
     return ScheduledDataModule(dataset, schedule, **taken | more)
 

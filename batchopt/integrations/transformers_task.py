@@ -18,10 +18,10 @@ from batchopt.errors import TaskError
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.plan import Plan
 from batchopt.probing.losses import Loss
-from batchopt.probing.taken_over import copies_of
+from batchopt.probing.taken_over import copies_of, schedule_to_follow
 from batchopt.probing.task import TrainingTask, trainable_parameters
 from batchopt.schedules.exporters.rates import check_ends_with_run, in_steps, known_shape
-from batchopt.schedules.schedule import Schedule, check_schedule
+from batchopt.schedules.schedule import Schedule
 
 IGNORED = -100
 """Label that does not count, in Transformers."""
@@ -92,10 +92,7 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
         ValueError: the batch size changes, or does not divide into processes and devices; there is no learning rate; or
             the decay is of no shape that Transformers has.
     """
-    schedule = plan.schedule if isinstance(plan, Plan) else plan
-    check_schedule(schedule)
-    if schedule.learning_rate is None:
-        raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
+    schedule, learning_rate = schedule_to_follow(plan)
     if len(schedule.segments) > 1:
         raise ValueError("arguments have one batch size, and the plan's changes: train it with a ScheduledTrainer")
     size, world = schedule(0), arguments.world_size * max(1, arguments.n_gpu)
@@ -109,7 +106,7 @@ def apply_plan(plan: Plan | Schedule, arguments: TrainingArguments) -> TrainingA
         arguments,
         per_device_train_batch_size=share // parts,
         gradient_accumulation_steps=parts,
-        learning_rate=schedule.learning_rate,
+        learning_rate=learning_rate,
         max_steps=steps,
         lr_scheduler_type=kind,
         lr_scheduler_kwargs=more,

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from batchopt.errors import TaskError
+from batchopt.planning.plan import Plan
 from batchopt.probing.dataloaders import loaded_by
 from batchopt.probing.task import TrainingTask, trainable_parameters
+from batchopt.schedules.schedule import Schedule, check_schedule
 
-OF_SCHEDULERS = frozenset(("lr", "initial_lr", "max_lr", "min_lr", "params", "param_names"))
+OF_SCHEDULERS = frozenset(
+    ("lr", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "params", "param_names")
+)
 """Keys of a parameter group that are not settings of the optimizer."""
 LOADER_OPTIONS = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "persistent_workers", "prefetch_factor")
 SHOWN = 3
@@ -50,12 +54,25 @@ def base_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 def set_base_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give an optimizer another learning rate; its groups keep the ratios of theirs, and no scheduler's."""
+    """Give an optimizer another learning rate; its groups keep the ratios of theirs, and no scheduler's values."""
     base = base_rate(optimizer)
     for group, rate in zip(optimizer.param_groups, rates_of(optimizer), strict=True):
+        group.update(_own_momentum(optimizer, group))
         group["lr"] = learning_rate * (rate / base)
-        for name in ("initial_lr", "max_lr"):
+        for name in ("initial_lr", "max_lr", "base_momentum", "max_momentum"):
             group.pop(name, None)
+
+
+def _own_momentum(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The momentum, or betas, of a group whose present one a scheduler has set; else nothing.
+
+    OneCycleLR and CyclicLR keep no group's own, so it is that of the optimizer's constructor.
+    """
+    if "max_momentum" not in group:
+        return {}
+    if "betas" in optimizer.defaults:
+        return {"betas": (optimizer.defaults["betas"][0], *group["betas"][1:])}
+    return {"momentum": optimizer.defaults["momentum"]}
 
 
 def optimizer_like(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callable[..., torch.optim.Optimizer]:
@@ -77,7 +94,8 @@ def optimizer_like(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callab
     groups = [
         (
             [places[id(parameter)] for parameter in group["params"] if id(parameter) in places],
-            {name: value for name, value in group.items() if name not in OF_SCHEDULERS},
+            {name: value for name, value in group.items() if name not in OF_SCHEDULERS}
+            | _own_momentum(optimizer, group),
             rate / base,
         )
         for group, rate in zip(optimizer.param_groups, rates_of(optimizer), strict=True)
@@ -153,6 +171,20 @@ def data_and_options(loader: DataLoader[Any]) -> tuple[Any, dict[str, Any]]:
             "with batchopt.train(task, plan.schedule), which draws as well"
         )
     return data, {"collate_fn": collate_fn, **{name: getattr(loader, name) for name in LOADER_OPTIONS}}
+
+
+def schedule_to_follow(plan: Plan | Schedule) -> tuple[Schedule, float]:
+    """The schedule of a plan, or the one that is given, and its learning rate.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it holds no learning rate.
+    """
+    schedule = plan.schedule if isinstance(plan, Plan) else plan
+    check_schedule(schedule)
+    if schedule.learning_rate is None:
+        raise ValueError("the schedule must hold a learning rate, got None: give the plan that it is from")
+    return schedule, schedule.learning_rate
 
 
 def _check_all_held(optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> None:

@@ -343,7 +343,7 @@ def _check_metrics(metrics: object, *, of_rollouts: bool) -> None:
         raise ValueError("metrics must be left out with Rollouts, whose goal is the score of their episodes")
     for name, metric in metrics.items():
         if name in TOLD:
-            raise ValueError(f"a metric must not be named {name!r}, which is told of every evaluation: rename it")
+            raise ValueError(f"a metric must not be named {name!r}, which is reported at every evaluation: rename it")
         _check_callable(f"metric {name!r}", metric)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from batchopt.errors import MissingPackageError
 from batchopt.planning.plan import Plan
 from batchopt.report.sections import plan_in_a_sentence
 from batchopt.visualization.schedule import plot_schedule
@@ -34,14 +35,14 @@ def save_to_dashboard(study: optuna.Study, plan: Plan | None = None, *, last: in
         last: trials whose reasons are told; None for all.
 
     Raises:
-        ImportError: optuna-dashboard is not installed.
+        MissingPackageError: optuna-dashboard is not installed.
         EvidenceError: the study holds no settings of batchopt, or contradicts them; nothing is saved.
     """
     try:
         from optuna_dashboard import get_note, save_note, save_plotly_graph_object
     except ImportError as error:
-        raise ImportError(
-            "figures and notes for optuna-dashboard need its package: pip install 'batchopt[dashboard]'"
+        raise MissingPackageError(
+            "figures and notes for optuna-dashboard need its package: pip install '.[dashboard]' in a clone of batchopt"
         ) from error
     figures, found = _figures(study, plan), _findings(study, plan, last)
     for name, figure in figures.items():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import LossCurve, ProbeReport
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LowestLoss, ReachMetric
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.report.comparison import Comparison
 from batchopt.report.markup import Section, bullets, doubts, figure, paragraph, side_by_side, table
@@ -118,6 +118,7 @@ def plan(plan: Plan) -> Section:
             (f"cost of the schedule, whose batch size changes ({plan.price.unit})", interval(plan.schedule_cost)),
         ),
         ("loss at the end of the schedule", interval(best.loss)),
+        *((f"{name} at the end", interval(metric)) for name, metric in plan.metrics.items()),
         *_where(plan.critical_batch_size is not None, ("critical batch size", _optional(plan.critical_batch_size))),
     ]
     body = side_by_side(table("What to do", (), todo), table("What it costs", (), costs))
@@ -324,10 +325,14 @@ def _best_table(data: StudyData) -> str:
 
 
 def _goal_in_words(plan: Plan) -> str:
-    goal = plan.goal
-    if isinstance(goal, ReachLoss):
-        return f"Loss {number(goal.loss)} for the least {plan.price.unit}"
-    return f"The lowest loss within {number(goal.within)} {plan.price.unit}"
+    goal, asked = plan.goal, plan.asked
+    if isinstance(goal, LowestLoss):
+        what = "lowest loss" if asked is None else f"best {asked.metric}"
+        return f"The {what} within {number(goal.within)} {plan.price.unit}"
+    if isinstance(asked, ReachMetric):
+        least = f"{asked.metric} {number(asked.value)} with the least {plan.price.unit}"
+        return f"{least}, at a loss of {number(goal.loss)}"
+    return f"Loss {number(goal.loss)} with the least {plan.price.unit}"
 
 
 def _step_cost_in_words(cost: StepCost) -> str:

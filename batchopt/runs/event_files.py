@@ -47,7 +47,7 @@ def _loaded(folder: Path) -> Any:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError as error:
         raise EvidenceError(
-            "reading TensorBoard's event files needs its package: pip install 'batchopt[tensorboard]'"
+            "reading TensorBoard's event files needs its package: pip install '.[tensorboard]' in a clone of batchopt"
         ) from error
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
 

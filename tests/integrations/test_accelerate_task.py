@@ -125,8 +125,7 @@ def test_a_loop_is_probed_planned_for_and_follows_its_plan() -> None:
 
 
 def test_a_loop_that_steps_a_scheduler_takes_the_plans_rates_all_the_same() -> None:
-    rates = LearningRateSchedule.of("linear", examples=100, warmup_examples=20)
-    schedule = replace(Schedule((Segment(0, 4), Segment(60, 8)), 100, learning_rate=0.5), learning_rate_schedule=rates)
+    schedule = warmed_up()
     accelerator, model, optimizer, loader = prepared()
     scheduler = accelerator.prepare(torch.optim.lr_scheduler.StepLR(optimizer.optimizer, 3))
     taken: list[list[float]] = []
@@ -139,6 +138,57 @@ def test_a_loop_that_steps_a_scheduler_takes_the_plans_rates_all_the_same() -> N
     multipliers = [schedule.multiplier_of(seen, size) for seen, size in schedule.batches()]
     assert [rate for rate, _ in taken] == pytest.approx([0.5 * multiplier for multiplier in multipliers])
     assert [rate for _, rate in taken] == pytest.approx([1.0 * multiplier for multiplier in multipliers])
+
+
+def rates_taken(optimizer: Any) -> list[float]:
+    """The rate of the first group, of every step from now on."""
+    taken: list[float] = []
+    optimizer.register_step_pre_hook(lambda own, *_: taken.append(own.param_groups[0]["lr"]))
+    return taken
+
+
+def warmed_up() -> Schedule:
+    rates = LearningRateSchedule.of("linear", examples=100, warmup_examples=20)
+    return replace(Schedule((Segment(0, 4), Segment(60, 8)), 100, learning_rate=0.5), learning_rate_schedule=rates)
+
+
+def test_a_step_that_the_scaler_leaves_out_does_not_delay_the_rates() -> None:
+    schedule, left_out = warmed_up(), (0, 1, 7)
+    accelerator, model, optimizer, loader = prepared()
+    # Accelerate gives a CPU no scaler of its own; this is torch's, in the optimizer that is Accelerate's.
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaled = accelerate.optimizer.AcceleratedOptimizer(optimizer.optimizer, scaler=accelerator.scaler)
+    followed = apply_plan(schedule, accelerator, scaled, loader)
+    taken = rates_taken(optimizer.optimizer)
+    for k, batch in enumerate(followed):
+        scaled.zero_grad()
+        accelerator.backward(loss(model, batch) * (float("inf") if k in left_out else 1.0))
+        scaled.step()
+        assert scaled.step_was_skipped == (k in left_out)
+    wanted = [0.5 * schedule.multiplier_of(seen, size) for seen, size in schedule.batches()]
+    assert taken == pytest.approx([rate for k, rate in enumerate(wanted) if k not in left_out])
+
+
+def test_rates_go_on_where_the_loader_does() -> None:
+    schedule = warmed_up()
+    accelerator, model, optimizer, loader = prepared()
+    followed = apply_plan(schedule, accelerator, optimizer, loader)
+    assert isinstance(followed, DataLoader)
+    sampler: Any = followed.batch_sampler
+    sampler.load_state_dict({**sampler.state_dict(), "examples_seen": 60})
+    taken = rates_taken(optimizer.optimizer)
+    for batch in followed:
+        accelerator.backward(loss(model, batch))
+        optimizer.step()
+    assert taken == pytest.approx([0.5 * schedule.multiplier_of(seen, size) for seen, size in schedule.batches(60)])
+
+
+def test_a_step_on_another_loader_is_refused() -> None:
+    accelerator, model, optimizer, loader = prepared()
+    followed = apply_plan(warmed_up(), accelerator, optimizer, loader)
+    accelerator.backward(loss(model, next(iter(accelerate.skip_first_batches(followed, 2)))))
+    with pytest.raises(ValueError, match=r"on a batch of the loader that apply_plan gave, .* as skip_first_batches"):
+        optimizer.step()
 
 
 class Stream(IterableDataset[Any]):

@@ -117,7 +117,7 @@ def test_bad_metrics_are_refused() -> None:
         task_with(metrics=[accuracy])
     with pytest.raises(TypeError, match="metric 'accuracy' must be a function, got float"):
         task_with(metrics={"accuracy": 0.5})
-    with pytest.raises(ValueError, match="a metric must not be named 'loss'"):
+    with pytest.raises(ValueError, match="not be named 'loss', which is reported at every evaluation: rename it"):
         task_with(metrics={"loss": accuracy})
     with pytest.raises(ValueError, match=r"one of the task's \('accuracy', 'of the first'\), got 'f1'"):
         batchopt.probe(task_with(), examples=40_000, goal=batchopt.ReachMetric("f1", 0.9))

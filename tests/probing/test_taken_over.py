@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from visualization import samples
 
 from batchopt.errors import TaskError
-from batchopt.probing.taken_over import base_rate, copies_of, optimizer_like, set_base_rate
+from batchopt.probing.taken_over import base_rate, copies_of, optimizer_like, schedule_to_follow, set_base_rate
+from batchopt.schedules.schedule import Schedule
 
 KINDS: dict[str, dict[str, Any]] = {
     "Adadelta": {"rho": 0.8},
@@ -69,6 +73,56 @@ def test_a_rate_is_the_peak_of_its_scheduler() -> None:
     assert base_rate(optimizer) == 0.7
     set_base_rate(optimizer, 0.2)
     assert base_rate(optimizer) == optimizer.param_groups[0]["lr"] == 0.2
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], object]] = {
+    "OneCycleLR": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.7, total_steps=10),
+    "CyclicLR": lambda optimizer: torch.optim.lr_scheduler.CyclicLR(optimizer, 0.1, 0.7),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("SGD", {"momentum": 0.7}), ("AdamW", {"betas": (0.7, 0.99)})],
+)
+def test_momentum_is_the_optimizers_and_not_its_schedulers(scheduler: str, kind: str, settings: dict[str, Any]) -> None:
+    model = network()
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=0.1, **settings)
+    SCHEDULERS[scheduler](optimizer)
+    ((name, value),) = settings.items()
+    assert optimizer.param_groups[0][name] != value
+    (made,) = optimizer_like(optimizer, model)(list(model.parameters()), 0.1).param_groups
+    assert made[name] == value
+    assert not {"base_momentum", "max_momentum"} & made.keys()
+    set_base_rate(optimizer, 0.2)
+    assert optimizer.param_groups[0][name] == value
+    assert not {"base_momentum", "max_momentum"} & optimizer.param_groups[0].keys()
+
+
+def test_a_groups_own_second_beta_and_momentum_beside_other_schedulers_are_kept() -> None:
+    model = network()
+    groups = [{"params": model[0].parameters(), "betas": (0.7, 0.95)}, {"params": model[2].parameters()}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    own = optimizer_like(optimizer, model)(list(model.parameters()), 0.1).param_groups
+    assert [group["betas"] for group in own] == [(0.7, 0.95), (0.9, 0.999)]
+    SCHEDULERS["OneCycleLR"](optimizer)
+    own = optimizer_like(optimizer, model)(list(model.parameters()), 0.1).param_groups
+    assert [group["betas"] for group in own] == [(0.9, 0.95), (0.9, 0.999)]
+
+
+def test_the_schedule_to_follow_is_that_of_a_plan_or_given() -> None:
+    schedule = Schedule.constant(4, examples=40, learning_rate=0.1)
+    assert (
+        schedule_to_follow(schedule)
+        == schedule_to_follow(replace(samples.plan_of(), schedule=schedule))
+        == (schedule, 0.1)
+    )
+    with pytest.raises(ValueError, match="the schedule must hold a learning rate, got None"):
+        schedule_to_follow(Schedule.constant(4, examples=40))
+    with pytest.raises(TypeError, match=r"got str: load it with batchopt.Schedule.load"):
+        schedule_to_follow("plan.json")  # type: ignore[arg-type]
 
 
 class Particular(torch.optim.SGD):

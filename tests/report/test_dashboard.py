@@ -12,7 +12,7 @@ import pytest
 from visualization.samples import study_of
 
 from batchopt.cli.main import main
-from batchopt.errors import EvidenceError
+from batchopt.errors import EvidenceError, MissingPackageError
 from batchopt.planning.plan import Plan
 from batchopt.report import save_to_dashboard
 from batchopt.report.dashboard import HEADING
@@ -97,7 +97,7 @@ def test_a_study_without_batchopt_is_left_as_it_was() -> None:
 
 def test_without_the_package_it_says_what_to_install(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    with pytest.raises(ImportError, match=r"pip install 'batchopt\[dashboard\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install '\.\[dashboard\]' in a clone"):
         save_to_dashboard(study)
 
 

@@ -71,5 +71,5 @@ def test_a_damaged_file_tells_what_came_before(tmp_path: Path) -> None:
 def test_the_package_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a")
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
-    with pytest.raises(EvidenceError, match=r"needs its package: pip install 'batchopt\[tensorboard\]'"):
+    with pytest.raises(EvidenceError, match=r"needs its package: pip install '\.\[tensorboard\]' in a clone"):
         read_runs(tmp_path)

@@ -43,7 +43,7 @@ class Examples:
         return functorch.maybe_current_level() == self._level
 
     def is_plain_in(self, tensor: Tensor) -> bool:
-        """Whether no other transform of `torch.func` has a hold of a tensor, one inside the model's own."""
+        """Whether no other transform of `torch.func` than this one acts on a tensor, such as one of the model's own."""
         return functorch.maybe_get_level(tensor) in (None, -1, -2, self._level)
 
     def inner(self, tensor: Tensor) -> Tensor:
