@@ -39,7 +39,7 @@ NEEDED = {
 RUN = """
 import copy, json, runpy, sys
 import torch
-from batchopt.probing.evaluation import evaluated_loss
+from batchopt.probing.evaluation import evaluated
 
 torch.manual_seed(0)
 found = runpy.run_path(sys.argv[1], run_name="__main__")
@@ -47,7 +47,7 @@ if "task" in found:
     task = found["task"]
     trained, untrained = task.make_model(), task.make_model()
     trained.load_state_dict(found["model"].state_dict())
-    losses = [evaluated_loss(task, model) for model in (trained, untrained)]
+    losses = [evaluated(task, model).loss for model in (trained, untrained)]
 else:
     images, labels = zip(*found["val_data"])
     fresh = copy.deepcopy(found["model"])

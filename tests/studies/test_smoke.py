@@ -14,7 +14,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "mnist", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
+    "name", ["digits", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
 )
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in {"classic_control": ("gymnasium",), "ppo": ("gymnasium",), "atari": ("ale_py",)}.get(name, ()):
