@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.horizons import warmup_within
 from batchopt.forecasting.metric_goals import in_metrics, loss_goal
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import Goal, check_goal
+from batchopt.planning.goal import Goal, ReachLoss, check_goal
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -44,19 +45,43 @@ def plan_for(
         warmup_examples=forecast.warmup_examples,
         prior=forecast.prior,
     )
-    law, warmup = forecast.law, forecast.warmup_examples
-    plan = make_plan(
-        law,
-        wanted,
-        hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
-        critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
-        doubts=forecast.doubts,
-    )
+    warmup = forecast.warmup_examples
+    plan = _made(forecast, wanted)
     plan = replace(plan, parameters=forecast.parameters, population=forecast.population)
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)
     plan = plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
     plan = _as_far_as_seen(plan, forecast.overfits_below)
     return in_metrics(forecast, goal, plan, shape)
+
+
+def _made(forecast: Forecast, wanted: Wanted) -> Plan:
+    """The plan for a goal in the loss; a budget is planned for at other rates where none near the prior is stable.
+
+    Raises:
+        UnreachableGoalError: as `Forecast.plan`.
+    """
+    law, warmup = forecast.law, forecast.warmup_examples
+    try:
+        return make_plan(
+            law,
+            wanted,
+            hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
+            critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
+            doubts=forecast.doubts,
+        )
+    except UnreachableGoalError as error:
+        if wanted.prior is None:
+            raise
+        size, rate = wanted.prior
+        near = f"near the task's prior, {rate:.3g} at batch size {size}"
+        if isinstance(wanted.goal, ReachLoss):
+            raise UnreachableGoalError(
+                f"{error}. Rates {near}, were considered: leave it out to consider all"
+            ) from None
+    plan = _made(forecast, replace(wanted, prior=None))
+    return replace(
+        plan, reasons=(f"No rate {near}, is predicted to be stable, so others were considered.", *plan.reasons)
+    )
 
 
 def _as_far_as_seen(plan: Plan, overfits_below: float | None) -> Plan:
