@@ -156,7 +156,8 @@ def test_a_second_goal_has_a_training_of_its_own(flow: Any, capsys: pytest.Captu
 
 @pytest.mark.usefixtures("few_points")
 def test_a_goal_in_a_metric_is_compared(with_accuracy: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    command = ("--goal", "accuracy=0.85", "--usual-run", "25epochs", "--train", "-o", str(tmp_path / "out"))
+    command = ("--goal", "accuracy=0.85", "--least", "examples", "--learning-rate-schedule", "cosine",
+               "--usual-run", "25epochs", "--train", "-o", str(tmp_path / "out"))  # fmt: skip
     found = told(capsys, with_accuracy, *command)
     measured = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])["accuracy"]
     rows = {row["name"]: row for row in found["training"]["compared"]}
@@ -245,7 +246,7 @@ def test_budgets_and_folders_that_do_not_fit(
     assert (code, "give --usual-run" in line, "one epoch is 600 examples" in line) == (2, True, True)
     assert not (tmp_path / "new").exists()
     code, line = refused(capsys, flow.task, *goal, *out, "--examples", "20000")
-    assert (code, "is a probe of 40,000 examples, and 20,000 are asked for: give another folder" in line) == (1, True)
+    assert (code, "is a probe of 40,000 examples, and 20,000 examples are asked for: give another" in line) == (1, True)
     for asked, words in (("50epochs", "30,000 examples"), ("60s", "60 s")):
         code, line = refused(capsys, flow.task, *goal, *out, "--usual-run", asked)
         assert (code, f"is a probe of 40,000 examples, and {words} are asked for" in line) == (1, True)
