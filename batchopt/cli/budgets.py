@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchopt._wording import seconds as time_in_words
 from batchopt.cli.arguments import UsageError
 from batchopt.cli.goals import Amount
+from batchopt.evidence import ProbeReport
 from batchopt.planning.goal import Goal, ReachLoss, ReachMetric
+from batchopt.probing.budget import examples_within, price_of
+from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
     from batchopt.probing.task import TrainingTask
+
+SAME_TIME = 1e-3
+"""Budgets of seconds that differ by less are the same: what a report holds of one is rounded to examples."""
+HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +31,15 @@ class Budget:
     seconds: float | None
     why: str
 
-    def __str__(self) -> str:
+    @property
+    def amounts(self) -> str:
+        """How much it is."""
         amounts = [] if self.examples is None else [f"{self.examples:,} examples"]
         amounts += [] if self.seconds is None else [time_in_words(self.seconds)]
-        return f"a budget of {' and '.join(amounts)}{', ' + self.why if self.why else ''}"
+        return " and ".join(amounts)
+
+    def __str__(self) -> str:
+        return f"a budget of {self.amounts}{', ' + self.why if self.why else ''}"
 
 
 def amount(text: str) -> Amount:
@@ -78,3 +91,34 @@ def _unknown(task: TrainingTask) -> str:
         f"you would train without batchopt, 10epochs or 2h for example{epoch}; or the probe's own budget with "
         "--examples N or --seconds S"
     )
+
+
+def other_budget(report: ProbeReport, asked: Budget) -> str | None:
+    """How the budget of a probe differs from the one that is asked for; None where it does not.
+
+    A report says nothing of the time that a probe with a budget of both had: that alone is not compared.
+    """
+    seconds = _seconds_of(report)
+    if asked.examples is None:
+        same = seconds is not None and math.isclose(seconds, asked.seconds or 0.0, rel_tol=SAME_TIME)
+    elif asked.seconds is None:
+        same = report.budget_examples == asked.examples
+    else:
+        same = seconds is None and report.budget_examples <= asked.examples
+    if same:
+        return None
+    held = Budget(report.budget_examples, None, "") if seconds is None else Budget(None, seconds, "")
+    return f"of {held.amounts}, and {asked.amounts} are asked for"
+
+
+def _seconds_of(report: ProbeReport) -> float | None:
+    """The budget of a probe that had one of seconds only; None of others.
+
+    Such a probe counts its timing of steps by the time that it took, and its budget at the same price; others count the
+    examples of it.
+    """
+    timing = next((part for part in report.spending if part.part == "step time"), None)
+    if timing is None or not timing.counted or timing.counted == timing.examples:
+        return None
+    cost = StepCost(per_step=0.0, per_example=timing.seconds / timing.counted)
+    return HOUR * report.budget_examples / examples_within(HOUR, cost, price_of(0.0))

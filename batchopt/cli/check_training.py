@@ -10,6 +10,7 @@ import torch
 
 from batchopt._wording import number
 from batchopt._wording import seconds as in_words
+from batchopt.cli.estimate import TIMED_SECONDS
 from batchopt.cli.findings import Finding, Subject
 from batchopt.errors import NonFiniteLossError
 from batchopt.probing.data import available, evaluation_examples
@@ -22,16 +23,14 @@ from batchopt.probing.state import OwnRandomness, preserved
 from batchopt.probing.step_time import measure_step_cost, smallest_batch
 from batchopt.probing.task import trainable_parameters
 
-TIMED_SECONDS = 2.0
-"""How long steps are timed."""
 STEPS = 5
 """Steps of the two runs that are compared."""
 EXAMPLES = 16
 """Examples of which gradients are taken."""
 FAR = 2.0
-"""A first loss this many times that of guessing is told of: a usual initialisation is within a tenth of it."""
+"""A first loss this many times that of guessing is reported: a usual initialisation is within a tenth of it."""
 LONG_EVALUATION = 300
-"""An evaluation that takes as long as so many steps is told of: a run of a probe has hundreds."""
+"""An evaluation that takes as long as so many steps is reported: a run of a probe has hundreds."""
 
 
 def check_model(subject: Subject) -> Finding:

@@ -55,20 +55,22 @@ class Work:
 
 def show_estimate(task: TrainingTask, budget: Budget | None, args: argparse.Namespace, console: Console) -> None:
     """Time a few steps and an evaluation, and print what the probe will spend."""
+    from batchopt.probing.data import evaluation_cost, evaluation_examples
+
     if budget is None:
         console.say(f"{args.out / 'probe.json'} is there already: nothing would be probed, only planned")
         console.result({"examples": 0, "steps": 0, "seconds": 0.0, "parts": []})
         return
-    cost, evaluation, evaluated = _timed(task, args.seed)
+    cost, evaluation = _timed(task, args.seed)
     examples, price, sizes = _sizes(task, budget, args.batch_sizes, cost)
-    works = expected(examples, price, sizes, cost, evaluation=evaluation, evaluated=evaluated)
+    works = expected(examples, price, sizes, cost, evaluation=evaluation, charged=evaluation_cost(task))
     total = [sum(getattr(work, name) for work in works) for name in ("examples", "steps", "evaluations", "seconds")]
     console.say(f"the probe has {budget}; it would spend about")
     rows = [(w.part, round(w.examples), round(w.steps), round(w.evaluations), in_words(w.seconds)) for w in works]
     rows.append(("in all, at most", *map(round, total[:3]), in_words(total[3])))
     console.table(("part", "examples", "steps", "evaluations", "time"), rows, chosen=len(rows) - 1)
     console.say(f"\nbatch sizes {sizes.small} and {sizes.large}; a step takes {cost.in_words()}")
-    console.say(f"an evaluation of {evaluated:,} examples takes {in_words(evaluation)}")
+    console.say(f"an evaluation of {evaluation_examples(task):,} examples takes {in_words(evaluation)}")
     console.say("after the probe, forecast and plan take about ten seconds; nothing was written")
     console.result(
         {
@@ -83,7 +85,7 @@ def show_estimate(task: TrainingTask, budget: Budget | None, args: argparse.Name
 
 
 def expected(
-    budget: int, price: StepCost, sizes: BatchSizes, cost: StepCost, *, evaluation: float, evaluated: int
+    budget: int, price: StepCost, sizes: BatchSizes, cost: StepCost, *, evaluation: float, charged: float
 ) -> list[Work]:
     """What each part takes where it spends its whole share.
 
@@ -93,17 +95,17 @@ def expected(
         sizes: batch sizes that it runs.
         cost: of a step, in seconds.
         evaluation: seconds of one.
-        evaluated: examples of one; a third of them counts.
+        charged: examples that one counts for.
     """
     at = {"short runs, large batch": (sizes.large,), "short runs, small batch": (sizes.small,)}
     at |= {"learning-rate search": (sizes.search,), "learning-rate range": (sizes.search,)}
     works = []
     for part, share in SHARES.items():
-        looked = min(MOST_EVALUATIONS * RUNS.get(part, 0), EVALUATION_SHARE * share * budget / (evaluated / 3.0))
-        left = share * budget - looked * evaluated / 3.0
+        looked = min(MOST_EVALUATIONS * RUNS.get(part, 0), EVALUATION_SHARE * share * budget / charged)
+        left = share * budget - looked * charged
         where = at.get(part, (sizes.small, sizes.large))
         steps = [left / len(where) / price(size) for size in where]
-        examples = sum(n * size for n, size in zip(steps, where, strict=True)) + looked * evaluated / 3.0
+        examples = sum(n * size for n, size in zip(steps, where, strict=True)) + looked * charged
         seconds = sum(n * cost(size) for n, size in zip(steps, where, strict=True)) + looked * evaluation
         if part == "step time":
             steps, seconds = [0.0], min(TIMED_SECONDS, seconds)
@@ -113,9 +115,8 @@ def expected(
     return works
 
 
-def _timed(task: TrainingTask, seed: int) -> tuple[StepCost, float, int]:
-    """The step cost, the seconds of an evaluation, and its examples."""
-    from batchopt.probing.data import evaluation_examples
+def _timed(task: TrainingTask, seed: int) -> tuple[StepCost, float]:
+    """The step cost, and the seconds of an evaluation."""
     from batchopt.probing.evaluation import evaluated
     from batchopt.probing.state import OwnRandomness
     from batchopt.probing.step_time import measure_step_cost
@@ -130,7 +131,7 @@ def _timed(task: TrainingTask, seed: int) -> tuple[StepCost, float, int]:
     evaluated(task, model)  # the first loads what is loaded late
     began = time.perf_counter()
     evaluated(task, model)
-    return cost, time.perf_counter() - began, evaluation_examples(task)
+    return cost, time.perf_counter() - began
 
 
 def _sizes(

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     from batchopt.search import explain
 
     if args.plan is not None and not args.dashboard:
-        raise UsageError("--plan is told of with --dashboard only: add it")
+        raise UsageError("--plan is shown with --dashboard only: add it")
     study, last = load_study(args.study, args.name), None if args.all else args.last
     lines = explain(study, last)
     for line in lines:

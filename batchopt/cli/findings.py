@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -46,7 +46,6 @@ class Subject:
     seed: int
     cost: StepCost | None = None
     classes: int | None = None
-    found: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 from batchopt.cli.arguments import positive
-from batchopt.planning.goal import Goal, LowestLoss, ReachLoss, ReachMetric
+from batchopt.planning.goal import LowestLoss, ReachLoss, ReachMetric
 
 LEAST = ("seconds", "examples", "steps", "balanced")
 UNITS = {
@@ -22,11 +22,17 @@ UNITS = {
     "epoch": ("epochs", 1.0),
 }
 """Units of an amount: what it is counted in, and how many of that there are to one."""
+GROUPED = re.compile(r"[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
+"""A number with commas between its thousands."""
 FORMS = (
     "loss=0.25 (end at this loss), METRIC=0.93 (at this value of one of the task's metrics), or within=2h (the lowest "
     "loss within so many s, min, h, examples, steps, epochs)"
 )
 """How goals are written."""
+
+
+WordGoal = ReachLoss | LowestLoss | ReachMetric
+"""What a word can name."""
 
 
 class Amount:
@@ -43,6 +49,10 @@ class Amount:
             raise argparse.ArgumentTypeError(
                 "an amount is a number with a unit (s, min, h, examples, steps or epochs), 2h or 90epochs for example, "
                 f"got {text!r}"
+            )
+        if "," in found[1] and not GROUPED.fullmatch(found[1]):
+            raise argparse.ArgumentTypeError(
+                f"a comma groups thousands (200,000), and a point begins the decimals (1.5h), got {text!r}"
             )
         self.text = text
         self.unit, scale = UNITS[unit]
@@ -70,7 +80,7 @@ def parse_goal(
     least: str | None = None,
     population: int | None = None,
     metrics: Collection[str] | None = (),
-) -> Goal:
+) -> WordGoal:
     """The goal that a word names.
 
     Args:
@@ -108,7 +118,7 @@ def _number(value: str) -> float:
         raise argparse.ArgumentTypeError(f"a number is needed, got {value!r}") from None
 
 
-def _within(value: str, least: str | None, population: int | None) -> Goal:
+def _within(value: str, least: str | None, population: int | None) -> LowestLoss:
     if least is not None:
         raise argparse.ArgumentTypeError(
             f"--least belongs to a goal of a loss or a metric; within={value} is what is spent"

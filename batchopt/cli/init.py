@@ -91,15 +91,14 @@ def _taken(args: argparse.Namespace) -> str | None:
              if getattr(args, name) is not None]  # fmt: skip
     if spare:
         raise UsageError(f"{args.source} has what {' and '.join(spare)} would say: leave it out")
-    part = _part(args.source, _name(args.source))
     if _is_a(found, "Trainer", "transformers"):
         if args.data is not None:
             raise UsageError("--from names a Trainer, which has its data: leave --data out")
         home = "batchopt.integrations.transformers"
-        return taken_task([part], function="task_from_trainer", module=home, out=args.out)
+        return taken_task([_part(args.source, "trainer")], function="task_from_trainer", module=home, out=args.out)
     if _is_a(found, "LightningModule"):
         data = _data_of(args, module)
-        own = part if not inspect.isclass(found) else _part(args.source, f"{part.name}()")
+        own = _part(args.source, "module", "{}()" if inspect.isclass(found) else "{}")
         home = "batchopt.integrations.lightning"
         return taken_task([own, data], function="task_from_module", module=home, out=args.out)
     if _is_a(found, "TrainingTask", "batchopt"):
@@ -118,8 +117,7 @@ def _data_of(args: argparse.Namespace, module: ModuleType) -> Part:
 
     if args.data is not None:
         _, found = _load(args.data, "a LightningDataModule or a DataLoader")
-        name = _name(args.data)
-        return _part(args.data, f"{name}()" if inspect.isclass(found) else name)
+        return _part(args.data, "data", "{}()" if inspect.isclass(found) else "{}")
     file = args.source.rpartition(":")[0]
     names = [
         name
@@ -129,7 +127,7 @@ def _data_of(args: argparse.Namespace, module: ModuleType) -> Part:
     if len(names) != 1:
         some = f"{len(names)} are there ({', '.join(names)})" if names else "none is there"
         raise TaskError(f"{file} must hold one LightningDataModule or DataLoader, and {some}: say which with --data")
-    return _part(f"{file}:{names[0]}", names[0])
+    return _part(f"{file}:{names[0]}", "data")
 
 
 def _choices(args: argparse.Namespace, console: Console) -> Choices:
@@ -156,7 +154,8 @@ def _choices(args: argparse.Namespace, console: Console) -> Choices:
     prior = args.prior
     if prior is None and missing:
         prior = _asked_prior(console)
-    return Choices(model, data, None if evaluated is None else _data_part(evaluated), loss, optimizer, prior)
+    held = None if evaluated is None else _data_part(evaluated, alias="eval_data")
+    return Choices(model, data, held, loss, optimizer, prior)
 
 
 def _asked(given: str | None, question: str, console: Console, read: Callable[[str], Part]) -> Part:
@@ -193,25 +192,23 @@ def _model_part(spec: str) -> Part:
     from torch import nn
 
     _, found = _load(spec, "a function or a class that makes the model")
-    name = _name(spec)
     if isinstance(found, nn.Module):
-        return _part(spec, f"lambda: copy.deepcopy({name})")
+        return _part(spec, "first_model", "lambda: copy.deepcopy({})")
     if not callable(found):
         raise TaskError(f"{spec} must be a function or a class that makes the model, got {type(found).__name__}")
     if _needs_arguments(found):
         raise TaskError(f"{spec} needs arguments: write a function without any that makes the model, and name that")
-    return _part(spec, name)
+    return _part(spec, "make_model")
 
 
-def _data_part(spec: str) -> Part:
+def _data_part(spec: str, alias: str = "train_data") -> Part:
     from torch.utils.data import DataLoader
 
     _, found = _load(spec, "the data")
-    use = _name(spec)
     is_made = callable(found) and not hasattr(found, "__getitem__") and not _needs_arguments(found)
     if is_made:
-        found, use = found(), f"{use}()"
-    return Part(_file(spec), _name(spec), use, "loader" if isinstance(found, DataLoader) else "data")
+        found = found()
+    return _part(spec, alias, "{}()" if is_made else "{}", "loader" if isinstance(found, DataLoader) else "data")
 
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:
@@ -234,13 +231,6 @@ def _load(spec: str, what: str) -> tuple[ModuleType, Any]:
     return load_object(spec, what)
 
 
-def _file(spec: str) -> Path:
-    return Path(spec.rpartition(":")[0])
-
-
-def _name(spec: str) -> str:
-    return spec.rpartition(":")[2]
-
-
-def _part(spec: str, use: str) -> Part:
-    return Part(_file(spec), _name(spec), use)
+def _part(spec: str, alias: str, form: str = "{}", kind: str = "data") -> Part:
+    file, _, name = spec.rpartition(":")
+    return Part(Path(file), name, alias, form, kind)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, log_target, positive
-from batchopt.cli.budgets import Budget, amount, budget_of
+from batchopt.cli.budgets import Budget, amount, budget_of, other_budget
 from batchopt.cli.console import Console
-from batchopt.cli.goals import LEAST, goal_text, parse_goal
+from batchopt.cli.goals import LEAST, WordGoal, goal_text, parse_goal
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import SHAPES
-from batchopt.planning.goal import BestMetric, Goal, LowestLoss, ReachLoss
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Plan
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise UsageError("--log is of the training: give --train with it, or log with `batchopt train --log`")
     task = load_task(args.task)
     goal = _goal_of(args, task)
-    report = _kept_probe(args.out / "probe.json", task, args)
+    report = _kept_probe(args.out / "probe.json", goal, task, args)
     budget = None if report is not None else budget_of(args, goal, task)
     if args.dry_run:
         show_estimate(task, budget, args, console)
@@ -112,35 +113,34 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_plan(plan, console)
     _show_evidence(report, forecast, args, console)
     if args.train:
-        _train(task, plan, forecast, args, console)
+        _train(task, report, forecast, plan, args, console)
     else:
         console.say(f"next: {_next(args, plan)}", "heading")
         console.result(_result(args, report, plan))
 
 
-def _goal_of(args: argparse.Namespace, task: TrainingTask) -> Goal:
+def _goal_of(args: argparse.Namespace, task: TrainingTask) -> WordGoal:
     try:
         return parse_goal(args.goal, least=args.least, population=task.population, metrics=task.metrics)
     except argparse.ArgumentTypeError as error:
         raise UsageError(str(error)) from None
 
 
-def goal_in_words(goal: Goal) -> str:
+def goal_in_words(goal: WordGoal) -> str:
     """What is wanted."""
     if isinstance(goal, LowestLoss):
         return f"the lowest loss within {goal.within:,.6g} {goal.of}"
-    if isinstance(goal, BestMetric):
-        return f"the best {goal.metric} within {goal.within:,.6g} {goal.of}"
     what = f"a loss of {goal.loss:g}" if isinstance(goal, ReachLoss) else f"{goal.metric} {goal.value:g}"
     least = goal.least if isinstance(goal.least, str) else "cost"
     return f"{what} with the least {'steps and examples, balanced' if least == 'balanced' else least}"
 
 
-def _kept_probe(file: Path, task: TrainingTask, args: argparse.Namespace) -> ProbeReport | None:
+def _kept_probe(file: Path, goal: WordGoal, task: TrainingTask, args: argparse.Namespace) -> ProbeReport | None:
     """The probe that an earlier call has finished; None where there is none.
 
     Raises:
         EvidenceError: it is of another task, or of another budget or seed than was asked for.
+        UsageError: what was asked for is no budget.
     """
     from batchopt.cli.probe import journal_of
     from batchopt.cli.task_file import other_task
@@ -153,11 +153,10 @@ def _kept_probe(file: Path, task: TrainingTask, args: argparse.Namespace) -> Pro
     other = other_task(task, parameters=made.parameters, population=made.population)
     if other is not None:
         raise EvidenceError(f"{file} is the probe of another task ({other}): {remedy}")
-    if args.examples is not None and args.seconds is None and report.budget_examples != args.examples:
-        raise EvidenceError(
-            f"{file} is a probe of {report.budget_examples:,} examples, and {args.examples:,} are asked for: "
-            f"{remedy}; without a budget this probe is used"
-        )
+    if (args.examples, args.seconds, args.usual_run) != (None, None, None):
+        differs = other_budget(report, budget_of(args, goal, task))
+        if differs is not None:
+            raise EvidenceError(f"{file} is a probe {differs}: {remedy}; without a budget this probe is used")
     if made.seed != args.seed:
         raise EvidenceError(f"{file} is a probe with seed {made.seed}, and {args.seed} is asked for: {remedy}")
     return report
@@ -182,7 +181,7 @@ def _probed(task: TrainingTask, budget: Budget, args: argparse.Namespace, consol
     return report
 
 
-def _plan(forecast: Forecast, goal: Goal, args: argparse.Namespace) -> Plan:
+def _plan(forecast: Forecast, goal: WordGoal, args: argparse.Namespace) -> Plan:
     try:
         return forecast.plan(goal, learning_rate_schedule=args.learning_rate_schedule, batch_sizes=args.batch_sizes)
     except UnreachableGoalError as error:
@@ -229,7 +228,16 @@ def _next(args: argparse.Namespace, plan: Plan) -> str:
     words = ["batchopt", "train", args.task, str(out / "schedule.json"), "--plan", str(out / "plan.json")]
     if _adapts(plan):
         words += ["--adapt", str(out / "forecast.json")]
-    return shlex.join([*words, "--checkpoint", str(out / "run.checkpoint")])
+    return shlex.join([*words, "--checkpoint", str(_checkpoint(out, plan))])
+
+
+def _checkpoint(out: Path, plan: Plan) -> Path:
+    """Of the training by this plan: one for another goal in the same folder follows another schedule.
+
+    A run that decides itself when its rate decays does so by the whole plan.
+    """
+    followed = plan if _adapts(plan) else plan.schedule
+    return out / f"run-{hashlib.sha256(followed.to_json().encode()).hexdigest()[:8]}.checkpoint"
 
 
 def _result(args: argparse.Namespace, report: ProbeReport, plan: Plan) -> dict[str, object]:
@@ -244,7 +252,14 @@ def _result(args: argparse.Namespace, report: ProbeReport, plan: Plan) -> dict[s
     }
 
 
-def _train(task: TrainingTask, plan: Plan, forecast: Forecast, args: argparse.Namespace, console: Console) -> None:
+def _train(
+    task: TrainingTask,
+    report: ProbeReport,
+    forecast: Forecast,
+    plan: Plan,
+    args: argparse.Namespace,
+    console: Console,
+) -> None:
     """Train by the plan, in the same folder, and show what was predicted beside what was measured."""
     from batchopt.cli.training import check_reached, train_and_show, training_result
     from batchopt.report import write_report
@@ -252,14 +267,13 @@ def _train(task: TrainingTask, plan: Plan, forecast: Forecast, args: argparse.Na
 
     console.heading("Training by the plan")
     adaptive = AdaptiveSchedule(plan, forecast) if _adapts(plan) else None
-    report = ProbeReport.load(args.out / "probe.json")
     result, rows = train_and_show(
         task,
         plan.schedule,
         console,
         plan=plan,
         adaptive=adaptive,
-        checkpoint=args.out / "run.checkpoint",
+        checkpoint=_checkpoint(args.out, plan),
         metrics=args.out / "metrics.jsonl",
         seed=args.seed + 1,
         log=args.log,

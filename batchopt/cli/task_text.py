@@ -57,14 +57,21 @@ class Part:
     Attributes:
         file: where it is defined.
         name: its name there.
-        use: what stands in the task: the name itself, a call of it, ...
+        alias: its name in the task's file, where every part has another one.
+        form: what stands in the task, with {} for the alias: "{}" itself, "{}()" a call of it, ...
         kind: "loader" where it is a DataLoader.
     """
 
     file: Path
     name: str
-    use: str
+    alias: str
+    form: str = "{}"
     kind: str = "data"
+
+    @property
+    def use(self) -> str:
+        """What stands in the task."""
+        return self.form.format(self.alias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +94,14 @@ def own_task(choices: Choices, out: Path) -> str:
     if not is_loaded:
         arguments.append(f"data={choices.data.use},")
     if choices.eval_data is not None:
-        arguments.append(f"{'eval_loader' if is_loaded else 'eval_data'}={choices.eval_data.use},")
+        arguments.append(_evaluated(choices.eval_data, is_loaded=is_loaded))
     arguments += ["loss=loss,", "optimizer=optimizer,"]
     if choices.prior is not None:
         size, rate = choices.prior
         arguments.append(f"prior=({size}, {rate:g}),  # a batch size and a learning rate that work")
     made = f"batchopt.TrainingTask.from_dataloader(\n    {choices.data.use}," if is_loaded else "batchopt.TrainingTask("
     needs_nn = "nn." in LOSSES[choices.loss]
-    imports = ["import copy"] if "copy." in choices.model.use else []
+    imports = ["import copy"] if "copy." in choices.model.form else []
     return "\n".join(
         [
             HEAD.format(file=out.name),
@@ -104,7 +111,7 @@ def own_task(choices: Choices, out: Path) -> str:
             "",
             "import batchopt",
             *_path_line(parts, out),
-            *_part_imports(parts),
+            *_part_imports(parts, out),
             "",
             "",
             LOSSES[choices.loss],
@@ -122,6 +129,13 @@ def own_task(choices: Choices, out: Path) -> str:
     )
 
 
+def _evaluated(part: Part, *, is_loaded: bool) -> str:
+    """The argument with the evaluation data, beside training data of a DataLoader or others."""
+    if part.kind != "loader":
+        return f"eval_data={part.use},"
+    return f"eval_loader={part.use}," if is_loaded else f"eval_data={part.use}.dataset,"
+
+
 def taken_task(parts: Sequence[Part], *, function: str, module: str, out: Path) -> str:
     """The file of a task that a function of an integration makes of what is there already."""
     return "\n".join(
@@ -130,7 +144,7 @@ def taken_task(parts: Sequence[Part], *, function: str, module: str, out: Path) 
             *_system_imports(parts, out, []),
             f"from {module} import {function}",
             *_path_line(parts, out),
-            *_part_imports(parts),
+            *_part_imports(parts, out),
             "",
             f"task = {function}({', '.join(part.use for part in parts)})",
             "",
@@ -158,11 +172,11 @@ def _path_line(parts: Sequence[Part], out: Path) -> list[str]:
     return ["", *lines, ""] if lines else []
 
 
-def _part_imports(parts: Sequence[Part]) -> list[str]:
+def _part_imports(parts: Sequence[Part], out: Path) -> list[str]:
     """One line for each file that parts are imported from.
 
     Raises:
-        TaskError: a file's name is no name of a module.
+        TaskError: a file's name is no name of a module, or Python would import another file by it.
     """
     names: dict[Path, list[str]] = {}
     for part in parts:
@@ -170,5 +184,20 @@ def _part_imports(parts: Sequence[Part]) -> list[str]:
             raise TaskError(
                 f"{part.file} cannot be imported by its name: rename it, with letters, digits and underscores only"
             )
-        names.setdefault(part.file.resolve(), []).append(part.name)
-    return [f"from {file.stem} import {', '.join(dict.fromkeys(found))}" for file, found in names.items()]
+        _check_import(part.file, parts, out)
+        name = part.name if part.name == part.alias else f"{part.name} as {part.alias}"
+        names.setdefault(part.file.resolve(), []).append(name)
+    return [f"from {file.stem} import {', '.join(found)}" for file, found in names.items()]
+
+
+def _check_import(file: Path, parts: Sequence[Part], out: Path) -> None:
+    """Raise unless the first file of this name on the path of the task's file is this one."""
+    here, file = out.resolve().parent, file.resolve()
+    # Each folder is put in front of those before it, and all of them in front of that of the task's file.
+    folders = [*((here / folder).resolve() for folder in reversed(_folders(parts, out))), here]
+    found = next(folder / file.name for folder in folders if (folder / file.name).exists())
+    if found != file:
+        raise TaskError(
+            f"files that a task's file imports from must have different names, and {file} would be hidden by {found}: "
+            "rename one of them"
+        )

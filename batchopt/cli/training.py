@@ -27,7 +27,7 @@ PATIENCE = 3
 
 
 OTHER_SPEED = 1.25
-"""A step that takes longer or shorter by this factor is told of: timings of the same machine differ by less."""
+"""A step that takes longer or shorter by this factor is reported: timings of the same machine differ by less."""
 
 
 class GoalMissedError(BatchoptError):
@@ -192,12 +192,16 @@ def is_as_planned(plan: Plan, schedule: Schedule, learning_rate: float | None) -
 
 
 def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comparison]:
-    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss."""
+    """Predictions for the schedule beside the run: its price to the goal's loss (none if not reached), or its loss.
+
+    The task's metrics as well, where something is compared.
+    """
     if not isinstance(plan.goal, ReachLoss):
-        return [Comparison("loss", plan.best.loss, result.curve.losses[-1])]
+        return [Comparison("loss", plan.best.loss, result.curve.losses[-1]), *_metrics_compared(plan, result)]
     if result.schedule == schedule and _decays(schedule):  # a schedule that was followed to its end
         same = len(schedule.segments) == 1  # the plan's loss is of its constant batch size
-        return [Comparison("loss at the end", plan.loss, result.curve.losses[-1])] if same else []
+        loss = Comparison("loss at the end", plan.loss, result.curve.losses[-1])
+        return [loss, *_metrics_compared(plan, result)] if same else []
     steps, examples, seconds = result.steps_reached, result.reached, result.seconds_reached
     if steps is None or examples is None or seconds is None:
         return []
@@ -211,7 +215,17 @@ def compare(plan: Plan, schedule: Schedule, result: TrainingResult) -> list[Comp
     if plan.seconds is not None and processes.count() == 1:  # a step of several takes another time
         gain = plan.schedule_cost.value / plan.cost.value
         rows.append(Comparison("seconds", plan.seconds.scaled(gain), seconds))
-    return rows
+    return rows + _metrics_compared(plan, result)
+
+
+def _metrics_compared(plan: Plan, result: TrainingResult) -> list[Comparison]:
+    """Metrics at the end; those of both signs have no ratio that could be compared."""
+    measured = {name: values[-1] for name, values in result.curve.metrics.items()}
+    return [
+        Comparison(f"{name} at the end", predicted, measured[name])
+        for name, predicted in plan.metrics.items()
+        if name in measured and predicted.value > 0 and measured[name] >= 0
+    ]
 
 
 def check_reached(plan: Plan, result: TrainingResult, *, adapted: bool = False) -> None:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-import os
 import re
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from launching import started
 
 from batchopt import Forecast, Plan, Schedule
 from batchopt.cli.main import main
@@ -186,27 +177,6 @@ def test_a_mistyped_task_is_told_before_a_missing_budget(capsys: pytest.CaptureF
     assert "there is no file" in fails(capsys, "probe", f"{tmp_path / 'mistyped.py'}:task")
 
 
-def test_wrong_files(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    text = Path(flow.probe).read_text()
-    broken = tmp_path / "broken.json"
-    out = ("-o", str(tmp_path / "out.json"))
-    for content, said in (
-        (text[: len(text) // 2], "cut off"),
-        (text.replace("batchopt.probe/3", "batchopt.probe/9"), "newer batchopt"),
-        (text.replace("batchopt.probe/3", "batchopt.probe/1"), "older batchopt"),
-        ("[1, 2]", "schema"),
-        ("", "not valid JSON"),
-    ):
-        broken.write_text(content)
-        assert said in fails(capsys, "forecast", str(broken), *out)
-    assert "expected batchopt.probe/3" in fails(capsys, "forecast", flow.plan, *out)
-    assert "expected batchopt.schedule/2" in fails(capsys, "schedule", flow.probe)
-    broken.write_text(Path(flow.plan).read_text().replace("batchopt.plan/4", "batchopt.plan/9"))
-    assert "newer batchopt (batchopt.plan/9" in fails(capsys, "schedule", str(broken))
-    assert "No such file" in fails(capsys, "forecast", str(tmp_path / "missing.json"), *out)
-    assert not (tmp_path / "out.json").exists()
-
-
 def test_a_forecast_that_was_asked_for_too_much_is_not_written(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -219,7 +189,7 @@ def test_a_forecast_that_was_asked_for_too_much_is_not_written(
 def test_forecast_and_plan_agree_on_what_is_within_reach(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A loss without a critical batch size is told of; the forecast, which does not depend on it, is written."""
+    """A loss without a critical batch size is reported; the forecast, which does not depend on it, is written."""
     out, initial = tmp_path / "forecast.json", Forecast.load(flow.forecast).initial_loss
     soon, far = f"{0.98 * initial:.4g}", "1e-9"
     assert main(["forecast", flow.probe, "-o", str(out), "--loss", soon, "--loss", far]) == 0
@@ -231,7 +201,7 @@ def test_forecast_and_plan_agree_on_what_is_within_reach(
     assert main(["plan", str(out), "--reach-loss", far, *files]) == 1
 
 
-def test_the_plan_of_another_task_is_told_of(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_plan_of_another_task_is_reported(flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     source = Path(flow.task.rpartition(":")[0]).read_text()
     schedule = tmp_path / "s.json"
     Schedule.constant(50, examples=1_000, learning_rate=0.1).save(schedule)
@@ -354,143 +324,3 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out.startswith("batchopt 0.")
-
-
-def slowly(flow: Any, folder: Path) -> str:
-    """The same task in a file of its own, whose steps leave time to end its process."""
-    source = Path(flow.task.rpartition(":")[0]).read_text()
-    (folder / "slow.py").write_text(source + "\nimport dataclasses, time\n"
-                    "task = dataclasses.replace(task, before_step=lambda model: time.sleep(0.005))\n")  # fmt: skip
-    return f"{folder / 'slow.py'}:task"
-
-
-def wait_for(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def test_ctrl_c_leaves_a_probe_that_goes_on(flow: Any, tmp_path: Path) -> None:
-    out = tmp_path / "probe.json"
-    options = ("--examples", "30000", "-o", str(out))
-    process = started(tmp_path, main, ["probe", slowly(flow, tmp_path), *options])
-    kept = tmp_path / "probe.json.partial"
-    wait_for(lambda: len(list(kept.glob("*.json"))) >= 4)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGINT)
-    process.join(300)
-    assert process.exitcode == 130
-    errors = (tmp_path / "err0").read_text()
-    assert errors.strip().splitlines()[-1] == "batchopt: interrupted; the same command goes on where it stopped"
-    finished = {file.name: file.stat().st_mtime_ns for file in kept.glob("*.json") if file.name != "identity.json"}
-    assert len(finished) >= 3
-    assert not out.exists()
-    os.link(kept / min(finished), tmp_path / "witness")
-    assert main(["probe", flow.task, *options]) == 0
-    assert out.exists()
-    assert not kept.exists()
-
-
-@pytest.mark.usefixtures("few_reports")
-def test_a_killed_study_goes_on(flow: Any, tmp_path: Path) -> None:
-    study = tmp_path / "study.db"
-    options = (flow.forecast, "--plan", flow.plan, "--study", str(study), "--trials")
-    process = started(tmp_path, main, ["tune", slowly(flow, tmp_path), *options, "40"])
-    wait_for(lambda: _running(study))
-    assert _running(study), "no trial began"
-    process.kill()
-    process.join(300)
-    left = _running(study)
-    assert left, "the killed run leaves a zombie"
-    with contextlib.closing(sqlite3.connect(study)) as connection:  # as if its last sign of life were long ago
-        connection.execute("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'")
-        connection.commit()
-    done = len(optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials)
-    assert main(["tune", flow.task, *options, str(done)]) == 0
-    trials = optuna.load_study(study_name="batchopt", storage=f"sqlite:///{study}").trials
-    assert [trials[number].state.name for number in left] == ["FAIL"] * len(left)
-    assert sum(trial.state.name in {"COMPLETE", "PRUNED"} for trial in trials) == done
-
-
-def _running(study: Path) -> list[int]:
-    """Trials under way that have reported, read without Optuna: it would create the tables beside the child."""
-    if not study.exists():
-        return []
-    query = (
-        "SELECT DISTINCT trials.number FROM trials JOIN trial_intermediate_values AS reports "
-        "ON reports.trial_id = trials.trial_id WHERE trials.state = 'RUNNING'"
-    )
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{study}?mode=ro", uri=True)) as connection:
-            return [number for (number,) in connection.execute(query)]
-    except sqlite3.OperationalError:  # the tables are not there yet, or being written
-        return []
-
-
-def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) -> None:
-    Schedule.constant(64, examples=6_400, learning_rate=0.1).save(tmp_path / "schedule.json")
-    command = [sys.executable, "-m", "batchopt", "schedule", str(tmp_path / "schedule.json")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait() == 141
-
-
-@pytest.mark.parametrize(
-    ("source", "text", "message"),
-    [
-        ("levanter", "a: [1, 2", "must be YAML"),
-        ("levanter", "- 1", "must have a section `trainer`"),
-        ("levanter", "trainer:\n  x: 1", "lacks ['train_batch_size', 'num_train_steps']"),
-        ("levanter", "trainer:\n  train_batch_size: abc\n  num_train_steps: 9", "or a list of {start: step, value"),
-        ("megatron", "hello", "must have --step-batch-size-schedule"),
-        ("megatron", None, "cannot be read: No such file"),
-    ],
-)
-def test_configurations_that_hold_no_schedule(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, source: str, text: str | None, message: str
-) -> None:
-    file = tmp_path / "configuration"
-    if text is not None:
-        file.write_text(text)
-    line = fails(capsys, "schedule", str(file), "--from", source)
-    assert message in line
-    assert str(file) in line
-
-
-def test_no_file_of_a_command_takes_the_place_of_another(
-    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    train, same = ["train", flow.task, flow.schedule], str(tmp_path / "same")
-    for wrong in (
-        ["--metrics", flow.schedule],
-        ["--plan", flow.plan, "--save", flow.plan],
-        ["--checkpoint", same, "--save", same],
-    ):
-        assert main([*train, *wrong]) == 2
-        assert "is named twice" in capsys.readouterr().err
-    assert main([*train, "--save", str(tmp_path)]) == 1
-    assert "is a folder: give the name of a file in it" in capsys.readouterr().err
-    assert main(["probe", flow.task, "--examples", "9000", "-o", str(tmp_path)]) == 1
-    assert "is a folder: give the name of a file in it" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_report_of_files_that_do_not_belong_together(
-    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    other = json.loads(Path(flow.probe).read_text())
-    other["initial_loss"] *= 1.5
-    (tmp_path / "other.json").write_text(json.dumps(other))
-    out = ("-o", str(tmp_path / "report.html"))
-    told = fails(capsys, "report", "--probe", str(tmp_path / "other.json"), "--forecast", flow.forecast, *out)
-    assert "a forecast and a probe must belong together, and the initial loss" in told
-    forecast = json.loads(Path(flow.forecast).read_text())
-    forecast["law"]["rows"] = [[1.01 * x for x in row] for row in forecast["law"]["rows"]]
-    (tmp_path / "forecast.json").write_text(json.dumps(forecast))
-    told = fails(capsys, "report", "--forecast", str(tmp_path / "forecast.json"), "--plan", flow.plan, *out)
-    assert "a plan and a forecast must belong together" in told
-    assert not (tmp_path / "report.html").exists()
-    assert main(["report", "--probe", flow.probe, "--forecast", flow.forecast, "--plan", flow.plan, *out]) == 0

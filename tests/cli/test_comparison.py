@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from visualization.samples import plan_of
 
+from batchopt import LowestLoss
 from batchopt.cli.console import Console
-from batchopt.cli.training import GoalMissedError, check_reached, show_comparison
+from batchopt.cli.training import GoalMissedError, check_reached, compare, show_comparison
 from batchopt.evidence import LossCurve
 from batchopt.report.comparison import Comparison
 from batchopt.uncertainty import Estimate
@@ -48,6 +49,16 @@ def test_more_steps_are_one(capsys: pytest.CaptureFixture[str]) -> None:
     both = told(capsys, steps=200, seconds=0.6)
     assert "3 times slower" in both
     assert "Outside of its 90 % interval: steps." in both
+
+
+def test_metrics_are_compared_where_a_ratio_has_a_meaning() -> None:
+    accuracy, score = Estimate(0.8, 0.7, 0.9, resolved=True), Estimate(-2.0, -3.0, -1.0, resolved=True)
+    plan = replace(plan_of(), goal=LowestLoss(6_400.0, of="examples"), metrics={"accuracy": accuracy, "score": score})
+    values = {"accuracy": (0.1, 0.85), "score": (-9.0, -2.5)}
+    result: Any = SimpleNamespace(curve=LossCurve((0, 6_400), (2.0, 0.5), values))
+    rows = compare(plan, plan.schedule, result)
+    assert [(row.name, row.measured) for row in rows] == [("loss", 0.5), ("accuracy at the end", 0.85)]
+    assert rows[1].predicted == accuracy
 
 
 @pytest.mark.parametrize(

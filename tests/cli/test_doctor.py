@@ -69,6 +69,8 @@ noisy = dataclasses.replace(task, data=Noisy(x))
 slow = dataclasses.replace(task, data=Slow(x))
 few = dataclasses.replace(task, data=(x[:90], y[:90]))
 one_class = dataclasses.replace(task, data=(x, torch.zeros_like(y)))
+constant_column = dataclasses.replace(
+    task, data=(x, y, torch.full_like(y, 7)), eval_data=(x[:100], y[:100], torch.full_like(y[:100], 7)))
 stream = dataclasses.replace(task, data=iter([(x, y)]))
 seeded = dataclasses.replace(task, data=lambda seed: iter(Examples(x)))
 mean = dataclasses.replace(task, loss=lambda model, batch: classify(model, batch).mean())
@@ -147,7 +149,6 @@ def test_a_line_for_each_check_and_the_next_command(ward: Path, capsys: pytest.C
         ("with_nan", "data", "data[5] holds NaN or infinite values"),
         ("set_with_nan", "data", "data[5] holds NaN or infinite values"),
         ("evaluated_with_nan", "evaluation data", "eval_data[5] holds NaN or infinite values"),
-        ("one_class", "labels", "all are 0"),
         ("stream", "data", "a stream of batches, which cannot be run twice from one point"),
         ("total", "loss", "a loss that is one number must be the mean over the batch's examples"),
         ("counts", "loss", "the loss must be the same in training and in evaluation mode"),
@@ -170,6 +171,8 @@ def test_errors(ward: Path, capsys: pytest.CaptureFixture[str], name: str, check
 @pytest.mark.parametrize(
     ("name", "check", "said", "remedy"),
     [
+        ("one_class", "labels", "all are 0", "if these are the labels, check where they are read"),
+        ("constant_column", "labels", "all are 7", "if these are the labels"),
         ("few", "data", "90 examples", "with fewer than 128 examples"),
         ("high", "first steps", "at a learning rate of 10000 the loss rose from", "give the task a prior="),
         ("noisy", "first steps", "gave losses that differ by", "torch's or numpy's global generators"),

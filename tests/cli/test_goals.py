@@ -28,6 +28,8 @@ from batchopt.cli.goals import Amount, parse_goal
         ("within=2h", None, LowestLoss(7200.0)),
         ("within=1e5steps", None, LowestLoss(1e5, of="steps")),
         ("within=200_000 examples", None, LowestLoss(2e5, of="examples")),
+        ("within=200,000 examples", None, LowestLoss(2e5, of="examples")),
+        ("within=1,234,567.5s", None, LowestLoss(1_234_567.5)),
         ("within=1.5epochs", None, LowestLoss(900.0, of="examples")),
     ],
 )
@@ -44,6 +46,9 @@ def test_goals(text: str, least: str | None, goal: Any) -> None:
         ("loss=low", "a number is needed, got 'low'"),
         ("loss=-1", "a positive number is needed"),
         ("within=2fortnights", r"an amount is a number with a unit \(s, min, h"),
+        ("within=1,5h", r"a comma groups thousands \(200,000\), and a point begins the decimals \(1.5h\), got '1,5h'"),
+        ("within=0,500h", "a comma groups thousands"),
+        ("within=1000,000s", "a comma groups thousands"),
         ("within=0h", "a positive number is needed"),
         ("within=h", "an amount is a number"),
     ],

@@ -129,15 +129,17 @@ def healthy(place: str) -> None:
 @pytest.mark.parametrize(
     ("options", "holds"),
     [
-        (OWN, "model=Net,\n    data=tensors,\n    loss=loss,"),
+        (OWN, "model=make_model,\n    data=train_data,\n    loss=loss,"),
         ([*OWN, "--prior", "64:0.001", "--eval-data", "data.py:dataset"], "prior=(64, 0.001),  # a batch size"),
-        ([*OWN[:2], "--data", "data.py:dataset", *OWN[4:6], "--optimizer", "sgd"], "data=dataset(),"),
-        ([*OWN[:2], "--data", "data.py:opened", *OWN[4:6], "--optimizer", "momentum"], "data=opened,"),
-        (["--model", "models/net.py:net", *OWN[2:]], "model=lambda: copy.deepcopy(net),"),
+        ([*OWN[:2], "--data", "data.py:dataset", *OWN[4:6], "--optimizer", "sgd"], "data=train_data(),"),
+        ([*OWN[:2], "--data", "data.py:opened", *OWN[4:6], "--optimizer", "momentum"], "data=train_data,"),
+        (["--model", "models/net.py:net", *OWN[2:]], "model=lambda: copy.deepcopy(first_model),"),
         (["--model", "models/net.py:one_output", "--data", "data.py:real", "--loss", "mse", *OWN[6:]], ".square()"),
         (["--model", "models/net.py:one_output", "--data", "data.py:binary", "--loss", "bce", *OWN[6:]], "with_logits"),
-        (["--from", "data.py:loader", *OWN[:2], *OWN[4:]], "from_dataloader(\n    loader,"),
-        (["--from", "data.py:loader", "--eval-data", "data.py:held", *OWN[:2], *OWN[4:]], "eval_loader=held,"),
+        (["--from", "data.py:loader", *OWN[:2], *OWN[4:]], "from_dataloader(\n    train_data,"),
+        (["--from", "data.py:loader", "--eval-data", "data.py:held", *OWN[:2], *OWN[4:]], "eval_loader=eval_data,"),
+        (["--from", "data.py:loader", "--eval-data", "data.py:dataset", *OWN[:2], *OWN[4:]], "eval_data=eval_data(),"),
+        ([*OWN, "--eval-data", "data.py:held"], "eval_data=eval_data.dataset,"),
     ],
 )
 def test_parts_of_ones_own(capsys: pytest.CaptureFixture[str], options: list[str], holds: str) -> None:
@@ -167,7 +169,9 @@ def test_the_only_data_of_a_module_s_file_need_no_name(capsys: pytest.CaptureFix
     assert "lit.py must hold one LightningDataModule or DataLoader, and 2 are there" in line
     Path("lit.py").write_text(LIGHTNING + "\ndel held\n")
     assert main(["init", "--from", "lit.py:module"]) == 0
-    assert "task_from_module(module, loader)" in Path("task.py").read_text()
+    assert (
+        "from lit import module, loader as data\n\ntask = task_from_module(module, data)" in Path("task.py").read_text()
+    )
 
 
 def test_questions_are_asked_until_they_are_answered(
@@ -245,3 +249,35 @@ def test_a_file_whose_name_cannot_be_imported(capsys: pytest.CaptureFixture[str]
     assert "my-net.py cannot be imported by its name: rename it" in refused(
         capsys, "--model", "my-net.py:Net", *OWN[2:]
     )
+
+
+def test_held_out_data_of_one_name_with_the_training_data() -> None:
+    Path("other.py").write_text(DATA + "\ntensors = (x[:50], y[:50])\n")
+    assert main(["init", *OWN, "--eval-data", "other.py:tensors"]) == 0
+    task = load_task("task.py:task")
+    assert (len(task.data[0]), len(task.eval_data[0])) == (600, 50)
+    healthy("task.py:task")
+
+
+def test_names_that_the_task_s_file_has_itself() -> None:
+    names = {"copy": "net", "loss": "tensors", "optimizer": "held", "task": "Net", "torch": "Net"}
+    Path("named.py").write_text(NET + DATA + "".join(f"{new} = {old}\n" for new, old in names.items()))
+    for model in ("copy", "task", "torch"):
+        own = ["--model", f"named.py:{model}", "--data", "named.py:loss", "--eval-data", "named.py:optimizer"]
+        assert main(["init", *own, *OWN[4:], "--force"]) == 0
+        task = load_task("task.py:task")
+        assert (len(task.data[0]), len(task.eval_data)) == (600, 100)
+        assert task.make_model().out_features == 4
+    healthy("task.py:task")
+
+
+@pytest.mark.parametrize("folders", [("train", "held"), (".", "held")])
+def test_files_of_one_name_hide_each_other(capsys: pytest.CaptureFixture[str], folders: tuple[str, str]) -> None:
+    for folder in folders:
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / "data.py").write_text(DATA)
+    parts = [f"{folder}/data.py:tensors" for folder in folders]
+    line = refused(capsys, *OWN[:2], "--data", parts[0], "--eval-data", parts[1], *OWN[4:])
+    hidden, hiding = (Path(folder).resolve() / "data.py" for folder in folders)
+    assert f"must have different names, and {hidden} would be hidden by {hiding}: rename one" in line
+    assert not Path("task.py").exists()

@@ -12,8 +12,9 @@ import pytest
 
 from batchopt import Forecast, LowestLoss, Plan, ProbeReport, ReachLoss, Schedule
 from batchopt.cli.console import Console
-from batchopt.cli.estimate import expected
+from batchopt.cli.estimate import RUNS, expected
 from batchopt.cli.main import main
+from batchopt.probing.branches import MOST_EVALUATIONS
 from batchopt.probing.budget import BatchSizes, price_of
 from batchopt.step_cost import StepCost
 
@@ -27,6 +28,16 @@ def probed(flow: Any, tmp_path: Path) -> Path:
     out.mkdir()
     shutil.copy(flow.probe, out / "probe.json")
     return out
+
+
+@pytest.fixture
+def with_accuracy(flow: Any, tmp_path: Path) -> str:
+    """The same task with a metric."""
+    metric = 'metrics={"accuracy": lambda model, batch: model(batch[0]).argmax(1) == batch[1]},\n    device="cpu"'
+    (tmp_path / "measured.py").write_text(
+        Path(flow.task.rpartition(":")[0]).read_text().replace('device="cpu"', metric)
+    )
+    return f"{tmp_path / 'measured.py'}:task"
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -128,6 +139,33 @@ def test_training_follows_at_once_and_goes_on_from_its_checkpoint(
     assert again["training"]["resumed_at_examples"] == again["training"]["examples"] == first["training"]["examples"]
 
 
+@pytest.mark.usefixtures("few_points", "few_reports")
+def test_a_second_goal_has_a_training_of_its_own(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:
+    goals = (("within=9000examples", "cosine"), ("within=6000examples", "cosine"), ("loss=0.45", "wsd"),
+             ("loss=0.5", "wsd"))  # fmt: skip
+    names = set()
+    for goal, shape in goals:
+        command = (flow.task, "--goal", goal, "--learning-rate-schedule", shape, "--train", "-o", str(probed))
+        found = told(capsys, *command)
+        assert found["training"]["resumed_at_examples"] is None
+        words = shlex.split(found["next"])
+        names.add(words[words.index("--checkpoint") + 1])
+    assert len(names) == len(goals)
+    assert names == {str(file) for file in probed.glob("run-*.checkpoint")}
+
+
+@pytest.mark.usefixtures("few_points")
+def test_a_goal_in_a_metric_is_compared(with_accuracy: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command = ("--goal", "accuracy=0.85", "--least", "examples", "--learning-rate-schedule", "cosine",
+               "--usual-run", "25epochs", "--train", "-o", str(tmp_path / "out"))  # fmt: skip
+    found = told(capsys, with_accuracy, *command)
+    measured = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])["accuracy"]
+    rows = {row["name"]: row for row in found["training"]["compared"]}
+    assert rows["accuracy at the end"]["measured"] == measured > 0.8
+    assert rows["accuracy at the end"]["predicted"] == found["metrics"]["accuracy"]
+    assert "accuracy at the end" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_what_a_probe_will_spend_is_said_before_and_nothing_is_written(
     flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -148,6 +186,21 @@ def test_what_a_probe_will_spend_is_said_before_and_nothing_is_written(
     assert "nothing was written" in text
 
 
+def test_metrics_cost_a_probe_steps(
+    flow: Any, with_accuracy: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("--goal", "loss=0.4", "--examples", "1000000", "--dry-run", "-o", str(tmp_path / "out"))
+    without, found = told(capsys, flow.task, *command), told(capsys, with_accuracy, *command)
+    assert found["batch_sizes"] == without["batch_sizes"]
+    assert found["evaluations"] == without["evaluations"], "as many as a probe makes at most"
+    for own, other in zip(found["parts"], without["parts"], strict=True):
+        assert (own["part"], own["examples"]) == (other["part"], pytest.approx(other["examples"]))
+    search = [next(p for p in each["parts"] if p["part"] == "learning-rate search") for each in (without, found)]
+    evaluations = MOST_EVALUATIONS * RUNS["learning-rate search"]
+    saved = evaluations * 200 / 3.0 / without["batch_sizes"][1]
+    assert search[0]["steps"] - search[1]["steps"] == pytest.approx(saved)
+
+
 def test_a_dry_run_beside_a_finished_probe_spends_nothing(
     flow: Any, capsys: pytest.CaptureFixture[str], probed: Path
 ) -> None:
@@ -160,15 +213,28 @@ def test_seconds_are_a_budget_as_well(flow: Any, capsys: pytest.CaptureFixture[s
     assert 5.0 < found["seconds"] <= 20.0, "some of it is left for what are no steps"
 
 
+@pytest.mark.usefixtures("few_points")
+def test_a_probe_by_seconds_serves_for_as_many_only(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = (flow.task, "--goal", "within=1s", "-o", str(tmp_path / "out"))
+    spent = told(capsys, *command, "--seconds", "5")["examples_spent"]
+    assert told(capsys, *command, "--usual-run", "5s")["examples_spent"] == spent
+    assert "is a probe of 5 s, and 6 s are asked for" in refused(capsys, *command, "--seconds", "6")[1]
+    assert "and 15,000 examples are asked for" in refused(capsys, *command, "--examples", "15000")[1]
+    both = refused(capsys, *command, "--examples", "900000000", "--seconds", "5")[1]
+    assert "is a probe of 5 s, and 900,000,000 examples and 5 s are asked for" in both
+
+
 def test_the_expected_work_is_the_shares_of_the_budget() -> None:
     sizes, cost = BatchSizes(small=8, search=64, large=64), StepCost(1e-3, 1e-5)
-    works = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, evaluated=300)}
+    works = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, charged=100.0)}
     large = works["short runs, large batch"]
     assert large.evaluations == 9, "three of each run"
     assert large.steps == pytest.approx((18_000 - 9 * 100) / 64)
     assert large.seconds == pytest.approx(large.steps * cost(64) + 9 * 0.5)
     assert works["short runs, small batch"].steps == pytest.approx(8 * large.steps)
-    dear = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, evaluated=30_000)}
+    dear = {w.part: w for w in expected(100_000, price_of(0.0), sizes, cost, evaluation=0.5, charged=10_000.0)}
     assert dear["short runs, large batch"].evaluations == pytest.approx(0.12 * 18_000 / 10_000), "a share at most"
 
 
@@ -180,7 +246,12 @@ def test_budgets_and_folders_that_do_not_fit(
     assert (code, "give --usual-run" in line, "one epoch is 600 examples" in line) == (2, True, True)
     assert not (tmp_path / "new").exists()
     code, line = refused(capsys, flow.task, *goal, *out, "--examples", "20000")
-    assert (code, "is a probe of 40,000 examples, and 20,000 are asked for: give another folder" in line) == (1, True)
+    assert (code, "is a probe of 40,000 examples, and 20,000 examples are asked for: give another" in line) == (1, True)
+    for asked, words in (("50epochs", "30,000 examples"), ("60s", "60 s")):
+        code, line = refused(capsys, flow.task, *goal, *out, "--usual-run", asked)
+        assert (code, f"is a probe of 40,000 examples, and {words} are asked for" in line) == (1, True)
+    code, line = refused(capsys, flow.task, *goal, *out, "--examples", "40000", "--usual-run", "9epochs")
+    assert (code, "--usual-run stands for a budget" in line) == (2, True)
     assert "is a probe with seed 0, and 3 is asked for" in refused(capsys, flow.task, *goal, *out, "--seed", "3")[1]
     other = tmp_path / "other.py"
     other.write_text(Path(flow.task.rpartition(":")[0]).read_text().replace("nn.Linear(12, 4)", "nn.Linear(12, 5)"))

@@ -110,4 +110,4 @@ def test_the_command_saves_it(
     assert f"saved figures and a note in {file}" in capsys.readouterr().out
     assert len(figures_of(study)) == 4
     assert main(["explain", file, "--plan", str(tmp_path / "plan.json")]) == 2
-    assert "--plan is told of with --dashboard only" in capsys.readouterr().err
+    assert "--plan is shown with --dashboard only" in capsys.readouterr().err
