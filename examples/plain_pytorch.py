@@ -33,6 +33,7 @@ task = batchopt.TrainingTask.from_dataloader(
 report = batchopt.probe(task, examples=60_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.ReachLoss(0.15))
+print(plan)
 result = batchopt.train(task, plan.schedule)
 model = result.model
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan, measured=result.curve)

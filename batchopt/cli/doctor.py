@@ -50,8 +50,11 @@ def run(args: argparse.Namespace, console: Console) -> None:
     wrong = [finding.check for finding in findings if finding.state == "error"]
     doubtful = [finding.check for finding in findings if finding.state == "warning"]
     if not wrong:
+        goal = next(iter(subject.task.metrics), "loss")
         warned = f" ({len(doubtful)} warning{'s' if len(doubtful) > 1 else ''})" if doubtful else ""
-        console.say(f"\nready to probe{warned}; next: batchopt run {args.task} --goal loss=LOSS --usual-run 10epochs")
+        console.say(
+            f"\nready to probe{warned}; next: batchopt run {args.task} --goal {goal}=VALUE --usual-run 10epochs"
+        )
     console.result(
         {
             "ok": not wrong,

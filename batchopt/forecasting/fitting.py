@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.doubts import doubt_of_overfitting, doubts_of_fit, lowest_followed
-from batchopt.forecasting.gathered import Gathered, constant_law, with_edge_of_stability, with_prior
+from batchopt.forecasting.gathered import Gathered, constant_law, with_edge_of_stability
 from batchopt.forecasting.metric_curve import fit_metric_curves
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
@@ -33,9 +33,8 @@ def fitted(kind: type[Forecast], known: Gathered, report: ProbeReport | None, *,
         noise_scales=() if report is None else report.noise_scales,
         seed=seed,
     )
-    prior = None if report is None else report.provenance.prior
     forecast = kind(
-        law=with_prior(with_edge_of_stability(law, known), prior),
+        law=with_edge_of_stability(law, known),
         constant_law=constant_law(known, seed=seed),
         noise_trend=None if report is None else noise_trend(report),
         step_cost=None if report is None else report.step_cost,
@@ -47,6 +46,6 @@ def fitted(kind: type[Forecast], known: Gathered, report: ProbeReport | None, *,
         parameters=None if report is None else report.provenance.parameters,
         population=None if report is None else report.provenance.population,
         overfits_below=None if report is None else lowest_followed(report, law.lowest_loss),
-        prior=prior,
+        prior=None if report is None else report.provenance.prior,
     )
     return replace(forecast, doubts=(*known.doubts, *doubt_of_overfitting(forecast), *doubts_of_fit(forecast)))

@@ -79,8 +79,9 @@ class Forecast(Record):
         population: examples of an epoch; None for a stream, or where nothing tells.
         overfits_below: the lowest loss that was evaluated, where the losses of training batches went below it in later
             passes over the data; None where they agree. What a plan says of a loss below is not resolved.
-        prior: the task's (batch size, learning rate) that works, if the probe did not find otherwise: plans take a rate
-            within a factor of two of it, carried over to their batch size by the root of the ratio.
+        prior: the task's (batch size, learning rate) that works, if the probe did not find otherwise: plans of runs
+            more than twenty times as long as the probe's longest take a rate within a factor of two of it, carried over
+            to their batch size by the root of the ratio.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/6"

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchopt.errors import UnreachableGoalError
+from batchopt.forecasting.gathered import with_prior
 from batchopt.forecasting.horizons import warmup_within
 from batchopt.forecasting.metric_goals import in_metrics, loss_goal
 from batchopt.forecasting.planner import Wanted, make_plan
+from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
@@ -20,6 +22,10 @@ from batchopt.uncertainty import Estimate
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
 
+FAR_BEYOND = 20.0
+"""A planned run that is so many times as long as the probe's longest takes its rate from the task's prior, if there is
+one: of 3, 5, 10 and 20 this lost least after probes of one run, and nothing after smaller ones (benchmarks/README.md).
+"""
 AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
 """What a plan chooses from: a constant rate is never cheaper than the best of these."""
 
@@ -43,7 +49,6 @@ def plan_for(
         multiple_of=multiple_of,
         measured=step_cost or forecast.step_cost,
         warmup_examples=forecast.warmup_examples,
-        prior=forecast.prior,
     )
     warmup = forecast.warmup_examples
     plan = _made(forecast, wanted)
@@ -55,32 +60,48 @@ def plan_for(
 
 
 def _made(forecast: Forecast, wanted: Wanted) -> Plan:
-    """The plan for a goal in the loss; a budget is planned for at other rates where none near the prior is stable.
+    """The plan for a goal in the loss, at rates near the task's prior where the run is far beyond those of the probe.
 
     Raises:
         UnreachableGoalError: as `Forecast.plan`.
     """
-    law, warmup = forecast.law, forecast.warmup_examples
+    prior, failure, free = forecast.prior, None, None
     try:
-        return make_plan(
-            law,
-            wanted,
-            hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
-            critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
-            doubts=forecast.doubts,
-        )
+        free = _plan_by(forecast, forecast.law, wanted)
     except UnreachableGoalError as error:
-        if wanted.prior is None:
-            raise
-        size, rate = wanted.prior
-        near = f"near the task's prior, {rate:.3g} at batch size {size}"
+        failure = error
+    if prior is None or (free is not None and free.horizon <= FAR_BEYOND * forecast.law.longest):
+        if free is None:
+            raise failure or UnreachableGoalError("there is no plan")
+        return free
+    near = f"the task's prior, {prior[1]:.3g} at batch size {prior[0]}"
+    try:
+        plan = _plan_by(forecast, with_prior(forecast.law, prior), replace(wanted, prior=prior))
+    except UnreachableGoalError as error:
+        if free is None:
+            raise failure or error from None
         if isinstance(wanted.goal, ReachLoss):
             raise UnreachableGoalError(
-                f"{error}. Rates {near}, were considered: leave it out to consider all"
+                f"{error}, at peak rates within a factor of two of {near}. At others a plan is possible, but so far "
+                "beyond the probe most of such never arrive: probe with more examples, or leave the prior out"
             ) from None
-    plan = _made(forecast, replace(wanted, prior=None))
-    return replace(
-        plan, reasons=(f"No rate {near}, is predicted to be stable, so others were considered.", *plan.reasons)
+        reason = f"No rate near {near}, is predicted to be stable, so others were considered."
+        return replace(free, reasons=(reason, *free.reasons))
+    reason = (
+        f"The run is more than {FAR_BEYOND:g} times as long as the probe's longest, and it does not know the best "
+        f"peak rates of such runs: only those within a factor of two of {near}, were considered."
+    )
+    return replace(plan, reasons=(reason, *plan.reasons))
+
+
+def _plan_by(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan:
+    warmup = forecast.warmup_examples
+    return make_plan(
+        law,
+        wanted,
+        hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
+        critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
+        doubts=forecast.doubts,
     )
 
 

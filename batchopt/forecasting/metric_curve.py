@@ -47,8 +47,11 @@ held-out ends of training (five image models, last factors of two and four in lo
 VAGUE = 10.0
 """Prior standard deviation of the level: it decides nothing."""
 REACH = 30.0
-"""The table goes this factor below the lowest loss that was evaluated."""
-ROWS = 121
+"""The table goes this factor beyond the losses that were evaluated."""
+ROWS = 201
+FAR_ABOVE = 2.0
+"""At losses so many times above the highest that was evaluated errors end at those of guessing, and where that is the
+evaluations do not tell."""
 _NORMAL_95 = 1.645
 
 
@@ -92,12 +95,16 @@ class MetricCurve(Record):
         value, low, high = (loss.value, loss.low, loss.high) if isinstance(loss, Estimate) else (loss, loss, loss)
         check_positive("loss", value)
         at = np.log([value, max(low, math.exp(self.log_losses[0])), min(high, math.exp(self.log_losses[-1]))])
+        is_known = value <= FAR_ABOVE * self.measured[1]
+        if not is_known:
+            at = np.append(at, math.log(self.measured[1]))
         mean, *ends = np.interp(at, self.log_losses, self.means)
         sd = float(np.interp(at[0], self.log_losses, self.sds))
         own = _NORMAL_95 * sd
         bounds = mean - math.hypot(own, mean - min(mean, *ends)), mean + math.hypot(own, max(mean, *ends) - mean)
         middle, *both = (_from_scale(float(y), self.scale, self.counted) for y in (mean, *bounds))
-        return Estimate(middle, min(both), max(both), not isinstance(loss, Estimate) or loss.resolved)
+        resolved = is_known and (not isinstance(loss, Estimate) or loss.resolved)
+        return Estimate(middle, min(both), max(both), resolved)
 
     def loss_at(self, value: float) -> Estimate:
         """The loss at which a run has a value of the metric.
@@ -118,7 +125,8 @@ class MetricCurve(Record):
                 f"{math.exp(self.log_losses[0]):.3g}, {REACH:g} times below what was evaluated"
             )
         low = 0.0 if certain is None else min(middle, certain)
-        return Estimate(middle, low, max(middle, lucky or middle), certain is not None)
+        is_known = certain is not None and middle <= FAR_ABOVE * self.measured[1]
+        return Estimate(middle, low, max(middle, lucky or middle), is_known)
 
     def _crossing(self, wanted: float, sign: int, sigma: float) -> float | None:
         """The highest loss at which mean plus `sigma` standard deviations, to the better side, is what is wanted."""
@@ -128,11 +136,17 @@ class MetricCurve(Record):
             return None
         i = int(is_there[-1])
         if i == len(better) - 1:
-            return math.exp(self.log_losses[-1])
+            return math.exp(self.log_losses[-1])  # it is reached before any training
         part = better[i] / (better[i] - better[i + 1])
         return math.exp(self.log_losses[i] + part * (self.log_losses[i + 1] - self.log_losses[i]))
 
     def _check_possible(self, value: float) -> None:
+        left = {"to one": 1.0 - value, "to zero": value}.get(self.scale, math.inf)
+        if 0.0 < left * self.counted < 1.0:
+            raise UnreachableGoalError(
+                f"{self.name} {value:g} cannot be told from {'1' if self.scale == 'to one' else '0'} on the "
+                f"{self.counted} examples that are evaluated: ask for less, or evaluate more examples"
+            )
         if self.scale == "to one" and value >= 1.0:
             raise UnreachableGoalError(
                 f"{self.name} must lie below 1, its ceiling, got {value:g}: give a share, as 0.93"
@@ -164,8 +178,8 @@ def curve_of(curves: Sequence[MetricCurve], name: str) -> MetricCurve:
             return curve
     known = ", ".join(repr(curve.name) for curve in curves) or "none"
     raise EvidenceError(
-        f"no metric {name!r} is known (known: {known}): give the task metrics={{{name!r}: ...}} and probe it; a "
-        f"metric needs {LEAST_EVALUATIONS} evaluations that differ"
+        f"no metric {name!r} is known (known: {known}): give the task metrics={{{name!r}: ...}}, and a probe enough "
+        f"examples for {LEAST_EVALUATIONS} evaluations that differ"
     )
 
 
@@ -184,7 +198,7 @@ def _fit(name: str, runs: Sequence[Branch], evaluated: int) -> MetricCurve | Non
     counted = evaluated if scale != "plain" and _is_count(values, evaluated) else 0
     x = math.log(losses.max()) - np.log(losses)
     y = np.array([_to_scale(value, scale, counted) for value in values])
-    grid = np.linspace(math.log(losses.min() / REACH), math.log(losses.max()), ROWS)
+    grid = np.linspace(math.log(losses.min() / REACH), math.log(losses.max() * REACH), ROWS)
     means, sds = _smooth(x, y, math.log(losses.max()) - grid, scale, counted)
     return MetricCurve(
         name=name,
@@ -226,7 +240,8 @@ def _smooth(x: Floats, y: Floats, at: Floats, scale: Scale, counted: int) -> tup
 def _covariance(one: Floats, other: Floats) -> Floats:
     """Of U, the integral from 0 of slopes that vary by 1 and forget over `MEMORY`."""
     a, b = one[:, None] / MEMORY, other / MEMORY
-    return np.asarray(MEMORY**2 * (2.0 * np.minimum(a, b) - 1.0 + np.exp(-a) + np.exp(-b) - np.exp(-np.abs(a - b))))
+    u, v, apart = np.abs(a), np.abs(b), np.abs(a - b)
+    return np.asarray(MEMORY**2 * (u + v - apart - 1.0 + np.exp(-u) + np.exp(-v) - np.exp(-apart)))
 
 
 def _scale_of(values: Floats, rises: bool, evaluated: int) -> Scale:

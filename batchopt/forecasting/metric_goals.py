@@ -50,7 +50,7 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
     if isinstance(goal, BestMetric):
         return replace(plan, asked=goal)
     loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
-    doubt = "" if loss.resolved else ": so far below what was evaluated it is a guess"
+    doubt = "" if loss.resolved else ": so far from what was evaluated it is a guess"
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0
     told = (
@@ -59,30 +59,38 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
     )
     reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
     name = plan.learning_rate_schedule
-    factor = _uncertainty(forecast, plan.best, loss, name if shape is None else shape)
-    best = _widened(plan.best, factor)
+    best = _stretched(plan.best, *_factors(forecast, plan.best, loss, name if shape is None else shape))
     others = tuple(best if point == plan.best else point for point in plan.alternatives)
     return replace(plan, best=best, alternatives=others, asked=goal, reasons=reasons)
 
 
-def _uncertainty(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape | str) -> float:
-    """Factor by which a run takes more or less with the loss at an end of its interval; inf if it never arrives."""
-    ends = loss.low, min(loss.high, 0.99 * forecast.initial_loss)
-    try:
-        more, less = (
-            forecast.steps(point.batch_size, point.learning_rate, end, learning_rate_schedule=shape).value  # type: ignore[arg-type]
-            for end in ends
-        )
-    except (UnreachableGoalError, ValueError):
-        return math.inf
-    return max(1.0, math.sqrt(more / less))
+def _factors(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape | str) -> tuple[float, float]:
+    """By how much less a run takes to the upper end of a loss, and more to the lower; inf if it is never there."""
+
+    def steps(to: float) -> float:
+        try:
+            found = forecast.steps(point.batch_size, point.learning_rate, to, learning_rate_schedule=shape)  # type: ignore[arg-type]
+        except (UnreachableGoalError, ValueError):
+            return math.inf
+        return found.value
+
+    less, middle, more = (steps(to) for to in (min(loss.high, 0.99 * forecast.initial_loss), loss.value, loss.low))
+    if not math.isfinite(middle):
+        return 1.0, math.inf
+    return max(1.0, middle / less), max(1.0, more / middle)
 
 
-def _widened(point: Alternative, factor: float) -> Alternative:
+def _stretched(point: Alternative, less: float, more: float) -> Alternative:
+    """A point whose intervals are wider by factors, downwards and upwards."""
+
+    def wider(estimate: Estimate) -> Estimate:
+        down, up = estimate.widened(less), estimate.widened(more)
+        return Estimate(estimate.value, down.low, up.high, down.resolved and up.resolved)
+
     return replace(
         point,
-        steps=point.steps.widened(factor),
-        examples=point.examples.widened(factor),
-        seconds=None if point.seconds is None else point.seconds.widened(factor),
-        cost=point.cost.widened(factor),
+        steps=wider(point.steps),
+        examples=wider(point.examples),
+        seconds=None if point.seconds is None else wider(point.seconds),
+        cost=wider(point.cost),
     )

@@ -139,7 +139,7 @@ def test_a_line_for_each_check_and_the_next_command(ward: Path, capsys: pytest.C
     assert "  ok       data                 600 examples" in text
     assert "  warning  batch norm           BatchNorm1d '1' normalises over the batch" in text
     assert "                                -> read noise scales with care" in text
-    assert f"ready to probe (1 warning); next: batchopt run {ward}:coupled --goal loss=LOSS" in text
+    assert f"ready to probe (1 warning); next: batchopt run {ward}:coupled --goal loss=VALUE" in text
     assert max(len(line) for line in text.splitlines()[:-1]) <= 100
 
 

@@ -200,3 +200,33 @@ def test_epochs_need_a_data_set(forecast: Forecast) -> None:
         replace(forecast, population=None).plan(LowestLoss(3, of="epochs"))
     with pytest.raises(EvidenceError, match=r"no metric 'm' is known \(known: none\)"):
         known_forecast().plan(BestMetric("m", 3, of="epochs"))
+
+
+def test_a_goal_easier_than_what_was_evaluated_has_a_higher_loss_and_far_from_it_is_a_guess() -> None:
+    curve = only(runs_of(accuracy_at, np.geomspace(0.07, 0.2, 8), scatter=0.002))
+    for loss in (0.3, 0.38):
+        assert curve(loss).resolved
+        assert curve(loss).value == pytest.approx(accuracy_at(loss), abs=0.05)
+    untrained = curve(2.3)
+    assert not untrained.resolved
+    assert untrained.low < accuracy_at(2.3) < untrained.high
+    losses = [curve.loss_at(value) for value in (0.9, 0.8, 0.7, 0.5)]
+    assert [loss.value for loss in losses] == sorted({loss.value for loss in losses})
+    assert all(loss.low < loss.value < loss.high for loss in losses)
+    assert [loss.resolved for loss in losses] == [True, True, True, False]
+
+
+def test_a_share_beyond_what_the_evaluated_examples_can_tell_is_refused() -> None:
+    right = with_metric(lambda loss: 1.0 - round(400 * 0.3 * loss) / 400, np.geomspace(0.05, 2.2, 25))
+    (curve,) = fit_metric_curves(right, 400)
+    with pytest.raises(UnreachableGoalError, match=r"m 0\.999 cannot be told from 1 on the 400 examples"):
+        curve.loss_at(0.999)
+    assert curve.loss_at(0.99).value < 0.1
+
+
+def test_what_an_unresolved_goal_takes_has_a_lower_end(forecast: Forecast) -> None:
+    plan = forecast.plan(ReachMetric("m", 0.97, least="examples"))
+    assert not curve_of(forecast.metrics, "m").loss_at(0.97).resolved
+    assert 0.1 * plan.steps.value < plan.steps.low < plan.steps.value
+    assert math.isinf(plan.steps.high)
+    assert not plan.steps.resolved
