@@ -30,7 +30,7 @@ EXAMPLES, PER_STEP = 400_000, 64.0
 SEEDS = (0, 1, 2)
 TIMED = {
     "training steps": (TrainingRun, "step"),
-    "evaluations": (TrainingRun, "evaluate"),
+    "evaluations": (TrainingRun, "evaluation"),
     "losses of the untrained model": (TrainingRun, "batch_loss"),
     "noise scales": (long_runs, "measure_run"),
 }

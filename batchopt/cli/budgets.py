@@ -12,7 +12,6 @@ from batchopt.cli.arguments import UsageError
 from batchopt.cli.goals import Amount
 from batchopt.evidence import ProbeReport
 from batchopt.planning.goal import Goal, ReachLoss, ReachMetric
-from batchopt.probing.budget import examples_within, price_of
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -117,6 +116,8 @@ def _seconds_of(report: ProbeReport) -> float | None:
     Such a probe counts its timing of steps by the time that it took, and its budget at the same price; others count the
     examples of it.
     """
+    from batchopt.probing.budget import examples_within, price_of  # at the top every command would load torch
+
     timing = next((part for part in report.spending if part.part == "step time"), None)
     if timing is None or not timing.counted or timing.counted == timing.examples:
         return None
