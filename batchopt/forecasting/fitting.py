@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.doubts import doubt_of_overfitting, doubts_of_fit, lowest_followed
 from batchopt.forecasting.gathered import Gathered, constant_law, with_edge_of_stability
-from batchopt.forecasting.metric_curve import fit_metric_curves
+from batchopt.forecasting.metric_curve import doubts_of_metrics, fit_metric_curves
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
 
@@ -48,4 +48,6 @@ def fitted(kind: type[Forecast], known: Gathered, report: ProbeReport | None, *,
         overfits_below=None if report is None else lowest_followed(report, law.lowest_loss),
         prior=None if report is None else report.provenance.prior,
     )
-    return replace(forecast, doubts=(*known.doubts, *doubt_of_overfitting(forecast), *doubts_of_fit(forecast)))
+    seldom = [] if report is None else doubts_of_metrics(report.runs)
+    doubts = (*known.doubts, *doubt_of_overfitting(forecast), *seldom, *doubts_of_fit(forecast))
+    return replace(forecast, doubts=doubts)

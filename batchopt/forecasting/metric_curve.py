@@ -167,6 +167,20 @@ def fit_metric_curves(runs: Sequence[Branch], evaluated: int) -> tuple[MetricCur
     return tuple(curve for curve in curves if curve is not None)
 
 
+def doubts_of_metrics(runs: Sequence[Branch]) -> list[str]:
+    """Metrics that were evaluated too seldom to tell how they go with the loss."""
+    counts: dict[str, int] = {}
+    for run in runs:
+        for name, values in run.curve.metrics.items():
+            counts[name] = counts.get(name, 0) + len(values)
+    return [
+        f"The metric {name} was evaluated {'once' if count == 1 else f'{count} times'} only, too seldom to tell how it "
+        "goes with the loss: probe with more examples, or give fewer evaluation data."
+        for name, count in counts.items()
+        if count < LEAST_EVALUATIONS
+    ]
+
+
 def curve_of(curves: Sequence[MetricCurve], name: str) -> MetricCurve:
     """The relation of a metric.
 

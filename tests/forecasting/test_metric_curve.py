@@ -11,7 +11,7 @@ from forecasting.known_law import known_forecast
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.forecasting.forecast import Forecast
-from batchopt.forecasting.metric_curve import MetricCurve, curve_of, fit_metric_curves
+from batchopt.forecasting.metric_curve import MetricCurve, curve_of, doubts_of_metrics, fit_metric_curves
 from batchopt.planning.goal import BestMetric, LowestLoss, ReachLoss, ReachMetric
 from batchopt.planning.plan import Plan
 from batchopt.uncertainty import Estimate
@@ -230,3 +230,12 @@ def test_what_an_unresolved_goal_takes_has_a_lower_end(forecast: Forecast) -> No
     assert 0.1 * plan.steps.value < plan.steps.low < plan.steps.value
     assert math.isinf(plan.steps.high)
     assert not plan.steps.resolved
+
+
+def test_a_metric_that_was_evaluated_too_seldom_is_doubted() -> None:
+    few = runs_of(accuracy_at, np.geomspace(0.4, 2.2, 3))
+    (doubt,) = doubts_of_metrics(few)
+    assert doubt.startswith("The metric m was evaluated 3 times only")
+    (doubt,) = doubts_of_metrics(few[:1])
+    assert doubt.startswith("The metric m was evaluated once only")
+    assert doubts_of_metrics(runs_of(accuracy_at, np.geomspace(0.4, 2.2, 4))) == []
