@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.gathered import with_prior
 from batchopt.forecasting.horizons import warmup_within
+from batchopt.forecasting.metric_curve import curve_of
 from batchopt.forecasting.metric_goals import in_metrics, loss_goal
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import Goal, ReachLoss, check_goal
+from batchopt.planning.goal import Goal, ReachLoss, ReachMetric, check_goal
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -51,7 +52,13 @@ def plan_for(
         warmup_examples=forecast.warmup_examples,
     )
     warmup = forecast.warmup_examples
-    plan = _made(forecast, wanted)
+    try:
+        plan = _made(forecast, wanted)
+    except UnreachableGoalError as error:
+        if not isinstance(goal, ReachMetric):
+            raise
+        loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
+        raise UnreachableGoalError(f"{goal.metric} {goal.value:g} goes with a loss of {loss}, and {error}") from None
     plan = replace(plan, parameters=forecast.parameters, population=forecast.population)
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)
     plan = plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))

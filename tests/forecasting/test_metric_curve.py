@@ -186,6 +186,11 @@ def test_a_metric_is_planned_for_by_the_loss_that_goes_with_it(forecast: Forecas
     assert "m 0." in str(plan)
 
 
+def test_a_goal_out_of_reach_says_its_loss(forecast: Forecast) -> None:
+    with pytest.raises(UnreachableGoalError, match=r"m 0\.03 goes with a loss of .*, and loss .* needs no training"):
+        forecast.plan(ReachMetric("m", 0.03, least="examples"))
+
+
 def test_the_best_metric_is_the_lowest_loss(forecast: Forecast) -> None:
     plan = forecast.plan(BestMetric("m", 3, of="epochs"))
     by_loss = forecast.plan(LowestLoss(30_000, of="examples"))

@@ -139,3 +139,9 @@ def test_a_checkpoint_with_other_metrics_is_refused(tmp_path: Path) -> None:
         batchopt.train(task_with(), schedule, seed=1, checkpoint=tmp_path / "run")
     resumed = batchopt.train(task_with(metrics={}), schedule, seed=1, checkpoint=tmp_path / "run")
     assert resumed.resumed_at
+
+
+def test_a_probe_may_know_a_goal_in_a_metric() -> None:
+    goal = batchopt.ReachMetric("accuracy", 0.97, "examples")
+    report = batchopt.probe(task_with(), examples=40_000, seed=0, goal=goal)
+    assert sum("By the short runs the goal takes batch size" in decision for decision in report.decisions) == 1
