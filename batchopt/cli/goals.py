@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 from batchopt.cli.arguments import positive
-from batchopt.planning.goal import LowestLoss, ReachLoss, ReachMetric
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss, ReachMetric
 
 LEAST = ("seconds", "examples", "steps", "balanced")
 UNITS = {
@@ -31,7 +31,7 @@ FORMS = (
 """How goals are written."""
 
 
-WordGoal = ReachLoss | LowestLoss | ReachMetric
+WordGoal = LossGoal | ReachMetric
 """What a word can name."""
 
 

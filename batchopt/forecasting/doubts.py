@@ -102,8 +102,8 @@ def doubt_of_overfitting(forecast: Forecast) -> list[str]:
         return []
     lowest, passes = forecast.overfits_below, forecast.law.longest / forecast.population
     return [
-        f"Losses below {lowest:.4g} were seen on training batches only, whose examples had been seen {passes:.0f} "
-        "times, and never where the loss is evaluated: it may not get that low."
+        f"Losses below {lowest:.4g} were seen on training batches only, whose examples had been seen up to "
+        f"{passes:.0f} times, and never where the loss is evaluated: it may not get that low."
     ]
 
 

@@ -72,33 +72,39 @@ def _made(forecast: Forecast, wanted: Wanted) -> Plan:
     Raises:
         UnreachableGoalError: as `Forecast.plan`.
     """
-    prior, failure, free = forecast.prior, None, None
-    try:
-        free = _plan_by(forecast, forecast.law, wanted)
-    except UnreachableGoalError as error:
-        failure = error
-    if prior is None or (free is not None and free.horizon <= FAR_BEYOND * forecast.law.longest):
-        if free is None:
-            raise failure or UnreachableGoalError("there is no plan")
+    prior, law = forecast.prior, forecast.law
+    if prior is None:
+        return _plan_by(forecast, law, wanted)
+    free = _plan_or_error(forecast, law, wanted)
+    if isinstance(free, Plan) and free.horizon <= FAR_BEYOND * law.longest:
         return free
     near = f"the task's prior, {prior[1]:.3g} at batch size {prior[0]}"
+    bound = _plan_or_error(forecast, with_prior(law, prior), replace(wanted, prior=prior))
+    if isinstance(bound, Plan):
+        why = "At the rates that the probe tried no setting is predicted to do it"
+        if isinstance(free, Plan):
+            why = (
+                f"The run is more than {FAR_BEYOND:g} times as long as the probe's longest, and it does not know the "
+                "best peak rates of such runs"
+            )
+        reason = f"{why}: only those within a factor of two of {near}, were considered."
+        return replace(bound, reasons=(reason, *bound.reasons))
+    if not isinstance(free, Plan):
+        raise free
+    if isinstance(wanted.goal, ReachLoss):
+        raise UnreachableGoalError(
+            f"{bound}, at peak rates within a factor of two of {near}. At others a plan is possible, but most plans so "
+            "far beyond the probe never arrive: probe with more examples, or leave the prior out"
+        )
+    reason = f"No rate near {near}, is predicted to be stable, so others were considered."
+    return replace(free, reasons=(reason, *free.reasons))
+
+
+def _plan_or_error(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan | UnreachableGoalError:
     try:
-        plan = _plan_by(forecast, with_prior(forecast.law, prior), replace(wanted, prior=prior))
+        return _plan_by(forecast, law, wanted)
     except UnreachableGoalError as error:
-        if free is None:
-            raise failure or error from None
-        if isinstance(wanted.goal, ReachLoss):
-            raise UnreachableGoalError(
-                f"{error}, at peak rates within a factor of two of {near}. At others a plan is possible, but so far "
-                "beyond the probe most of such never arrive: probe with more examples, or leave the prior out"
-            ) from None
-        reason = f"No rate near {near}, is predicted to be stable, so others were considered."
-        return replace(free, reasons=(reason, *free.reasons))
-    reason = (
-        f"The run is more than {FAR_BEYOND:g} times as long as the probe's longest, and it does not know the best "
-        f"peak rates of such runs: only those within a factor of two of {near}, were considered."
-    )
-    return replace(plan, reasons=(reason, *plan.reasons))
+        return error
 
 
 def _plan_by(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan:

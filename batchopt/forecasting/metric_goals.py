@@ -50,7 +50,7 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
     if isinstance(goal, BestMetric):
         return replace(plan, asked=goal)
     loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
-    doubt = "" if loss.resolved else ": so far from what was evaluated it is a guess"
+    doubt = "" if loss.resolved else ": so far from what was evaluated that it is a guess"
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0
     told = (

@@ -16,7 +16,7 @@ from batchopt.forecasting.ramp import cheapest_ramp
 from batchopt.forecasting.single_run import SingleRun, estimate_of, of_draws, run_over, run_to_loss
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.choice import DIVERGED, GIVEN_UP, RUINED, candidate_batch_sizes, choose, mean_log
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.planning.reasons import reasons_for
 from batchopt.schedules.schedule import Schedule
@@ -43,7 +43,7 @@ class Wanted:
         prior: (batch size, learning rate) that is known to work; None if there is none.
     """
 
-    goal: ReachLoss | LowestLoss
+    goal: LossGoal
     shapes: tuple[Shape, ...]
     bounds: tuple[int, int]
     multiple_of: int

@@ -20,7 +20,7 @@ from batchopt.forecasting.schedule_law import Course
 from batchopt.forecasting.schedule_points import course_along, edges_of
 from batchopt.forecasting.single_run import SingleRun
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss
 from batchopt.schedules.schedule import Schedule, Segment
 from batchopt.step_cost import StepCost
 
@@ -59,7 +59,7 @@ def cheapest_ramp(
     posterior: LossPosterior,
     shape: Shape,
     best: SingleRun,
-    goal: ReachLoss | LowestLoss,
+    goal: LossGoal,
     price: StepCost,
     batch_sizes: Sequence[int],
     *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from batchopt._checks import check_finite, check_one_of, check_positive
 from batchopt._codec import Record
@@ -172,15 +172,14 @@ class BestMetric(Record):
 LossGoal = ReachLoss | LowestLoss
 MetricGoal = ReachMetric | BestMetric
 Goal = LossGoal | MetricGoal
-GOALS = ReachLoss, LowestLoss, ReachMetric, BestMetric
 
 
 def check_goal(goal: object, metrics: Collection[str] | None = None) -> None:
     """Raise TypeError unless `goal` is one, and ValueError where its metric is none of a task's."""
-    if not isinstance(goal, GOALS):
-        names = ", ".join(f"batchopt.{kind.__name__}" for kind in GOALS)
+    if not isinstance(goal, Goal):
+        names = ", ".join(f"batchopt.{kind.__name__}" for kind in get_args(Goal))
         raise TypeError(f"goal must be one of {names}, got {goal!r}")
-    if metrics is not None and isinstance(goal, ReachMetric | BestMetric) and goal.metric not in metrics:
+    if metrics is not None and isinstance(goal, MetricGoal) and goal.metric not in metrics:
         known = ", ".join(map(repr, metrics)) or "none"
         raise ValueError(
             f"the goal's metric must be one of the task's ({known}), got {goal.metric!r}: give the task "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
-from batchopt.planning.goal import BestMetric, LowestLoss, ReachLoss, ReachMetric
+from batchopt.planning.goal import BestMetric, LossGoal, ReachMetric
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -95,7 +95,7 @@ class Plan(Record):
     }
     REMEDY_OF_OLDER: ClassVar[str] = "it is of constant learning rates: probe, forecast and plan again"
 
-    goal: ReachLoss | LowestLoss
+    goal: LossGoal
     price: StepCost
     best: Alternative
     alternatives: tuple[Alternative, ...]

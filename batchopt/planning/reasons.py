@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchopt._wording import number
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.plan import FIRST_REASON, Alternative
 from batchopt.schedules.schedule import Segment
 from batchopt.step_cost import StepCost
@@ -29,7 +29,7 @@ STEPS_UNTIL_THEN = "The steps and examples above are those until the loss is rea
 
 
 def reasons_for(
-    goal: ReachLoss | LowestLoss,
+    goal: LossGoal,
     best: Alternative,
     points: Sequence[Alternative],
     *,
@@ -79,7 +79,7 @@ def reasons_for(
     return tuple(reasons)
 
 
-def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
+def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
     takes = "takes" if price.unit == "seconds" else "costs"
     if price.knees:
         return f"A step {takes} {price.in_words()}."
@@ -99,7 +99,7 @@ def _step_cost_sentence(goal: ReachLoss | LowestLoss, price: StepCost) -> str:
 
 
 def _neighbour_sentences(
-    goal: ReachLoss | LowestLoss, best: Alternative, points: Sequence[Alternative], price: StepCost
+    goal: LossGoal, best: Alternative, points: Sequence[Alternative], price: StepCost
 ) -> list[str]:
     halves = [p for p in points if p.batch_size * 2 == best.batch_size]
     doubles = [p for p in points if p.batch_size == 2 * best.batch_size]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss
 from batchopt.search.judgement import HARDLY, PROPOSAL_KEY
 from batchopt.search.misreading import AT_ONCE, reached_at_once
 from batchopt.search.naming import maybe_exponents, names_differ, trained_without
@@ -37,7 +37,7 @@ def advice(study: optuna.Study, settings: StudySettings, surrogate: Surrogate | 
     return lines
 
 
-def none_completed(study: optuna.Study, goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> list[str]:
+def none_completed(study: optuna.Study, goal: LossGoal, decay: Decay | None = None) -> list[str]:
     """How near the trials of a study came that has none completed, and what that says of the goal."""
     ran = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.last_step is not None]
     if isinstance(goal, LowestLoss):
@@ -71,7 +71,7 @@ def _names(study: optuna.Study, settings: StudySettings) -> list[str]:
     return [] if told is None else [f"{told[0].upper()}{told[1:]}"]
 
 
-def _at_once(study: optuna.Study, goal: ReachLoss | LowestLoss) -> list[str]:
+def _at_once(study: optuna.Study, goal: LossGoal) -> list[str]:
     reported = [
         trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.intermediate_values
     ]

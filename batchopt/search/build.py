@@ -13,7 +13,7 @@ from batchopt.forecasting.decayed_law import DecayedLaw, Ends
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, ReachLoss
 from batchopt.search.decay import horizons_in
 from batchopt.search.fit import Thin, law_of, least_of, paced_by, unstable_in, usable_law
 from batchopt.search.latest_paces import with_latest_paces
@@ -116,9 +116,7 @@ def _any_ends(known: Known) -> Ends | None:
     return None if decay is None or not isinstance(forecast, DecayingForecast) else decay.ends([forecast.law.longest])
 
 
-def _expected(
-    law: LawPosterior | DecayedLaw | None, goal: ReachLoss | LowestLoss, price: StepCost | None, sizes: Axis
-) -> float:
+def _expected(law: LawPosterior | DecayedLaw | None, goal: LossGoal, price: StepCost | None, sizes: Axis) -> float:
     if law is None or price is None or not isinstance(goal, ReachLoss):
         return math.inf
     steps_min, examples_min = least_of(law, goal.loss)

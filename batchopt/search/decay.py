@@ -13,7 +13,7 @@ from batchopt._codec import Record
 from batchopt.forecasting.decayed_law import Ends
 from batchopt.forecasting.horizons import schedule_of
 from batchopt.learning_rate_schedule import WARMUP, LearningRateSchedule, Shape, ShapeName, multiplier_at
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 
 if TYPE_CHECKING:
     from batchopt.step_cost import StepCost
@@ -72,7 +72,7 @@ class Decay(Record):
 
 
 def decay_of(
-    shape: Shape | tuple[float, ...], horizon: int | str | None, goal: ReachLoss | LowestLoss, warmup: int | None
+    shape: Shape | tuple[float, ...], horizon: int | str | None, goal: LossGoal, warmup: int | None
 ) -> Decay | None:
     """The schedule of a study; None where the rate does not decay.
 
@@ -134,7 +134,7 @@ def budget(goal: LowestLoss, price: StepCost, batch_size: float) -> float:
 def horizons_in(
     decay: Decay,
     held: Iterable[float | None],
-    goal: ReachLoss | LowestLoss,
+    goal: LossGoal,
     price: StepCost | None,
     batch_sizes: Sequence[float],
 ) -> list[float]:

@@ -21,7 +21,7 @@ from batchopt.forecasting.law import SHAPE, LawPosterior
 from batchopt.forecasting.paced_fit import GRID_POINTS, PacedLaw, Ranges, fit_paced
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.schedule_law import SHAPE as SCHEDULE_SHAPE
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.decay import Decay, budget
 from batchopt.search.observations import Observation, as_branch, unstable_settings
 from batchopt.search.parameters import Axis, Space
@@ -108,9 +108,7 @@ def branch_of(observation: Observation, known: Known, price: StepCost | None) ->
     return None if horizon is None else as_branch(observation, settings.goal, price, settings.decay.over(horizon))
 
 
-def horizon_of(
-    observation: Observation, decay: Decay, goal: ReachLoss | LowestLoss, price: StepCost | None
-) -> float | None:
+def horizon_of(observation: Observation, decay: Decay, goal: LossGoal, price: StepCost | None) -> float | None:
     """Examples of a trial's schedule; None where they are not known."""
     if decay.horizon is None and isinstance(goal, LowestLoss) and price is not None:
         return budget(goal, price, observation.batch_size)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
 
-    from batchopt.planning.goal import LowestLoss, ReachLoss
+    from batchopt.planning.goal import LossGoal
     from batchopt.search.settings import StudySettings
 
 EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
@@ -122,7 +122,7 @@ class Ledger:
         elif counts_steps(trial, batch_size) is None:
             self._look_at_reports(trial, batch_size, goal)
 
-    def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss) -> None:
+    def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: LossGoal) -> None:
         """The same of its reports, only when it is the second such trial."""
         reading = reading_of(goal, self.settings.decay)
         wrong = misread(trial, batch_size, goal, self.settings.decay)

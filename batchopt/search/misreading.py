@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.observations import counts_steps, diverged, end_of, returns_loss
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ AT_ONCE = (
 """What a goal is that trials have reached at their first report, and the remedy."""
 
 
-def reached_at_once(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
+def reached_at_once(trial: FrozenTrial, goal: LossGoal) -> bool:
     """Whether a completed trial was at the goal's loss at its first report."""
     reports = trial.intermediate_values
     if isinstance(goal, LowestLoss) or trial.state != TrialState.COMPLETE or not reports:
@@ -30,9 +30,7 @@ def reached_at_once(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
     return 0 < reports[min(reports)] <= goal.loss
 
 
-def misread(
-    trial: FrozenTrial, batch_size: int, goal: ReachLoss | LowestLoss, decay: Decay | None = None
-) -> str | None:
+def misread(trial: FrozenTrial, batch_size: int, goal: LossGoal, decay: Decay | None = None) -> str | None:
     """What does not fit in a completed trial, in words; None where all does, or nothing tells.
 
     Where steps are priced by seconds, or by what the trials show, or trials have horizons of their own beside a budget,

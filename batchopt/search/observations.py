@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def counts_steps(trial: FrozenTrial, batch_size: int) -> str | None:
     return f"they are at {', '.join(map(str, steps[:LEAST_COUNTED]))}, ..., a count of epochs or steps"
 
 
-def returns_loss(trial: FrozenTrial, goal: ReachLoss | LowestLoss) -> bool:
+def returns_loss(trial: FrozenTrial, goal: LossGoal) -> bool:
     """Whether a completed trial's value, which should be a cost, is a loss that it reported."""
     if isinstance(goal, LowestLoss) or trial.state != TrialState.COMPLETE:
         return False
@@ -198,7 +198,7 @@ def rank(trial: FrozenTrial) -> float:
 
 
 def end_of(
-    values: Sequence[float], batch_size: int, goal: ReachLoss | LowestLoss, price: StepCost | None
+    values: Sequence[float], batch_size: int, goal: LossGoal, price: StepCost | None
 ) -> tuple[float, float] | None:
     """Examples and loss at the end of a completed run, as its value says; None where no price tells.
 
@@ -215,7 +215,7 @@ def end_of(
 
 def as_branch(
     observation: Observation,
-    goal: ReachLoss | LowestLoss,
+    goal: LossGoal,
     price: StepCost | None,
     schedule: LearningRateSchedule | None = None,
 ) -> Branch | None:
@@ -243,7 +243,7 @@ def as_branch(
     )
 
 
-def check_objective(study: optuna.Study, goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> None:
+def check_objective(study: optuna.Study, goal: LossGoal, decay: Decay | None = None) -> None:
     """Raise EvidenceError where the study's directions are not those of the goal."""
     two = isinstance(goal, ReachLoss) and isinstance(goal.least, tuple)
     wanted, given = (2, 'directions=["minimize", "minimize"]') if two else (1, 'direction="minimize"')
@@ -262,7 +262,7 @@ def check_losses(trial: FrozenTrial) -> None:
         raise EvidenceError(f"{rule}: report the mean per-example loss {AS_IT_IS}")
 
 
-def reading_of(goal: ReachLoss | LowestLoss, decay: Decay | None = None) -> str:
+def reading_of(goal: LossGoal, decay: Decay | None = None) -> str:
     """What the objective's value is taken to be, in one line; of trials that decay, at the end of that."""
     if isinstance(goal, LowestLoss) and decay is not None and decay.horizon is not None:
         return "batchopt reads the objective as the loss at the end of a trial's horizon, minimised"

@@ -14,7 +14,7 @@ from scipy import optimize
 
 from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.law import LawPosterior
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, ReachLoss
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
 
@@ -25,7 +25,7 @@ LEAST_TO_LEARN = 3
 
 
 def price_of(
-    goal: ReachLoss | LowestLoss,
+    goal: LossGoal,
     measured: StepCost | None,
     law: LawPosterior | DecayedLaw | None,
     observations: Sequence[Observation],
@@ -62,7 +62,7 @@ def _balanced(goal: ReachLoss, law: LawPosterior | DecayedLaw | None) -> StepCos
     return goal.price(steps_min=steps_min, examples_min=examples_min)
 
 
-def _costs_per_step(goal: ReachLoss | LowestLoss, observations: Sequence[Observation]) -> list[tuple[int, float]]:
+def _costs_per_step(goal: LossGoal, observations: Sequence[Observation]) -> list[tuple[int, float]]:
     """(batch size, cost of a step) of completed trials that show how many steps their cost paid for.
 
     A trial with a horizon of its own pays for that, and not for what the goal's budget would buy.
@@ -93,9 +93,7 @@ def _learned(seen: Sequence[tuple[int, float]], unit: str) -> StepCost | None:
     return StepCost(float(per_step), float(per_example), unit=unit)
 
 
-def _guessed(
-    goal: ReachLoss | LowestLoss, seen: Sequence[tuple[int, float]], knee: float, unit: str
-) -> StepCost | None:
+def _guessed(goal: LossGoal, seen: Sequence[tuple[int, float]], knee: float, unit: str) -> StepCost | None:
     if seen:
         return _scaled(StepCost(knee, 1.0, unit=unit), seen)
     # A budget needs the size of costs.

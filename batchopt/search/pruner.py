@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.build import build_surrogate
 from batchopt.search.candidates import candidates_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
@@ -91,7 +91,7 @@ class TradeoffPruner(BasePruner):
         self,
         forecast: Forecast | None = None,
         *,
-        goal: ReachLoss | LowestLoss | None = None,
+        goal: LossGoal | None = None,
         batch_size: str | Log2 | None = None,
         learning_rate: str | None = None,
         learning_rate_schedule: Shape | None = None,
@@ -221,7 +221,7 @@ def _ended_by_the_incumbent(surrogate: Surrogate, run: Observation) -> Decision:
     )
 
 
-def _has_arrived(run: Observation, goal: ReachLoss | LowestLoss) -> bool:
+def _has_arrived(run: Observation, goal: LossGoal) -> bool:
     """Whether a run is at the goal, though it may take the objective another evaluation to be sure of it."""
     return isinstance(goal, ReachLoss) and (
         run.curve.losses[-1] <= goal.loss or run.curve.examples_to(goal.loss) is not None

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal
 from batchopt.search.build import build_surrogate, memory_limit
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY, write_once
@@ -87,7 +87,7 @@ class TradeoffSampler(BaseSampler):
         self,
         forecast: Forecast | None = None,
         *,
-        goal: ReachLoss | LowestLoss,
+        goal: LossGoal,
         batch_size: str | Log2,
         learning_rate: str,
         learning_rate_schedule: Shape | None = None,

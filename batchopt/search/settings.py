@@ -18,7 +18,7 @@ from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape, check_shape
-from batchopt.planning.goal import LossGoal, LowestLoss, MetricGoal, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, MetricGoal
 from batchopt.search.decay import Decay, decay_of, is_kept, kept_shape, taken_shape
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
@@ -50,7 +50,7 @@ class StudySettings(Record):
     SCHEMA: ClassVar[str] = "batchopt.study/2"
     OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.study/1": lambda fields: {**fields, "decay": None}}
 
-    goal: ReachLoss | LowestLoss
+    goal: LossGoal
     batch_size: str
     exponent: bool
     learning_rate: str
@@ -81,7 +81,7 @@ class Given:
     """What the caller of a sampler, a pruner or `check` passed; None for what is to be read from the study."""
 
     forecast: Forecast | None = None
-    goal: ReachLoss | LowestLoss | None = None
+    goal: LossGoal | None = None
     batch_size: str | Log2 | None = None
     learning_rate: str | None = None
     learning_rate_schedule: Shape | tuple[float, ...] | None = None
@@ -150,7 +150,7 @@ class Given:
         if self.goal is not None and self.batch_size is not None and self.learning_rate is not None:
             self._decay(self.goal)
 
-    def _decay(self, goal: ReachLoss | LowestLoss) -> Decay | None:
+    def _decay(self, goal: LossGoal) -> Decay | None:
         own = None if self.forecast is None else self.forecast.task_schedule
         shape = self.learning_rate_schedule or own or "constant"
         warmup = self.warmup_examples

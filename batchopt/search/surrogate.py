@@ -17,7 +17,7 @@ import numpy as np
 from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.paced_fit import PacedLaw
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.decay import Decay
 from batchopt.search.fit import horizon_of
 from batchopt.search.observations import Observation
@@ -78,7 +78,7 @@ class Surrogate:
     """
 
     paced: PacedLaw
-    goal: ReachLoss | LowestLoss
+    goal: LossGoal
     price: StepCost
     space: Space
     places: Places

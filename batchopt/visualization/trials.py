@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from batchopt.errors import BatchoptError, EvidenceError
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class StudyData(NamedTuple):
     best: tuple[int, ...]
     minimised: bool
     objectives: int
-    goal: ReachLoss | LowestLoss | None = None
+    goal: LossGoal | None = None
 
     def count(self, fate: Fate) -> int:
         """How many trials met a fate."""
