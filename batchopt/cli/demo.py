@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from batchopt.probing.task import TrainingTask
     from batchopt.training.result import TrainingResult
 
-SUMMARY = "The whole flow on handwritten digits, in two minutes; leaves its files in out/."
+SUMMARY = "The whole flow on handwritten digits, in two minutes; leaves its files in out/demo."
 DETAILS = """\
 Probe, forecast, plan, a short Optuna study, and a training run by the plan that decides itself when its learning rate
-decays, on the digits that ship with scikit-learn. Nothing is downloaded. Open out/report.html afterwards.
+decays, on the digits that ship with scikit-learn. Nothing is downloaded. Open out/demo/report.html afterwards.
 
   batchopt demo
 """
@@ -38,7 +38,7 @@ HABITS = ((8, 0.1), (1024, 0.1))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("-o", "--out", type=Path, default=Path("out"), help="folder to write (out)")
+    parser.add_argument("-o", "--out", type=Path, default=Path("out/demo"), help="folder to write (out/demo)")
     parser.add_argument("--examples", type=count, default=BUDGET, help=f"budget of the probe ({BUDGET:,})")
     parser.add_argument("--trials", type=count, default=TRIALS, help=f"trials of the study ({TRIALS})")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
