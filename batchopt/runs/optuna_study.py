@@ -61,6 +61,11 @@ def runs_of_study(
     every = study.get_trials(deepcopy=False) if isinstance(study, optuna.Study) else picked or ()
     trials = [trial for trial in every if _is_run(trial)]
     own = _settings_of(study) if isinstance(study, optuna.Study) and not (columns or settings) else None
+    if own is not None and own.metric is not None:
+        raise EvidenceError(
+            f"runs of a forecast are of losses, and the trials of this study report the {own.metric.goal.metric}: read "
+            "runs whose losses were logged"
+        )
     if own is not None:
         horizon = () if own.decay is None else (own.decay.horizon,)
         _check_alike(trials, (*own.names, *horizon))

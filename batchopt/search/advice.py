@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from batchopt.planning.goal import LossGoal, LowestLoss
+from batchopt.planning.goal import LowestLoss
 from batchopt.search.judgement import HARDLY, PROPOSAL_KEY
 from batchopt.search.misreading import AT_ONCE, reached_at_once
 from batchopt.search.naming import maybe_exponents, names_differ, trained_without
@@ -19,7 +19,6 @@ from batchopt.search.surrogate import Surrogate
 if TYPE_CHECKING:
     import optuna
 
-    from batchopt.search.decay import Decay
     from batchopt.search.fit import Thin
     from batchopt.search.settings import StudySettings
 
@@ -31,29 +30,33 @@ EDGE = 0.03
 
 def advice(study: optuna.Study, settings: StudySettings, surrogate: Surrogate | Thin) -> list[str]:
     """What to look at: names, exponents, a goal that is too easy, ranges too narrow, and whether to stop."""
-    lines = [*_names(study, settings), *_at_once(study, settings.goal)]
+    lines = [*_names(study, settings), *_at_once(study, settings)]
     if isinstance(surrogate, Surrogate) and surrogate.incumbent is not None and not surrogate.two_objectives:
         lines += [*_edges(study, settings, surrogate), *_little_left(study)]
     return lines
 
 
-def none_completed(study: optuna.Study, goal: LossGoal, decay: Decay | None = None) -> list[str]:
+def none_completed(study: optuna.Study, settings: StudySettings) -> list[str]:
     """How near the trials of a study came that has none completed, and what that says of the goal."""
+    goal, decay, metric = settings.goal, settings.decay, settings.metric
     ran = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and t.last_step is not None]
     if isinstance(goal, LowestLoss):
+        what = "loss" if metric is None else metric.goal.metric
         end = "the budget" if decay is None or decay.horizon is None else "its horizon"
-        told = f"has completed: with this goal a trial that is not pruned returns its loss at the end of {end}"
+        told = f"has completed: with this goal a trial that is not pruned returns its {what} at the end of {end}"
         return [f"None of {len(ran)} trials that ran {told}."] if len(ran) >= SEVERAL else []
     losses = [
         (loss, trial.number, trial.state.is_finished())
         for trial in study.get_trials(deepcopy=False)
-        for loss in trial.intermediate_values.values()
+        for loss in settings.in_losses(trial).intermediate_values.values()
         if 0 < loss < math.inf
     ]
     if not losses:
         return []
     lowest, number, ended = min(losses)
-    line = f"The lowest loss that was reported is {lowest:.4g}, by trial {number}; the goal is {goal.loss:.4g}."
+    best, wanted = (loss if metric is None else metric.value_at(loss) for loss in (lowest, goal.loss))
+    told = "lowest loss" if metric is None else f"best {metric.goal.metric}"
+    line = f"The {told} that was reported is {best:.4g}, by trial {number}; the goal is {wanted:.4g}."
     if lowest > goal.loss and len(ran) >= SEVERAL:
         within = "within what a trial may spend" if decay is None else "over these horizons"
         told = f"has reached the goal: it may be beyond reach in these ranges, or {within}"
@@ -71,9 +74,12 @@ def _names(study: optuna.Study, settings: StudySettings) -> list[str]:
     return [] if told is None else [f"{told[0].upper()}{told[1:]}"]
 
 
-def _at_once(study: optuna.Study, goal: LossGoal) -> list[str]:
+def _at_once(study: optuna.Study, settings: StudySettings) -> list[str]:
+    goal = settings.goal
     reported = [
-        trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.intermediate_values
+        settings.in_losses(trial)
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if trial.intermediate_values
     ]
     count = sum(reached_at_once(trial, goal) for trial in reported)
     if not count or isinstance(goal, LowestLoss) or 2 * count < len(reported):

@@ -51,9 +51,9 @@ def build_surrogate(
     settings = known.settings
     ranges = last_distributions(study, settings)
     if ranges is not None:
-        check_objective(study, settings.goal, settings.decay)
+        check_objective(study, settings)
         warn_of_exponents(study, settings, ranges[0])
-        tell_once(f"Study {study.study_name}: {reading_of(settings.goal, settings.decay)}.")
+        tell_once(f"Study {study.study_name}: {reading_of(settings)}.")
     seen = seen_in(study, settings, without=without, asking=asking)
     law = law_of(known.forecast, _any_ends(known))
     try:
@@ -106,6 +106,7 @@ def _surrogate(known: Known, seen: Seen, space: Space, price: StepCost | None) -
         informed=usable_law(known, ends) is not None,
         expected=_expected(law_of(forecast, ends), settings.goal, price, space.batch_sizes),
         decay=settings.decay,
+        metric=settings.metric,
         usual_horizon=math.exp(float(np.mean(np.log(lengths)))) if lengths else math.inf,
     )
 

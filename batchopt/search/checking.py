@@ -6,7 +6,7 @@ import optuna
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LossGoal
+from batchopt.planning.goal import Goal
 from batchopt.search.judgement import DECISION_KEY, Decision, decide
 from batchopt.search.naming import warn_of_missing
 from batchopt.search.observations import CONSTRAINT
@@ -19,7 +19,7 @@ def check(
     trial: optuna.trial.BaseTrial,
     forecast: Forecast | None = None,
     *,
-    goal: LossGoal | None = None,
+    goal: Goal | None = None,
     batch_size: str | Log2 | None = None,
     learning_rate: str | None = None,
     learning_rate_schedule: Shape | None = None,

@@ -180,7 +180,7 @@ def judge(
     optimistic = float(optimistic_costs(surrogate, setting, bar.target.loss)[0])
     if surrogate.two_objectives:
         return _against_front(surrogate, batch_size, predicted, optimistic)
-    decision = _against(bar.target, surrogate.price.unit, predicted, optimistic)
+    decision = _against(bar.target, surrogate, predicted, optimistic)
     if decision.rejected and _is_worth_a_try(surrogate, setting):
         return replace(decision, decision="accepted", reason="Accepted: no other setting has a better chance.")
     return decision
@@ -232,14 +232,14 @@ def _beyond_memory(batch_size: int, largest: int | None) -> Decision | None:
     )
 
 
-def _against(target: Target, unit: str, predicted: float, optimistic: float) -> Decision:
-    limit = _limit(target)
+def _against(target: Target, surrogate: Surrogate, predicted: float, optimistic: float) -> Decision:
+    limit, unit = _limit(target), surrogate.price.unit
     rival = "the best predicted setting" if target.trial is None else f"trial {target.trial}"
     rejected = optimistic > limit
     return Decision(
         "pruned before compute" if rejected else "accepted",
-        f"{'Predicted' if rejected else 'Accepted: predicted'} to take at best {_number(optimistic)} {unit} to loss "
-        f"{target.loss:.4g}, against {_number(target.cost)} of {rival}.",
+        f"{'Predicted' if rejected else 'Accepted: predicted'} to take at best {_number(optimistic)} {unit} to "
+        f"{surrogate.in_words(target.loss)}, against {_number(target.cost)} of {rival}.",
         predicted=predicted,
         optimistic=optimistic,
         limit=limit,

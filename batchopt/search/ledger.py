@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 
-from batchopt.search.misreading import AT_ONCE, misread, reached_at_once
+from batchopt.search.misreading import AT_ONCE, misread, reached_at_once, rises, the_other_way
 from batchopt.search.observations import (
     AS_IT_IS,
     MOST_CURVES,
@@ -65,6 +65,7 @@ class Ledger:
         largest_batch_size: largest that no trial has shown to exceed memory; None where none has.
         misread: how many completed trials report or return what cannot be.
         at_once: how many others were at the goal's loss at their first report.
+        rose: how many trials reported what rose where it should fall.
         observations: of trials that were asked for, by number.
     """
 
@@ -81,11 +82,13 @@ class Ledger:
     largest_batch_size: int | None = None
     misread: int = 0
     at_once: int = 0
+    rose: int = 0
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
         """Read a finished trial."""
         self.read[trial.number] = _identity(trial)
+        trial = self.settings.in_losses(trial)
         setting = setting_of(trial, self.settings, self.study_name) if trial.state in _KNOWN else None
         if setting is None:
             return
@@ -102,21 +105,36 @@ class Ledger:
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
         if trial.state == TrialState.COMPLETE:
             self._look_at(trial, setting[0])
+        self._look_at_rise(trial)
+
+    def _look_at_rise(self, trial: FrozenTrial) -> None:
+        """Say that the study is the wrong way round, only when it is the second trial that shows it."""
+        is_rise = rises(trial)
+        self.rose += is_rise
+        if is_rise and self.rose > 1:
+            warn_once(
+                f"Study {self.study_name}: trial {trial.number}, as one before: {the_other_way(self.settings)}",
+                about=f"{self.study_name} rises",
+            )
 
     def _look_at(self, trial: FrozenTrial, batch_size: int) -> None:
         """Say what cannot be right in a completed trial."""
-        goal, reading = self.settings.goal, reading_of(self.settings.goal, self.settings.decay)
-        if min(trial.values) <= 0:
+        goal, reading, metric = self.settings.goal, reading_of(self.settings), self.settings.metric
+        if (least := min(trial.values)) <= 0:
+            rule = f"it must be positive, got {least!r}" if metric is None else metric.rule(least)
             warn_once(
-                f"Study {self.study_name}: the value of trial {trial.number} does not count: it must be positive, got "
-                f"{min(trial.values)!r}. {reading}: return it {AS_IT_IS}.",
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: {rule}. {reading}: return "
+                f"it {AS_IT_IS}.",
                 about=f"{self.study_name} value",
             )
         if returns_loss(trial, goal):
+            what, other, value = "loss", "LowestLoss(", trial.values[0]
+            if metric is not None:
+                what, other, value = "metric", f"BestMetric({metric.goal.metric!r}, ", metric.value_at(value)
             warn_once(
-                f"Study {self.study_name}: the value of trial {trial.number} does not count: {trial.values[0]:.4g} is "
-                f"a loss that it reported. {reading}: return that cost. Where all trials train for as long and return "
-                'their loss, the goal of the study is LowestLoss(within=..., of="examples"). Nor do others count.',
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: {value:.4g} is a {what} "
+                f"that it reported. {reading}: return that cost. Where all trials train for as long and return their "
+                f'{what}, the goal of the study is {other}within=..., of="examples"). Nor do others count.',
                 about=f"{self.study_name} loss",
             )
         elif counts_steps(trial, batch_size) is None:
@@ -124,7 +142,7 @@ class Ledger:
 
     def _look_at_reports(self, trial: FrozenTrial, batch_size: int, goal: LossGoal) -> None:
         """The same of its reports, only when it is the second such trial."""
-        reading = reading_of(goal, self.settings.decay)
+        reading = reading_of(self.settings)
         wrong = misread(trial, batch_size, goal, self.settings.decay)
         self.misread += wrong is not None
         if wrong is not None and self.misread > 1:
@@ -228,7 +246,7 @@ def seen_in(
             if trial.state.is_finished():
                 ledger.add(trial)
             elif trial.state == TrialState.RUNNING and trial.number != without:
-                seen = observe_one(trial, settings, study.study_name)
+                seen = observe_one(settings.in_losses(trial), settings, study.study_name)
                 running += [] if seen is None else [(trial, seen)]
         return _seen(ledger, running, asking)
 

@@ -40,10 +40,11 @@ def left_out_lines(study: optuna.Study, settings: StudySettings) -> list[str]:
 
 def left_out(trial: FrozenTrial, settings: StudySettings) -> str | None:
     """Why a trial that ended, or its value, does not count; None where it does, or has ended before it trained."""
+    trial = settings.in_losses(trial)
     try:
         setting = settings.read(trial.params)
         if setting is not None:
-            check_losses(trial)
+            check_losses(trial, settings.metric)
     except EvidenceError as error:
         return str(error)
     if setting is None and (trial.state == TrialState.COMPLETE or trial.last_step is not None):
@@ -51,12 +52,14 @@ def left_out(trial: FrozenTrial, settings: StudySettings) -> str | None:
     wrong = [v for v in trial.values if not 0 < v < math.inf] if trial.state == TrialState.COMPLETE else []
     if not wrong:
         return None
+    if settings.metric is not None and wrong[0] <= 0:
+        return f"{settings.metric.rule(wrong[0])}; only reports count"
     return f"the value must be positive and finite, got {wrong[0]!r}: return it {AS_IT_IS}; only reports count"
 
 
 def _doubt(trial: FrozenTrial, settings: StudySettings) -> str | None:
     setting = settings.read(trial.params)
-    return None if setting is None else misread(trial, setting[0], settings.goal, settings.decay)
+    return None if setting is None else misread(settings.in_losses(trial), setting[0], settings.goal, settings.decay)
 
 
 def _counted(count: int) -> str:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
-from batchopt.search.observations import counts_steps, diverged, end_of, returns_loss
+from batchopt.search.observations import LEAST_COUNTED, counts_steps, diverged, end_of, returns_loss
 
 if TYPE_CHECKING:
     from batchopt.search.decay import Decay
+    from batchopt.search.settings import StudySettings
 
+RISES = 1.5
+"""A share that ends at so many times its first report has risen: one that overfits seldom goes so far."""
 OTHER_EXAMPLES = 10.0
 """A value and a last report that are further apart are not of the same run."""
 AT_ONCE = (
@@ -28,6 +31,14 @@ def reached_at_once(trial: FrozenTrial, goal: LossGoal) -> bool:
     if isinstance(goal, LowestLoss) or trial.state != TrialState.COMPLETE or not reports:
         return False
     return 0 < reports[min(reports)] <= goal.loss
+
+
+def rises(trial: FrozenTrial) -> bool:
+    """Whether what a trial reported, a share as errors and accuracies are, rose while it trained."""
+    reports = trial.intermediate_values
+    if len(reports) < LEAST_COUNTED or not all(0 <= share <= 1 for share in reports.values()):
+        return False
+    return reports[max(reports)] > RISES * reports[min(reports)]
 
 
 def misread(trial: FrozenTrial, batch_size: int, goal: LossGoal, decay: Decay | None = None) -> str | None:
@@ -54,3 +65,19 @@ def misread(trial: FrozenTrial, batch_size: int, goal: LossGoal, decay: Decay | 
         return None
     reported = f"the last report is at {trial.last_step:,}"
     return f"its value {trial.values[0]:.4g} stands for {end[0]:.3g} examples, {reported}"
+
+
+def the_other_way(settings: StudySettings) -> str:
+    """What a study should be whose trials report what rises where it should fall, or falls where it should rise."""
+    if settings.metric is None:
+        return (
+            "what it reports rose as it trained, as no loss does. If it is a metric that rises, the goal of the study "
+            'is batchopt.BestMetric("accuracy", within=...) and its direction "maximize".'
+        )
+    rose, verb, other = (
+        ("fell", "maximises", "minimize") if settings.metric.rises else ("rose", "minimises", "maximize")
+    )
+    return (
+        f"its {settings.metric.goal.metric} {rose} as it trained, and the study {verb} it. If that is the wrong way "
+        f'round, make another study by optuna.create_study(direction="{other}").'
+    )

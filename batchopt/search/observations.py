@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
+from batchopt.planning.goal import BestMetric, LossGoal, LowestLoss, ReachLoss, ReachMetric
 from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
     import optuna
 
-    from batchopt.search.decay import Decay
+    from batchopt.search.metric_reading import MetricReading
     from batchopt.search.settings import StudySettings
     from batchopt.step_cost import StepCost
 
@@ -99,7 +98,7 @@ def setting_of(trial: FrozenTrial, settings: StudySettings, study_name: str) -> 
     try:
         setting = settings.read(trial.params)
         if setting is not None:
-            check_losses(trial)
+            check_losses(trial, settings.metric)
     except EvidenceError as error:
         rule = str(error).partition(", got")[0]
         warn_once(
@@ -243,38 +242,56 @@ def as_branch(
     )
 
 
-def check_objective(study: optuna.Study, goal: LossGoal, decay: Decay | None = None) -> None:
+def check_objective(study: optuna.Study, settings: StudySettings) -> None:
     """Raise EvidenceError where the study's directions are not those of the goal."""
+    goal, asked = settings.goal, settings.asked
     two = isinstance(goal, ReachLoss) and isinstance(goal.least, tuple)
-    wanted, given = (2, 'directions=["minimize", "minimize"]') if two else (1, 'direction="minimize"')
-    remedy = f"{reading_of(goal, decay)}; make another study by optuna.create_study({given})"
-    if len(study.directions) != wanted:
-        raise EvidenceError(f"the goal needs a study of {wanted} objective(s), got {len(study.directions)}: {remedy}")
-    if any(direction == StudyDirection.MAXIMIZE for direction in study.directions):
-        raise EvidenceError(f"the study must minimise, got direction maximize: {remedy}")
+    wanted = ["minimize", "minimize"] if two else ["minimize"]
+    if settings.metric is not None and isinstance(asked, BestMetric):
+        wanted = [settings.metric.direction]
+    given = [direction.name.lower() for direction in study.directions]
+    if given == wanted:
+        return
+    how = f'direction="{wanted[0]}"' if len(wanted) == 1 else 'directions=["minimize", "minimize"]'
+    remedy = f"{reading_of(settings)}; make another study by optuna.create_study({how})"
+    if len(given) != len(wanted):
+        raise EvidenceError(f"the goal needs a study of {len(wanted)} objective(s), got {len(given)}: {remedy}")
+    if "maximize" in given and not isinstance(asked, BestMetric):
+        name = asked.metric if isinstance(asked, ReachMetric) else "accuracy"
+        remedy += f". If it returns a metric that rises, its goal is batchopt.BestMetric({name!r}, within=...)"
+    verb = "maximise" if wanted == ["maximize"] else "minimise"
+    raise EvidenceError(f"the study must {verb}, got direction {' and '.join(given)}: {remedy}")
 
 
-def check_losses(trial: FrozenTrial) -> None:
-    """Raise EvidenceError where a trial has reported a negative loss."""
+def check_losses(trial: FrozenTrial, metric: MetricReading | None = None) -> None:
+    """Raise EvidenceError where a trial has reported a negative loss, or a metric that stands for one."""
     negative = next((loss for loss in trial.intermediate_values.values() if -math.inf < loss < 0), None)
+    if negative is not None and metric is not None:
+        raise EvidenceError(metric.rule(negative))
     if negative is not None:
         rule = f"a reported loss must be positive, got {negative!r}"
         raise EvidenceError(f"{rule}: report the mean per-example loss {AS_IT_IS}")
 
 
-def reading_of(goal: LossGoal, decay: Decay | None = None) -> str:
+def reading_of(settings: StudySettings) -> str:
     """What the objective's value is taken to be, in one line; of trials that decay, at the end of that."""
-    if isinstance(goal, LowestLoss) and decay is not None and decay.horizon is not None:
-        return "batchopt reads the objective as the loss at the end of a trial's horizon, minimised"
+    goal, metric = settings.goal, settings.metric
     if isinstance(goal, LowestLoss):
         unit = goal.of if isinstance(goal.of, str) else goal.of.unit
-        return f"batchopt reads the objective as the loss after {goal.within:g} {unit}, minimised"
-    of_what = "to reach" if decay is None else "of the whole horizon of a trial that ends at or below"
+        has_own = settings.decay is not None and settings.decay.horizon is not None
+        when = "at the end of a trial's horizon" if has_own else f"after {goal.within:g} {unit}"
+        what = "loss" if metric is None else metric.goal.metric
+        how = "minimised" if metric is None or not metric.rises else "maximised"
+        return f"batchopt reads the objective as the {what} {when}, {how}"
+    asked = settings.asked
+    there = f"{asked.metric} {asked.value:g}" if isinstance(asked, ReachMetric) else f"loss {goal.loss:g}"
+    is_end = "at" if isinstance(asked, ReachMetric) else "at or below"
+    of_what = "to reach" if settings.decay is None else f"of the whole horizon of a trial that ends {is_end}"
     if isinstance(goal.least, tuple):
-        return f"batchopt reads the two objectives as steps and examples {of_what} loss {goal.loss:g}, minimised"
+        return f"batchopt reads the two objectives as steps and examples {of_what} {there}, minimised"
     unit = goal.least if isinstance(goal.least, str) else goal.least.unit
     unit = "steps / S_min + examples / E_min" if unit == "balanced" else unit
-    return f"batchopt reads the objective as the cost ({unit}) {of_what} loss {goal.loss:g}, minimised"
+    return f"batchopt reads the objective as the cost ({unit}) {of_what} {there}, minimised"
 
 
 def _curve(trial: FrozenTrial) -> LossCurve:

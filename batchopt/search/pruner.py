@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
+from batchopt.planning.goal import Goal, LossGoal, LowestLoss, ReachLoss
 from batchopt.search.build import build_surrogate
 from batchopt.search.candidates import candidates_of
 from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
@@ -91,7 +91,7 @@ class TradeoffPruner(BasePruner):
         self,
         forecast: Forecast | None = None,
         *,
-        goal: LossGoal | None = None,
+        goal: Goal | None = None,
         batch_size: str | Log2 | None = None,
         learning_rate: str | None = None,
         learning_rate_schedule: Shape | None = None,
@@ -131,7 +131,7 @@ class TradeoffPruner(BasePruner):
 
 
 def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision | None:
-    run = observe_one(trial, known.settings, study.study_name)
+    run = observe_one(known.settings.in_losses(trial), known.settings, study.study_name)
     if run is None:
         return None
     if run.diverged:
@@ -182,7 +182,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         return None
     needed = f"{seen.whole:.3g} {surrogate.price.unit}" if math.isfinite(seen.whole) else "no finite cost"
     if isinstance(goal, LowestLoss):
-        needed = f"the budget for a loss of {seen.whole:.4g}"
+        needed = f"the budget for {surrogate.in_words(seen.whole)}"
     against = (
         f"against {percent(seen.elsewhere)} for {seen.elsewhere_cost:.3g} at another setting"
         if chosen_by_us or surrogate.incumbent is None

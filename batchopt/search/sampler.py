@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt.errors import EvidenceError
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import LossGoal
+from batchopt.planning.goal import Goal
 from batchopt.search.build import build_surrogate, memory_limit
 from batchopt.search.fit import Thin
 from batchopt.search.judgement import PROPOSAL_KEY, write_once
@@ -56,7 +56,10 @@ class TradeoffSampler(BaseSampler):
     the two parameters it is the base sampler.
 
     Under `ReachLoss` the objective returns the cost at the crossing in the goal's unit, under `LowestLoss` the loss at
-    the end of the budget. Trials report the loss against examples seen.
+    the end of the budget. Trials report the loss against examples seen. Under `ReachMetric` and `BestMetric` they
+    report the metric instead, and under `BestMetric` return it: such a study maximises an accuracy. With a forecast,
+    whose task must have the metric, it is read as the loss that goes with it. Without one, which only `BestMetric`
+    allows, it is read as an error: as 1 - accuracy where the study maximises, as it is where the study minimises.
 
     Where the learning rate of trials decays, say how (`learning_rate_schedule`, `horizon`). Each curve is then read
     through its own schedule, and a trial is judged by the loss that is predicted at the end of its decay. Under
@@ -87,7 +90,7 @@ class TradeoffSampler(BaseSampler):
         self,
         forecast: Forecast | None = None,
         *,
-        goal: LossGoal,
+        goal: Goal,
         batch_size: str | Log2,
         learning_rate: str,
         learning_rate_schedule: Shape | None = None,
@@ -97,8 +100,9 @@ class TradeoffSampler(BaseSampler):
         seed: int | None = None,
     ) -> None:
         self._given = Given(forecast, goal, batch_size, learning_rate, learning_rate_schedule, horizon, warmup_examples)
-        if self._given.settings is None:
+        if goal is None or batch_size is None or learning_rate is None:
             raise TypeError("goal, batch_size and learning_rate must be given")
+        self._given.check()
         if base is not None and not isinstance(base, BaseSampler):
             raise TypeError(f"base must be an Optuna sampler or None, got {base!r}")
         if isinstance(base, GridSampler | BruteForceSampler):
@@ -130,7 +134,7 @@ class TradeoffSampler(BaseSampler):
             return
         known = find(study, self._given)
         if all(name in trial.params for name in known.settings.names):
-            check_objective(study, known.settings.goal, known.settings.decay)
+            check_objective(study, known.settings)
         elif trial.last_step is not None or state == TrialState.COMPLETE:
             warn_of_names(study, known.settings, trial.params)
 

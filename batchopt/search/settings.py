@@ -7,24 +7,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from optuna.study import StudyDirection
+
 from batchopt._checks import check_count
-from batchopt._codec import Record, Upgrade, record_name
+from batchopt._codec import Record, Upgrade, gained, record_name
 from batchopt.errors import EvidenceError, RecordError
 from batchopt.forecasting.constant import ConstantForecast
 from batchopt.forecasting.decaying import DecayingForecast
 from batchopt.forecasting.forecast import Forecast
+from batchopt.forecasting.metric_curve import curve_of
 from batchopt.learning_rate_schedule import Shape, check_shape
-from batchopt.planning.goal import LossGoal, LowestLoss, MetricGoal
+from batchopt.planning.goal import (
+    BestMetric,
+    Goal,
+    LossGoal,
+    LowestLoss,
+    MetricGoal,
+    ReachLoss,
+    ReachMetric,
+    check_goal,
+)
 from batchopt.search.decay import Decay, decay_of, is_kept, kept_shape, taken_shape
+from batchopt.search.metric_reading import MetricReading
 from batchopt.search.parameters import Log2, check_name, holds_exponent, to_batch_size, to_learning_rate
 from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 T = TypeVar("T")
 
@@ -40,21 +54,35 @@ class StudySettings(Record):
     """How to read a study's trials.
 
     Attributes:
-        goal: what the objective's value means.
+        goal: in the loss, or in what a metric is read as.
         batch_size: name of the batch-size parameter.
         exponent: whether that parameter holds log2 of the batch size.
         learning_rate: name of the learning-rate parameter.
         decay: how the learning rate of trials decays; None where they keep it.
+        metric: how what trials report is read as a loss, where it is a metric; None where it is a loss.
     """
 
-    SCHEMA: ClassVar[str] = "batchopt.study/2"
-    OLDER: ClassVar[Mapping[str, Upgrade]] = {"batchopt.study/1": lambda fields: {**fields, "decay": None}}
+    SCHEMA: ClassVar[str] = "batchopt.study/3"
+    OLDER: ClassVar[Mapping[str, Upgrade]] = {
+        "batchopt.study/1": gained("decay", "metric"),
+        "batchopt.study/2": gained("metric"),
+    }
 
     goal: LossGoal
     batch_size: str
     exponent: bool
     learning_rate: str
     decay: Decay | None = None
+    metric: MetricReading | None = None
+
+    @property
+    def asked(self) -> Goal:
+        """The goal as it was given."""
+        return self.goal if self.metric is None else self.metric.goal
+
+    def in_losses(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial whose reports, and value where it is no cost, are losses."""
+        return trial if self.metric is None else self.metric.in_losses(trial)
 
     @property
     def names(self) -> tuple[str, str]:
@@ -81,7 +109,7 @@ class Given:
     """What the caller of a sampler, a pruner or `check` passed; None for what is to be read from the study."""
 
     forecast: Forecast | None = None
-    goal: LossGoal | None = None
+    goal: Goal | None = None
     batch_size: str | Log2 | None = None
     learning_rate: str | None = None
     learning_rate_schedule: Shape | tuple[float, ...] | None = None
@@ -91,16 +119,7 @@ class Given:
     def __post_init__(self) -> None:
         if self.forecast is not None and not isinstance(self.forecast, Forecast):
             raise TypeError(f"forecast must be a batchopt.Forecast or None, got {type(self.forecast).__name__}")
-        if isinstance(self.goal, MetricGoal):
-            raise TypeError(
-                f"a study's goal is in the loss, which trials report, got {self.goal!r}: give the goal of a plan for "
-                "it, forecast.plan(...).goal"
-            )
-        if self.goal is not None and not isinstance(self.goal, LossGoal):
-            raise TypeError(f"goal must be a batchopt.ReachLoss or batchopt.LowestLoss, got {self.goal!r}")
-        if isinstance(self.goal, LowestLoss):
-            population = None if self.forecast is None else self.forecast.population
-            object.__setattr__(self, "goal", self.goal.resolved(population))
+        self._take_goal()
         if self.batch_size is not None and not isinstance(self.batch_size, Log2):
             check_name("batch_size", self.batch_size)
         if self.learning_rate is not None:
@@ -115,6 +134,20 @@ class Given:
             raise ValueError(
                 f"batch_size and learning_rate must name two parameters, got {self.learning_rate!r} for both"
             )
+
+    def _take_goal(self) -> None:
+        """Check the goal, and put its budget in examples or seconds."""
+        if self.goal is None:
+            return
+        check_goal(self.goal)
+        if isinstance(self.goal, LowestLoss | BestMetric):
+            population = None if self.forecast is None else self.forecast.population
+            budget = LowestLoss(self.goal.within, self.goal.of).resolved(population)
+            object.__setattr__(self, "goal", replace(self.goal, within=budget.within, of=budget.of))
+        if self.forecast is not None and isinstance(self.goal, MetricGoal):
+            curve = curve_of(self.forecast.metrics, self.goal.metric)
+            if isinstance(self.goal, ReachMetric):
+                curve.loss_at(self.goal.value)  # raises where no run comes so far
 
     def _check_examples(self) -> None:
         if isinstance(self.horizon, str):
@@ -135,11 +168,35 @@ class Given:
         return None if self.batch_size is None else holds_exponent(self.batch_size)
 
     @property
-    def settings(self) -> StudySettings | None:
+    def lacking(self) -> list[str]:
+        """What must still be found in the study."""
+        wanted = {"goal": self.goal, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        missing = [name for name, value in wanted.items() if value is None]
+        return [*missing, "forecast"] if isinstance(self.goal, ReachMetric) and self.forecast is None else missing
+
+    def settings_of(self, study: optuna.Study) -> StudySettings | None:
         """The settings of a study; None where something was left out."""
-        if self.goal is None or self.batch_name is None or self.exponent is None or self.learning_rate is None:
+        if self.lacking or self.goal is None or self.batch_name is None or self.learning_rate is None:
             return None
-        return StudySettings(self.goal, self.batch_name, self.exponent, self.learning_rate, self._decay(self.goal))
+        metric = None
+        if isinstance(self.goal, MetricGoal):
+            maximises = study.directions[0] == StudyDirection.MAXIMIZE
+            metric = self._reading(self.goal, rises=maximises)
+        goal = self._in_loss(metric)
+        return StudySettings(goal, self.batch_name, bool(self.exponent), self.learning_rate, self._decay(goal), metric)
+
+    def _reading(self, goal: MetricGoal, *, rises: bool) -> MetricReading:
+        if self.forecast is None:
+            return MetricReading(goal, rises)
+        return MetricReading.of_curve(goal, curve_of(self.forecast.metrics, goal.metric))
+
+    def _in_loss(self, metric: MetricReading | None) -> LossGoal:
+        if isinstance(self.goal, BestMetric):
+            return LowestLoss(self.goal.within, self.goal.of)
+        if isinstance(self.goal, ReachMetric) and metric is not None:
+            return ReachLoss(metric.loss_of(self.goal.value), self.goal.least)
+        assert isinstance(self.goal, LossGoal)
+        return self.goal
 
     def check(self) -> None:
         """Raise where what was given is whole, and how the rate of trials decays is missing or contradicts itself.
@@ -147,8 +204,9 @@ class Given:
         Raises:
             ValueError: no horizon for a rate that decays until a loss is reached, or a horizon and no decay.
         """
-        if self.goal is not None and self.batch_size is not None and self.learning_rate is not None:
-            self._decay(self.goal)
+        if not self.lacking and self.goal is not None:
+            metric = self._reading(self.goal, rises=True) if isinstance(self.goal, MetricGoal) else None
+            self._decay(self._in_loss(metric))
 
     def _decay(self, goal: LossGoal) -> Decay | None:
         own = None if self.forecast is None else self.forecast.task_schedule
@@ -179,14 +237,9 @@ def find(study: optuna.Study, given: Given) -> Known:
     stored = _stored_settings(attributes)
     if stored is not None:
         _check_agreement(given, stored)
-    settings = stored or given.settings
+    settings = stored or given.settings_of(study)
     if settings is None:
-        wanted = {"goal": given.goal, "batch_size": given.batch_size, "learning_rate": given.learning_rate}
-        missing = " and ".join(name for name, value in wanted.items() if value is None)
-        raise EvidenceError(
-            f"{missing} must be given, or be found in the study, and is neither: "
-            "pass it here, or use a TradeoffSampler, which writes it there"
-        )
+        raise EvidenceError(_missing(given))
     if given.forecast is None:
         return Known(settings, _stored_forecast(attributes))
     kept = kept_of(given.forecast, settings)
@@ -200,6 +253,18 @@ def find(study: optuna.Study, given: Given) -> Known:
     return Known(settings, kept)
 
 
+def _missing(given: Given) -> str:
+    if given.lacking == ["forecast"] and isinstance(given.goal, ReachMetric):
+        return (
+            f"forecast must be given for {given.goal!r}, of a task with metrics={{{given.goal.metric!r}: ...}}, to "
+            "tell whether larger values are better: without one report what falls, 1 - accuracy, and take ReachLoss"
+        )
+    return (
+        f"{' and '.join(given.lacking)} must be given, or be found in the study, and is neither: "
+        "pass it here, or use a TradeoffSampler, which writes it there"
+    )
+
+
 def kept_of(forecast: Forecast, settings: StudySettings) -> ConstantForecast | DecayingForecast:
     """What a study keeps of a forecast."""
     return forecast.constant if settings.decay is None else forecast.decaying
@@ -208,10 +273,10 @@ def kept_of(forecast: Forecast, settings: StudySettings) -> ConstantForecast | D
 def remember(study: optuna.Study, given: Given) -> None:
     """Write to the study what was given, where the study does not hold it yet and the settings are whole."""
     attributes = _attributes(study)
-    if given.settings is not None and SETTINGS_KEY not in attributes:
-        _write(study, SETTINGS_KEY, given.settings.to_json())
+    if SETTINGS_KEY not in attributes and (own := given.settings_of(study)) is not None:
+        _write(study, SETTINGS_KEY, own.to_json())
     if given.forecast is not None and FORECAST_KEY not in attributes:
-        settings = _stored_settings(attributes) or given.settings
+        settings = _stored_settings(attributes) or given.settings_of(study)
         if settings is not None:
             _write(study, FORECAST_KEY, kept_of(given.forecast, settings).to_json())
 
@@ -223,7 +288,7 @@ def _attributes(study: optuna.Study) -> dict[str, Any]:
 
 def _check_agreement(given: Given, stored: StudySettings) -> None:
     pairs = {
-        "goal": (given.goal, stored.goal),
+        "goal": (given.goal, stored.asked),
         "batch_size": (given.batch_name, stored.batch_size),
         "batch_size as an exponent": (given.exponent, stored.exponent),
         "learning_rate": (given.learning_rate, stored.learning_rate),

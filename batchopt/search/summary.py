@@ -105,12 +105,11 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
     if last is not None:
         check_count("last", last)
     known, counts = find(study, Given()), summarise(study)
-    goal = known.settings.goal
     decay = known.settings.decay
-    lines = [f"{reading_of(goal, decay)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
+    lines = [f"{reading_of(known.settings)}.", *([] if decay is None else [decay.told]), _counts_line(counts)]
     if not counts.completed:
-        lines += none_completed(study, goal, decay)
-    check_objective(study, goal, decay)
+        lines += none_completed(study, known.settings)
+    check_objective(study, known.settings)
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Surrogate):
         lines += _front(study) if surrogate.two_objectives else []
@@ -152,15 +151,15 @@ def _best(surrogate: Surrogate) -> list[str]:
     if best is not None and best.values is not None:
         lines.append(
             f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: "
-            f"{best.values[0]:.4g}."
+            f"{surrogate.score_in_words(best.values[0])}."
         )
     if predicted is None:
         return [*lines, "The law does not say which settings reach the goal."]
     return [
         *lines,
-        f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: {predicted[2]:.4g}. "
-        f"A step is priced at {surrogate.price.per_step:.3g} plus {surrogate.price.per_example:.3g} an example "
-        f"({surrogate.price.unit}).",
+        f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: "
+        f"{surrogate.score_in_words(predicted[2])}. A step is priced at {surrogate.price.per_step:.3g} plus "
+        f"{surrogate.price.per_example:.3g} an example ({surrogate.price.unit}).",
     ]
 
 

@@ -20,6 +20,7 @@ from batchopt.forecasting.paced_fit import PacedLaw
 from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.decay import Decay
 from batchopt.search.fit import horizon_of
+from batchopt.search.metric_reading import MetricReading
 from batchopt.search.observations import Observation
 from batchopt.search.parameters import Space
 from batchopt.search.places import Places
@@ -74,6 +75,7 @@ class Surrogate:
         informed: whether a forecast was the starting point.
         expected: the least cost to the goal by the forecast alone, at its best learning rates; infinite without one.
         decay: how the learning rate of trials decays; None where they keep it.
+        metric: that trials report, and that losses stand for; None where they report losses.
         usual_horizon: in the middle of those of the trials, in examples, where they have their own.
     """
 
@@ -91,6 +93,7 @@ class Surrogate:
     informed: bool = False
     expected: float = math.inf
     decay: Decay | None = None
+    metric: MetricReading | None = None
     usual_horizon: float = math.inf
 
     @property
@@ -122,6 +125,17 @@ class Surrogate:
             return observation.values[0]
         steps, examples = observation.values
         return steps * self.price.per_step + examples * self.price.per_example
+
+    def in_words(self, loss: float) -> str:
+        """A loss, or the metric that it stands for."""
+        return (
+            f"loss {loss:.4g}" if self.metric is None else f"{self.metric.goal.metric} {self.metric.value_at(loss):.4g}"
+        )
+
+    def score_in_words(self, score: float) -> str:
+        """What the study minimises, as its objective returns it."""
+        is_metric = self.metric is not None and isinstance(self.goal, LowestLoss)
+        return self.in_words(score) if is_metric else f"{score:.4g}"
 
     def costs(self, candidates: Candidates, loss: float, *, beyond: float | None = None) -> Floats:
         """Cost to reach a loss, (1 + n_draws, k): of one step or more; inf where it is not reached.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from batchopt.errors import BatchoptError, EvidenceError
-from batchopt.planning.goal import LossGoal, LowestLoss
+from batchopt.planning.goal import BestMetric, Goal, LowestLoss
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class StudyData(NamedTuple):
     best: tuple[int, ...]
     minimised: bool
     objectives: int
-    goal: LossGoal | None = None
+    goal: Goal | None = None
 
     def count(self, fate: Fate) -> int:
         """How many trials met a fate."""
@@ -80,6 +80,8 @@ class StudyData(NamedTuple):
             return "objective"
         if isinstance(self.goal, LowestLoss):
             return "loss"
+        if isinstance(self.goal, BestMetric):
+            return self.goal.metric
         least = self.goal.least
         unit = least.unit if isinstance(least, StepCost) else least if isinstance(least, str) else " and ".join(least)
         return f"cost ({unit})"
@@ -114,7 +116,7 @@ def study_data(
         best=_best(study),
         minimised=study.directions[0].name == "MINIMIZE",
         objectives=len(study.directions),
-        goal=None if settings is None else settings.goal,
+        goal=None if settings is None else settings.asked,
     )
 
 

@@ -106,7 +106,7 @@ def test_a_trial_is_not_pruned_for_what_it_has_before_its_decay() -> None:
     assert cold < 0.8
     decision = Decision.from_json(study.trials[-1].user_attrs[ENDED_KEY])
     assert decision.decision == "pruned while running"
-    assert "predicted to take the budget for a loss of" in decision.reason
+    assert "predicted to take the budget for loss" in decision.reason
 
 
 def test_it_would_be_where_nobody_told_that_the_rate_decays() -> None:
@@ -251,13 +251,15 @@ def test_a_trial_is_checked_with_the_horizon_that_its_attribute_holds(monkeypatc
 
 def test_what_is_said_of_trials_that_do_not_complete() -> None:
     study = of_lengths(*LENGTHS)
-    assert none_completed(study, GOAL, Decay("wsd", "length"))[0].endswith(
+    assert none_completed(study, StudySettings(GOAL, "batch_size", False, "lr", Decay("wsd", "length")))[0].endswith(
         "returns its loss at the end of its horizon."
     )
-    assert none_completed(study, GOAL, Decay("wsd", None))[0].endswith("returns its loss at the end of the budget.")
+    assert none_completed(study, StudySettings(GOAL, "batch_size", False, "lr", Decay("wsd", None)))[0].endswith(
+        "returns its loss at the end of the budget."
+    )
     short = of_lengths(*[(64, 0.4, 8_000)] * 3, loss=0.01)
     assert any(line.endswith("may be beyond reach in these ranges, or over these horizons.") for line in explain(short))
-    ends = none_completed(study, ReachLoss(0.1), Decay("wsd", "length"))[-1]
+    ends = none_completed(study, StudySettings(ReachLoss(0.1), "batch_size", False, "lr", Decay("wsd", "length")))[-1]
     assert ends.endswith("must return the cost of the horizon of a trial that ends there or below.")
 
 
@@ -369,7 +371,11 @@ def test_a_horizon_is_looked_up_in_the_trial() -> None:
 
 def test_settings_of_the_earlier_version_are_read_as_constant() -> None:
     settings = StudySettings(GOAL, "batch_size", False, "lr")
-    older = settings.to_json().replace("batchopt.study/2", "batchopt.study/1").replace(', "decay": null', "")
+    older = (
+        settings.to_json()
+        .replace("batchopt.study/3", "batchopt.study/1")
+        .replace(', "decay": null, "metric": null', "")
+    )
     assert '"decay"' not in older
     study = optuna.create_study()
     study.set_user_attr(SETTINGS_KEY, older)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -11,7 +12,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from batchopt.errors import EvidenceError
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.search.decay import Decay
 from batchopt.search.observations import (
     MEMORY_CONSTRAINT,
@@ -22,6 +23,7 @@ from batchopt.search.observations import (
     reading_of,
     unstable_settings,
 )
+from batchopt.search.settings import StudySettings
 
 RANGES = {"batch_size": IntDistribution(0, 4096), "lr": FloatDistribution(0.0, 10.0)}
 EXAMPLES = [1_000, 2_000, 4_000, 8_000]
@@ -147,28 +149,37 @@ def test_memory_is_learned_from_trials_that_ran_out() -> None:
     assert memory_bound(trial(512, constraints={MEMORY_CONSTRAINT: -1.0}), 512) is None
 
 
+def settings_of(goal: LossGoal, decay: Decay | None = None) -> StudySettings:
+    return replace(SETTINGS, goal=goal, decay=decay)
+
+
 def test_contradictions_are_refused() -> None:
     two = ReachLoss(LOSS, least=("steps", "examples"))
     with pytest.raises(EvidenceError, match=r"must minimise, got direction maximize: batchopt reads the objective as"):
-        check_objective(optuna.create_study(direction="maximize"), GOAL)
+        check_objective(optuna.create_study(direction="maximize"), settings_of(GOAL))
     with pytest.raises(EvidenceError, match=r"another study by optuna\.create_study\(direction=\"minimize\"\)"):
-        check_objective(optuna.create_study(direction="maximize"), GOAL)
+        check_objective(optuna.create_study(direction="maximize"), settings_of(GOAL))
     with pytest.raises(EvidenceError, match=r"2 objective\(s\), got 1.*\(directions=\[\"minimize\", \"minimize\"\]\)"):
-        check_objective(optuna.create_study(), two)
-    check_objective(optuna.create_study(directions=["minimize", "minimize"]), two)
+        check_objective(optuna.create_study(), settings_of(two))
+    check_objective(optuna.create_study(directions=["minimize", "minimize"]), settings_of(two))
 
 
 def test_the_objective_in_a_line() -> None:
-    assert reading_of(GOAL) == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised"
-    assert "loss after 60 seconds" in reading_of(LowestLoss(60))
-    assert "steps and examples to reach loss 0.9" in reading_of(ReachLoss(LOSS, least=("steps", "examples")))
-    assert "steps / S_min + examples / E_min" in reading_of(ReachLoss(LOSS, least="balanced"))
+    assert (
+        reading_of(settings_of(GOAL))
+        == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised"
+    )
+    assert "loss after 60 seconds" in reading_of(settings_of(LowestLoss(60)))
+    assert "steps and examples to reach loss 0.9" in reading_of(
+        settings_of(ReachLoss(LOSS, least=("steps", "examples")))
+    )
+    assert "steps / S_min + examples / E_min" in reading_of(settings_of(ReachLoss(LOSS, least="balanced")))
 
 
 def test_the_objective_of_trials_that_decay() -> None:
     over_budget, own = Decay("wsd", None), Decay("wsd", "length")
     whole = "of the whole horizon of a trial that ends at or below loss 0.9, minimised"
-    assert reading_of(GOAL, own) == f"batchopt reads the objective as the cost (example times) {whole}"
-    assert f"steps and examples {whole}" in reading_of(ReachLoss(LOSS, least=("steps", "examples")), own)
-    assert reading_of(LowestLoss(60), over_budget) == reading_of(LowestLoss(60))
-    assert "the loss at the end of a trial's horizon" in reading_of(LowestLoss(60), own)
+    assert reading_of(settings_of(GOAL, own)) == f"batchopt reads the objective as the cost (example times) {whole}"
+    assert f"steps and examples {whole}" in reading_of(settings_of(ReachLoss(LOSS, least=("steps", "examples")), own))
+    assert reading_of(settings_of(LowestLoss(60), over_budget)) == reading_of(settings_of(LowestLoss(60)))
+    assert "the loss at the end of a trial's horizon" in reading_of(settings_of(LowestLoss(60), own))

@@ -122,7 +122,7 @@ def test_two_workers_that_write_at_once_leave_one_whole_forecast() -> None:
 def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match=r"forecast must be a batchopt\.Forecast or None, got str"):
         Given("forecast.json")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"goal must be a batchopt\.ReachLoss"):
+    with pytest.raises(TypeError, match=r"goal must be one of batchopt\.ReachLoss"):
         Given(goal=0.25)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must name two parameters, got 'x' for both"):
         Given(batch_size=Log2("x"), learning_rate="x")

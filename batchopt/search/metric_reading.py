@@ -1,0 +1,92 @@
+"""The reports and values of trials that are a metric, read as losses: what is left of an accuracy to one is an error.
+
+All of a search is about a positive quantity that falls as training goes on. With a forecast that knows the metric it is
+the loss that goes with it; without one it is the error, on which the law is fitted as on any loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from batchopt.forecasting.metric_curve import MetricCurve
+from batchopt.planning.goal import BestMetric, MetricGoal
+
+COUNTED = 1_000.0
+"""An error of none is read as half an example in so many (Haldane 1956), so that it has a logarithm: the order of sets
+on which models are evaluated. What is 0.5 % and more changes by less than a tenth."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReading:
+    """How a metric that trials report is read as a loss.
+
+    Attributes:
+        goal: what was asked for, its budget in examples or seconds.
+        rises: whether larger values are better.
+        values: of the metric at `log_losses`, strictly the worse the higher the loss; empty without a forecast, where
+            the loss is the error.
+        log_losses: rising.
+    """
+
+    goal: MetricGoal
+    rises: bool
+    values: tuple[float, ...] = ()
+    log_losses: tuple[float, ...] = ()
+
+    @classmethod
+    def of_curve(cls, goal: MetricGoal, curve: MetricCurve) -> MetricReading:
+        """By how a forecast's metric goes with the loss, up to the highest loss that was evaluated."""
+        logs = [at for at in curve.log_losses if at <= math.log(curve.measured[1])]
+        kept: list[tuple[float, float]] = []
+        for at in reversed(logs):
+            value = curve(math.exp(at)).value
+            if not kept or (value > kept[-1][0] if curve.rises else value < kept[-1][0]):
+                kept.append((value, at))
+        values, losses = zip(*reversed(kept), strict=True)
+        return cls(goal, curve.rises, tuple(map(float, values)), tuple(map(float, losses)))
+
+    @property
+    def direction(self) -> str:
+        """Of a study whose value is the metric."""
+        return "maximize" if self.rises else "minimize"
+
+    def loss_of(self, value: float) -> float:
+        """The loss that a value of the metric stands for; what is not finite is an infinite one."""
+        if not math.isfinite(value):
+            return math.inf
+        if not self.values:
+            return (COUNTED * (1.0 - value) + 0.5) / (COUNTED + 1.0) if self.rises else float(value)
+        sign = -1.0 if self.rises else 1.0
+        return math.exp(float(np.interp(sign * value, sign * np.array(self.values), self.log_losses)))
+
+    def value_at(self, loss: float) -> float:
+        """The value of the metric that a loss stands for."""
+        if self.values:
+            return float(np.interp(math.log(loss), self.log_losses, self.values))
+        return 1.0 - ((COUNTED + 1.0) * loss - 0.5) / COUNTED if self.rises else loss
+
+    def in_losses(self, trial: FrozenTrial) -> FrozenTrial:
+        """The trial as if it had reported losses; its value, too, where that is the metric and not a cost."""
+        read = copy.copy(trial)
+        read.intermediate_values = {step: self.loss_of(value) for step, value in trial.intermediate_values.items()}
+        values = trial.values
+        if values is not None:
+            reported = set(trial.intermediate_values.values())
+            is_metric = isinstance(self.goal, BestMetric)
+            read.values = [self.loss_of(value) if is_metric or value in reported else value for value in values]
+        return read
+
+    def rule(self, loss: float) -> str:
+        """What a value breaks that stands for a loss that is not positive."""
+        name, value = self.goal.metric, self.value_at(loss)
+        if not self.rises:
+            return f"the {name} must be positive where it is minimised, got {value:.6g}"
+        return (
+            f"the {name} must not exceed 1, its ceiling, got {value:.6g}: give a share, as 0.93, or a forecast of a "
+            f"task with metrics={{{name!r}: ...}}, which knows its scale"
+        )
