@@ -14,10 +14,6 @@ if TYPE_CHECKING:
 HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
 
-SEEN_AGAIN = 2
-"""Passes over the data from which on training losses may fall below others."""
-FOLLOWED = 0.8
-"""Losses of training batches scatter by less than this around evaluated ones that they follow."""
 NARROW = 2.0
 """Batch sizes within this factor hardly tell what the batch size does."""
 
@@ -78,33 +74,6 @@ def doubts_of_past_runs(runs: Sequence[Branch], *, adaptive: bool | None) -> lis
             "No run diverged, so how high a rate is stable is not known, and plans stay near the highest that ran."
         )
     return doubts
-
-
-def lowest_followed(report: ProbeReport, lowest: float) -> float | None:
-    """The lowest loss that was evaluated, where the losses of training batches in later passes went well below it.
-
-    Such examples had been seen before, and the loss where it is evaluated does not follow theirs for ever.
-
-    Args:
-        report: of a probe.
-        lowest: loss that a forecast counts as observed.
-    """
-    evaluated = [loss for run in report.runs for n, loss in zip(run.curve.examples, run.curve.losses, strict=True) if n]
-    population, longest = report.provenance.population, max((run.examples for run in report.runs), default=0)
-    if not evaluated or population is None or longest < SEEN_AGAIN * population or lowest >= FOLLOWED * min(evaluated):
-        return None
-    return min(evaluated)
-
-
-def doubt_of_overfitting(forecast: Forecast) -> list[str]:
-    """That losses were seen on training batches only, whose examples had been seen before."""
-    if forecast.overfits_below is None or forecast.population is None:
-        return []
-    lowest, passes = forecast.overfits_below, forecast.law.longest / forecast.population
-    return [
-        f"Losses below {lowest:.4g} were seen on training batches only, whose examples had been seen up to "
-        f"{passes:.0f} times, and never where the loss is evaluated: it may not get that low."
-    ]
 
 
 def doubts_of_fit(forecast: Forecast) -> list[str]:

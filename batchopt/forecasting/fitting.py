@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchopt.evidence import ProbeReport
-from batchopt.forecasting.doubts import doubt_of_overfitting, doubts_of_fit, lowest_followed
+from batchopt.forecasting.doubts import doubts_of_fit
 from batchopt.forecasting.gathered import Gathered, constant_law, with_edge_of_stability
 from batchopt.forecasting.metric_curve import doubts_of_metrics, fit_metric_curves
+from batchopt.forecasting.overfitting import doubt_of_overfitting, lowest_followed, turned_up
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import batch_size_limit, noise_trend
 
@@ -46,6 +47,7 @@ def fitted(kind: type[Forecast], known: Gathered, report: ProbeReport | None, *,
         parameters=None if report is None else report.provenance.parameters,
         population=None if report is None else report.provenance.population,
         overfits_below=None if report is None else lowest_followed(report, law.lowest_loss),
+        turned_up=None if report is None else turned_up(report),
         prior=None if report is None else report.provenance.prior,
     )
     seldom = [] if report is None else doubts_of_metrics(report.runs)

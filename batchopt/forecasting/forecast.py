@@ -23,6 +23,7 @@ from batchopt.forecasting.in_words import in_words
 from batchopt.forecasting.law import LawPosterior
 from batchopt.forecasting.metric_curve import MetricCurve, curve_of
 from batchopt.forecasting.noise_trend import NoiseTrend
+from batchopt.forecasting.overfitting import TurnedUp, held_back
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.read_outs import (
     best_rate,
@@ -78,7 +79,10 @@ class Forecast(Record):
         parameters: of the model that was probed; None without a probe.
         population: examples of an epoch; None for a stream, or where nothing tells.
         overfits_below: the lowest loss that was evaluated, where the losses of training batches went below it in later
-            passes over the data; None where they agree. What a plan says of a loss below is not resolved.
+            passes over the data, or it turned up; None where neither is so. What a plan says of a loss below is not
+            resolved.
+        turned_up: where evaluated losses rose while those of training batches fell; None where they did not. No plan
+            then promises a loss below the lowest that was evaluated.
         prior: the task's (batch size, learning rate) that works, if the probe did not find otherwise: plans of runs
             more than twenty times as long as the probe's longest take a rate within a factor of two of it, carried over
             to their batch size by the root of the ratio.
@@ -86,7 +90,7 @@ class Forecast(Record):
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/6"
     OLDER: ClassVar[Mapping[str, Upgrade]] = {
-        "batchopt.forecast/5": gained("metrics", "parameters", "population", "overfits_below", "prior")
+        "batchopt.forecast/5": gained("metrics", "parameters", "population", "overfits_below", "turned_up", "prior")
     }
     REMEDY_OF_OLDER: ClassVar[str] = "its law is an older one: forecast again from its probe"
 
@@ -102,6 +106,7 @@ class Forecast(Record):
     parameters: int | None = None
     population: int | None = None
     overfits_below: float | None = None
+    turned_up: TurnedUp | None = None
     prior: tuple[int, float] | None = None
 
     __str__ = in_words
@@ -291,6 +296,8 @@ class Forecast(Record):
     ) -> Estimate:
         """Loss at the end of a run of so many examples: of a single run, its scatter over seeds in the interval.
 
+        Not resolved below `overfits_below`, and where the evaluated loss turned up not below that either.
+
         Args:
             batch_size: examples per step.
             learning_rate: the peak rate.
@@ -308,7 +315,7 @@ class Forecast(Record):
         if not np.isfinite(np.median(of_draws(log_losses))):
             setting = f"batch size {batch_size} at learning rate {learning_rate:.3g}"
             raise UnreachableGoalError(f"{setting} is expected to diverge")
-        return estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0])
+        return held_back(estimate_of(np.exp(self.law.scattered_losses(log_losses))[:, 0]), self, examples)
 
     def losses_along(
         self,

@@ -10,15 +10,15 @@ from batchopt.forecasting.gathered import with_prior
 from batchopt.forecasting.horizons import warmup_within
 from batchopt.forecasting.metric_curve import curve_of
 from batchopt.forecasting.metric_goals import in_metrics, loss_goal
+from batchopt.forecasting.overfitting import band_held_back, held_back
 from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import Goal, ReachLoss, ReachMetric, check_goal
-from batchopt.planning.plan import Alternative, Plan
+from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
-from batchopt.uncertainty import Estimate
 
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
@@ -62,7 +62,7 @@ def plan_for(
     plan = replace(plan, parameters=forecast.parameters, population=forecast.population)
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)
     plan = plan if cut is None else replace(plan, reasons=(cut, *plan.reasons))
-    plan = _as_far_as_seen(plan, forecast.overfits_below)
+    plan = replace(plan, predicted=band_held_back(plan.predicted, forecast))
     return in_metrics(forecast, goal, plan, shape)
 
 
@@ -114,23 +114,9 @@ def _plan_by(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan:
         wanted,
         hyperbola=lambda loss, shape: hyperbola_to(law, loss, shape, warmup_examples=warmup),
         critical_batch_size=lambda loss, shape: forecast.critical_batch_size(loss, learning_rate_schedule=shape),
+        held_back=lambda loss, horizon: held_back(loss, forecast, horizon),
         doubts=forecast.doubts,
     )
-
-
-def _as_far_as_seen(plan: Plan, overfits_below: float | None) -> Plan:
-    """A plan whose losses are not resolved where only training batches, seen before, were as low."""
-    if overfits_below is None or plan.loss.value >= overfits_below:
-        return plan
-
-    def seen(point: Alternative) -> Alternative:
-        loss = point.loss
-        if loss.value >= overfits_below:
-            return point
-        return replace(point, loss=Estimate(loss.value, loss.low, max(loss.high, overfits_below), False))
-
-    points = tuple(seen(point) for point in plan.alternatives)
-    return replace(plan, best=seen(plan.best), alternatives=points)
 
 
 def _doubt_of_warmup(horizon: int, warmup_examples: int | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,9 +58,10 @@ def make_plan(
     *,
     hyperbola: Callable[[float, Shape], tuple[Floats, Floats]],
     critical_batch_size: Callable[[float, Shape], Estimate],
+    held_back: Callable[[Estimate, float], Estimate],
     doubts: tuple[str, ...],
 ) -> Plan:
-    """The plan of `Forecast.plan`, which documents the arguments."""
+    """The plan of `Forecast.plan`, which documents the arguments; losses are held back to what was seen."""
     goal, measured = wanted.goal, wanted.measured
     sizes = candidate_batch_sizes(*_within_memory(wanted.bounds, measured), multiple_of=wanted.multiple_of)
     if isinstance(goal, ReachLoss):
@@ -73,7 +74,8 @@ def make_plan(
     else:
         price, regret = goal.price(measured), None
         shape, runs, best = _within_budget(posterior, wanted, goal, sizes, price)
-    points = tuple(_alternative(run, price, measured) for run in runs)
+    by_law = (_alternative(run, price, measured) for run in runs)
+    points = tuple(replace(point, loss=held_back(point.loss, point.horizon)) for point in by_law)
     chosen = points[runs.index(best)]
     ramp = cheapest_ramp(posterior, shape, best, goal, price, sizes, warmup_examples=wanted.warmup_examples)
     schedule = Schedule.constant(best.batch_size, examples=best.horizon, learning_rate=best.learning_rate)

@@ -11,9 +11,10 @@ import pytest
 from forecasting.known_law import known_forecast, known_law, known_report, losses_at
 
 from batchopt.errors import EvidenceError, UnreachableGoalError, UnresolvedError
-from batchopt.forecasting.doubts import doubt_of_overfitting, lowest_followed
+from batchopt.evidence import LossCurve, ProbeReport, TrainingLosses
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, schedule_of
+from batchopt.forecasting.overfitting import TurnedUp, doubt_of_overfitting, lowest_followed, turned_up
 from batchopt.forecasting.read_outs import shared_ends
 from batchopt.forecasting.schedule_fit import MISSED
 from batchopt.learning_rate_schedule import LearningRateSchedule, Shape
@@ -172,6 +173,54 @@ def test_losses_of_examples_that_were_seen_again_are_doubted() -> None:
     assert doubt.startswith(f"Losses below {evaluated:.4g} were seen on training batches only")
     assert f"had been seen up to {LAW.longest / 10_000:.0f} times" in doubt
     assert doubt_of_overfitting(TRUTH) == []
+
+
+def overfitted(report: ProbeReport, *, later: float, training: float) -> ProbeReport:
+    """A run whose last evaluation is `later` times the lowest, and the losses of its training batches `training`."""
+    reference = report.reference
+    assert reference is not None
+    at, lowest = reference.curve.examples[-1], reference.curve.losses[-1]
+    curve = LossCurve((at, 2 * at), (lowest, later * lowest))
+    seen = TrainingLosses((0.9 * at, 1.9 * at), (0.5, training * 0.5), (0.01, 0.01))
+    run = replace(reference, curve=curve, training=seen)
+    provenance = replace(report.provenance, population=round(at / 4))
+    return replace(report, reference=run, branches=(), provenance=provenance)
+
+
+def test_where_the_evaluated_loss_turned_up_is_seen() -> None:
+    report = known_report(LAW)
+    rising = overfitted(report, later=1.2, training=0.5)
+    turn = turned_up(rising)
+    assert turn is not None
+    assert turn.rise == pytest.approx(1.2)
+    assert turn.later_examples == 2 * turn.examples
+    assert turn.loss_after(0.5 * turn.examples) == turn.later_loss
+    assert turn.loss_after(2 * turn.later_examples) == pytest.approx(1.2 * turn.later_loss)
+    assert lowest_followed(rising, 0.99 * turn.lowest) == turn.lowest
+    assert turned_up(report) is None
+    assert turned_up(overfitted(report, later=1.01, training=0.5)) is None
+    assert turned_up(overfitted(report, later=1.2, training=1.0)) is None
+    new = replace(rising, provenance=replace(rising.provenance, population=10**6))
+    assert turned_up(new) is None
+
+
+def test_no_plan_promises_less_than_was_evaluated_where_the_loss_turned_up(forecast: Forecast) -> None:
+    goal = LowestLoss(100_000, "examples")
+    plain = forecast.plan(goal)
+    lowest = 1.2 * plain.loss.value
+    turn = TurnedUp(64, 0.1, lowest, 8_000, 1.1 * lowest, 16_000)
+    held = replace(forecast, overfits_below=lowest, turned_up=turn, population=1_000)
+    assert Forecast.from_json(held.to_json()) == held
+    plan = held.plan(goal)
+    assert (plan.batch_size, plan.learning_rate, plan.horizon) == (plain.batch_size, plain.learning_rate, plain.horizon)
+    assert (plan.loss.value, plan.loss.resolved) == (lowest, False)
+    assert plan.loss.high == pytest.approx(max(plain.loss.high, turn.loss_after(plan.horizon)))
+    assert min(plan.predicted.losses) >= lowest
+    assert all(point.loss.value >= lowest for point in plan.alternatives)
+    assert held.loss(64, 0.3, 100_000).value >= lowest
+    (doubt,) = doubt_of_overfitting(held)
+    assert f"it was {lowest:.4g} after 8,000 examples (8 passes over the data)" in doubt
+    assert "after 16,000 (16 passes), while the losses of training batches went on falling" in doubt
 
 
 def test_losses_that_only_training_batches_reached_are_not_resolved(forecast: Forecast) -> None:
