@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from batchopt.errors import TaskError
+from batchopt.integrations.transformers_metrics import metrics_of
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.plan import Plan
 from batchopt.probing.losses import Loss
@@ -41,7 +42,9 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
     Taken over are the model's weights as they are (or `model_init`), the data sets, the collator, the loss of
     `compute_loss` (a mean over tokens whose label counts, or over examples), the optimizer of the arguments with its
     groups, clipping, bf16 and fp16, warm-up steps, and the kind of schedule where it is linear, cosine, constant or
-    warmup_stable_decay. The prior is the arguments' batch size, accumulation counted, at their learning rate.
+    warmup_stable_decay. The prior is the arguments' batch size, accumulation counted, at their learning rate. What
+    `compute_metrics` returns of the whole evaluated set are the task's metrics, by its names; what they are called is
+    read from a first look at a few examples.
 
     A warning names what is not taken over: a schedule of another kind, a warm-up that is a share of the run, noise on
     embeddings, batches grouped by length. A plan then chooses its own schedule.
@@ -75,6 +78,8 @@ def task_from_trainer(trainer: Trainer, **settings: Any) -> TrainingTask:
         "warmup_examples": _warmup_steps(args) * effective,
         "prior": (effective, args.learning_rate),
     }
+    if "metrics" not in settings:
+        taken["metrics"] = metrics_of(trainer, template, settings.get("eval_data", trainer.eval_dataset))
     return TrainingTask(**taken | settings)
 
 

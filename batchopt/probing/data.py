@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, default_collate
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
 from batchopt.probing.rollouts import Rollouts
+from batchopt.probing.set_metric import n_passes
 from batchopt.probing.streams import ENDLESS, SeededStream
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def evaluation_examples(task: TrainingTask) -> int:
 
 def evaluation_cost(task: TrainingTask) -> float:
     """What one evaluation of a task counts for, in examples: a third of one for every forward pass of one."""
-    return evaluation_examples(task) * (1 + len(task.metrics)) / 3.0
+    return evaluation_examples(task) * (1 + n_passes(task.metrics)) / 3.0
 
 
 def evaluation_batches(task: TrainingTask) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.losses import Batch, check_mean, is_mean, metric_values, tolerance_in
 from batchopt.probing.reading import rows
 from batchopt.probing.rollouts import Collector, Rollouts
+from batchopt.probing.set_metric import Kept, SetMetric
 from batchopt.probing.sharding import is_sharded, reshard
 from batchopt.probing.state import OwnRandomness, evaluating
 from batchopt.probing.task import TrainingTask
@@ -97,17 +98,19 @@ def evaluated(task: TrainingTask, model: nn.Module) -> Evaluation:
         with fixed.active():
             device, autocast = task.torch_device, task.autocast
             return Evaluation(task.data.evaluate(model, seed=EVALUATION_SEED, device=device, autocast=autocast), {})
-    loss, metrics = _Mean(), {name: _Mean() for name in task.metrics}
+    each = {name: metric for name, metric in task.metrics.items() if not isinstance(metric, SetMetric)}
+    loss, means, together = _Mean(), {name: _Mean() for name in each}, Kept(task.metrics)
     with fixed.active(), evaluating(model):
         for batch in evaluation_batches(task):
             losses, weights = task.losses(model, batch)
             loss.add(losses, torch.ones_like(losses) if weights is None else weights)
-            for name, mean in metrics.items():
-                with torch.autocast(task.torch_device.type, dtype=task.autocast, enabled=task.autocast is not None):
-                    values = task.metrics[name](model, batch)
-                mean.add(*metric_values(name, values, losses))
+            with torch.autocast(task.torch_device.type, dtype=task.autocast, enabled=task.autocast is not None):
+                for name, mean in means.items():
+                    mean.add(*metric_values(name, each[name](model, batch), losses))
+                together.add(model, batch)
     reshard(model)
-    return Evaluation(loss.value, {name: mean.value for name, mean in metrics.items()})
+    found = {name: mean.value for name, mean in means.items()} | together.values
+    return Evaluation(loss.value, {name: found[name] for name in task.metrics})
 
 
 class _Mean:

@@ -21,6 +21,7 @@ from batchopt.probing.dataloaders import loaded_by
 from batchopt.probing.losses import Batch, Loss, Metric, per_example_losses
 from batchopt.probing.rescaling import RESCALED
 from batchopt.probing.rollouts import Rollouts
+from batchopt.probing.set_metric import SetMetric
 from batchopt.probing.sharding import is_sharded
 from batchopt.probing.streams import SeededStream
 
@@ -51,7 +52,8 @@ class TrainingTask:
             with parameter groups that multiply it.
         eval_data: where the loss is evaluated; None evaluates on a fixed sample of 1,024 training examples.
         metrics: what else is evaluated there, by name, as goals of plans: (model, batch) -> one value per example, or
-            (values, weights). {"accuracy": lambda model, batch: model(batch[0]).argmax(1) == batch[1]}
+            (values, weights). {"accuracy": lambda model, batch: model(batch[0]).argmax(1) == batch[1]}. One that is no
+            mean over examples, as F1 is none, is a `batchopt.probing.set_metric.SetMetric` of all together.
         collate_fn: makes a batch of a list of examples; torch's default_collate if None.
         device: where to train; None takes CUDA where there is one.
         autocast: dtype of mixed precision (torch.bfloat16 or torch.float16); None trains in the model's own.
@@ -86,7 +88,7 @@ class TrainingTask:
     loss: Loss
     optimizer: Callable[..., torch.optim.Optimizer]
     eval_data: Any = None
-    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    metrics: Mapping[str, Metric | SetMetric] = field(default_factory=dict)
     collate_fn: Callable[[list[Any]], Batch] | None = None
     device: torch.device | str | None = None
     autocast: torch.dtype | None = None
@@ -344,7 +346,8 @@ def _check_metrics(metrics: object, *, of_rollouts: bool) -> None:
     for name, metric in metrics.items():
         if name in TOLD:
             raise ValueError(f"a metric must not be named {name!r}, which is reported at every evaluation: rename it")
-        _check_callable(f"metric {name!r}", metric)
+        if not isinstance(metric, SetMetric):
+            _check_callable(f"metric {name!r}", metric)
 
 
 def _check_device(device: torch.device | str | None) -> None:
