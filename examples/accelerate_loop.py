@@ -36,5 +36,8 @@ task = task_from_accelerator(accelerator, model, optimizer, train_loader, loss_o
 report = batchopt.probe(task, examples=60_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.ReachLoss(0.15))
+print(plan)
 train(apply_plan(plan, accelerator, optimizer, train_loader), epochs=1)
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan)
+loss = loss_of(model.eval(), next(iter(test_loader))).item()
+print(f"ended at a loss of {loss:.3g}, predicted {plan.loss}: see out/report.html")

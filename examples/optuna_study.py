@@ -38,3 +38,5 @@ study = optuna.create_study(sampler=sampler, pruner=batchopt.TradeoffPruner())
 study.optimize(batchopt.reports_in_examples(objective, lambda epoch, _: (epoch + 1) * len(train_data)), n_trials=30)
 model = models[study.best_trial.number]
 batchopt.write_report("out/report.html", study=study)
+print(*batchopt.search.explain(study, last=1), sep="\n")
+print(f"best: {study.best_params} with a loss of {study.best_value:.3g}: see out/report.html")

@@ -37,3 +37,4 @@ print(plan)
 result = batchopt.train(task, plan.schedule)
 model = result.model
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan, measured=result.curve)
+print(f"ended at a loss of {result.curve.losses[-1]:.3g}, predicted {plan.loss}: see out/report.html")

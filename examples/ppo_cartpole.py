@@ -35,6 +35,10 @@ task = batchopt.TrainingTask(model=ActorCritic, data=rollouts, loss=ppo_loss, op
 report = batchopt.probe(task, examples=4_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.LowestLoss(2_000, "examples"))
+print(plan)
 result = batchopt.train(task, plan.schedule)
 model = result.model
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan, measured=result.curve)
+loss = result.curve.losses[-1]
+print(f"ended at a score of {rollouts.score_of(loss):.3g}: a loss of {loss:.3g}, predicted {plan.loss}")
+print("see out/report.html")

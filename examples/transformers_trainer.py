@@ -18,8 +18,9 @@ train_data, eval_data = sums(4_000, seed=0), sums(400, seed=1)
 config = LlamaConfig(vocab_size=12, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
 model = LlamaForCausalLM(config)
 args = TrainingArguments(
-    output_dir="out", per_device_train_batch_size=32, learning_rate=1e-3, num_train_epochs=10, report_to="none"
-)
+    output_dir="out", save_strategy="no", report_to="none", disable_tqdm=True,
+    per_device_train_batch_size=32, learning_rate=1e-3, num_train_epochs=10,
+)  # fmt: skip
 trainer = Trainer(model, args, train_dataset=train_data, eval_dataset=eval_data)
 
 # The end of your own code: in place of trainer.train() comes what follows.
@@ -31,5 +32,7 @@ report = batchopt.probe(task, examples=60_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.LowestLoss(40_000, "examples"))
 trainer = Trainer(model, apply_plan(plan, args), train_dataset=train_data, eval_dataset=eval_data)
+print(plan)
 trainer.train()
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan)
+print(f"ended at a loss of {trainer.evaluate()['eval_loss']:.3g}, predicted {plan.loss}: see out/report.html")

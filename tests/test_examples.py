@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-LONGEST = 40
+LONGEST = 45
 SMALLER: dict[str, dict[str, str]] = {
     "plain_pytorch": {"examples=60_000": "examples=6_000", "ReachLoss(0.15)": "ReachLoss(0.8)"},
     "transformers_trainer": {

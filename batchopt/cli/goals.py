@@ -39,16 +39,17 @@ class Amount:
     """How long a run is: a number of seconds, examples, steps or epochs.
 
     Args:
-        text: "90epochs", "2h", "200_000examples"; a number alone is seconds.
+        text: "90epochs", "2h", "200_000examples".
     """
 
     def __init__(self, text: str) -> None:
         found = re.fullmatch(r"([0-9.,_]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)", text.strip().lower())
-        unit = found[2] or "s" if found is not None else ""
+        unit = found[2] if found is not None else ""
         if found is None or unit not in UNITS:
+            bare = "" if found is None or unit else f": {text}s are seconds, {text}epochs passes over the data"
             raise argparse.ArgumentTypeError(
                 "an amount is a number with a unit (s, min, h, examples, steps or epochs), 2h or 90epochs for example, "
-                f"got {text!r}"
+                f"got {text!r}{bare}"
             )
         if "," in found[1] and not GROUPED.fullmatch(found[1]):
             raise argparse.ArgumentTypeError(

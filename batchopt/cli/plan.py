@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from batchopt._wording import seconds as time_in_words
 from batchopt.cli.arguments import add_batch_sizes, add_goal, count, goal_of
 from batchopt.cli.console import Console
 from batchopt.forecasting.forecast import Forecast
@@ -129,8 +130,10 @@ def _show_alternatives(plan: Plan, console: Console) -> None:
     by_cost = isinstance(plan.goal, ReachLoss)
     wanted = f"cost ({plan.price.unit})" if by_cost else "loss at the end"
     near = [p for p in plan.alternatives if p.batch_size in doublings]
+    # Where seconds are the price, that is their column.
+    is_timed = plan.seconds is not None and not (by_cost and plan.price.unit == "seconds")
     console.table(
-        ("", "batch", "peak rate", "steps", "examples", wanted),
+        ("", "batch", "peak rate", "steps", "examples", wanted, *(("time",) if is_timed else ())),
         [
             (
                 "*" if p == plan.best else "",
@@ -139,6 +142,7 @@ def _show_alternatives(plan: Plan, console: Console) -> None:
                 p.steps,
                 p.examples.value,
                 p.cost.value if by_cost else p.loss,
+                *((time_in_words(p.seconds.value),) if is_timed and p.seconds is not None else ()),
             )
             for p in near
         ],

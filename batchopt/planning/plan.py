@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
+from batchopt._wording import seconds as time_in_words
 from batchopt.planning.goal import BestMetric, LossGoal, ReachMetric
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
@@ -115,7 +116,8 @@ class Plan(Record):
         """What to run, what it is predicted to take, and why."""
         rate = f"peak learning rate {self.learning_rate:.3g}, {self.learning_rate_schedule}"
         metrics = "".join(f"{name} {estimate}, " for name, estimate in self.metrics.items())
-        ends = f"a loss of {self.loss} at the end, {metrics}{self.steps} steps"
+        time = "" if self.seconds is None else f", {time_in_words(self.seconds.value)}"
+        ends = f"a loss of {self.loss} at the end, {metrics}{self.steps} steps{time}"
         first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
         return "\n".join([first, *self.reasons])
 

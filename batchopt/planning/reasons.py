@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from batchopt._wording import number
+from batchopt._wording import seconds as time_in_words
 from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.plan import FIRST_REASON, Alternative
 from batchopt.schedules.schedule import Segment
@@ -20,6 +22,8 @@ SHAPES_IN_WORDS = {
 }
 
 
+NEARLY, FASTER = 0.1, 0.7
+"""A run that ends at a loss (or costs) at most a tenth more, in at most this share of the time, is worth a word."""
 DEARER = " in the middle of the predictions, but it is worse on average over what is possible"
 OWN_DECISION = (
     "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
@@ -68,6 +72,8 @@ def reasons_for(
             "and twice the fewest examples."
         )
     reasons.append(_step_cost_sentence(goal, price))
+    if best.seconds is not None and price.unit != "seconds":
+        reasons.append(_time_sentence(goal, best, points, best.seconds.value))
     reasons.extend(_neighbour_sentences(goal, best, points, price))
     if isinstance(goal, ReachLoss):
         reasons.append(_schedule_sentence(segments, relative_cost))
@@ -95,6 +101,26 @@ def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
     return (
         f"A step {takes} {price.in_words()}; its fixed part is worth {number(even)} examples, so the least cost to "
         f"{wanted} lies near sqrt(critical batch size x {number(even)})."
+    )
+
+
+def _time_sentence(goal: LossGoal, best: Alternative, points: Sequence[Alternative], taken: float) -> str:
+    """How long a run takes whose price is not time, and what the fastest that is nearly as good takes."""
+    told = f"By the measured time of a step the run takes {time_in_words(taken)}."
+    by_loss = isinstance(goal, LowestLoss)
+
+    def change(point: Alternative) -> float:
+        return (point.loss.value / best.loss.value if by_loss else point.cost.value / best.cost.value) - 1.0
+
+    near = [p for p in points if p.seconds is not None and change(p) <= NEARLY]
+    fastest = min(near, key=lambda p: p.seconds.value if p.seconds is not None else math.inf, default=best)
+    if fastest.seconds is None or fastest.seconds.value > FASTER * taken:
+        return told
+    worse = f"ends at a loss of {fastest.loss.value:.4g}" if by_loss else f"costs {change(fastest):+.0%}"
+    time = time_in_words(fastest.seconds.value)
+    return (
+        f"{told} Batch size {fastest.batch_size} {worse} and takes {time}: for the least time give the goal in "
+        "seconds, or bound the plan by batch_sizes=(least, most)."
     )
 
 

@@ -226,11 +226,7 @@ def _check_untrained(run: TrainingRun) -> None:
     try:
         untrained.evaluation()
     except NonFiniteLossError as error:
-        where, what = "the data" if run.task.eval_data is None else "eval_data", str(error).partition(" became")[0]
-        raise TaskError(
-            f"losses and metrics must be finite before any training, and {what} is nan or infinite: look for NaN or "
-            f"infinite values in {where}, or in what computes it"
-        ) from None
+        raise TaskError(str(error)) from None
 
 
 def _multiplier(leg: Leg, schedule: LearningRateSchedule | None, examples: int) -> float:

@@ -208,11 +208,16 @@ def evaluation_batches(task: TrainingTask) -> Iterator[Any]:
 
     They are `eval_data`, or a fixed seeded sample of 1,024 training examples (all, if fewer) where there is none.
     """
-    count = evaluation_examples(task)
-    if task.eval_data is not None:
-        data, indices = task.eval_data, np.arange(count)
-    else:
-        data, indices = task.data, order_of(task.data, seed=EVALUATION_SEED, start=0, count=count)
-    for begin in range(0, count, EVALUATION_BATCH):
+    data = task.data if task.eval_data is None else task.eval_data
+    indices = evaluation_indices(task)
+    for begin in range(0, len(indices), EVALUATION_BATCH):
         chunk = indices[begin : begin + EVALUATION_BATCH]
         yield gather(data, chunk, collate_fn=task.collate_fn, device=task.torch_device)
+
+
+def evaluation_indices(task: TrainingTask) -> NDArray[np.int64]:
+    """Of these examples, in `eval_data` or else in the training data."""
+    count = evaluation_examples(task)
+    if task.eval_data is not None:
+        return np.arange(count)
+    return order_of(task.data, seed=EVALUATION_SEED, start=0, count=count)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from batchopt._checks import check_count
 from batchopt.errors import TaskError
-from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, fetch, order_of
+from batchopt.probing.data import EVALUATION_SEED, available, evaluation_batches, evaluation_indices, fetch, order_of
 from batchopt.probing.distributed import DefaultGroup
 from batchopt.probing.losses import Batch, check_mean, is_mean, metric_values, tolerance_in
 from batchopt.probing.reading import rows
@@ -150,6 +150,37 @@ def check_untrained(run: TrainingRun, count: int) -> None:
             "nan or infinite: look for NaN or infinite values in the data, for labels none of which counts, or in the "
             "loss"
         )
+
+
+def untrained_fault(task: TrainingTask, model: nn.Module, what: str) -> str:
+    """What to look for where an evaluation of an untrained model is not finite, with the first example at fault.
+
+    Args:
+        task: whose evaluation it is.
+        model: before any training, evaluated by this process alone.
+        what: is not finite: the loss, or a metric.
+    """
+    where = "the data" if task.eval_data is None else "eval_data"
+    bad = [] if isinstance(task.data, Rollouts) else _not_finite_evaluated(task, model)
+    held = "data" if task.eval_data is None else "eval_data"
+    named = task.eval_data is not None or task.population is not None
+    which = f", as that of {held}[{bad[0]}]{' and others' if len(bad) > 1 else ''} is" if bad and named else ""
+    return (
+        f"losses and metrics must be finite before any training, and {what} is nan or infinite{which}: look for NaN or "
+        f"infinite values in {where}, or in what computes it"
+    )
+
+
+def _not_finite_evaluated(task: TrainingTask, model: nn.Module) -> list[int]:
+    """Indices of evaluated examples whose loss is NaN or infinite; none where the loss is one number of a batch."""
+    found: list[Tensor] = []
+    with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active(), evaluating(model):
+        for batch in evaluation_batches(task):
+            losses = task.losses(model, batch)[0]
+            if is_mean(losses):
+                return []
+            found.append(~losses.isfinite().cpu())
+    return [int(index) for index in evaluation_indices(task)[torch.cat(found).numpy()]]
 
 
 def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:

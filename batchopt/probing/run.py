@@ -15,7 +15,7 @@ from batchopt._checks import check_count, check_positive
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import fetch, order_of
 from batchopt.probing.distributed import DefaultGroup, process_group
-from batchopt.probing.evaluation import Evaluation, collector_of, evaluate
+from batchopt.probing.evaluation import Evaluation, collector_of, evaluate, untrained_fault
 from batchopt.probing.losses import batch_loss, check_counts
 from batchopt.probing.reading import rows
 from batchopt.probing.rescaling import Rescaling
@@ -323,8 +323,7 @@ class TrainingRun:
         """The (weighted) mean per-example loss at frozen weights in evaluation mode, and the task's metrics likewise.
 
         On `eval_data`, or else on a fixed sample of 1,024 training examples; of roll-outs by the scores of episodes.
-        Whatever is random in the loss is drawn
-        alike at every evaluation, and the run goes on as if it had not been evaluated.
+        Whatever is random is drawn alike at every evaluation, and the run goes on as if it had not been evaluated.
 
         Raises:
             NonFiniteLossError: the loss or a metric is NaN or infinite.
@@ -332,7 +331,9 @@ class TrainingRun:
         found = evaluate(self.task, self.model, self.group, is_sharded=self.is_sharded)
         for name, value in {"evaluated loss": found.loss, **found.metrics}.items():
             if not math.isfinite(value):
-                raise NonFiniteLossError(f"the {name} became {value} {self._where()}")
+                is_untrained = self.steps == 0 and self.group is None
+                why = untrained_fault(self.task, self.model, f"the {name}") if is_untrained else self._where()
+                raise NonFiniteLossError(why if is_untrained else f"the {name} became {value} {why}")
         return found
 
     def _where(self) -> str:

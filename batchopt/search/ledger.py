@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 EVERY_TRIAL_UNTIL, REFIT_SHARE = 48, 0.1
 """The fit is renewed with every trial in short studies, later when their number has grown by a share (5 to 10 %)."""
+LEAST_ROSE = 3
+"""Trials that must show it before a study is said to be the wrong way round."""
 _KNOWN = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -66,6 +68,7 @@ class Ledger:
         misread: how many completed trials report or return what cannot be.
         at_once: how many others were at the goal's loss at their first report.
         rose: how many trials reported what rose where it should fall.
+        fell: how many others reported often enough to tell.
         observations: of trials that were asked for, by number.
     """
 
@@ -83,6 +86,7 @@ class Ledger:
     misread: int = 0
     at_once: int = 0
     rose: int = 0
+    fell: int = 0
     observations: dict[int, Observation] = field(default_factory=dict)
 
     def add(self, trial: FrozenTrial) -> None:
@@ -108,12 +112,13 @@ class Ledger:
         self._look_at_rise(trial)
 
     def _look_at_rise(self, trial: FrozenTrial) -> None:
-        """Say that the study is the wrong way round, only when it is the second trial that shows it."""
-        is_rise = rises(trial)
-        self.rose += is_rise
-        if is_rise and self.rose > 1:
+        """Say that the study is the wrong way round, where most trials show it: a rate that is too high does, too."""
+        rose = rises(trial)
+        self.rose += rose is True
+        self.fell += rose is False
+        if self.rose >= LEAST_ROSE and self.rose > 2 * self.fell:
             warn_once(
-                f"Study {self.study_name}: trial {trial.number}, as one before: {the_other_way(self.settings)}",
+                f"Study {self.study_name}: trial {trial.number}, as most before: {the_other_way(self.settings)}",
                 about=f"{self.study_name} rises",
             )
 

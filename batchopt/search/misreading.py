@@ -33,10 +33,12 @@ def reached_at_once(trial: FrozenTrial, goal: LossGoal) -> bool:
     return 0 < reports[min(reports)] <= goal.loss
 
 
-def rises(trial: FrozenTrial) -> bool:
-    """Whether what a trial reported, a share as errors and accuracies are, rose while it trained."""
+def rises(trial: FrozenTrial) -> bool | None:
+    """Whether what a trial reported rose while it trained, a share as errors are; None where it reported too seldom."""
     reports = trial.intermediate_values
-    if len(reports) < LEAST_COUNTED or not all(0 <= share <= 1 for share in reports.values()):
+    if len(reports) < LEAST_COUNTED:
+        return None
+    if not all(0 <= share <= 1 for share in reports.values()):
         return False
     return reports[max(reports)] > RISES * reports[min(reports)]
 

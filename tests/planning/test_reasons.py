@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 from visualization.samples import plan_of
 
-from batchopt.planning.goal import ReachLoss
+from batchopt._wording import seconds
+from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.reasons import reasons_for
 from batchopt.step_cost import Knee, StepCost
 
 PLAN = plan_of()
+GOAL = ReachLoss(0.6)
 
 
-def told(price: StepCost) -> str:
-    reasons = reasons_for(ReachLoss(0.6), PLAN.best, PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
+def told(price: StepCost, goal: LossGoal = GOAL) -> str:
+    reasons = reasons_for(goal, PLAN.best, PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
                           segments=PLAN.schedule.segments, relative_cost=1.0, price=price, lowest_observed=0.1,
                           expected_regret=None, doubts=())  # fmt: skip
     return " ".join(reasons)
@@ -33,3 +35,25 @@ def told(price: StepCost) -> str:
 )  # fmt: skip
 def test_the_cost_of_a_step(price: StepCost, sentence: str) -> None:
     assert sentence in told(price)
+
+
+def test_a_price_that_is_no_time_tells_the_time_and_what_a_faster_run_gives() -> None:
+    """A run of 128 takes 768.75 steps of 2.28 ms; all end at one loss, so the largest batch is the fastest."""
+    within = told(StepCost(0.0, 1.0, unit="examples"), LowestLoss(90_000, of="examples"))
+    assert "By the measured time of a step the run takes 1.75 s." in within
+    assert "Batch size 16" not in within
+    assert "By the measured time of a step the run takes 1.75 s." in told(StepCost(64.0, 1.0, unit="examples"))
+    assert "By the measured time" not in told(StepCost(1e-3, 1e-5))
+
+
+def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
+    small = PLAN.alternatives[0]
+    reasons = reasons_for(LowestLoss(90_000, of="examples"), small, PLAN.alternatives, shape="wsd", horizon=90_000,
+                          critical=None, segments=PLAN.schedule.segments, relative_cost=1.0,
+                          price=StepCost(0.0, 1.0, unit="examples"), lowest_observed=0.1, expected_regret=None,
+                          doubts=())  # fmt: skip
+    taken = {point.batch_size: point.seconds.value for point in PLAN.alternatives if point.seconds is not None}
+    fastest = min(taken, key=taken.__getitem__)
+    (line,) = [reason for reason in reasons if reason.startswith("By the measured time")]
+    assert f"the run takes {seconds(taken[16])}. Batch size {fastest} ends at a loss of 0.55" in line
+    assert f"takes {seconds(taken[fastest])}: for the least time give the goal in seconds" in line

@@ -106,7 +106,7 @@ def test_a_metric_has_a_value_for_each_example(metric: object, got: str) -> None
 
 def test_a_metric_that_is_not_finite_is_named() -> None:
     broken = {"gain": lambda model, batch: torch.full((len(batch[1]),), float("nan"))}
-    with pytest.raises(NonFiniteLossError, match="the gain became nan"):
+    with pytest.raises(NonFiniteLossError, match="before any training, and the gain is nan or infinite"):
         TrainingRun(task_with(metrics=broken), learning_rate=0.1, seed=3).evaluation()
     with pytest.raises(TaskError, match="before any training, and the gain is nan or infinite"):
         batchopt.probe(task_with(metrics=broken), examples=40_000, seed=0)

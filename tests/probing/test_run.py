@@ -280,7 +280,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
         run.step(40)
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
     assert run.steps == 0
-    with pytest.raises(NonFiniteLossError, match="the evaluated loss became nan after 0 steps"):
+    with pytest.raises(NonFiniteLossError, match="before any training, and the evaluated loss is nan or infinite"):
         run.evaluate()
 
 

@@ -211,6 +211,17 @@ def test_without_a_forecast_the_wrong_direction_is_told(
     assert len([record for record in caplog.records if re.search(match, record.message)]) == 1
 
 
+def test_a_few_rates_that_are_too_high_are_not_the_wrong_direction(caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of(BUDGET)
+    for last in (0.9, 0.9, 0.1, 0.1, 0.9, 0.1):
+        trial = study.ask(SPACE)
+        for n, loss in ((10_000, 0.3), (20_000, 0.5 * (0.3 + last)), (30_000, last)):
+            trial.report(loss, n)
+        study.tell(trial, last)
+    study.ask(SPACE)
+    assert not any("rose as it trained" in record.message for record in caplog.records)
+
+
 def test_percent_are_left_out_and_the_remedy_is_told(caplog: pytest.LogCaptureFixture) -> None:
     study = study_of(METRIC, direction="maximize", pruner=False)
     study.optimize(objective(lambda loss: 100.0 * accuracy_at(loss)), n_trials=3)
