@@ -17,7 +17,7 @@ demo: $(VENV)/.run
 
 test: lint types contracts pytest compat
 
-# The pages as a site in out/site/; to search in it: python -m http.server -d out/site
+# The pages as a site in out/site/: open out/site/index.html, which needs no server and no network
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	$(BIN)/python docs/scripts/check_site.py out/site
