@@ -7,19 +7,20 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from batchopt.cli.arguments import UsageError
+from batchopt.cli.live import STYLES, bar_on
 from batchopt.uncertainty import Estimate
 
 if TYPE_CHECKING:
     import rich.console
     from rich.progress import Progress, TaskID
 
+    from batchopt.cli.live import LatestRuns
+
 WIDTH = 100
 """Columns that sentences are wrapped to."""
-STYLES = {"good": "green", "doubt": "yellow", "error": "bold red", "soft": "dim", "heading": "bold"}
-"""Colours by what they stand for; none carries a meaning that the words do not."""
 
 
 class Console:
@@ -36,6 +37,7 @@ class Console:
     def __init__(self, *, as_json: bool, is_silent: bool = False) -> None:
         self._as_json, self._is_silent = as_json, is_silent
         self._bar: tuple[Progress, TaskID] | None = None
+        self._below: LatestRuns | None = None
         self._shown = ("", -1.0)
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -150,13 +152,17 @@ class Console:
                 self._shown = (part, done)
             return
         if self._bar is None:
-            self._bar = _bar_on(_rich(sys.stderr))
+            self._bar = bar_on(_rich(sys.stderr), self._below)
         bar, task = self._bar
         if (bar.tasks[0].total is None) != (done is None):  # the clock begins anew, and without a share the bar pulses
             bar.remove_task(task)
             task = bar.add_task(part, total=None if done is None else 1.0)
             self._bar = bar, task
         bar.update(task, completed=done or 0.0, description=part, refresh=True)
+
+    def show_below(self, below: LatestRuns | None) -> None:
+        """What stands under the bar from its next beginning on, where there is one; None for nothing."""
+        self._below = below
 
     def end_progress(self) -> None:
         """Take the bar away, so that words can follow."""
@@ -185,42 +191,6 @@ def _rich(stream: IO[str]) -> rich.console.Console:
     from rich.console import Console as RichConsole
 
     return RichConsole(file=stream, force_terminal=True)
-
-
-def _bar_on(console: rich.console.Console) -> tuple[Progress, TaskID]:
-    """A bar with the part's name, what has passed and what is left."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn("  {task.description:<24}", markup=False),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        _left_column(),
-        console=console,
-        transient=True,
-    )
-    bar.start()
-    return bar, bar.add_task("", total=1.0)
-
-
-def _left_column() -> Any:
-    from rich.progress import ProgressColumn, Task
-    from rich.text import Text
-
-    class Left(ProgressColumn):
-        """The share that is done, and how long the rest takes if it goes as fast: parts differ, budgets are kept."""
-
-        def render(self, task: Task) -> Text:
-            if task.total is None:
-                return Text("")
-            left = ""
-            if task.elapsed is not None and 0.02 < task.completed < 1.0:
-                minutes, seconds = divmod(round(task.elapsed * (1.0 - task.completed) / task.completed), 60)
-                hours, minutes = divmod(minutes, 60)
-                left = f"  {hours}:{minutes:02}:{seconds:02} left"
-            return Text(f"{task.completed:4.0%}{left}", style=STYLES["soft"])
-
-    return Left()
 
 
 def show(cell: object) -> str:

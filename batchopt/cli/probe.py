@@ -21,6 +21,7 @@ from batchopt.cli.arguments import (
     positive,
 )
 from batchopt.cli.console import Console
+from batchopt.cli.live import LatestRuns
 from batchopt.errors import BatchoptError, EvidenceError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.planning.goal import Goal
@@ -146,12 +147,13 @@ def probe_with_progress(
     batch_sizes: tuple[int, int] | None = None,
     workers: int = 1,
 ) -> ProbeReport:
-    """Probe with a progress bar, resumable beside `out`, and write `out`."""
+    """Probe with a progress bar and a table of the latest runs, resumable beside `out`, and write `out`."""
     from joblib import parallel_config
 
     from batchopt.probing.probe import probe
 
     journal = journal_of(out)
+    console.show_below(LatestRuns(journal))
     with parallel_config(n_jobs=workers):
         report = probe(
             task,
@@ -166,6 +168,7 @@ def probe_with_progress(
             progress=console.progress,
         )
     console.end_progress()
+    console.show_below(None)
     if processes.rank() == 0:
         if is_usable(report):
             report.save(out)
