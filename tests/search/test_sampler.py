@@ -280,7 +280,7 @@ def test_the_objective_is_told_once_in_one_line(caplog: pytest.LogCaptureFixture
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(TypeError, match=r"goal must be a batchopt\.ReachLoss"):
+    with pytest.raises(TypeError, match=r"goal must be one of batchopt\.ReachLoss"):
         sampler_of(goal="seconds")
     with pytest.raises(TypeError, match="base must be an Optuna sampler or None"):
         sampler_of(base="tpe")
