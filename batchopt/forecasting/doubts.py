@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
 
+UNSTEADY = 1.5
+"""Timings of steps that differ by more than this factor change which batch size takes the least seconds."""
 NARROW = 2.0
 """Batch sizes within this factor hardly tell what the batch size does."""
 
@@ -23,6 +25,11 @@ def doubts_of_report(report: ProbeReport) -> list[str]:
     doubts = []
     if report.stopped is not None:
         doubts.append(f"The probe stopped before its plan was done: {report.stopped}.")
+    if report.step_cost is not None and report.step_cost.scatter > UNSTEADY:
+        doubts.append(
+            f"The time of a step differed by a factor of {report.step_cost.scatter:.2g} between timings, as on a "
+            "machine that other programs use: give plans a step cost of your own, or probe again on a quiet one."
+        )
     unresolved = sum(1 for reading in report.noise_scales if not reading.resolved)
     if unresolved:
         are = "is" if unresolved == 1 else "are"

@@ -6,27 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchopt.errors import UnreachableGoalError
-from batchopt.forecasting.gathered import with_prior
 from batchopt.forecasting.horizons import warmup_within
 from batchopt.forecasting.metric_curve import curve_of
 from batchopt.forecasting.metric_goals import in_metrics, loss_goal
 from batchopt.forecasting.overfitting import band_held_back, held_back
 from batchopt.forecasting.planner import Wanted, make_plan
-from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import Goal, ReachLoss, ReachMetric, check_goal
+from batchopt.planning.goal import Goal, ReachMetric, check_goal
 from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
 
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
 
-FAR_BEYOND = 20.0
-"""A planned run that is so many times as long as the probe's longest takes its rate from the task's prior, if there is
-one: of 3, 5, 10 and 20 this lost least after probes of one run, and nothing after smaller ones (benchmarks/README.md).
-"""
 AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
 """What a plan chooses from: a constant rate is never cheaper than the best of these."""
 
@@ -50,6 +44,7 @@ def plan_for(
         multiple_of=multiple_of,
         measured=step_cost or forecast.step_cost,
         warmup_examples=forecast.warmup_examples,
+        prior=forecast.prior,
     )
     warmup = forecast.warmup_examples
     try:
@@ -67,48 +62,12 @@ def plan_for(
 
 
 def _made(forecast: Forecast, wanted: Wanted) -> Plan:
-    """The plan for a goal in the loss, at rates near the task's prior where the run is far beyond those of the probe.
+    """The plan for a goal in the loss.
 
     Raises:
         UnreachableGoalError: as `Forecast.plan`.
     """
-    prior, law = forecast.prior, forecast.law
-    if prior is None:
-        return _plan_by(forecast, law, wanted)
-    free = _plan_or_error(forecast, law, wanted)
-    if isinstance(free, Plan) and free.horizon <= FAR_BEYOND * law.longest:
-        return free
-    near = f"the task's prior, {prior[1]:.3g} at batch size {prior[0]}"
-    bound = _plan_or_error(forecast, with_prior(law, prior), replace(wanted, prior=prior))
-    if isinstance(bound, Plan):
-        why = "At the rates that the probe tried no setting is predicted to do it"
-        if isinstance(free, Plan):
-            why = (
-                f"The run is more than {FAR_BEYOND:g} times as long as the probe's longest, and it does not know the "
-                "best peak rates of such runs"
-            )
-        reason = f"{why}: only those within a factor of two of {near}, were considered."
-        return replace(bound, reasons=(reason, *bound.reasons))
-    if not isinstance(free, Plan):
-        raise free
-    if isinstance(wanted.goal, ReachLoss):
-        raise UnreachableGoalError(
-            f"{bound}, at peak rates within a factor of two of {near}. At others a plan is possible, but most plans so "
-            "far beyond the probe never arrive: probe with more examples, or leave the prior out"
-        )
-    reason = f"No rate near {near}, is predicted to be stable, so others were considered."
-    return replace(free, reasons=(reason, *free.reasons))
-
-
-def _plan_or_error(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan | UnreachableGoalError:
-    try:
-        return _plan_by(forecast, law, wanted)
-    except UnreachableGoalError as error:
-        return error
-
-
-def _plan_by(forecast: Forecast, law: LossPosterior, wanted: Wanted) -> Plan:
-    warmup = forecast.warmup_examples
+    law, warmup = forecast.law, forecast.warmup_examples
     return make_plan(
         law,
         wanted,

@@ -84,13 +84,6 @@ def with_edge_of_stability(law: LossPosterior, known: Gathered) -> LossPosterior
     return replace(law, unstable=((law.batch_sizes[1], law.highest_rate, UNTRIED * law.highest_rate),))
 
 
-def with_prior(law: LossPosterior, prior: tuple[int, float] | None) -> LossPosterior:
-    """A law that counts on a rate that is known to work at a batch size, as if a run had done well there."""
-    if prior is None:
-        return law
-    return replace(law, stable=(*law.stable, prior), highest_rate=max(law.highest_rate, prior[1]))
-
-
 def constant_law(known: Gathered, *, seed: int) -> LawPosterior | None:
     """The law of runs that keep their rate; None where none was probed and no two of the others did.
 

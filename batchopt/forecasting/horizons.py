@@ -84,26 +84,10 @@ def first_crossing(log_losses: Floats, log_examples: Floats, target: float) -> F
     return np.where(below.any(axis=-1), np.exp(at), np.inf)
 
 
-NEAR_PRIOR = 1.0
-"""Octaves to both sides of a rate that is known to work."""
-
-
-def rates_for(
-    posterior: LossPosterior, batch_sizes: Sequence[float] | Floats, prior: tuple[int, float] | None = None
-) -> Floats:
-    """Peak rates to consider for each batch size, rising, (b, r).
-
-    Args:
-        posterior: what is believed.
-        batch_sizes: (b,).
-        prior: a batch size and a rate that are known to work: only rates near it are, carried over by the root of the
-            batch size.
-    """
+def rates_for(posterior: LossPosterior, batch_sizes: Sequence[float] | Floats) -> Floats:
+    """Peak rates to consider for each batch size, rising, (b, r)."""
     low, high = (math.log2(rate) for rate in posterior.learning_rates)
     octaves = np.arange(low - LOWER_OCTAVES, high + HIGHER_OCTAVES + 0.5 * RATE_STEP, RATE_STEP)
-    if prior is not None:
-        known = math.log2(prior[1] / math.sqrt(prior[0]))
-        octaves = known + np.arange(-NEAR_PRIOR, NEAR_PRIOR + 0.5 * RATE_STEP, RATE_STEP)
     return np.asarray(np.sqrt(np.asarray(batch_sizes, float))[:, None] * np.exp2(octaves))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batchopt.errors import UnreachableGoalError
+from batchopt.forecasting.carried_rates import KnownRates
 from batchopt.forecasting.horizons import LEAST_STEPS, ends_of, horizons_for, rates_for, schedule_of
 from batchopt.forecasting.posterior import LossPosterior
 from batchopt.forecasting.ramp import cheapest_ramp
@@ -64,26 +65,33 @@ def make_plan(
     """The plan of `Forecast.plan`, which documents the arguments; losses are held back to what was seen."""
     goal, measured = wanted.goal, wanted.measured
     sizes = candidate_batch_sizes(*_within_memory(wanted.bounds, measured), multiple_of=wanted.multiple_of)
+
+    def critical_at(loss: float, shape: Shape) -> Estimate | None:
+        return _critical(critical_batch_size, min(loss, 0.99 * posterior.initial_loss), shape)
+
+    at = critical_at(goal.loss if isinstance(goal, ReachLoss) else posterior.lowest_loss, wanted.shapes[0])
+    known = KnownRates(posterior, wanted.prior, wanted.warmup_examples, None if at is None else at.value)
     if isinstance(goal, ReachLoss):
         if goal.loss >= posterior.initial_loss:
             raise UnreachableGoalError(
                 f"loss {goal.loss:.4g} needs no training: the initial loss is {posterior.initial_loss:.4g}"
             )
         price = _price(goal, measured, lambda: hyperbola(goal.loss, wanted.shapes[0]))
-        shape, runs, best, regret = _reaching(posterior, wanted, goal, sizes, price)
+        shape, runs, best, regret = _reaching(known, wanted.shapes, goal, sizes, price)
     else:
         price, regret = goal.price(measured), None
-        shape, runs, best = _within_budget(posterior, wanted, goal, sizes, price)
+        shape, runs, best = _within_budget(known, wanted.shapes, goal, sizes, price)
     by_law = (_alternative(run, price, measured) for run in runs)
     points = tuple(replace(point, loss=held_back(point.loss, point.horizon)) for point in by_law)
     chosen = points[runs.index(best)]
     ramp = cheapest_ramp(posterior, shape, best, goal, price, sizes, warmup_examples=wanted.warmup_examples)
+    rate = known.of(shape, best.horizon)
     schedule = Schedule.constant(best.batch_size, examples=best.horizon, learning_rate=best.learning_rate)
     segments, horizon, rates = (schedule.segments, best.horizon, best.schedule)
     if ramp is not None:
         segments, horizon, rates = ramp.segments, ramp.horizon, ramp.schedule
     loss = goal.loss if isinstance(goal, ReachLoss) else chosen.loss.value
-    critical = _critical(critical_batch_size, min(loss, 0.99 * posterior.initial_loss), shape)
+    critical = critical_at(loss, shape)
     relative = 1.0 if ramp is None else ramp.relative_cost
     name = shape if isinstance(shape, str) else "function"
     return Plan(
@@ -108,6 +116,7 @@ def make_plan(
             price=price,
             lowest_observed=posterior.lowest_loss,
             expected_regret=regret,
+            rate=None if rate is None else rate.in_words(best.batch_size),
             doubts=doubts,
         ),
         expected_regret=regret,
@@ -146,16 +155,16 @@ def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], t
 
 
 def _reaching(
-    posterior: LossPosterior, wanted: Wanted, goal: ReachLoss, sizes: Sequence[int], price: StepCost
+    known: KnownRates, shapes: Sequence[Shape], goal: ReachLoss, sizes: Sequence[int], price: StepCost
 ) -> tuple[Shape, list[SingleRun], SingleRun, float]:
     """The shape to take, the best run of each batch size with it, the best of all, and its expected regret.
 
     Of every shape the best setting is looked at closely, and the shapes are compared by what its run costs.
     """
-    grid = _Grid(posterior, wanted, goal.loss, sizes, price)
+    grid = _Grid(known, shapes, goal.loss, sizes, price)
     found: list[tuple[Shape, SingleRun, Floats]] = []
     regrets: dict[Shape, float] = {}
-    for shape in wanted.shapes:
+    for shape in shapes:
         at = grid.best(shape)
         run = None if at is None else grid.run(shape, *at)
         if at is not None and run is not None:
@@ -164,12 +173,12 @@ def _reaching(
     if not found:
         raise UnreachableGoalError(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
-            "ask for a loss nearer to what was observed, or widen the bounds"
+            "ask for a loss nearer to what was observed, probe with more examples, or widen the bounds"
         )
     least = min(float(np.median(costs)) for _, _, costs in found)
 
     def expected(each: tuple[Shape, SingleRun, Floats]) -> float:
-        diverges = of_draws(posterior.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
+        diverges = of_draws(known.law.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
         return float(mean_log(each[2], most=_most(diverges) * least))
 
     shape, best, _ = min(found, key=expected)
@@ -190,17 +199,17 @@ class _Grid:
     """Horizons that reach a loss over batch sizes and peak rates, by shape."""
 
     def __init__(
-        self, posterior: LossPosterior, wanted: Wanted, loss: float, sizes: Sequence[int], price: StepCost
+        self, known: KnownRates, shapes: Sequence[Shape], loss: float, sizes: Sequence[int], price: StepCost
     ) -> None:
-        self.posterior, self.warmup, self.loss, self.sizes = posterior, wanted.warmup_examples, loss, sizes
-        self.rates, horizons = rates_for(posterior, sizes, wanted.prior), horizons_for(posterior)
+        self.known, self.loss, self.sizes, posterior = known, loss, sizes, known.law
+        self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
         flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
         diverges = of_draws(posterior.is_unstable(*flat)).reshape(-1, *self.rates.shape)
         self._middle, self._costs, self._scores, self._log_steps = {}, {}, {}, {}
-        for shape in wanted.shapes:
-            ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=self.warmup)
+        for shape in shapes:
+            ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=known.warmup_examples)
             needed = of_draws(ends.examples_to(loss))
             middle = np.median(needed, axis=0)
             most = _most(diverges) * middle.min(axis=1, keepdims=True)
@@ -230,29 +239,26 @@ class _Grid:
 
     def run(self, shape: Shape, i: int, j: int) -> SingleRun | None:
         """The run of a setting, looked at closely."""
-        return run_to_loss(
-            self.posterior,
-            shape,
-            self.sizes[i],
-            float(self.rates[i, j]),
-            self.loss,
-            near=float(self._middle[shape][i, j]),
-            warmup_examples=self.warmup,
-        )
+        near, warmup = float(self._middle[shape][i, j]), self.known.warmup_examples
+
+        def run(law: LossPosterior, rate: float) -> SingleRun | None:
+            return run_to_loss(law, shape, self.sizes[i], rate, self.loss, near=near, warmup_examples=warmup)
+
+        return self.known.at(shape, near, self.sizes[i], float(self.rates[i, j]), run)
 
 
 def _within_budget(
-    posterior: LossPosterior, wanted: Wanted, goal: LowestLoss, sizes: Sequence[int], price: StepCost
+    known: KnownRates, shapes: Sequence[Shape], goal: LowestLoss, sizes: Sequence[int], price: StepCost
 ) -> tuple[Shape, list[SingleRun], SingleRun]:
     """As `_reaching`, for the lowest loss at the end of a budget."""
-    steps = {size: math.floor(goal.within / price(size)) for size in sizes}
+    posterior, steps = known.law, {size: math.floor(goal.within / price(size)) for size in sizes}
     usable = [size for size in sizes if steps[size] >= LEAST_STEPS] or [size for size in sizes if steps[size] >= 2]
-    rates = rates_for(posterior, usable, wanted.prior)
-    found = np.full((1 + posterior.draws, len(wanted.shapes), *rates.shape), np.inf)
-    for k, shape in enumerate(wanted.shapes):
+    rates = rates_for(posterior, usable)
+    found = np.full((1 + posterior.draws, len(shapes), *rates.shape), np.inf)
+    for k, shape in enumerate(shapes):
         for i, size in enumerate(usable):
             horizon = steps[size] * size
-            schedule = schedule_of(shape, horizon, wanted.warmup_examples)
+            schedule = schedule_of(shape, horizon, known.warmup_examples)
             width = rates.shape[1]
             found[:, k, i] = posterior.losses_at_end([size] * width, rates[i], [schedule] * width, [horizon] * width)
     scores = np.mean(np.minimum(found, math.log(DIVERGED * posterior.initial_loss)), axis=0)
@@ -264,13 +270,24 @@ def _within_budget(
             "no batch size and learning rate within the bounds takes two steps and stays stable within the budget: "
             "raise it, or widen the bounds"
         )
-    shape, runs = wanted.shapes[at[0]], []
+    shape, runs = shapes[at[0]], []
     for i, size in enumerate(usable):
         j = at[2] if i == at[1] else int(np.argmin(scores[at[0], i]))
         if math.isfinite(scores[at[0], i, j]):
-            schedule = schedule_of(shape, steps[size] * size, wanted.warmup_examples)
-            runs.append(run_over(posterior, schedule, size, float(rates[i, j]), horizon=steps[size] * size))
+            run = _run_over(known, shape, size, float(rates[i, j]), steps[size] * size)
+            runs += [] if run is None else [run]
     return shape, runs, next(run for run in runs if run.batch_size == usable[at[1]])
+
+
+def _run_over(known: KnownRates, shape: Shape, size: int, rate: float, horizon: int) -> SingleRun | None:
+    """The run of a setting over a horizon; None where it is more likely to diverge."""
+    schedule = schedule_of(shape, horizon, known.warmup_examples)
+
+    def run(law: LossPosterior, rate: float) -> SingleRun | None:
+        found = run_over(law, schedule, size, rate, horizon=horizon)
+        return found if np.isfinite(np.median(of_draws(found.losses))) else None
+
+    return known.at(shape, horizon, size, rate, run)
 
 
 def _alternative(run: SingleRun, price: StepCost, measured: StepCost | None) -> Alternative:

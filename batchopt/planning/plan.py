@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from batchopt._codec import Record, Upgrade, gained
 from batchopt._wording import seconds as time_in_words
-from batchopt.planning.goal import BestMetric, LossGoal, ReachMetric
+from batchopt.planning.goal import BestMetric, LossGoal, ReachLoss, ReachMetric
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -115,10 +116,12 @@ class Plan(Record):
     def __str__(self) -> str:
         """What to run, what it is predicted to take, and why."""
         rate = f"peak learning rate {self.learning_rate:.3g}, {self.learning_rate_schedule}"
-        metrics = "".join(f"{name} {estimate}, " for name, estimate in self.metrics.items())
+        metrics = "".join(f", {name} {estimate}" for name, estimate in self.metrics.items())
+        whole = f"{self.horizon:,} examples, {math.ceil(self.horizon / self.batch_size):,} steps"
         time = "" if self.seconds is None else f", {time_in_words(self.seconds.value)}"
-        ends = f"a loss of {self.loss} at the end, {metrics}{self.steps} steps{time}"
-        first = f"Batch size {self.batch_size}, {rate} over {self.horizon:,} examples: {ends}"
+        until = f", {self.steps} steps{time} until the goal" if isinstance(self.goal, ReachLoss) else time
+        ends = f"a loss of {self.loss} at the end{metrics}{until}"
+        first = f"Batch size {self.batch_size}, {rate} over {whole}: {ends}"
         return "\n".join([first, *self.reasons])
 
     @property

@@ -45,6 +45,7 @@ def reasons_for(
     price: StepCost,
     lowest_observed: float,
     expected_regret: float | None,
+    rate: str | None,
     doubts: Sequence[str],
 ) -> tuple[str, ...]:
     """The reasons of a plan, doubts first."""
@@ -60,6 +61,7 @@ def reasons_for(
             f"that was seen ({lowest_observed:.3g}): the steps to it are extrapolated."
         )
     reasons.append(f"{FIRST_REASON}{SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
+    reasons += [] if rate is None else [rate]
     if isinstance(goal, ReachLoss):
         reasons.append(
             "A loss counts as reached at the end of the decay. The schedule is as long as nine of ten runs need, by "
@@ -79,8 +81,8 @@ def reasons_for(
         reasons.append(_schedule_sentence(segments, relative_cost))
     if expected_regret is not None:
         reasons.append(
-            f"The plan is expected to cost {expected_regret:.0%} more than the best setting would: so much a perfect "
-            "forecast would save, on average over what is believed."
+            f"By what the forecast leaves open, the plan costs {expected_regret:.0%} more than the best setting would, "
+            "on average. What the law itself gets wrong is not in that."
         )
     return tuple(reasons)
 

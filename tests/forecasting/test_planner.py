@@ -11,6 +11,7 @@ import pytest
 from forecasting.known_law import drawn_law, known_forecast
 
 from batchopt.errors import UnreachableGoalError
+from batchopt.forecasting.carried_rates import NEAR, KnownRates
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, rates_for, schedule_of
 from batchopt.learning_rate_schedule import ShapeName
@@ -41,6 +42,15 @@ def chosen(scores: dict[tuple[int, float], tuple[float, float]]) -> tuple[int, f
     return min((each for each in scores if scores[each][0] <= least + EQUAL), key=lambda each: scores[each][1])
 
 
+def near_the_runs(shape: ShapeName, size: int, rate: float, loss: float) -> float:
+    """A rate, moved to within the factor of what the runs show to be best."""
+    critical = FORECAST.critical_batch_size(loss, learning_rate_schedule=shape).value
+    known = KnownRates(LAW, None, None, critical).of(shape, LAW.longest)
+    assert known is not None
+    middle = known.carried_to(size)
+    return min(max(rate, middle / NEAR), middle * NEAR)
+
+
 @pytest.mark.parametrize("shape", ["cosine", "wsd"])
 def test_twin_the_lowest_loss_within_a_budget(shape: ShapeName) -> None:
     budget = 400_000
@@ -53,6 +63,7 @@ def test_twin_the_lowest_loss_within_a_budget(shape: ShapeName) -> None:
             mean = np.mean([math.log(min(loss, DIVERGED * LAW.initial_loss)) for loss in losses])
             scores[size, rate] = (float(mean), float(steps))
     size, rate = chosen(scores)
+    rate = near_the_runs(shape, size, rate, LAW.lowest_loss)
     assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
     assert plan.horizon == math.floor(budget / PRICE(size)) * size
     assert plan.schedule.steps * PRICE(size) <= budget
@@ -91,7 +102,8 @@ def test_twin_the_least_cost_to_a_loss() -> None:
             mean = np.mean([math.log(min(each, cap)) for each, cap in zip(found, most, strict=True)])
             scores[size, rate] = (float(mean) + math.log(PRICE(size) / size), middles[size, rate] / size)
     size, rate = chosen(scores)
-    assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(rate))
+    moved = near_the_runs("cosine", size, rate, loss)
+    assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(moved))
     assert plan.best in plan.alternatives
     costs = {each: [own * PRICE(each[0]) / each[0] for own in found] for each, found in examples.items()}
     given_up = GIVEN_UP * float(np.median(costs[size, rate]))
@@ -99,8 +111,8 @@ def test_twin_the_least_cost_to_a_loss() -> None:
     regret = np.mean([min(given_up, own) for own in costs[size, rate]]) / np.mean(least) - 1.0
     assert plan.expected_regret == pytest.approx(float(regret))
     assert plan.expected_regret > 0.01
-    assert f"expected to cost {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
-    assert plan.steps.value == pytest.approx(np.median(needed("cosine", size, rate, loss)[1:]) / size, rel=0.3)
+    assert f"the plan costs {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
+    assert plan.steps.value == pytest.approx(np.median(needed("cosine", size, moved, loss)[1:]) / size, rel=0.3)
 
 
 def test_the_shape_with_the_least_cost_is_taken() -> None:

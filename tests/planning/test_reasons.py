@@ -17,7 +17,7 @@ GOAL = ReachLoss(0.6)
 def told(price: StepCost, goal: LossGoal = GOAL) -> str:
     reasons = reasons_for(goal, PLAN.best, PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
                           segments=PLAN.schedule.segments, relative_cost=1.0, price=price, lowest_observed=0.1,
-                          expected_regret=None, doubts=())  # fmt: skip
+                          expected_regret=None, rate=None, doubts=())  # fmt: skip
     return " ".join(reasons)
 
 
@@ -51,7 +51,7 @@ def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
     reasons = reasons_for(LowestLoss(90_000, of="examples"), small, PLAN.alternatives, shape="wsd", horizon=90_000,
                           critical=None, segments=PLAN.schedule.segments, relative_cost=1.0,
                           price=StepCost(0.0, 1.0, unit="examples"), lowest_observed=0.1, expected_regret=None,
-                          doubts=())  # fmt: skip
+                          rate=None, doubts=())  # fmt: skip
     taken = {point.batch_size: point.seconds.value for point in PLAN.alternatives if point.seconds is not None}
     fastest = min(taken, key=taken.__getitem__)
     (line,) = [reason for reason in reasons if reason.startswith("By the measured time")]
