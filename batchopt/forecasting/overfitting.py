@@ -148,7 +148,7 @@ def _told(turn: TurnedUp, population: int) -> str:
 
 
 def held_back(loss: Estimate, forecast: Forecast, examples: float) -> Estimate:
-    """A loss as far as it was seen: where it turned up, the lowest that was evaluated, or as it rose from there.
+    """A loss as far as it was seen: where it turned up, no lower than was evaluated, and up to what its rise comes to.
 
     Args:
         loss: at the end of a run, by the law.
@@ -156,11 +156,12 @@ def held_back(loss: Estimate, forecast: Forecast, examples: float) -> Estimate:
         examples: of the run.
     """
     lowest, turn = forecast.overfits_below, forecast.turned_up
-    if lowest is None or loss.value >= lowest:
+    has_risen = turn is not None and examples > turn.later_examples
+    if lowest is None or (loss.value >= lowest and not has_risen):
         return loss
     if turn is None:
         return Estimate(loss.value, loss.low, max(loss.high, lowest), False)
-    return Estimate(lowest, loss.low, max(loss.high, turn.loss_after(examples)), False)
+    return Estimate(max(loss.value, lowest), loss.low, max(loss.high, turn.loss_after(examples)), False)
 
 
 def band_held_back(band: LossBand, forecast: Forecast) -> LossBand:
