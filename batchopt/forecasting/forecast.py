@@ -85,7 +85,7 @@ class Forecast(Record):
             then promises a loss below the lowest that was evaluated.
         prior: the task's (batch size, learning rate) that works, if the probe did not find otherwise: plans of runs
             more than twenty times as long as the probe's longest take a rate within a factor of two of it, carried over
-            to their batch size by the root of the ratio.
+            to their batch size.
     """
 
     SCHEMA: ClassVar[str] = "batchopt.forecast/6"
