@@ -50,7 +50,7 @@ def sweep(task: TrainingTask, grid: Grid, path: Path, *, workers: int = 1) -> li
     """All runs of a grid, as rows of batch size, rate, seed, and the examples at which each score was reached."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["batch_size"], row["learning_rate"], row["seed"]) for row in rows}
-    wanted = [(b, r, s) for s in grid.seeds for b in grid.batch_sizes for r in grid.learning_rates]
+    wanted = [(b, r, s) for s in grid.seeds for r in grid.learning_rates for b in grid.batch_sizes]
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
     for row in parallel(delayed(_run)(task, grid, *each) for each in wanted if each not in done):
         rows.append(row)

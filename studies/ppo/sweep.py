@@ -23,7 +23,7 @@ GRIDS = {
     ),
     "pendulum": Grid(
         batch_sizes=(16, 80, 320, 1_280, 5_120),
-        learning_rates=(2e-2, 6e-2),
+        learning_rates=(6e-2, 2e-2),
         seeds=(0, 1),
         most_steps=300,
         most_examples=250_000,
