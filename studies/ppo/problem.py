@@ -20,6 +20,10 @@ from batchopt.integrations.gymnasium import GymnasiumEpisodes, ppo_loss
 BEST_SCORE = 505.0
 """An episode ends after 500 steps, each a reward of 1."""
 
+PER_STEP = 32.0
+"""Examples that a step counts for beside its own: it takes hundreds of steps of the environment one after the other,
+for one episode as for many."""
+
 
 class ActorCritic(nn.Module):
     """A network for the policy and one for the value, of two hidden layers each."""
@@ -100,8 +104,10 @@ if __name__ == "__main__":
     run_study(
         __file__,
         full={
-            "task": Settings(examples=8_000, loss=task.data.loss_of(350.0), paper=PAPER),
-            "pendulum": Settings(examples=8_000, loss=pendulum.data.loss_of(-300.0), paper=PAPER, unit=LONGEST),
+            "task": Settings(examples=24_000, loss=task.data.loss_of(350.0), paper=PAPER, per_step=PER_STEP),
+            "pendulum": Settings(
+                examples=100_000, loss=pendulum.data.loss_of(-300.0), paper=PAPER, unit=LONGEST, per_step=PER_STEP
+            ),
         },
         smoke=Settings(examples=700),
     )
