@@ -22,7 +22,7 @@ GRIDS = {
         scores=(50.0, 100.0, 200.0, 350.0),
     ),
     "pendulum": Grid(
-        batch_sizes=(16, 80, 320, 1_280, 5_120),
+        batch_sizes=(4, 16, 80, 320, 1_280, 5_120),
         learning_rates=(6e-2, 2e-2),
         seeds=(0, 1),
         most_steps=300,
