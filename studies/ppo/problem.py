@@ -106,7 +106,7 @@ if __name__ == "__main__":
         full={
             "task": Settings(examples=24_000, loss=task.data.loss_of(350.0), paper=PAPER, per_step=PER_STEP),
             "pendulum": Settings(
-                examples=100_000, loss=pendulum.data.loss_of(-300.0), paper=PAPER, unit=LONGEST, per_step=PER_STEP
+                examples=60_000, loss=pendulum.data.loss_of(-300.0), paper=PAPER, unit=LONGEST, per_step=PER_STEP
             ),
         },
         smoke=Settings(examples=700),
