@@ -136,7 +136,7 @@ if __name__ == "__main__":
             make_task(game),
             batch_size=16,
             rate=7e-4,
-            updates=(0, 2) if args.smoke else args.updates,
+            updates=(1,) if args.smoke else args.updates,
             unit=STEPS,
             examples=24 if args.smoke else 400,
             scored=not args.smoke,
