@@ -8,6 +8,7 @@ Notation (McCandlish et al. 2018, arXiv 1812.06162)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -100,6 +101,15 @@ class NoiseScale(Record):
     def resolved(self) -> bool:
         """Whether the evidence supports a number."""
         return self.batch_size.resolved
+
+
+def evidence_among(scales: Sequence[NoiseScale]) -> tuple[NoiseScale, ...]:
+    """Those that are evidence for a forecast: the simple ones, or where there are none those in the optimizer's metric.
+
+    A probe measures one of the two kinds. Both would count one thing twice.
+    """
+    simple = tuple(scale for scale in scales if scale.kind == "simple")
+    return simple or tuple(scale for scale in scales if scale.kind == "preconditioned")
 
 
 @dataclass(frozen=True, slots=True)

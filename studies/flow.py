@@ -32,12 +32,14 @@ class Settings:
         loss: to plan for, at the end of the decay; None for one that the probe has seen.
         paper: the paper's system, its critical batch sizes at the start and over the run, and its noise scales.
         unit: what the paper counts, in one example.
+        per_step: examples that a step of the probe counts for beside its own.
     """
 
     examples: int
     loss: float | None = None
     paper: str | None = None
     unit: int = 1
+    per_step: float = 0.0
 
 
 def run_study(problem: str, *, full: Mapping[str, Settings] | Settings, smoke: Settings) -> None:
@@ -72,7 +74,18 @@ def _run(problem: str, name: str, settings: Settings, seed: int, *, keep: bool) 
     Path(files["metrics"]).unlink(missing_ok=True)
     task, began = f"{problem}:{name}", time.process_time()
     prepared = (
-        ["probe", task, "--examples", str(settings.examples), "--seed", str(seed), "-o", files["probe"]],
+        [
+            "probe",
+            task,
+            "--examples",
+            str(settings.examples),
+            "--per-step",
+            str(settings.per_step),
+            "--seed",
+            str(seed),
+            "-o",
+            files["probe"],
+        ],
         ["forecast", files["probe"], "-o", files["forecast"]],
     )
     if not all(_do(step) for step in prepared):

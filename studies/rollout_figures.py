@@ -28,20 +28,21 @@ BLUE, GREY = (0.0, 0.447, 0.698), "#767676"
 def sweeps() -> dict[str, tuple[Grid, list[dict[str, Any]], str]]:
     """By name: the grid, the runs that are kept, and what an example is."""
     found = {}
-    for name, folder, file, grid, unit in (
-        ("CartPole, A2C", "classic_control", "sweep-cartpole.jsonl", ("GRIDS", "cartpole"), "examples of 16 steps"),
-        ("Acrobot, A2C", "classic_control", "sweep-acrobot.jsonl", ("GRIDS", "acrobot"), "examples of 16 steps"),
-        ("CartPole, PPO", "ppo", "sweep.jsonl", ("GRID", None), "episodes"),
+    for name, folder, game, unit in (
+        ("CartPole, A2C", "classic_control", "cartpole", "examples of 16 steps"),
+        ("Acrobot, A2C", "classic_control", "acrobot", "examples of 16 steps"),
+        ("CartPole, PPO", "ppo", "cartpole", "episodes"),
+        ("Pendulum, PPO", "ppo", "pendulum", "episodes of 200 steps"),
     ):
-        path = HERE / folder / file
+        path = HERE / folder / f"sweep-{game}.jsonl"
         if not path.exists():
             continue
         sys.path.insert(0, str(HERE / folder))
         sys.modules.pop("problem", None)
-        grids = runpy.run_path(str(HERE / folder / "sweep.py"))[grid[0]]
+        grid = runpy.run_path(str(HERE / folder / "sweep.py"))["GRIDS"][game]
         sys.path.pop(0)
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        found[name] = (grids if grid[1] is None else grids[grid[1]], rows, unit)
+        found[name] = grid, rows, unit
     return found
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     figure = Figure(figsize=(3.6 * len(known), 3.4), layout="constrained", dpi=110)
     axes = figure.subplots(1, len(known), squeeze=False)[0]
     for axis, (name, (grid, rows, unit)) in zip(axes, known.items(), strict=True):
-        fits = critical_batch_sizes(rows, grid)
+        fits = critical_batch_sizes(rows, grid.scores)
         shades = np.linspace(0.3, 1.0, len(grid.scores))
         for score, shade in zip(grid.scores, shades, strict=True):
             points = {

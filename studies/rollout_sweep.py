@@ -50,7 +50,7 @@ def sweep(task: TrainingTask, grid: Grid, path: Path, *, workers: int = 1) -> li
     """All runs of a grid, as rows of batch size, rate, seed, and the examples at which each score was reached."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["batch_size"], row["learning_rate"], row["seed"]) for row in rows}
-    wanted = [(b, r, s) for s in grid.seeds for b in grid.batch_sizes for r in grid.learning_rates]
+    wanted = [(b, r, s) for s in grid.seeds for r in grid.learning_rates for b in grid.batch_sizes]
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
     for row in parallel(delayed(_run)(task, grid, *each) for each in wanted if each not in done):
         rows.append(row)
@@ -98,13 +98,13 @@ def fewest_examples(rows: Sequence[dict[str, Any]], score: float) -> dict[int, l
     return found
 
 
-def critical_batch_sizes(rows: Sequence[dict[str, Any]], grid: Grid) -> dict[float, TradeoffFit]:
+def critical_batch_sizes(rows: Sequence[dict[str, Any]], scores: Sequence[float]) -> dict[float, TradeoffFit]:
     """The hyperbola through the fewest steps of each batch size, of every score that three of them reach.
 
     The rate of each batch size is that with the lowest median over seeds; all of its seeds that arrived are points.
     """
     found = {}
-    for score in grid.scores:
+    for score in scores:
         points = [
             (size, examples / size)
             for size, seeds in fewest_examples(rows, score).items()
@@ -122,7 +122,7 @@ def tell(rows: Sequence[dict[str, Any]], grid: Grid) -> None:
         for size, seeds in fewest_examples(rows, score).items():
             told = ", ".join("-" if math.isinf(n) else f"{n:,.0f}" for n in sorted(seeds))
             print(f"score {score:g}, batch size {size}: {told} examples")
-    for score, fit in critical_batch_sizes(rows, grid).items():
+    for score, fit in critical_batch_sizes(rows, grid.scores).items():
         print(say_fit(score, fit))
 
 

@@ -130,7 +130,8 @@ class LossPosterior(Record):
             initial_loss: mean loss at initialisation; taken from the runs if None.
             adaptive: whether the optimizer divides by the size of the gradient, as Adam does.
             delay: steps that momentum lags behind; left out for an adaptive optimizer, where it fits worse.
-            noise_scales: readings along these runs; those of kind "simple" that are resolved count as evidence.
+            noise_scales: readings along these runs; those that are resolved count as evidence, of kind "simple"
+                or, where none is of that kind, "preconditioned".
             seed: of the draws.
 
         Raises:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.misfit import NoiseReading
 from batchopt.forecasting.noise_trend import NoiseTrend, fit_noise_trend, log_standard_error
+from batchopt.noise_scale import evidence_among
 
 FURTHER = 2
 """Plans use batch sizes up to this factor beyond those that ran, unless told otherwise. On the digits twelve of twelve
@@ -38,5 +39,5 @@ def largest_possible(report: ProbeReport) -> float:
 
 
 def noise_trend(report: ProbeReport) -> NoiseTrend | None:
-    """Plain noise scale over loss; None where fewer than two readings were resolved."""
-    return fit_noise_trend([reading for reading in report.noise_scales if reading.kind == "simple"])
+    """The noise scales that are evidence over the loss; None where fewer than two were resolved."""
+    return fit_noise_trend(evidence_among(report.noise_scales))

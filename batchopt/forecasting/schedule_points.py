@@ -16,7 +16,7 @@ from batchopt.forecasting.loss_points import TrainingOffset, loss_points
 from batchopt.forecasting.schedule_fit import NoiseReadings, Points
 from batchopt.forecasting.schedule_law import Course, Courses
 from batchopt.learning_rate_schedule import LearningRateSchedule
-from batchopt.noise_scale import MeasuredAt, NoiseScale
+from batchopt.noise_scale import MeasuredAt, NoiseScale, evidence_among
 from batchopt.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -129,11 +129,11 @@ def evidence_of(runs: Sequence[Branch], *, initial_loss: float | None, delay: fl
 def readings_of(
     noise_scales: Sequence[NoiseScale], runs: Sequence[Branch], *, delay: float = 0.0
 ) -> NoiseReadings | None:
-    """The simple noise scales that were resolved along runs; None if there are none."""
+    """The noise scales that are evidence and were resolved along runs; None if there are none."""
     courses, logs = [], []
-    for scale in noise_scales:
+    for scale in evidence_among(noise_scales):
         at = scale.at
-        if scale.kind != "simple" or not scale.resolved or at is None or not at.examples:
+        if not scale.resolved or at is None or not at.examples:
             continue
         schedule = _schedule_at(at, runs)
         edges = edges_of(at.batch_size, schedule, np.array([at.examples / at.batch_size]))

@@ -17,6 +17,7 @@ here as well.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -198,7 +199,7 @@ class _Outcome(NamedTuple):
 
 
 class _Copy:
-    """One copy of an environment, in an episode.
+    """One copy of an environment, in an episode; closed with `close`, or when nothing refers to it any more.
 
     Args:
         environment: the copy.
@@ -208,6 +209,7 @@ class _Copy:
 
     def __init__(self, environment: Any, key: tuple[int, ...], state: Mapping[str, Any] | None) -> None:
         self._environment, self._key = environment, key
+        self._closing = weakref.finalize(self, environment.close)
         space = environment.action_space
         self.is_discrete = is_discrete(space)
         self._first = int(getattr(space, "start", 0))
@@ -241,7 +243,7 @@ class _Copy:
 
     def close(self) -> None:
         """Give back what the environment holds."""
-        self._environment.close()
+        self._closing()
 
     def state_dict(self) -> dict[str, Any]:
         """The number of the episode, and its actions."""

@@ -17,11 +17,14 @@ from batchopt.probing.branches import Leg
 from batchopt.probing.budget import LEAST_COOLDOWN_STEPS, LONG_COOLDOWNS, SHARES
 from batchopt.probing.cooldowns import cooldowns_of_long_runs
 from batchopt.probing.journal import Part
+from batchopt.probing.kinds.preconditioned import is_adaptive
 from batchopt.probing.measure import measure_run
+from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Session, StopProbe
 from batchopt.probing.short_runs import last_loss
 from batchopt.probing.snapshot import load_snapshot
+from batchopt.probing.task import TrainingTask
 
 REFERENCE = "reference"
 """Name of the part that holds the whole reference run."""
@@ -34,14 +37,30 @@ is then 0.3 in logs, and from what the law needs it differs by 0.65: half as wid
 together from 0.72 to 0.67, for four times the examples."""
 
 
+def noise_kind(task: TrainingTask, adaptive: bool | None) -> str:
+    """Which noise scale a probe measures.
+
+    The simple one; of roll-outs under an adaptive optimizer the one in the optimizer's metric. An actor and critic
+    share one loss, and where rewards are large the simple one is that of the critic's squared error alone.
+
+    Args:
+        task: what is probed.
+        adaptive: whether its optimizer scales coordinates by their gradients; None where that is not known.
+    """
+    return "preconditioned" if adaptive and isinstance(task.data, Rollouts) else "simple"
+
+
 def noise_of_short_runs(session: Session, found: Leg, large: Leg) -> None:
     """Measure the noise scale after the best run of the learning-rate search, and after that of the large batch size.
 
     Raises:
         StopProbe: a gradient is not finite.
     """
-    _noise(session, 0, found)
-    _noise(session, 1, large)
+    read = [_noise(session, level, leg).noise_scale for level, leg in enumerate((found, large))]
+    if any(scale is not None and scale.kind == "preconditioned" for scale in read):
+        session.decisions.append(
+            "Noise scales are in the optimizer's metric: without it, that of actor and critic is the critic's alone."
+        )
     session.check_time()
 
 
@@ -123,11 +142,11 @@ def _go_on(session: Session, leg: Leg) -> str | None:
     return f"the long run at batch size {leg.batch_size} diverged: {part.failure or 'its loss blew up'}"
 
 
-def _noise(session: Session, level: int, leg: Leg) -> None:
-    """The simple noise scale at the end of a leg, within its share of the budget."""
+def _noise(session: Session, level: int, leg: Leg) -> Part:
+    """The noise scale at the end of a leg, within its share of the budget."""
     examples = int(SHARES["noise scales"] * session.budget / LEVELS)
     try:
-        session.do(f"noise-{level}", partial(_measure, session, leg, examples))
+        return session.do(f"noise-{level}", partial(_measure, session, leg, examples))
     except NonFiniteLossError as error:
         where = f"at batch size {leg.batch_size} and learning rate {leg.learning_rate:.3g}"
         raise StopProbe(f"a gradient is not finite {where} ({error})") from None
@@ -139,7 +158,7 @@ def _measure(session: Session, leg: Leg, examples: int) -> Part:
     try:
         noise = measure_run(
             run,
-            kind="simple",
+            kind=noise_kind(session.task, is_adaptive(run.optimizer)),
             batch_size=leg.batch_size,
             relative_width=RELATIVE_WIDTH,
             max_examples=examples,

@@ -5,6 +5,7 @@ Needs `pip install gymnasium ale-py`, whose wheel holds the games. A full run ta
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,29 +121,25 @@ if __name__ == "__main__":
     import argparse
     import json
 
-    from batchopt import measure_noise_scale
-    from batchopt.probing.run import TrainingRun
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from rollout_noise import noise_along
 
-    parser = argparse.ArgumentParser(description="Noise scale of games before and after some steps of training.")
+    parser = argparse.ArgumentParser(description="Noise scales of games along some steps of training, in steps.")
     parser.add_argument("--games", nargs="*")
-    parser.add_argument("--examples", type=int, default=20_000, help="to train on, of five steps each")
+    parser.add_argument("--updates", type=int, nargs="*", default=[0, 250, 1_250], help="of 16 examples of five steps")
     parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
     args = parser.parse_args()
     readings = []
     for game in args.games or (["Pong"] if args.smoke else ["Pong", "Breakout"]):
-        run = TrainingRun(make_task(game), learning_rate=7e-4, seed=0)
-        for examples in (0, 32 if args.smoke else args.examples):
-            while run.examples_seen < examples:
-                run.step(16)
-            data = run.task.data
-            found = measure_noise_scale(
-                run.model, run.task.loss, data, relative_width=0.7, max_examples=24 if args.smoke else 2_000
-            )
-            steps = [STEPS * each for each in (found.batch_size.value, found.batch_size.low, found.batch_size.high)]
-            score = None if args.smoke else data.score_of(run.evaluate())
-            readings.append(
-                {"game": game, "examples": run.examples_seen, "score": score, "noise_scale_in_steps": steps}
-            )
-            print(json.dumps(readings[-1]), flush=True)
+        readings += noise_along(
+            game,
+            make_task(game),
+            batch_size=16,
+            rate=7e-4,
+            updates=(1,) if args.smoke else args.updates,
+            unit=STEPS,
+            examples=24 if args.smoke else 400,
+            scored=not args.smoke,
+        )
     if not args.smoke:
-        (Path(__file__).parent / "result.json").write_text(json.dumps(readings, indent=1) + "\n")
+        (Path(__file__).parent / "noise.json").write_text(json.dumps(readings, indent=1) + "\n")

@@ -2,8 +2,8 @@
 
     python studies/paper/figures.py
 
-reads the results of `python -m truth table` and `prediction.py` in `benchmarks/results/`, draws docs/paper/*.png, and
-prints table 1 of the paper beside ours. It needs matplotlib.
+reads the results of `python -m truth table` and `prediction.py` in `benchmarks/results/`, and those of the studies of
+reinforcement learning, draws docs/paper/*.png, and prints table 1 of the paper beside ours. It needs matplotlib.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ import argparse
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from rollout_rows import rollout_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -302,7 +307,7 @@ def main() -> None:
     ):
         draw(systems).savefig(args.output / f"{name}.png")
         print(f"wrote {args.output / name}.png")
-    print(f"\n{table(systems)}\n\n{errors(systems)}")
+    print("\n".join(["", table(systems), *rollout_rows(), "", errors(systems)]))
 
 
 if __name__ == "__main__":

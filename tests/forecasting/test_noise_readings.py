@@ -10,7 +10,7 @@ import pytest
 from forecasting.known_law import known_forecast, known_law, known_report
 from numpy.typing import NDArray
 
-from batchopt.evidence import Branch, LossCurve
+from batchopt.evidence import Branch, LossCurve, ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.least_squares import soft
 from batchopt.forecasting.schedule_fit import (
@@ -44,10 +44,20 @@ def run(batch_size: int, rate: float, shape: ShapeName | None = None) -> Branch:
 
 IGNORED = {
     "unresolved": replace(reading(), batch_size=unresolved(reading().batch_size)),
-    "of another kind": reading(kind="preconditioned"),
+    "of another kind": reading(kind="hessian"),
     "not on a run": reading(None),
     "at initialisation": reading(replace(AT, examples=0)),
 }
+
+
+def test_scales_in_the_optimizers_metric_count_where_there_is_no_simple_one() -> None:
+    preconditioned = reading(kind="preconditioned", value=70.0)
+    found = readings_of([preconditioned, reading(kind="hessian")], [run(16, 0.1)])
+    assert found is not None
+    assert found.log_scales == pytest.approx([math.log(70.0)])
+    beside = readings_of([preconditioned, reading(value=40.0)], [run(16, 0.1)])
+    assert beside is not None
+    assert beside.log_scales == pytest.approx([math.log(40.0)])
 
 
 @pytest.mark.parametrize("ignored", IGNORED.values(), ids=IGNORED)
@@ -164,8 +174,14 @@ def test_the_known_probe_measured_the_noise_scales_of_its_law() -> None:
     assert found.log_scales == pytest.approx(true, abs=0.4), "four standard errors of 0.1 each"
 
 
-def test_a_forecast_takes_the_readings_of_its_probe() -> None:
-    report = known_report(known_law())
+@pytest.mark.parametrize("kind", ["simple", "preconditioned"])
+def test_a_forecast_takes_the_readings_of_its_probe(kind: str) -> None:
+    told = known_report(known_law())
+    read = tuple(replace(scale, kind=kind) for scale in told.noise_scales)
+    report = ProbeReport.from_json(replace(told, noise_scales=read).to_json())
+    trend = Forecast.fit(report).noise_trend
+    assert trend is not None
+    assert trend.kind == kind
     tenfold = [replace(each, batch_size=each.batch_size.scaled(10.0)) for each in report.noise_scales]
     found = readings_of(report.noise_scales, report.runs)
     assert found is not None

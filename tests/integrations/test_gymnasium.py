@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,26 @@ def test_copies_differ_and_so_do_their_ages() -> None:
     begins = [row.tolist() in fresh for row in batch["observations"][:, 0]]
     assert sum(begins) < 6
     assert all(row.tolist() in fresh for row in collected(count=12)[1]["observations"][:, 0])
+
+
+def test_a_copy_is_closed_once_when_it_was_played_or_is_no_longer_used() -> None:
+    closed: list[Walk] = []
+
+    class Counted(Walk):
+        def close(self) -> None:
+            closed.append(self)
+
+    found = environments(make=Counted)
+    with torch.no_grad():
+        found.play(model_of(), 3)
+        assert len(closed) == 3
+        found.collect(model_of(), 5)
+        assert len(closed) == 3
+        found.load_state_dict(found.state_dict())
+    assert len(closed) == 8
+    del found
+    gc.collect()
+    assert len(closed) == len(set(closed)) == 13
 
 
 def test_the_noise_scale_is_measured_by_examples() -> None:

@@ -246,6 +246,17 @@ def test_probe_plan_and_training_go_on_it(tmp_path: Path) -> None:
     assert task.data.score_of(result.curve.losses[-1]) > -0.05
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "kind"), [(torch.optim.SGD, "simple"), (torch.optim.Adam, "preconditioned")], ids=["SGD", "Adam"]
+)
+def test_a_probe_measures_noise_in_the_metric_of_an_adaptive_optimizer(optimizer: Any, kind: str) -> None:
+    task = task_of(optimizer=lambda parameters, lr: optimizer(parameters, lr=lr))
+    report = probe(task, examples=3_000, seed=0)
+    assert {scale.kind for scale in report.noise_scales} == {kind}
+    assert report.noise_scales[-1].metric.startswith("identity" if kind == "simple" else "Adam's 1 / (sqrt(v) + eps)")
+    assert any("in the optimizer's metric" in each for each in report.decisions) == (kind == "preconditioned")
+
+
 def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass

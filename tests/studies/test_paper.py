@@ -81,7 +81,7 @@ def test_the_page_has_the_table_and_pictures_of_now(
     FIGURES["main"]()
     page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(FIGURES["SYSTEMS"])
+    assert len(rows) == 2 + len(FIGURES["SYSTEMS"]) + len(FIGURES["rollout_rows"]())
     assert all(row in page for row in rows)
     for name in ("tradeoffs", "over_training", "learning_rates"):
         assert (tmp_path / f"{name}.png").stat().st_size > 20_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,38 @@ def test_atari_plays_and_learns_from_signs_of_rewards() -> None:
     assert bool(losses.isfinite().all())
     with pytest.raises(TaskError, match="has no name 'nothing'"):
         load_task(f"{STUDIES / 'atari' / 'problem.py'}:nothing")
+
+
+def test_all_pendulums_at_once_swing_as_gymnasiums_does() -> None:
+    gymnasium = pytest.importorskip("gymnasium")
+    together = runpy.run_path(str(STUDIES / "ppo" / "vector_pendulum.py"))["VectorPendulum"](3)
+    together.reset(seed=1)
+    alone = [gymnasium.make("Pendulum-v1") for _ in range(3)]
+    for k, one in enumerate(alone):
+        one.reset(seed=0)
+        one.unwrapped.state = np.array([together._angle[k], together._speed[k]])
+    generator = np.random.default_rng(0)
+    for count in range(1, 201):
+        actions = generator.normal(0.0, 2.0, (3, 1)).astype(np.float32)
+        seen, rewards, terminated, truncated, _ = together.step(actions)
+        for k, one in enumerate(alone):
+            expected, reward, *_ = one.step(actions[k])
+            # Gymnasium keeps torques in float32, and a pendulum near the top makes a difference of 1e-7 grow.
+            np.testing.assert_allclose(seen[k], expected, atol=1e-4)
+            assert rewards[k] == pytest.approx(reward, abs=1e-4)
+        assert not terminated.any()
+        assert truncated.all() == truncated.any() == (count == 200)
+    again, rewards, _, truncated, _ = together.step(actions)
+    assert not rewards.any()
+    assert not truncated.any()
+    assert np.abs(again[:, 2]).max() <= 1.0, "the next episode has begun"
+
+
+def test_pendulum_learns_in_batches_of_whole_episodes() -> None:
+    pytest.importorskip("gymnasium")
+    task = load_task(f"{STUDIES / 'ppo' / 'problem.py'}:pendulum")
+    run = TrainingRun(task, learning_rate=6e-2, seed=0)
+    first = run.evaluate()
+    for _ in range(40):
+        run.step(32)
+    assert run.evaluate() < 0.6 * first

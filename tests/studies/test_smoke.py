@@ -29,4 +29,4 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
     # A schedule that raises the batch size, as measured times may have it, is trained and not compared.
     trained = "measured / predicted" in done.stdout or "raises it: not compared" in done.stdout
-    assert "noise_scale_in_steps" in done.stdout if name == "atari" else trained
+    assert '"preconditioned": [' in done.stdout if name == "atari" else trained

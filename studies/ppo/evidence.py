@@ -1,0 +1,20 @@
+"""What a forecast of CartPole under PPO gains from noise scales: see `rollout_evidence.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from problem import PER_STEP, task
+from rollout_evidence import Comparison, run
+from sweep import GRIDS
+
+HERE = Path(__file__).parent
+
+if __name__ == "__main__":
+    found = Comparison(
+        task, GRIDS["cartpole"].scores, HERE / "sweep-cartpole.jsonl", examples=24_000, per_step=PER_STEP
+    )
+    run(found, HERE / "evidence.json")
