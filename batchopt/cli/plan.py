@@ -28,7 +28,7 @@ plan, with its predictions and reasons, and its schedule, which `batchopt train`
 """
 
 HIGH_REGRET = 0.5
-"""A plan that is expected to cost so much more than the best is in doubt: probes as long as a run give 0.15."""
+"""A plan that by its own forecast costs so much more than the best is in doubt: probes as long as a run give 0.15."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

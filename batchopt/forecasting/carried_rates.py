@@ -2,17 +2,17 @@
 
 The law tells the best peak rate well at the batch sizes and lengths that ran. Far beyond them it does not: what noise a
 rate leaves there depends on parameters that short runs hardly show, and it mostly takes rates that are too low. In the
-sweeps of eleven problems the best rate changes little with the length of a run, and rises with a power of the batch
-size that depends on the kind of optimizer. So batch size and schedule are the law's choice, and its peak rate is moved
-to within a factor of what that says.
+sweeps of eleven problems the best rate rises with a power of the batch size that depends on the kind of optimizer, and
+changes less with the length of a run, in either direction. So batch size and schedule are the law's choice, and its
+peak rate is moved to within a factor of what that says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,15 +24,15 @@ from batchopt.planning.choice import DIVERGED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
+    from batchopt.forecasting.single_run import SingleRun
 
-_Run = TypeVar("_Run")
+    Floats = NDArray[np.float64]
 
 EXPONENTS, EXPONENTS_ADAPTIVE = (0.65, 0.15), (0.25, 0.05)
 """Powers of the batch size with which the best peak rate rises up to the critical batch size and beyond it, for SGD and
 for optimizers that divide by the size of the gradient: means over the sweeps, whose deviations are 0.2 up to it
-(`benchmarks/rate_slopes.py`). The power of the length of a run is -0.1 and -0.2, with deviations of 0.3 and 0.2: it is
-left out."""
+(`benchmarks/rate_slopes.py`). The powers of the length of a run differ more than they amount to for SGD (-0.1 +- 0.3
+and 0.2 +- 0.25); with -0.2 for the others (-0.20 +- 0.16 and -0.15 +- 0.11) plans of small probes were no better."""
 NEAR = 1.5
 """Factor to both sides of the carried rate within which the law chooses (ablation in `benchmarks/README.md`)."""
 FAR_BEYOND = 20.0
@@ -73,41 +73,47 @@ class KnownRate:
         below, beyond = self.exponents
         return below * math.log(min(batch_size, self.critical)) + beyond * math.log(max(batch_size, self.critical))
 
-    def in_words(self, batch_size: int) -> str:
+    def trusted_by(self, law: LossPosterior) -> LossPosterior:
+        """The law, of rates up to the task's prior as it is of those that ran well."""
+        return replace(law, highest_rate=max(law.highest_rate, self.learning_rate)) if self.is_prior else law
+
+    def in_words(self, batch_size: int, learning_rate: float) -> str:
         """Where the peak rate of a plan comes from."""
         source = "the task's prior, as the run is far longer than the probe's"
         source = source if self.is_prior else "what the runs show to be best"
-        told = f"The peak learning rate keeps near {source}: {self.learning_rate:.3g} at batch size {self.batch_size}"
-        if batch_size == self.batch_size:
-            return f"{told}."
-        return f"{told}, which becomes {self.carried_to(batch_size):.3g} at {batch_size}."
+        middle = self.carried_to(batch_size)
+        there = "" if batch_size == self.batch_size else f", which becomes {middle:.3g} at {batch_size}"
+        told = f"{source}: {self.learning_rate:.3g} at batch size {self.batch_size}{there}"
+        if abs(math.log(learning_rate / middle)) <= math.log(self.within) + 1e-9:
+            return f"The peak learning rate keeps near {told}."
+        return (
+            f"The peak learning rate is further from {told}. Nearer to it the law expects no run to arrive, or none to "
+            "be stable."
+        )
 
 
-@dataclass(frozen=True)
 class KnownRates:
     """What is known of the peak rates of planned runs.
 
-    Attributes:
+    Args:
         law: what is believed.
         prior: the task's (batch size, rate) that works.
         warmup_examples: of runs; None for a share of them.
         critical: critical batch size; None where no trade-off shows, and the law's largest batch size counts as that.
     """
 
-    law: LossPosterior
-    prior: tuple[int, float] | None
-    warmup_examples: int | None
-    critical: float | None
-    _best: dict[Shape, KnownRate] = field(default_factory=dict)
+    def __init__(
+        self, law: LossPosterior, prior: tuple[int, float] | None, warmup_examples: int | None, critical: float | None
+    ) -> None:
+        self.law, self.prior, self.warmup_examples, self.critical = law, prior, warmup_examples, critical
+        self._best: dict[Shape, KnownRate | None] = {}
 
     def of(self, shape: Shape, horizon: float) -> KnownRate | None:
-        """Of a run over a horizon; None at a constant rate, where the best one falls as runs get longer."""
-        if shape == "constant":
-            return None
+        """Of a run over a horizon; None where the rate does not decay: the best one then falls as runs get longer."""
         if shape not in self._best:
             self._best[shape] = self._best_near(shape)
         best = self._best[shape]
-        if self.prior is not None and horizon > FAR_BEYOND * self.law.longest:
+        if best is not None and self.prior is not None and horizon > FAR_BEYOND * self.law.longest:
             size, rate = self.prior
             return replace(best, batch_size=size, learning_rate=rate, within=NEAR_PRIOR, is_prior=True)
         return best
@@ -118,8 +124,8 @@ class KnownRates:
         horizon: float,
         batch_size: int,
         learning_rate: float,
-        run: Callable[[LossPosterior, float], _Run | None],
-    ) -> _Run | None:
+        run: Callable[[LossPosterior, float], SingleRun | None],
+    ) -> SingleRun | None:
         """A run whose rate is moved as near as may be to what is known; None where none arrives.
 
         Args:
@@ -129,26 +135,39 @@ class KnownRates:
             learning_rate: the law's choice.
             run: looks at a rate closely, by a law; None where the run is more likely not to arrive.
         """
-        law, known = self.law, self.of(shape, horizon)
+        known = self.of(shape, horizon)
+        found = self._moved(known, batch_size, learning_rate, run)
+        if found is not None and (longer := self.of(shape, max(horizon, found.horizon))) != known:
+            return self._moved(longer, batch_size, learning_rate, run) or found
+        return found
+
+    def _moved(
+        self,
+        known: KnownRate | None,
+        batch_size: int,
+        learning_rate: float,
+        run: Callable[[LossPosterior, float], SingleRun | None],
+    ) -> SingleRun | None:
         if known is None:
-            return run(law, learning_rate)
-        if known.is_prior:  # as if a run had done well there
-            law = replace(law, highest_rate=max(law.highest_rate, known.learning_rate))
-        middle = known.carried_to(batch_size)
+            return run(self.law, learning_rate)
+        law, middle = known.trusted_by(self.law), known.carried_to(batch_size)
         wanted = min(max(learning_rate, middle / known.within), middle * known.within)
         wanted = min(wanted, max(learning_rate, UNTRIED * law.highest_rate))
         for part in np.linspace(1.0, 0.0, PARTS + 1):
             found = run(law, learning_rate * (wanted / learning_rate) ** float(part))
             if found is not None or wanted == learning_rate:
-                return found
+                return None if found is None else replace(found, known=known)
         return None
 
-    def _best_near(self, shape: Shape) -> KnownRate:
+    def _best_near(self, shape: Shape) -> KnownRate | None:
         """What the law takes for the best at its largest batch size and the length of its longest run."""
         law = self.law
         size, horizon = law.batch_sizes[1], law.longest
+        schedule = schedule_of(shape, horizon, self.warmup_examples)
+        if schedule.multipliers[-1] >= max(schedule.multipliers):
+            return None
         rates = rates_for(law, [size])[0]
-        count, schedule = len(rates), schedule_of(shape, horizon, self.warmup_examples)
+        count = len(rates)
         losses = law.losses_at_end([size] * count, rates, [schedule] * count, [horizon] * count)
         mean = np.mean(np.minimum(losses, math.log(DIVERGED * law.initial_loss)), axis=0)
         exponents = EXPONENTS_ADAPTIVE if law.is_adaptive else EXPONENTS

@@ -325,7 +325,7 @@ class Forecast(Record):
         *,
         learning_rate_schedule: Shape | Literal["auto"] | LearningRateSchedule | None = None,
     ) -> tuple[float, ...]:
-        """Best guess of the losses along a run, after each number of examples.
+        """Best guess of the losses along a run, after each number of examples, by the law alone (see `turned_up`).
 
         Args:
             batch_size: examples per step.

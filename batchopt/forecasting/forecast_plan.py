@@ -14,7 +14,7 @@ from batchopt.forecasting.planner import Wanted, make_plan
 from batchopt.forecasting.probe_readings import FURTHER
 from batchopt.forecasting.read_outs import hyperbola_to
 from batchopt.learning_rate_schedule import Shape
-from batchopt.planning.goal import Goal, ReachMetric, check_goal
+from batchopt.planning.goal import Goal, ReachLoss, ReachMetric, check_goal
 from batchopt.planning.plan import Plan
 from batchopt.step_cost import StepCost
 
@@ -47,6 +47,8 @@ def plan_for(
         prior=forecast.prior,
     )
     warmup = forecast.warmup_examples
+    if isinstance(goal, ReachLoss):
+        _check_not_below_turn(forecast, goal.loss)
     try:
         plan = _made(forecast, wanted)
     except UnreachableGoalError as error:
@@ -76,6 +78,17 @@ def _made(forecast: Forecast, wanted: Wanted) -> Plan:
         held_back=lambda loss, horizon: held_back(loss, forecast, horizon),
         doubts=forecast.doubts,
     )
+
+
+def _check_not_below_turn(forecast: Forecast, loss: float) -> None:
+    """Raise UnreachableGoalError for a loss below the lowest that was evaluated where that turned up."""
+    lowest, turn = forecast.overfits_below, forecast.turned_up
+    if turn is not None and lowest is not None and loss < lowest:
+        raise UnreachableGoalError(
+            f"loss {loss:.4g} is below the lowest that was evaluated, {lowest:.4g}, and the evaluated loss turned up "
+            f"after {turn.examples:,} examples while the losses of training batches went on falling: ask for a loss "
+            "above that, regularise, or train on more data, and probe again"
+        )
 
 
 def _doubt_of_warmup(horizon: int, warmup_examples: int | None) -> str | None:

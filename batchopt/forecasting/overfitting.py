@@ -79,13 +79,34 @@ def turned_up(report: ProbeReport) -> TurnedUp | None:
 
 
 def _turn_of(runs: Sequence[Branch], population: int) -> TurnedUp | None:
-    evaluated = sorted(
-        (n, loss) for run in runs for n, loss in zip(run.curve.examples, run.curve.losses, strict=True) if n
+    """Where the loss rose most; what was evaluated before a decay is not compared with the end of one."""
+    found = [
+        turn
+        for decayed in (False, True)
+        if (turn := _turn_in(runs, [place for place in _evaluated(runs) if decayed or not place[2]], population))
+    ]
+    return max(found, key=lambda turn: turn.rise, default=None)
+
+
+def _evaluated(runs: Sequence[Branch]) -> list[tuple[float, float, bool]]:
+    """Examples, loss, and whether the rate had decayed, in order."""
+    return sorted(
+        (n, loss, not run.is_constant and n == run.curve.examples[-1])
+        for run in runs
+        for n, loss in zip(run.curve.examples, run.curve.losses, strict=True)
+        if n
     )
+
+
+def _turn_in(
+    runs: Sequence[Branch], evaluated: Sequence[tuple[float, float, bool]], population: int
+) -> TurnedUp | None:
     if not evaluated:
         return None
-    at, lowest = min(evaluated, key=lambda one: one[1])
-    later_at, later = evaluated[-1]
+    at, lowest, low_decayed = min(evaluated, key=lambda one: one[1])
+    later_at, later, late_decayed = evaluated[-1]
+    if low_decayed and not late_decayed:
+        return None
     before, after = _training_near(runs, at), _training_near(runs, later_at)
     if later_at < max(SEEN_AGAIN * population, at + 1) or later < RISE * lowest:
         return None

@@ -85,7 +85,6 @@ def make_plan(
     points = tuple(replace(point, loss=held_back(point.loss, point.horizon)) for point in by_law)
     chosen = points[runs.index(best)]
     ramp = cheapest_ramp(posterior, shape, best, goal, price, sizes, warmup_examples=wanted.warmup_examples)
-    rate = known.of(shape, best.horizon)
     schedule = Schedule.constant(best.batch_size, examples=best.horizon, learning_rate=best.learning_rate)
     segments, horizon, rates = (schedule.segments, best.horizon, best.schedule)
     if ramp is not None:
@@ -116,7 +115,7 @@ def make_plan(
             price=price,
             lowest_observed=posterior.lowest_loss,
             expected_regret=regret,
-            rate=None if rate is None else rate.in_words(best.batch_size),
+            rate=None if best.known is None else best.known.in_words(best.batch_size, best.learning_rate),
             doubts=doubts,
         ),
         expected_regret=regret,
@@ -169,7 +168,7 @@ def _reaching(
         run = None if at is None else grid.run(shape, *at)
         if at is not None and run is not None:
             found.append((shape, run, of_draws(run.examples) * price(run.batch_size) / run.batch_size))
-            regrets[shape] = grid.expected_regret(shape, at)
+            regrets[shape] = grid.expected_regret(shape, run)
     if not found:
         raise UnreachableGoalError(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
@@ -178,7 +177,8 @@ def _reaching(
     least = min(float(np.median(costs)) for _, _, costs in found)
 
     def expected(each: tuple[Shape, SingleRun, Floats]) -> float:
-        diverges = of_draws(known.law.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
+        law = known.law if each[1].known is None else each[1].known.trusted_by(known.law)
+        diverges = of_draws(law.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
         return float(mean_log(each[2], most=_most(diverges) * least))
 
     shape, best, _ = min(found, key=expected)
@@ -201,7 +201,7 @@ class _Grid:
     def __init__(
         self, known: KnownRates, shapes: Sequence[Shape], loss: float, sizes: Sequence[int], price: StepCost
     ) -> None:
-        self.known, self.loss, self.sizes, posterior = known, loss, sizes, known.law
+        self.known, self.loss, self.sizes, self.price, posterior = known, loss, sizes, price, known.law
         self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
         of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
@@ -222,14 +222,19 @@ class _Grid:
         """Indices of batch size and rate; None where none is likely to reach the loss."""
         return choose(self._scores[shape], self._log_steps[shape])
 
-    def expected_regret(self, shape: Shape, at: tuple[int, ...]) -> float:
-        """By which share a setting costs more than the best one of each draw, whatever its shape, in the mean cost.
+    def expected_regret(self, shape: Shape, run: SingleRun) -> float:
+        """By which share a run costs more than the best setting of each draw, whatever its shape, in the mean cost.
 
-        A draw counts with at most `GIVEN_UP` times what the setting costs in half of them, also where a run diverges.
+        A draw counts with at most `GIVEN_UP` times what the run costs in half of them, also where it diverges.
         """
-        own = self._costs[shape][:, *at]
+        law = self.known.law if run.known is None else run.known.trusted_by(self.known.law)
+        ends = ends_of(
+            law, shape, [run.batch_size], np.array([[run.learning_rate]]), horizons_for(law),
+            warmup_examples=self.known.warmup_examples,
+        )  # fmt: skip
+        own = of_draws(ends.examples_to(self.loss))[:, 0, 0] * self.price(run.batch_size) / run.batch_size
         most = GIVEN_UP * np.median(own)
-        best = np.min([costs.min(axis=(1, 2)) for costs in self._costs.values()], axis=0)
+        best = np.min([own, *(costs.min(axis=(1, 2)) for costs in self._costs.values())], axis=0)
         return float(np.mean(np.minimum(own, most)) / np.mean(np.minimum(best, most)) - 1.0)
 
     def best_rate(self, shape: Shape, i: int) -> int | None:

@@ -19,6 +19,8 @@ from batchopt.uncertainty import LEVEL, Estimate, from_positive_draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from batchopt.forecasting.carried_rates import KnownRate
+
     Floats = NDArray[np.float64]
 
 _Row = TypeVar("_Row", bound=np.generic)
@@ -46,6 +48,7 @@ class SingleRun:
             decides by itself when to decay.
         losses: at the end of the schedule.
         predicted: losses along the run.
+        known: what its peak rate was moved near to; None where it is the law's own.
     """
 
     batch_size: int
@@ -55,6 +58,7 @@ class SingleRun:
     examples: Floats
     losses: Floats
     predicted: LossBand
+    known: KnownRate | None = None
 
 
 def examples_needed(

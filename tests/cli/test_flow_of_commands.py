@@ -110,7 +110,7 @@ def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, caps
         sure = text[places[1] : places[2]]
         assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
         assert (doubt in sure) == bool(doubts)
-        assert "is expected to cost" in sure
+        assert "By what the forecast leaves open" in sure
         assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
 
 

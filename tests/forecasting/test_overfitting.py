@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from forecasting.known_law import known_forecast, known_law, known_report
 
+from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import LossCurve, ProbeReport, TrainingLosses
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.overfitting import (
@@ -16,6 +17,7 @@ from batchopt.forecasting.overfitting import (
     lowest_followed,
     turned_up,
 )
+from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.uncertainty import Estimate
 
@@ -116,3 +118,31 @@ def test_a_run_beyond_where_the_loss_rose_is_not_resolved_however_high_its_loss(
     beyond = held_back(loss, held, 64_000)
     assert (beyond.value, beyond.low, beyond.resolved) == (0.55, 0.52, False)
     assert beyond.high == pytest.approx(0.6 * 1.2**2), "a fifth higher with every doubling, as it was seen"
+
+
+def test_a_goal_below_where_the_loss_turned_up_is_out_of_reach(forecast: Forecast) -> None:
+    turn = TurnedUp(64, 0.1, 0.8, 8_000, 0.9, 16_000)
+    held = replace(forecast, overfits_below=0.8, turned_up=turn, population=1_000)
+    with pytest.raises(UnreachableGoalError, match=r"0\.5 is below the lowest that was evaluated, 0\.8, .*turned up"):
+        held.plan(ReachLoss(0.5))
+    assert held.plan(ReachLoss(1.0)).steps.value > 0
+
+
+def test_a_loss_before_a_decay_is_not_compared_with_the_end_of_one() -> None:
+    report = known_report(LAW)
+    run = report.reference
+    assert run is not None
+    falling = TrainingLosses((10_000, 40_000), (0.5, 0.2), (0.01, 0.01))
+    constant = replace(run, curve=LossCurve((10_000, 40_000), (0.3, 0.25)), training=falling)
+    schedule = LearningRateSchedule.of("wsd", examples=12_500)
+    cooled = replace(
+        run,
+        curve=LossCurve((12_500,), (0.23,)),
+        training=TrainingLosses((12_500,), (0.4,), (0.01,)),
+        learning_rate_schedule=schedule,
+    )
+    few = replace(report.provenance, population=1_000)
+    both = replace(report, provenance=few, reference=constant, branches=(cooled,))
+    assert turned_up(both) is None
+    later = replace(constant, curve=LossCurve((10_000, 40_000), (0.25, 0.3)))
+    assert turned_up(replace(both, reference=later)) is not None

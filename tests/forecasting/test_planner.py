@@ -106,9 +106,10 @@ def test_twin_the_least_cost_to_a_loss() -> None:
     assert (plan.batch_size, plan.learning_rate) == (size, pytest.approx(moved))
     assert plan.best in plan.alternatives
     costs = {each: [own * PRICE(each[0]) / each[0] for own in found] for each, found in examples.items()}
-    given_up = GIVEN_UP * float(np.median(costs[size, rate]))
-    least = [min(given_up, *(own[k] for own in costs.values())) for k in range(LAW.draws)]
-    regret = np.mean([min(given_up, own) for own in costs[size, rate]]) / np.mean(least) - 1.0
+    planned = [own * PRICE(size) / size for own in needed("cosine", size, moved, loss)[1:]]
+    given_up = GIVEN_UP * float(np.median(planned))
+    least = [min(given_up, planned[k], *(own[k] for own in costs.values())) for k in range(LAW.draws)]
+    regret = np.mean([min(given_up, own) for own in planned]) / np.mean(least) - 1.0
     assert plan.expected_regret == pytest.approx(float(regret))
     assert plan.expected_regret > 0.01
     assert f"the plan costs {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
