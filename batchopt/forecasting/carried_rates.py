@@ -37,7 +37,7 @@ NEAR = 1.5
 """Factor to both sides of the carried rate within which the law chooses (ablation in `benchmarks/README.md`)."""
 FAR_BEYOND = 20.0
 """A planned run that is so many times as long as the probe's longest takes its rate from the task's prior, if there is
-one: of 3, 5, 10 and 20 this lost least after probes of one run, and nothing after smaller ones."""
+one: of 3, 5, 10 and 20 this lost least after probes of one run, when plans were not near carried rates yet."""
 NEAR_PRIOR = 2.0
 """The factor for that rate, which its user knows less exactly."""
 PARTS = 4
