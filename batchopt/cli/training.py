@@ -243,8 +243,8 @@ def check_reached(plan: Plan, result: TrainingResult, *, adapted: bool = False) 
     # All that the median was taken of: the last alone may lie below the goal.
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
     raise GoalMissedError(
-        f"the plan's loss of {plan.goal.loss:.4g} must be reached, and the training ended at {losses} after "
-        f"{result.examples:,} examples, where nine of ten runs were expected to be there: {remedy}"
+        f"the plan's loss of {plan.goal.loss:.4g} was not reached: the last evaluated losses are {losses} after "
+        f"{result.examples:,} examples, where nine of ten runs were expected to be there; {remedy}"
     )
 
 

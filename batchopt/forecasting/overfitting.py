@@ -163,8 +163,9 @@ def _told(turn: TurnedUp, population: int) -> str:
         f"The evaluated loss turned up: at batch size {turn.batch_size} and peak rate {turn.learning_rate:.3g} it was "
         f"{turn.lowest:.4g} after {turn.examples:,} examples ({passes:.3g} passes over the data) and "
         f"{turn.later_loss:.4g} after {turn.later_examples:,} ({later:.3g} passes), while the losses of training "
-        "batches went on falling. The model overfits: nothing is predicted below the lowest loss that was evaluated. "
-        "Keep the checkpoint with the lowest evaluated loss, or regularise, or train on more data, and probe again."
+        "batches went on falling. The model overfits, so no loss is predicted below the lowest that was evaluated, and "
+        "how far losses rise is a guess. Keep the checkpoint with the lowest evaluated loss, regularise, or train on "
+        "more data, and probe again."
     )
 
 
@@ -182,7 +183,7 @@ def held_back(loss: Estimate, forecast: Forecast, examples: float) -> Estimate:
         return loss
     if turn is None:
         return Estimate(loss.value, loss.low, max(loss.high, lowest), False)
-    return Estimate(max(loss.value, lowest), loss.low, max(loss.high, turn.loss_after(examples)), False)
+    return Estimate(max(loss.value, lowest), max(loss.low, lowest), max(loss.high, turn.loss_after(examples)), False)
 
 
 def band_held_back(band: LossBand, forecast: Forecast) -> LossBand:

@@ -122,6 +122,9 @@ class Plan(Record):
         until = f", {self.steps} steps{time} until the goal" if isinstance(self.goal, ReachLoss) else time
         ends = f"a loss of {self.loss} at the end{metrics}{until}"
         first = f"Batch size {self.batch_size}, {rate} over {whole}: {ends}"
+        if len(self.schedule.segments) > 1:
+            sizes = " to ".join(str(segment.batch_size) for segment in self.schedule.segments)
+            first += f". The schedule raises the batch size, {sizes}: {self.schedule.steps:,} steps"
         return "\n".join([first, *self.reasons])
 
     @property

@@ -29,7 +29,10 @@ OWN_DECISION = (
     "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
     "--adapt): most need less than the schedule, some more."
 )
-STEPS_UNTIL_THEN = "The steps and examples above are those until the loss is reached; a run that misses begins anew."
+STEPS_UNTIL_THEN = (
+    "The steps and examples above are those after which a run of this schedule first has the loss, which may be before "
+    "its end; one that misses begins anew."
+)
 
 
 def reasons_for(
@@ -118,12 +121,13 @@ def _time_sentence(goal: LossGoal, best: Alternative, points: Sequence[Alternati
     fastest = min(near, key=lambda p: p.seconds.value if p.seconds is not None else math.inf, default=best)
     if fastest.seconds is None or fastest.seconds.value > FASTER * taken:
         return told
-    worse = f"ends at a loss of {fastest.loss.value:.4g}" if by_loss else f"costs {change(fastest):+.0%}"
+    more = change(fastest)
+    worse = f"costs {abs(more):.0%} {'less' if more < 0 else 'more'}"
+    worse = f"ends at a loss of {fastest.loss.value:.4g}" if by_loss else worse + (DEARER if more < -0.01 else "")
+    remedy = "bound the plan by batch_sizes=(least, most)"
+    remedy = remedy if by_loss else f"give the goal in seconds, or {remedy}"
     time = time_in_words(fastest.seconds.value)
-    return (
-        f"{told} Batch size {fastest.batch_size} {worse} and takes {time}: for the least time give the goal in "
-        "seconds, or bound the plan by batch_sizes=(least, most)."
-    )
+    return f"{told} Batch size {fastest.batch_size} takes {time} and {worse}. For less time {remedy}."
 
 
 def _neighbour_sentences(
@@ -145,7 +149,8 @@ def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price:
     change = other.cost.value / best.cost.value - 1.0
     # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
     doubt = DEARER if change < -0.01 else ""
-    cost = f"as many {price.unit}" if abs(change) < 0.005 else f"{change:+.0%} {price.unit}"
+    more = f"{abs(change):.0%} {'less' if change < 0 else 'more'} {price.unit}"
+    cost = f"as many {price.unit}" if abs(change) < 0.005 else more
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
         f"{other.examples.value:,.0f} examples: {cost}{doubt}."

@@ -55,7 +55,7 @@ MOST_EXPECTED = 2.0
 what the forecast expects of the best: a wrong learning rate stalls for ever, and what a curve costs is less often
 wrong."""
 AT_ITS_END = 0.99
-"""A trial whose rate decays goes on from this share of its schedule on: nothing is left to be saved."""
+"""A trial goes on from this share of its schedule or of the goal's budget on: nothing is left to be saved."""
 LOST = 0.05
 """Where another sampler proposes, a trial ends that has no more than this chance to beat the incumbent."""
 
@@ -165,7 +165,7 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
         chosen_by_us: whether the next trial will be where the surrogate has it.
     """
     goal = surrogate.goal
-    if _has_arrived(run, goal) or run.curve.examples[-1] >= AT_ITS_END * surrogate.horizon_of_run(run):
+    if _has_arrived(run, goal) or _is_over(surrogate, run):
         return None
     if _costs_more_than_the_incumbent(surrogate, run):
         return _ended_by_the_incumbent(surrogate, run)
@@ -226,6 +226,14 @@ def _has_arrived(run: Observation, goal: LossGoal) -> bool:
     return isinstance(goal, ReachLoss) and (
         run.curve.losses[-1] <= goal.loss or run.curve.examples_to(goal.loss) is not None
     )
+
+
+def _is_over(surrogate: Surrogate, run: Observation) -> bool:
+    """Whether a run has used up its schedule or the budget: what it came to counts, and ending it saves nothing."""
+    goal = surrogate.goal
+    if isinstance(goal, LowestLoss) and spent_by(surrogate, run) >= AT_ITS_END * goal.within:
+        return True
+    return run.curve.examples[-1] >= AT_ITS_END * surrogate.horizon_of_run(run)
 
 
 def _is_beaten(seen: Running) -> bool:

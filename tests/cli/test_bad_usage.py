@@ -253,7 +253,7 @@ def test_a_training_that_misses_the_plan_s_loss_fails_when_all_is_written(
     assert (found["reached_at_examples"], found["compared"]) == (None, [])
     assert all(file.stat().st_size > 0 for file in kept.values())
     line = err.splitlines()[-1]
-    assert line.startswith(f"batchopt: error: the plan's loss of {GOAL} must be reached")
+    assert line.startswith(f"batchopt: error: the plan's loss of {GOAL} was not reached")
     assert f"{found['loss']:.4g} after {found['examples']:,} examples, where nine of ten runs were expected" in line
     assert found["examples"] == plan.schedule.examples
 

@@ -55,5 +55,5 @@ def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
     taken = {point.batch_size: point.seconds.value for point in PLAN.alternatives if point.seconds is not None}
     fastest = min(taken, key=taken.__getitem__)
     (line,) = [reason for reason in reasons if reason.startswith("By the measured time")]
-    assert f"the run takes {seconds(taken[16])}. Batch size {fastest} ends at a loss of 0.55" in line
-    assert f"takes {seconds(taken[fastest])}: for the least time give the goal in seconds" in line
+    assert f"the run takes {seconds(taken[16])}. Batch size {fastest} takes {seconds(taken[fastest])} and ends" in line
+    assert line.endswith("For less time bound the plan by batch_sizes=(least, most).")

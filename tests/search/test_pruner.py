@@ -163,6 +163,21 @@ def test_a_budget_is_judged_by_the_incumbents_loss() -> None:
     assert not ends(0.17)
 
 
+@pytest.mark.optuna
+def test_a_trial_that_has_used_up_the_budget_counts() -> None:
+    """Reported once before, and once at its end: a poor one ends at the first, and would end here at the second."""
+    goal = LowestLoss(within=30_000.0, of=PRICE)
+    whole = math.floor(30_000.0 / PRICE(64)) * 64
+    for points, expected in (([whole // 2], True), ([whole], False)):
+        study = study_of(goal=goal)
+        study.tell(started(study, 64, 0.15), float(LAW.losses_at([64.0], [0.15], [whole])[0, 0]))
+        trial = started(study, 64, 0.01)
+        early = [n for n in milestones(whole // 4) if n >= 64]
+        for n, loss in zip([*early, *points], losses_of(64, 0.01, [*early, *points], trial.number), strict=True):
+            trial.report(loss, n)
+        assert trial.should_prune() is expected
+
+
 def test_beside_our_sampler_short_runs_come_first() -> None:
     """With no forecast the first trial ends early, before anything has completed; the second study goes on to the
     end."""
