@@ -40,14 +40,19 @@ class MetricReading:
 
     @classmethod
     def of_curve(cls, goal: MetricGoal, curve: MetricCurve) -> MetricReading:
-        """By how a forecast's metric goes with the loss, up to the highest loss that was evaluated."""
-        logs = [at for at in curve.log_losses if at <= math.log(curve.measured[1])]
+        """By how a forecast's metric goes with the loss; above what was evaluated for as long as it gets worse."""
+        rows = [(curve(math.exp(at)).value, at) for at in curve.log_losses]
+        below = sum(at <= math.log(curve.measured[1]) for _, at in rows)
+        sign = 1.0 if curve.rises else -1.0
         kept: list[tuple[float, float]] = []
-        for at in reversed(logs):
-            value = curve(math.exp(at)).value
-            if not kept or (value > kept[-1][0] if curve.rises else value < kept[-1][0]):
-                kept.append((value, at))
-        values, losses = zip(*reversed(kept), strict=True)
+        for value, at in reversed(rows[:below]):
+            if not kept or sign * value > sign * kept[0][0]:
+                kept.insert(0, (value, at))
+        for value, at in rows[below:]:
+            if sign * value >= sign * kept[-1][0]:
+                break
+            kept.append((value, at))
+        values, losses = zip(*kept, strict=True)
         return cls(goal, curve.rises, tuple(map(float, values)), tuple(map(float, losses)))
 
     @property
@@ -62,12 +67,23 @@ class MetricReading:
         if not self.values:
             return (COUNTED * (1.0 - value) + 0.5) / (COUNTED + 1.0) if self.rises else float(value)
         sign = -1.0 if self.rises else 1.0
-        return math.exp(float(np.interp(sign * value, sign * np.array(self.values), self.log_losses)))
+        at = float(np.interp(sign * value, sign * np.array(self.values), self.log_losses))
+        # Beyond the table the loss moves by as many times itself as the value does by the table's width, so that values
+        # which differ stay apart and in order, and a value far away does not make the loss overflow.
+        worse, better = sign * (value - self.values[-1]), sign * (self.values[0] - value)
+        return math.exp(at + math.log1p(max(worse, 0.0) / self._width) - math.log1p(max(better, 0.0) / self._width))
+
+    @property
+    def _width(self) -> float:
+        """How far the values of the table lie apart."""
+        return abs(self.values[-1] - self.values[0]) or 1.0
 
     def value_at(self, loss: float) -> float:
         """The value of the metric that a loss stands for."""
         if self.values:
-            return float(np.interp(math.log(loss), self.log_losses, self.values))
+            at, sign = math.log(loss), -1.0 if self.rises else 1.0
+            worse, better = (math.expm1(max(0.0, d)) for d in (at - self.log_losses[-1], self.log_losses[0] - at))
+            return float(np.interp(at, self.log_losses, self.values)) + sign * self._width * (worse - better)
         return 1.0 - ((COUNTED + 1.0) * loss - 0.5) / COUNTED if self.rises else loss
 
     def in_losses(self, trial: FrozenTrial) -> FrozenTrial:

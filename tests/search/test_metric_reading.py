@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +89,8 @@ def of(study: optuna.Study) -> list[tuple[dict[str, Any], TrialState, int]]:
 def test_better_values_are_lower_losses(one: float, other: float, reading: MetricReading) -> None:
     losses = reading.loss_of(one), reading.loss_of(other)
     assert min(losses) > 0
-    assert losses[0] <= losses[1] or one < other
-    low, high = reading.value_at(math.exp(reading.log_losses[-1])) if reading.values else -5.0, 0.99
-    assert reading.value_at(reading.loss_of(one)) == pytest.approx(min(max(one, low), max(one, high)), abs=1e-2)
+    assert losses[0] < losses[1] or one < other + 1e-9
+    assert reading.value_at(reading.loss_of(one)) == pytest.approx(one, abs=1e-9)
 
 
 def test_without_a_forecast_an_accuracy_is_an_error() -> None:
@@ -104,10 +104,25 @@ def test_without_a_forecast_an_accuracy_is_an_error() -> None:
 def test_by_a_forecast_an_accuracy_is_the_loss_that_goes_with_it() -> None:
     for loss in (0.4, 1.0, 2.0):
         assert CURVE.loss_of(accuracy_at(loss)) == pytest.approx(loss, rel=0.02)
-    assert CURVE.loss_of(0.0) == CURVE.loss_of(0.1) == pytest.approx(3.0, rel=0.05)
+    assert 3.5 < CURVE.loss_of(0.1) < CURVE.loss_of(0.0) < 4.5, "beyond 3.0, the highest that was evaluated"
     error = replace(FORECAST.metrics[0], scale="to zero", rises=False)
     falling = MetricReading.of_curve(replace(METRIC, metric="error"), error)
     assert falling.loss_of(1.0 - accuracy_at(1.0)) == pytest.approx(1.0, rel=0.02)
+
+
+def test_values_beyond_what_was_evaluated_keep_their_order_and_are_told_as_they_are() -> None:
+    losses = np.geomspace(0.3, 1.0, 6)
+    told = LossCurve(tuple(range(100, 700, 100)), tuple(map(float, losses[::-1])))
+    told = replace(told, metrics={"accuracy": tuple(accuracy_at(loss) for loss in told.losses)})
+    run = Branch(batch_size=8, learning_rate=0.1, curve=told, outcome="finished", seed=0)
+    forecast = replace(FORECAST, metrics=fit_metric_curves([run], 1_000_000))
+    reading = MetricReading.of_curve(METRIC, forecast.metrics[0])
+    seen = [reading.loss_of(value) for value in (1.0, 0.999, 0.995, 0.74, 0.6, 0.5, 0.05, 0.0)]
+    assert all(one < other for one, other in pairwise(seen))
+    study = study_of(METRIC, direction="maximize", pruner=False, forecast=forecast)
+    for value in (0.5, 0.6, 0.4):
+        study.tell(study.ask(SPACE), value)
+    assert any(line.startswith("Best: trial 1,") and line.endswith(": accuracy 0.6.") for line in explain(study))
 
 
 @pytest.mark.parametrize("rises", [True, False])
