@@ -113,7 +113,7 @@ class Ledger:
 
     def _look_at_rise(self, trial: FrozenTrial) -> None:
         """Say that the study is the wrong way round, where most trials show it: a rate that is too high does, too."""
-        rose = rises(trial)
+        rose = rises(trial, is_metric=self.settings.metric is not None)
         self.rose += rose is True
         self.fell += rose is False
         if self.rose >= LEAST_ROSE and self.rose > 2 * self.fell:

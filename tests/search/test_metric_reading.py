@@ -226,6 +226,53 @@ def test_without_a_forecast_the_wrong_direction_is_told(
     assert len([record for record in caplog.records if re.search(match, record.message)]) == 1
 
 
+def said_of(goal: Goal, direction: str, curves: list[list[float]], caplog: Any, **given: Any) -> list[str]:
+    """What is said of the way that the values of trials with these reports go."""
+    study = study_of(goal, direction=direction, pruner=False, **given)
+    for values in curves:
+        trial = study.ask(SPACE)
+        for i, value in enumerate(values):
+            trial.report(value, 5_000 * (i + 1))
+        study.tell(trial, values[-1])
+    with caplog.at_level("WARNING", "batchopt"):
+        study.ask(SPACE)
+    return [record.message for record in caplog.records if "as it trained" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("name", "direction", "first", "last"),
+    [("accuracy", "minimize", 0.80, 0.95), ("error", "maximize", 0.30, 0.10)],
+)
+def test_a_metric_that_moves_the_wrong_way_a_little_is_told(
+    name: str, direction: str, first: float, last: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    curves = [[float(last + (first - last) * 0.6**k + 0.002 * rng.normal()) for k in range(6)] for _ in range(8)]
+    (told,) = said_of(BestMetric(name, 1e6, "examples"), direction, curves, caplog)
+    assert f'direction="{"maximize" if direction == "minimize" else "minimize"}"' in told
+
+
+@pytest.mark.parametrize(("floor", "worse"), [(0.03, 0.0), (0.03, 0.01), (0.3, 0.1)])
+def test_metrics_that_saturate_or_overfit_after_they_improved_are_not_the_wrong_direction(
+    floor: float, worse: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    curves = [
+        [float(1.0 - floor - 0.2 * 0.3**k - worse * k / 9 + 0.005 * rng.normal()) for k in range(10)] for _ in range(12)
+    ]
+    assert said_of(BestMetric("accuracy", 1e6, "examples"), "maximize", curves, caplog) == []
+
+
+def test_a_metric_that_gets_worse_in_a_study_with_a_forecast_is_no_reason_to_turn_it_round(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    curves = [[0.97, 0.95, 0.92, 0.88]] * 4
+    (told,) = said_of(METRIC, "maximize", curves, caplog, forecast=FORECAST)
+    assert "got worse as it trained" in told
+    assert "smaller budget" in told
+    assert "direction" not in told
+
+
 def test_a_few_rates_that_are_too_high_are_not_the_wrong_direction(caplog: pytest.LogCaptureFixture) -> None:
     study = study_of(BUDGET)
     for last in (0.9, 0.9, 0.1, 0.1, 0.9, 0.1):
