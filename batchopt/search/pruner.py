@@ -85,6 +85,7 @@ class TradeoffPruner(BasePruner):
     Raises:
         ValueError: as for `TradeoffSampler`; `inner` is a Hyperband pruner, which would lose its brackets in here, or a
             Wilcoxon pruner, which compares values and not losses.
+        EvidenceError: the goal is given as `ReachMetric`, and no forecast is.
     """
 
     def __init__(

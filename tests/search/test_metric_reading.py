@@ -292,14 +292,16 @@ def test_percent_are_left_out_and_the_remedy_is_told(caplog: pytest.LogCaptureFi
     assert any("must not exceed 1" in record.message for record in caplog.records)
 
 
-def test_to_reach_a_metric_needs_a_forecast_and_nothing_is_left_running(caplog: pytest.LogCaptureFixture) -> None:
-    study = study_of(ReachMetric("accuracy", REACHED))
-    for _ in range(2):
-        trial = study.ask(SPACE)
-        with pytest.raises(EvidenceError, match=r"forecast must be given for ReachMetric.*1 - accuracy"):
-            study.tell(trial, 0.5)
-    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-    assert any("the base sampler chooses, because forecast must be given" in r.message for r in caplog.records)
+def test_to_reach_a_metric_needs_a_forecast_from_the_beginning() -> None:
+    goal = ReachMetric("accuracy", REACHED)
+    rule = r"forecast must be given for ReachMetric.*1 - accuracy"
+    with pytest.raises(EvidenceError, match=rule):
+        TradeoffSampler(goal=goal, **NAMES)  # type: ignore[arg-type]
+    with pytest.raises(EvidenceError, match=rule):
+        TradeoffPruner(goal=goal)
+    trial = optuna.create_study().ask(SPACE)
+    with pytest.raises(EvidenceError, match=rule):
+        check(trial, goal=goal, **NAMES)  # type: ignore[arg-type]
 
 
 def test_a_metric_that_the_forecast_does_not_know_is_refused_at_once() -> None:
