@@ -127,9 +127,9 @@ class Ledger:
         goal, reading, metric = self.settings.goal, reading_of(self.settings), self.settings.metric
         if (least := min(trial.values)) <= 0:
             rule = f"it must be positive, got {least!r}" if metric is None else metric.rule(least)
+            remedy = f": return it {AS_IT_IS}." if metric is None else "."
             warn_once(
-                f"Study {self.study_name}: the value of trial {trial.number} does not count: {rule}. {reading}: return "
-                f"it {AS_IT_IS}.",
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: {rule}. {reading}{remedy}",
                 about=f"{self.study_name} value",
             )
         if returns_loss(trial, goal):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,13 +90,21 @@ class MetricReading:
     def in_losses(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial as if it had reported losses; its value, too, where that is the metric and not a cost."""
         read = copy.copy(trial)
-        read.intermediate_values = {step: self.loss_of(value) for step, value in trial.intermediate_values.items()}
-        values = trial.values
-        if values is not None:
-            reported = set(trial.intermediate_values.values())
-            is_metric = isinstance(self.goal, BestMetric)
-            read.values = [self.loss_of(value) if is_metric or value in reported else value for value in values]
+        reported = set(trial.intermediate_values.values())
+        is_metric = isinstance(self.goal, BestMetric)
+        loss_of = self._loss_of_shares(reported.union((is_metric and trial.values) or ()))
+        read.intermediate_values = {step: loss_of(value) for step, value in trial.intermediate_values.items()}
+        if trial.values is not None:
+            read.values = [loss_of(value) if is_metric or value in reported else value for value in trial.values]
         return read
+
+    def _loss_of_shares(self, told: set[float]) -> Callable[[float], float]:
+        """How values of one trial are read: where errors, shares, come to none, each is half an example more."""
+        if self.values or self.rises or 0.0 not in told or not all(0.0 <= value <= 1.0 for value in told):
+            return self.loss_of
+        # The least that was told is one example at least, so that none stays below it.
+        counted = max(COUNTED, 1.0 / min((value for value in told if value > 0.0), default=1.0))
+        return lambda value: (counted * value + 0.5) / (counted + 1.0)
 
     def rule(self, loss: float) -> str:
         """What a value breaks that stands for a loss that is not positive."""

@@ -341,3 +341,41 @@ def test_a_study_of_a_metric_is_no_evidence_of_losses() -> None:
     study.optimize(objective(lambda loss: 0.1 * loss), n_trials=1)
     with pytest.raises(EvidenceError, match="runs of a forecast are of losses, and the trials of this study report"):
         read_runs(study)
+
+
+def test_an_error_of_none_counts_as_an_accuracy_of_one_does(caplog: pytest.LogCaptureFixture) -> None:
+    study = study_of(BestMetric("error", 1e6, "examples"), pruner=False)
+    for values in ([0.3, 0.2, 0.1], [0.3, 0.1, 0.0], [0.2, 0.1, 0.05]):
+        trial = study.ask(SPACE)
+        for i, value in enumerate(values):
+            trial.report(value, 300_000 * (i + 1))
+        study.tell(trial, values[-1])
+    lines = explain(study)
+    assert any(line.startswith("Best: trial 1,") and line.endswith(": error 0.") for line in lines)
+    assert not any("left out" in line for line in lines)
+    assert not any("does not count" in record.message for record in caplog.records)
+
+
+def test_an_error_of_none_is_less_than_any_other_that_its_trial_told() -> None:
+    falling = MetricReading(METRIC, rises=False)
+    for told in ([0.3, 0.0], [0.3, 1e-4, 0.0], [0.0, 0.0, 0.0]):
+        read = falling.in_losses(create_trial(value=told[-1], intermediate_values=dict(enumerate(told, start=10))))
+        losses = list(read.intermediate_values.values())
+        assert min(losses) > 0
+        assert losses[-1] == read.value == min(losses)
+        assert losses == pytest.approx(told, abs=6e-4)
+    read = falling.in_losses(create_trial(value=0.0, intermediate_values={10: 3.0}))
+    assert (read.value, read.intermediate_values) == (0.0, {10: 3.0})
+
+
+def test_a_metric_that_is_no_error_and_comes_to_zero_is_told_without_words_about_losses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study = study_of(BestMetric("distance", 1e6, "examples"), pruner=False)
+    trial = study.ask(SPACE)
+    trial.report(3.0, 500_000)
+    study.tell(trial, 0.0)
+    study.ask(SPACE)
+    (told,) = [record.message for record in caplog.records if "does not count" in record.message]
+    assert "the distance must be positive where it is minimised, got 0" in told
+    assert "logarithm" not in told
