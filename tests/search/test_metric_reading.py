@@ -379,3 +379,13 @@ def test_a_metric_that_is_no_error_and_comes_to_zero_is_told_without_words_about
     (told,) = [record.message for record in caplog.records if "does not count" in record.message]
     assert "the distance must be positive where it is minimised, got 0" in told
     assert "logarithm" not in told
+
+
+def test_messages_of_a_study_of_a_metric_name_it() -> None:
+    study = study_of(METRIC, direction="maximize")
+    trial = study.ask(SPACE)
+    check(trial)
+    assert "no trial has reported the accuracy three times yet" in trial.user_attrs["batchopt:decision"]
+    trial.report(math.nan, 10_000)
+    assert trial.should_prune()
+    assert "The accuracy is no longer finite." in study.trials[0].user_attrs["batchopt:ended"]
