@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer
-from transformers.trainer_pt_utils import nested_concat, nested_numpify
+from transformers.trainer_pt_utils import nested_numpify
 
 from batchopt.probing.set_metric import SetMetric
 from batchopt.probing.state import evaluating
@@ -48,7 +49,11 @@ def metrics_of(trainer: Trainer, model: nn.Module, data: Any) -> dict[str, SetMe
     if not names:
         told = ", ".join(map(str, found)) or "nothing"
         return _none_taken(f"none of what it returns is a number with a name of its own, but {told}")
-    return {name: SetMetric(read, _of(compute, name)) for name in names}
+
+    def together(kept: Sequence[Read]) -> Any:
+        return compute(_together(kept))
+
+    return {name: SetMetric(read, itemgetter(name), together) for name in names}
 
 
 def _none_taken(why: str) -> dict[str, SetMetric]:
@@ -99,14 +104,28 @@ def _first(trainer: Trainer, model: nn.Module, data: Any, read: Callable[[nn.Mod
 def _together(kept: Sequence[Read]) -> EvalPrediction:
     """All predictions and labels, padded to one length as the Trainer does."""
     predictions, labels = (
-        None if any(each is None for each in column) else reduce(_padded, column) for column in zip(*kept, strict=True)
+        None if any(each is None for each in column) else _joined(column) for column in zip(*kept, strict=True)
     )
     return EvalPrediction(predictions=predictions, label_ids=labels)
 
 
-def _padded(first: Any, second: Any) -> Any:
-    return nested_concat(first, second, padding_index=PADDING)
+def _joined(parts: Sequence[Any]) -> Any:
+    """Arrays of all batches, or lists, tuples and mappings of such, as the Trainer's `nested_concat` joins them.
 
-
-def _of(compute: Callable[[EvalPrediction], Any], name: str) -> Callable[[Sequence[Read]], float]:
-    return lambda kept: compute(_together(kept))[name]
+    That joins two at a time, and copies all that came before with every batch.
+    """
+    first = parts[0]
+    if isinstance(first, list | tuple):
+        return type(first)(_joined(column) for column in zip(*parts, strict=True))
+    if isinstance(first, Mapping):
+        return type(first)({name: _joined([part[name] for part in parts]) for name in first})  # type: ignore[call-arg]
+    arrays = [np.atleast_1d(part) for part in parts]
+    widths = [array.shape[1] if array.ndim > 1 else 1 for array in arrays]
+    if len(set(widths)) == 1:
+        return np.concatenate(arrays)
+    shape = (sum(map(len, arrays)), max(widths), *arrays[0].shape[2:])
+    joined, begin = np.full_like(arrays[0], PADDING, shape=shape), 0
+    for array, width in zip(arrays, widths, strict=True):
+        joined[begin : begin + len(array), :width] = array
+        begin += len(array)
+    return joined

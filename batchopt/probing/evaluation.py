@@ -152,22 +152,21 @@ def check_untrained(run: TrainingRun, count: int) -> None:
         )
 
 
-def untrained_fault(task: TrainingTask, model: nn.Module, what: str) -> str:
+def untrained_fault(task: TrainingTask, model: nn.Module | None, what: str) -> str:
     """What to look for where an evaluation of an untrained model is not finite, with the first example at fault.
 
     Args:
         task: whose evaluation it is.
-        model: before any training, evaluated by this process alone.
+        model: before any training; None where this process cannot evaluate it alone, and no example is named.
         what: is not finite: the loss, or a metric.
     """
-    where = "the data" if task.eval_data is None else "eval_data"
-    bad = [] if isinstance(task.data, Rollouts) else _not_finite_evaluated(task, model)
-    held = "data" if task.eval_data is None else "eval_data"
+    bad = [] if model is None or isinstance(task.data, Rollouts) else _not_finite_evaluated(task, model)
+    article, held = ("the ", "data") if task.eval_data is None else ("", "eval_data")
     named = task.eval_data is not None or task.population is not None
     which = f", as that of {held}[{bad[0]}]{' and others' if len(bad) > 1 else ''} is" if bad and named else ""
     return (
         f"losses and metrics must be finite before any training, and {what} is nan or infinite{which}: look for NaN or "
-        f"infinite values in {where}, or in what computes it"
+        f"infinite values in {article}{held}, or in what computes it"
     )
 
 

@@ -331,9 +331,10 @@ class TrainingRun:
         found = evaluate(self.task, self.model, self.group, is_sharded=self.is_sharded)
         for name, value in {"evaluated loss": found.loss, **found.metrics}.items():
             if not math.isfinite(value):
-                is_untrained = self.steps == 0 and self.group is None
-                why = untrained_fault(self.task, self.model, f"the {name}") if is_untrained else self._where()
-                raise NonFiniteLossError(why if is_untrained else f"the {name} became {value} {why}")
+                if self.steps:
+                    raise NonFiniteLossError(f"the {name} became {value} {self._where()}")
+                alone = self.model if self.group is None else None
+                raise NonFiniteLossError(untrained_fault(self.task, alone, f"the {name}"))
         return found
 
     def _where(self) -> str:

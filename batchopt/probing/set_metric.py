@@ -19,19 +19,22 @@ class SetMetric:
 
     Attributes:
         read: (model, batch) -> what is kept of a batch. Metrics with the same function share what it gives.
-        value: what was kept of all batches, in order -> the metric.
+        value: what was kept of all batches, in order -> the metric; where `together` is given, what that makes of it.
+        together: what was kept of all batches, in order -> what `value` reads. Metrics with the same function, and the
+            same `read`, share what it gives: it is called once for all of them.
     """
 
     read: Callable[[nn.Module, Batch], Any]
-    value: Callable[[Sequence[Any]], float]
+    value: Callable[[Any], float]
+    together: Callable[[Sequence[Any]], Any] | None = None
 
-    def of(self, name: str, kept: Sequence[Any]) -> float:
-        """The metric, checked.
+    def of(self, name: str, found: Any) -> float:
+        """The metric, checked, of what `value` reads.
 
         Raises:
             TaskError: it is no number.
         """
-        value = self.value(kept)
+        value = self.value(found)
         try:
             return float(value)
         except (TypeError, ValueError):
@@ -62,7 +65,11 @@ class Kept:
     @property
     def values(self) -> dict[str, float]:
         """Of every metric; NaN where nothing was read."""
-        return {
-            name: metric.of(name, kept) if (kept := self._kept[metric.read]) else math.nan
-            for name, metric in self._metrics.items()
-        }
+        found: dict[tuple[Callable[..., Any], Callable[..., Any] | None], Any] = {}
+        values = {}
+        for name, metric in self._metrics.items():
+            kept, source = self._kept[metric.read], (metric.read, metric.together)
+            if kept and source not in found:
+                found[source] = kept if metric.together is None else metric.together(kept)
+            values[name] = metric.of(name, found[source]) if kept else math.nan
+        return values

@@ -85,7 +85,9 @@ def paced_by(
     told = [(o, branch) for o in observations if (branch := branch_of(o, known, price)) is not None]
     law = usable_law(known, ends)
     if law is None and not told:
-        return Thin("no forecast says how the goal is reached, and no trial has reported three losses yet"), ()
+        metric = known.settings.metric
+        few = "three losses" if metric is None else f"the {metric.goal.metric} three times"
+        return Thin(f"no forecast says how the goal is reached, and no trial has reported {few} yet"), ()
     at = tuple(tuple(map(float, places.of(o.batch_size, o.learning_rate, o.params))) for o, _ in told)
     branches = tuple(branch for _, branch in told)
     ranges = Ranges(_ends(space.batch_sizes), _ends(space.learning_rates))

@@ -92,7 +92,7 @@ class Ledger:
     def add(self, trial: FrozenTrial) -> None:
         """Read a finished trial."""
         self.read[trial.number] = _identity(trial)
-        trial = self.settings.in_losses(trial)
+        told, trial = trial, self.settings.in_losses(trial)
         setting = setting_of(trial, self.settings, self.study_name) if trial.state in _KNOWN else None
         if setting is None:
             return
@@ -108,12 +108,12 @@ class Ledger:
             self.latest = trial if self.latest is None else max(self.latest, trial, key=lambda one: one.number)
         self.largest_batch_size = _least(self.largest_batch_size, memory_bound(trial, setting[0]))
         if trial.state == TrialState.COMPLETE:
-            self._look_at(trial, setting[0])
+            self._look_at(trial, told, setting[0])
         self._look_at_rise(trial)
 
     def _look_at_rise(self, trial: FrozenTrial) -> None:
         """Say that the study is the wrong way round, where most trials show it: a rate that is too high does, too."""
-        rose = rises(trial)
+        rose = rises(trial, is_metric=self.settings.metric is not None)
         self.rose += rose is True
         self.fell += rose is False
         if self.rose >= LEAST_ROSE and self.rose > 2 * self.fell:
@@ -122,20 +122,20 @@ class Ledger:
                 about=f"{self.study_name} rises",
             )
 
-    def _look_at(self, trial: FrozenTrial, batch_size: int) -> None:
-        """Say what cannot be right in a completed trial."""
+    def _look_at(self, trial: FrozenTrial, told: FrozenTrial, batch_size: int) -> None:
+        """Say what cannot be right in a completed trial, read as losses and as it was told."""
         goal, reading, metric = self.settings.goal, reading_of(self.settings), self.settings.metric
         if (least := min(trial.values)) <= 0:
             rule = f"it must be positive, got {least!r}" if metric is None else metric.rule(least)
+            remedy = f": return it {AS_IT_IS}." if metric is None else "."
             warn_once(
-                f"Study {self.study_name}: the value of trial {trial.number} does not count: {rule}. {reading}: return "
-                f"it {AS_IT_IS}.",
+                f"Study {self.study_name}: the value of trial {trial.number} does not count: {rule}. {reading}{remedy}",
                 about=f"{self.study_name} value",
             )
         if returns_loss(trial, goal):
-            what, other, value = "loss", "LowestLoss(", trial.values[0]
+            what, other, value = "loss", "LowestLoss(", told.values[0]
             if metric is not None:
-                what, other, value = "metric", f"BestMetric({metric.goal.metric!r}, ", metric.value_at(value)
+                what, other = "metric", f"BestMetric({metric.goal.metric!r}, "
             warn_once(
                 f"Study {self.study_name}: the value of trial {trial.number} does not count: {value:.4g} is a {what} "
                 f"that it reported. {reading}: return that cost. Where all trials train for as long and return their "

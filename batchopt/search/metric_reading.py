@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +41,19 @@ class MetricReading:
 
     @classmethod
     def of_curve(cls, goal: MetricGoal, curve: MetricCurve) -> MetricReading:
-        """By how a forecast's metric goes with the loss, up to the highest loss that was evaluated."""
-        logs = [at for at in curve.log_losses if at <= math.log(curve.measured[1])]
+        """By how a forecast's metric goes with the loss; above what was evaluated for as long as it gets worse."""
+        rows = [(curve(math.exp(at)).value, at) for at in curve.log_losses]
+        below = sum(at <= math.log(curve.measured[1]) for _, at in rows)
+        sign = 1.0 if curve.rises else -1.0
         kept: list[tuple[float, float]] = []
-        for at in reversed(logs):
-            value = curve(math.exp(at)).value
-            if not kept or (value > kept[-1][0] if curve.rises else value < kept[-1][0]):
-                kept.append((value, at))
-        values, losses = zip(*reversed(kept), strict=True)
+        for value, at in reversed(rows[:below]):
+            if not kept or sign * value > sign * kept[0][0]:
+                kept.insert(0, (value, at))
+        for value, at in rows[below:]:
+            if sign * value >= sign * kept[-1][0]:
+                break
+            kept.append((value, at))
+        values, losses = zip(*kept, strict=True)
         return cls(goal, curve.rises, tuple(map(float, values)), tuple(map(float, losses)))
 
     @property
@@ -62,24 +68,43 @@ class MetricReading:
         if not self.values:
             return (COUNTED * (1.0 - value) + 0.5) / (COUNTED + 1.0) if self.rises else float(value)
         sign = -1.0 if self.rises else 1.0
-        return math.exp(float(np.interp(sign * value, sign * np.array(self.values), self.log_losses)))
+        at = float(np.interp(sign * value, sign * np.array(self.values), self.log_losses))
+        # Beyond the table the loss moves by as many times itself as the value does by the table's width, so that values
+        # which differ stay apart and in order, and a value far away does not make the loss overflow.
+        worse, better = sign * (value - self.values[-1]), sign * (self.values[0] - value)
+        return math.exp(at + math.log1p(max(worse, 0.0) / self._width) - math.log1p(max(better, 0.0) / self._width))
+
+    @property
+    def _width(self) -> float:
+        """How far the values of the table lie apart."""
+        return abs(self.values[-1] - self.values[0]) or 1.0
 
     def value_at(self, loss: float) -> float:
         """The value of the metric that a loss stands for."""
         if self.values:
-            return float(np.interp(math.log(loss), self.log_losses, self.values))
+            at, sign = math.log(loss), -1.0 if self.rises else 1.0
+            worse, better = (math.expm1(max(0.0, d)) for d in (at - self.log_losses[-1], self.log_losses[0] - at))
+            return float(np.interp(at, self.log_losses, self.values)) + sign * self._width * (worse - better)
         return 1.0 - ((COUNTED + 1.0) * loss - 0.5) / COUNTED if self.rises else loss
 
     def in_losses(self, trial: FrozenTrial) -> FrozenTrial:
         """The trial as if it had reported losses; its value, too, where that is the metric and not a cost."""
         read = copy.copy(trial)
-        read.intermediate_values = {step: self.loss_of(value) for step, value in trial.intermediate_values.items()}
-        values = trial.values
-        if values is not None:
-            reported = set(trial.intermediate_values.values())
-            is_metric = isinstance(self.goal, BestMetric)
-            read.values = [self.loss_of(value) if is_metric or value in reported else value for value in values]
+        reported = set(trial.intermediate_values.values())
+        is_metric = isinstance(self.goal, BestMetric)
+        loss_of = self._loss_of_shares(reported.union((is_metric and trial.values) or ()))
+        read.intermediate_values = {step: loss_of(value) for step, value in trial.intermediate_values.items()}
+        if trial.values is not None:
+            read.values = [loss_of(value) if is_metric or value in reported else value for value in trial.values]
         return read
+
+    def _loss_of_shares(self, told: set[float]) -> Callable[[float], float]:
+        """How values of one trial are read: where errors, shares, come to none, each is half an example more."""
+        if self.values or self.rises or 0.0 not in told or not all(0.0 <= value <= 1.0 for value in told):
+            return self.loss_of
+        # The least that was told is one example at least, so that none stays below it.
+        counted = max(COUNTED, 1.0 / min((value for value in told if value > 0.0), default=1.0))
+        return lambda value: (counted * value + 0.5) / (counted + 1.0)
 
     def rule(self, loss: float) -> str:
         """What a value breaks that stands for a loss that is not positive."""

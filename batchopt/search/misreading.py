@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 RISES = 1.5
 """A share that ends at so many times its first report has risen: one that overfits seldom goes so far."""
+SCATTER = 2.0
+"""A metric that ends worse by more than so many times what its reports gain in between has gone the wrong way. Of three
+reports that only scatter (independent, normal) 27 % do, and a study takes more than two thirds of its trials."""
 OTHER_EXAMPLES = 10.0
 """A value and a last report that are further apart are not of the same run."""
 AT_ONCE = (
@@ -33,11 +37,22 @@ def reached_at_once(trial: FrozenTrial, goal: LossGoal) -> bool:
     return 0 < reports[min(reports)] <= goal.loss
 
 
-def rises(trial: FrozenTrial) -> bool | None:
-    """Whether what a trial reported rose while it trained, a share as errors are; None where it reported too seldom."""
+def rises(trial: FrozenTrial, *, is_metric: bool) -> bool | None:
+    """Whether what a trial reported rose while it trained, a share as errors are; None where its reports do not tell.
+
+    Args:
+        trial: as one of losses.
+        is_metric: whether it reported a metric, which must be worse at the end by more than its reports get better in
+            between: by more than they scatter, and not after it has improved.
+    """
     reports = trial.intermediate_values
     if len(reports) < LEAST_COUNTED:
         return None
+    if is_metric:
+        losses = [reports[step] for step in sorted(reports)]
+        if diverged(trial):
+            return None
+        return losses[-1] - losses[0] > SCATTER * sum(max(0.0, a - b) for a, b in pairwise(losses))
     if not all(0 <= share <= 1 for share in reports.values()):
         return False
     return reports[max(reports)] > RISES * reports[min(reports)]
@@ -76,10 +91,18 @@ def the_other_way(settings: StudySettings) -> str:
             "what it reports rose as it trained, as no loss does. If it is a metric that rises, the goal of the study "
             'is batchopt.BestMetric("accuracy", within=...) and its direction "maximize".'
         )
+    name = settings.metric.goal.metric
+    if settings.metric.values:
+        return (
+            f"its {name} got worse as it trained, where the forecast has it get better. Where the model overfits, take "
+            "a smaller budget; where it does not, search lower learning rates, and look whether trials evaluate on "
+            "the data that the probe did."
+        )
     rose, verb, other = (
         ("fell", "maximises", "minimize") if settings.metric.rises else ("rose", "minimises", "maximize")
     )
     return (
-        f"its {settings.metric.goal.metric} {rose} as it trained, and the study {verb} it. If that is the wrong way "
-        f'round, make another study by optuna.create_study(direction="{other}").'
+        f"its {name} {rose} as it trained, and the study {verb} it. If that is the wrong way round, make another study "
+        f'by optuna.create_study(direction="{other}"). If it is not, the model overfits, or the learning rates are too '
+        "high."
     )

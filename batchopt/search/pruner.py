@@ -85,6 +85,7 @@ class TradeoffPruner(BasePruner):
     Raises:
         ValueError: as for `TradeoffSampler`; `inner` is a Hyperband pruner, which would lose its brackets in here, or a
             Wilcoxon pruner, which compares values and not losses.
+        EvidenceError: the goal is given as `ReachMetric`, and no forecast is.
     """
 
     def __init__(
@@ -134,16 +135,18 @@ def _decide_running(study: Study, known: Known, trial: FrozenTrial) -> Decision 
     run = observe_one(known.settings.in_losses(trial), known.settings, study.study_name)
     if run is None:
         return None
+    metric = known.settings.metric
+    name = "loss" if metric is None else metric.goal.metric
     if run.diverged:
-        return Decision("pruned while running", "The loss is no longer finite.")
+        return Decision("pruned while running", f"The {name} is no longer finite.")
     if not run.curve.examples:  # a loss of zero, of which the law can say nothing
         return None
     latest = next(reversed(trial.intermediate_values))
     if latest < run.curve.examples[-1]:
         warn_once(
-            f"Study {study.study_name}: trial {trial.number} reported a loss at {latest} examples after one at "
-            f"{run.curve.examples[-1]}: report at the examples seen since the beginning, which only grow. Reports are "
-            "read in the order of examples.",
+            f"Study {study.study_name}: trial {trial.number} reported the {name} at {latest} examples after that "
+            f"at {run.curve.examples[-1]}: report at the examples seen since the beginning, which only grow. Reports "
+            "are read in the order of examples.",
             about=f"{study.study_name} {study._study_id} backward",
         )
     surrogate = build_surrogate(study, known, asking=trial.number)

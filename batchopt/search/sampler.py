@@ -84,6 +84,7 @@ class TradeoffSampler(BaseSampler):
     Raises:
         ValueError: the base is a grid or brute-force sampler; no horizon for a rate that decays until a loss is
             reached, or a horizon for one that does not decay; the schedule is none of these.
+        EvidenceError: the goal is `ReachMetric`, and no forecast is given.
     """
 
     def __init__(

@@ -199,11 +199,14 @@ class Given:
         return self.goal
 
     def check(self) -> None:
-        """Raise where what was given is whole, and how the rate of trials decays is missing or contradicts itself.
+        """Raise where a goal lacks its forecast, or how the rate of trials decays is missing or contradicts itself.
 
         Raises:
+            EvidenceError: the goal is to reach a metric, and there is no forecast.
             ValueError: no horizon for a rate that decays until a loss is reached, or a horizon and no decay.
         """
+        if isinstance(self.goal, ReachMetric) and self.forecast is None:
+            raise EvidenceError(_lacks_forecast(self.goal))
         if not self.lacking and self.goal is not None:
             metric = self._reading(self.goal, rises=True) if isinstance(self.goal, MetricGoal) else None
             self._decay(self._in_loss(metric))
@@ -255,13 +258,17 @@ def find(study: optuna.Study, given: Given) -> Known:
 
 def _missing(given: Given) -> str:
     if given.lacking == ["forecast"] and isinstance(given.goal, ReachMetric):
-        return (
-            f"forecast must be given for {given.goal!r}, of a task with metrics={{{given.goal.metric!r}: ...}}, to "
-            "tell whether larger values are better: without one report what falls, 1 - accuracy, and take ReachLoss"
-        )
+        return _lacks_forecast(given.goal)
     return (
         f"{' and '.join(given.lacking)} must be given, or be found in the study, and is neither: "
         "pass it here, or use a TradeoffSampler, which writes it there"
+    )
+
+
+def _lacks_forecast(goal: ReachMetric) -> str:
+    return (
+        f"forecast must be given for {goal!r}, of a task with metrics={{{goal.metric!r}: ...}}, to tell whether larger "
+        "values are better: without one report what falls, 1 - accuracy, and take ReachLoss"
     )
 
 

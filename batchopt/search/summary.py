@@ -113,7 +113,7 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
     surrogate = build_surrogate(study, known)
     if isinstance(surrogate, Surrogate):
         lines += _front(study) if surrogate.two_objectives else []
-        lines += _beliefs(surrogate, counts)
+        lines += _beliefs(study, surrogate, counts)
     else:
         lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
     lines += [_teacher_line(known, surrogate), *left_out_lines(study, known.settings)]
@@ -136,9 +136,9 @@ def _teacher_line(known: Known, surrogate: Surrogate | Thin) -> str:
     return "The forecast of a probe was the starting point."
 
 
-def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
+def _beliefs(study: optuna.Study, surrogate: Surrogate, counts: StudySummary) -> list[str]:
     unit = surrogate.price.unit
-    lines = [] if surrogate.two_objectives else _best(surrogate)
+    lines = [] if surrogate.two_objectives else _best(study, surrogate)
     if surrogate.incumbent is not None:
         lines.append(_misfit_line(surrogate.misfit))
     if counts.saved > 0 and counts.completed:
@@ -146,12 +146,13 @@ def _beliefs(surrogate: Surrogate, counts: StudySummary) -> list[str]:
     return lines
 
 
-def _best(surrogate: Surrogate) -> list[str]:
+def _best(study: optuna.Study, surrogate: Surrogate) -> list[str]:
     lines, best, predicted = [], surrogate.incumbent, surrogate.best_predicted()
-    if best is not None and best.values is not None:
+    if best is not None:
+        value = study.get_trials(deepcopy=False)[best.number].values[0]
         lines.append(
             f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: "
-            f"{surrogate.score_in_words(best.values[0])}."
+            f"{surrogate.quantity}{value:.4g}."
         )
     if predicted is None:
         return [*lines, "The law does not say which settings reach the goal."]

@@ -134,8 +134,13 @@ class Surrogate:
 
     def score_in_words(self, score: float) -> str:
         """What the study minimises, as its objective returns it."""
-        is_metric = self.metric is not None and isinstance(self.goal, LowestLoss)
-        return self.in_words(score) if is_metric else f"{score:.4g}"
+        value = score if self.metric is None or not self.quantity else self.metric.value_at(score)
+        return f"{self.quantity}{value:.4g}"
+
+    @property
+    def quantity(self) -> str:
+        """The name of what an objective returns that is a metric, before its value; empty for a loss or a cost."""
+        return f"{self.metric.goal.metric} " if self.metric is not None and isinstance(self.goal, LowestLoss) else ""
 
     def costs(self, candidates: Candidates, loss: float, *, beyond: float | None = None) -> Floats:
         """Cost to reach a loss, (1 + n_draws, k): of one step or more; inf where it is not reached.

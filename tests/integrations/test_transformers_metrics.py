@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 from integrations.test_transformers_task import Classifier, pictures, tokens, trainer  # noqa: E402
+from transformers.trainer_pt_utils import nested_concat  # noqa: E402
 
 from batchopt.forecasting.forecast import Forecast  # noqa: E402
 from batchopt.integrations.transformers import task_from_trainer  # noqa: E402
+from batchopt.integrations.transformers_metrics import _together  # noqa: E402
 from batchopt.planning.goal import BestMetric  # noqa: E402
 from batchopt.probing.data import evaluation_cost  # noqa: E402
 from batchopt.probing.evaluation import evaluated  # noqa: E402
@@ -78,6 +81,45 @@ def test_sequences_of_several_lengths_are_padded_as_the_trainer_does(tmp_path: P
     assert evaluated(task, task.make_model()).metrics == {
         "token_accuracy": pytest.approx(expected["eval_token_accuracy"])
     }
+
+
+def test_all_metrics_come_from_one_call(tmp_path: Path) -> None:
+    calls = []
+
+    def counted(predicted: Any) -> dict[str, float]:
+        calls.append(len(predicted.label_ids))
+        return scores(predicted)
+
+    made = trainer(
+        tmp_path, model=Classifier(), data=pictures(), per_device_eval_batch_size=7,
+        more={"eval_dataset": pictures(101), "compute_metrics": counted},
+    )  # fmt: skip
+    task = task_from_trainer(made)
+    calls.clear()
+    assert len(evaluated(task, task.make_model()).metrics) == 2
+    assert calls == [101]
+
+
+@pytest.mark.parametrize("form", [lambda a, b: a, lambda a, b: (a, b), lambda a, b: [a, {"hidden": b}]])
+def test_batches_are_joined_once_as_the_trainer_joins_two_at_a_time(form: Any) -> None:
+    rng = np.random.default_rng(0)
+    kept = []
+    for size, width in ((4, 5), (3, 7), (1, 2), (4, 7)):
+        logits, labels = rng.normal(size=(size, width, 3)).astype(np.float32), rng.integers(0, 9, (size, width))
+        kept.append((form(logits, rng.normal(size=size)), labels))
+    found = _together(kept)
+    for told, column in ((found.predictions, 0), (found.label_ids, 1)):
+        expected = reduce(nested_concat, [each[column] for each in kept])
+        assert repr(plain(told)) == repr(plain(expected))
+
+
+def plain(nested: Any) -> Any:
+    """Arrays as lists, with their types."""
+    if isinstance(nested, dict):
+        return {name: plain(value) for name, value in nested.items()}
+    if isinstance(nested, list | tuple):
+        return [type(nested), *map(plain, nested)]
+    return str(nested.dtype), nested.tolist()
 
 
 def test_a_goal_may_be_in_what_compute_metrics_returns(tmp_path: Path) -> None:

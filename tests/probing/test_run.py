@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 import batchopt.probing.run as run_module
 from batchopt.errors import NonFiniteLossError, TaskError
 from batchopt.probing.data import shuffled_indices
+from batchopt.probing.distributed import process_group
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.snapshot import load_snapshot, save_snapshot
 from batchopt.probing.task import TrainingTask
@@ -282,6 +283,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
     assert run.steps == 0
     with pytest.raises(NonFiniteLossError, match="before any training, and the evaluated loss is nan or infinite"):
         run.evaluate()
+
+
+def test_in_several_processes_too_an_untrained_loss_that_is_not_finite_is_told_with_the_remedy() -> None:
+    x, y = classification(40)
+    x[7, 0] = torch.nan
+    run = TrainingRun(make_task(data=(x, y)), learning_rate=0.1, seed=0)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        run.group = process_group(torch.device("cpu"), of_one=True)
+        rule = "before any training, and the evaluated loss is nan or infinite: look for NaN or infinite values in the"
+        with pytest.raises(NonFiniteLossError, match=rule):
+            run.evaluate()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(

@@ -264,4 +264,4 @@ def test_reports_that_go_back_are_warned_of_once(caplog: pytest.LogCaptureFixtur
         trial.should_prune()
     warnings = [record.message for record in caplog.records if record.name == "batchopt.search"]
     assert len(warnings) == 1
-    assert "trial 0 reported a loss at 3200 examples after one at 12800" in warnings[0]
+    assert "trial 0 reported the loss at 3200 examples after that at 12800" in warnings[0]
