@@ -16,6 +16,8 @@ from batchopt.errors import EvidenceError
 from batchopt.step_cost import StepCost
 
 Unit = Literal["seconds", "examples", "steps"]
+BALANCED = "balanced units"
+"""Unit of a cost by "balanced": one is S_min steps, or E_min examples."""
 Least = Literal["seconds", "examples", "steps", "balanced"] | StepCost | tuple[Literal["steps"], Literal["examples"]]
 BudgetUnit = Literal["seconds", "hours", "examples", "epochs", "steps"]
 
@@ -65,7 +67,7 @@ class ReachLoss(Record):
         if self.least == "balanced":
             if steps_min is None or examples_min is None:
                 raise EvidenceError("least='balanced' needs S_min and E_min of the loss, and neither is known yet")
-            return StepCost(1.0 / steps_min, 1.0 / examples_min, unit="S_min + E_min")
+            return StepCost(1.0 / steps_min, 1.0 / examples_min, unit=BALANCED)
         if isinstance(self.least, tuple):
             raise EvidenceError(
                 "least=('steps', 'examples') has two objectives and no single cost; plan for 'balanced'"

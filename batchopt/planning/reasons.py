@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from batchopt._wording import number
 from batchopt._wording import seconds as time_in_words
-from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
+from batchopt.planning.goal import BALANCED, LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.plan import FIRST_REASON, Alternative
 from batchopt.schedules.schedule import Segment
 from batchopt.step_cost import StepCost
@@ -103,8 +103,11 @@ def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
         )
     even = price.per_step / price.per_example
     wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
+    told = f"A step {takes} {price.in_words()}"
+    if price.unit == BALANCED:
+        told += " (one unit is the fewest steps, or the fewest examples, that can reach the loss)"
     return (
-        f"A step {takes} {price.in_words()}; its fixed part is worth {number(even)} examples, so the least cost to "
+        f"{told}; its fixed part is worth {number(even)} examples, so the least cost to "
         f"{wanted} lies near sqrt(critical batch size x {number(even)})."
     )
 

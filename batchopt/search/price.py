@@ -14,7 +14,7 @@ from scipy import optimize
 
 from batchopt.forecasting.decayed_law import DecayedLaw
 from batchopt.forecasting.law import LawPosterior
-from batchopt.planning.goal import LossGoal, ReachLoss
+from batchopt.planning.goal import BALANCED, LossGoal, ReachLoss
 from batchopt.search.observations import Observation
 from batchopt.step_cost import Knee, StepCost
 
@@ -49,7 +49,7 @@ def price_of(
         return known
     if not balanced and measured is not None:
         return _scaled(measured, seen) if len(seen) >= LEAST_TO_LEARN else measured
-    name = "S_min + E_min" if balanced else "seconds"
+    name = BALANCED if balanced else "seconds"
     return _learned(seen, name) or _guessed(goal, seen, knee, name)
 
 
