@@ -244,7 +244,7 @@ def check_reached(plan: Plan, result: TrainingResult, *, adapted: bool = False) 
     losses = ", ".join(f"{loss:.4g}" for loss in result.curve.losses[-3:])
     raise GoalMissedError(
         f"the plan's loss of {plan.goal.loss:.4g} was not reached: the last evaluated losses are {losses} after "
-        f"{result.examples:,} examples, where nine of ten runs were expected to be there; {remedy}"
+        f"{result.examples:,} examples, where nine of ten runs were expected to be there: {remedy}"
     )
 
 

@@ -18,7 +18,7 @@ from batchopt.cli.task_file import load_task
 from batchopt.step_cost import StepCost
 
 CHANGES = """
-import dataclasses, math, random
+import dataclasses, math, random, time
 x, y = task.data
 changed = x.clone()
 changed[5, 3] = math.nan
@@ -46,8 +46,7 @@ class Noisy(Examples):
 
 class Slow(Examples):
     def __getitem__(self, index):
-        for _ in range(4_000):
-            math.sqrt(2.0)
+        time.sleep(5e-4)  # not work, which other programs slow down: a step takes little beside it
         return self.inputs[index], y[index] + 0 * torch.randperm(1_000)[0]
 
 
