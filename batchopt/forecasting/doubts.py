@@ -15,7 +15,8 @@ HARDLY_FELL = 0.97
 """A loss that stays above this share of the initial one is not progress."""
 
 UNSTEADY = 1.5
-"""Timings of steps that differ by more than this factor change which batch size takes the least seconds."""
+"""Factor by which timings of steps may differ; set by hand. The cheapest batch size goes with the root of the price of
+a step, so it is then known to a factor of 1.2, less than from one power of two to the next."""
 NARROW = 2.0
 """Batch sizes within this factor hardly tell what the batch size does."""
 

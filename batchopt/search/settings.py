@@ -260,8 +260,8 @@ def _missing(given: Given) -> str:
     if given.lacking == ["forecast"] and isinstance(given.goal, ReachMetric):
         return _lacks_forecast(given.goal)
     return (
-        f"{' and '.join(given.lacking)} must be given, or be found in the study, and is neither: "
-        "pass it here, or use a TradeoffSampler, which writes it there"
+        f"{' and '.join(given.lacking)} must be given, or be found in the study, which does not hold it: "
+        "pass it here, or use a TradeoffSampler, which writes it to the study"
     )
 
 
