@@ -15,12 +15,11 @@ from torch.utils import _pytree as pytree
 from batchopt._wording import seconds as in_words
 from batchopt.cli.findings import LOOKED_AT, Finding, Subject
 from batchopt.probing.data import EVALUATION_SAMPLE, available, gather, order_of, population
+from batchopt.probing.finite_data import not_finite_examples
 from batchopt.probing.losses import rows_of
 from batchopt.probing.streams import SeededStream
 from batchopt.probing.task import TrainingTask
 
-MOST_ELEMENTS = 10**8
-"""Tensors with more elements are looked at in part: all of them would take more than a tenth of a second."""
 FEW_EXAMPLES = 128
 """A probe runs two batch sizes a factor of 8 apart, the larger at most half of the data."""
 SLOW_LOADING = 0.5
@@ -44,7 +43,7 @@ def check_data(subject: Subject) -> Finding:
     count = min(LOOKED_AT, available(task.data))
     batch = subject.batch(count)
     what = f"{_form(task)}; of an example {_shapes(batch)}"
-    bad = _not_finite(task.data) if isinstance(task.data, tuple) else _not_finite_rows(task.data, task, count)
+    bad = not_finite_examples(task.data) or _not_finite_rows(task.data, task, count)
     if bad:
         which = ", ".join(f"data[{index}]" for index in bad[:3]) + (" and others" if len(bad) > 3 else "")
         holds = "holds" if len(bad) == 1 else "hold"
@@ -68,23 +67,12 @@ def _shapes(batch: Any) -> str:
     return " and ".join(kinds) or "no tensors"
 
 
-def _not_finite(parts: tuple[Tensor, ...]) -> list[int]:
-    """Examples of tensors in which a value is NaN or infinite."""
-    bad: set[int] = set()
-    for part in parts:
-        if part.is_floating_point():
-            most = max(1, MOST_ELEMENTS // max(1, part[0].numel()))
-            rows = part[:most].reshape(min(most, len(part)), -1).isfinite().all(dim=1)
-            bad |= set(torch.nonzero(~rows).flatten().tolist())
-    return sorted(bad)
-
-
 def _not_finite_rows(data: Any, task: TrainingTask, count: int) -> list[int]:
     indices = order_of(data, seed=0, start=0, count=count)
     batch = gather(data, indices, collate_fn=task.collate_fn, device=torch.device("cpu"))
     rows = rows_of(batch)
     parts = tuple(leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0)
-    bad = _not_finite(tuple(part for part in parts if len(part) == rows))
+    bad = not_finite_examples(tuple(part for part in parts if len(part) == rows))
     return [int(indices[index]) for index in bad] if rows == count else bad
 
 
@@ -138,10 +126,7 @@ def check_evaluation_data(subject: Subject) -> Finding:
             "on held-out data needs eval_data",
         )
     count = population(task.eval_data) or 0
-    if isinstance(task.eval_data, tuple):
-        bad = _not_finite(task.eval_data)
-    else:
-        bad = _not_finite_rows(task.eval_data, task, min(LOOKED_AT, count))
+    bad = not_finite_examples(task.eval_data) or _not_finite_rows(task.eval_data, task, min(LOOKED_AT, count))
     if bad:
         return Finding(
             name,

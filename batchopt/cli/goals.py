@@ -116,7 +116,7 @@ def _number(value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"a number is needed, got {value!r}") from None
+        raise argparse.ArgumentTypeError(f"a number is needed, as 0.93 of a share, got {value!r}") from None
 
 
 def _within(value: str, least: str | None, population: int | None) -> LowestLoss:

@@ -92,6 +92,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     goal = _goal_of(args, task)
     report = _kept_probe(args.out / "probe.json", goal, task, args)
     budget = None if report is not None else budget_of(args, goal, task)
+    if budget is not None:
+        _check_before(task, goal, args, console)
     if args.dry_run:
         show_estimate(task, budget, args, console)
         return
@@ -124,6 +126,19 @@ def _goal_of(args: argparse.Namespace, task: TrainingTask) -> WordGoal:
         return parse_goal(args.goal, least=args.least, population=task.population, metrics=task.metrics)
     except argparse.ArgumentTypeError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_before(task: TrainingTask, goal: WordGoal, args: argparse.Namespace, console: Console) -> None:
+    """Refuse a goal that makes no sense before a probe is paid for, not after it."""
+    from batchopt.probing.possible_goals import check_possible
+    from batchopt.probing.state import OwnRandomness
+
+    console.progress("checks of the goal", None)
+    with OwnRandomness(args.seed, device=task.torch_device, host=True).active():
+        model = task.make_model()
+    doubt = check_possible(task, model, goal)
+    if doubt is not None:
+        console.item(doubt, "doubt")
 
 
 def goal_in_words(goal: WordGoal) -> str:

@@ -192,13 +192,13 @@ def not_finite_untrained(run: TrainingRun, count: int) -> list[int]:
         with OwnRandomness(run.seed, device=task.torch_device, host=True).active():
             model = task.make_model()
             with evaluating(model):
-                losses = _each(task, model, fetch(task, indices), count)
+                losses = losses_of_each(task, model, fetch(task, indices), count)
     except torch.OutOfMemoryError:  # a second model beside the run's
         return []
     return [int(index) for index in indices[~losses.isfinite().cpu().numpy()]]
 
 
-def _each(task: TrainingTask, model: nn.Module, batch: Batch, count: int, *, size: int = 1) -> Tensor:
+def losses_of_each(task: TrainingTask, model: nn.Module, batch: Batch, count: int, *, size: int = 1) -> Tensor:
     """The losses of examples; where the loss is one number, of batches of `size` examples each."""
     losses = task.losses(model, batch)[0]
     if not is_mean(losses):
@@ -235,8 +235,8 @@ def check_evaluation(task: TrainingTask, model: nn.Module) -> None:
         with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active():
             batch = fetch(task, indices)
             with torch.no_grad():
-                learned = _each(task, model.train(), batch, count, size=2)  # BatchNorm takes no fewer
-                values = sorted(set(_each(task, model.eval(), batch, count).tolist()))
+                learned = losses_of_each(task, model.train(), batch, count, size=2)  # BatchNorm takes no fewer
+                values = sorted(set(losses_of_each(task, model.eval(), batch, count).tolist()))
             with torch.enable_grad():
                 evaluated = task.losses(model, batch)[0]
             if is_mean(evaluated):

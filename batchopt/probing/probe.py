@@ -57,9 +57,11 @@ from batchopt.probing.cooldowns import cooldowns_of_short_runs
 from batchopt.probing.data import available, evaluation_examples
 from batchopt.probing.distributed import process_group
 from batchopt.probing.evaluation import check_evaluation
+from batchopt.probing.finite_data import check_finite_data
 from batchopt.probing.journal import Identity, Journal, Part
 from batchopt.probing.kinds.preconditioned import is_adaptive, momentum_delay
 from batchopt.probing.long_runs import long_runs, noise_of_short_runs
+from batchopt.probing.possible_goals import check_possible
 from batchopt.probing.rollouts import Rollouts
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.session import Progress, Session, StopProbe
@@ -116,21 +118,12 @@ def probe(
         BudgetError: the budget is too small for the runs of the learning-rate search.
         TaskError: the task cannot be trained as written (a stream, a wrong loss, no trainable parameter, ...).
         NonFiniteLossError: a loss is NaN or infinite before any training.
+        UnreachableGoalError: no run can reach the goal, or one that is not trained at all has.
         RecordError: the journal belongs to another probe.
     """
     _check_arguments(task, examples, seconds, per_step, goal, learning_rate, batch_sizes)
-    arguments = (
-        task,
-        examples,
-        seconds,
-        per_step,
-        seed,
-        goal,
-        learning_rate,
-        batch_sizes,
-        journal,
-        progress or _silent,
-    )
+    told = progress or _silent
+    arguments = (task, examples, seconds, per_step, seed, goal, learning_rate, batch_sizes, journal, told)
     group = process_group(task.torch_device)
     if group is None or TrainingRun(task, learning_rate=learning_rate or 1.0, seed=seed).is_sharded:
         return _probe(*arguments)
@@ -177,6 +170,9 @@ def _probe(
         # A sharded model's largest batch is not sought, so none is taken to fit that nobody has asked for.
         largest = min(population, LARGEST_UNBOUNDED) if run.is_sharded else population
         bounds = batch_sizes or (smallest_batch(run), largest)
+        check_finite_data(task, run.model)
+        doubt = None if goal is None else check_possible(task, run.model, goal)
+        session.notes += [] if doubt is None else [doubt]
         check_evaluation(task, run.model)
         return _run(session, examples, seconds, goal, learning_rate, bounds, provenance)
 

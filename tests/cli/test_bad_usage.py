@@ -158,8 +158,8 @@ def test_data_that_are_not_finite(
     source = Path(flow.task.rpartition(":")[0]).read_text()
     (tmp_path / "bad.py").write_text(source + NOT_FINITE.format(times=times, where=where))
     told = fails(capsys, "probe", f"{tmp_path / 'bad.py'}:task", "--examples", "40000", "-o", str(tmp_path / "p.json"))
-    assert "nan" in told
-    assert "look for" in told
+    assert "NaN or infinite values that make theirs nan" in told
+    assert "leave such examples out, or fill them in" in told
     assert not (tmp_path / "p.json").exists()
 
 

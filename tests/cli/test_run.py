@@ -275,6 +275,29 @@ def test_a_goal_that_is_none_lists_what_there_is(flow: Any, capsys: pytest.Captu
     assert "a goal is NAME=VALUE, got 'accuracy'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("further", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ("accuracy=93", "accuracy must lie between 0 and 1, since it is 0 or 1 for each of the 200 examples that are "
+                        "evaluated, got 93: ask for 0.93"),
+        ("loss=25", "the loss before any training, got 25: ask for less"),
+    ],
+)  # fmt: skip
+def test_a_goal_that_makes_no_sense_is_refused_before_the_probe(
+    with_accuracy: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    goal: str,
+    said: str,
+    further: tuple[str, ...],
+) -> None:
+    out = tmp_path / "out"
+    code, line = refused(capsys, with_accuracy, "--goal", goal, "--usual-run", "25epochs", "-o", str(out), *further)
+    assert (code, said in line) == (1, True)
+    assert not out.exists()
+
+
 def test_a_goal_out_of_reach_keeps_the_probe(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:
     code, line = refused(capsys, flow.task, "--goal", "loss=1e-9", "-o", str(probed))
     lowest = Forecast.load(flow.forecast).lowest_observed_loss

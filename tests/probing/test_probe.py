@@ -282,7 +282,7 @@ def test_an_example_that_is_not_finite_is_named() -> None:
     x[bad] = math.nan
     rule = rf"before any training, and 1 of \d+ examples \(data\[{bad}\]\) have one that is nan .* values in the data"
     with pytest.raises(TaskError, match=rule):
-        probe(replace(task, data=(x, y)), examples=BUDGET, learning_rate=0.1)
+        probe(replace(task, data=list(zip(x, y, strict=True))), examples=BUDGET, learning_rate=0.1)
 
 
 def test_a_loss_that_counts_where_it_is_evaluated_is_refused() -> None:
