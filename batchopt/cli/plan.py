@@ -60,6 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     )
     plan.save(args.out)
     plan.schedule.save(args.schedule)
+    console.heading(f"Plan for {plan.goal_in_words}")
     show_plan(plan, console)
     console.say(f"\nwrote {args.out} and {args.schedule}; next: batchopt train TASK {args.schedule} --plan {args.out}")
     console.result({"out": str(args.out), "schedule": str(args.schedule), **plan_result(plan)})
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
 def plan_result(plan: Plan) -> dict[str, object]:
     """A plan in one JSON object."""
     return {
+        "goal": plan.goal_in_words,
         "batch_size": plan.batch_size,
         "learning_rate": plan.learning_rate,
         "learning_rate_schedule": plan.learning_rate_schedule,

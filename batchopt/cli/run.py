@@ -16,7 +16,7 @@ from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import SHAPES
-from batchopt.planning.goal import LowestLoss, ReachLoss
+from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     plan.schedule.save(args.out / "schedule.json")
     console.progress("report", None)
     _write_page(args.out, report, forecast, plan)
-    console.heading(f"Plan for {goal_in_words(goal)}")
+    console.heading(f"Plan for {plan.goal_in_words}")
     show_plan(plan, console)
     _show_evidence(report, forecast, args, console)
     if args.train:
@@ -139,15 +139,6 @@ def _check_before(task: TrainingTask, goal: WordGoal, args: argparse.Namespace, 
     doubt = check_possible(task, model, goal)
     if doubt is not None:
         console.item(doubt, "doubt")
-
-
-def goal_in_words(goal: WordGoal) -> str:
-    """What is wanted."""
-    if isinstance(goal, LowestLoss):
-        return f"the lowest loss within {goal.within:,.6g} {goal.of}"
-    what = f"a loss of {goal.loss:g}" if isinstance(goal, ReachLoss) else f"{goal.metric} {goal.value:g}"
-    least = goal.least if isinstance(goal.least, str) else "cost"
-    return f"{what} with the least {'steps and examples, balanced' if least == 'balanced' else least}"
 
 
 def _kept_probe(file: Path, goal: WordGoal, task: TrainingTask, args: argparse.Namespace) -> ProbeReport | None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from batchopt._codec import Record, Upgrade, gained
 from batchopt._wording import seconds as time_in_words
 from batchopt.planning.goal import BestMetric, LossGoal, ReachLoss, ReachMetric
+from batchopt.planning.wording import goal_in_words
 from batchopt.schedules.schedule import Schedule
 from batchopt.step_cost import StepCost
 from batchopt.uncertainty import Estimate
@@ -114,7 +115,7 @@ class Plan(Record):
     population: int | None = None
 
     def __str__(self) -> str:
-        """What to run, what it is predicted to take, and why."""
+        """What was asked, what to run, what that is predicted to take, and why."""
         rate = f"peak learning rate {self.learning_rate:.3g}, {self.learning_rate_schedule}"
         metrics = "".join(f", {name} {estimate}" for name, estimate in self.metrics.items())
         whole = f"{self.horizon:,} examples, {math.ceil(self.horizon / self.batch_size):,} steps"
@@ -125,7 +126,13 @@ class Plan(Record):
         if len(self.schedule.segments) > 1:
             sizes = " to ".join(str(segment.batch_size) for segment in self.schedule.segments)
             first += f". The schedule raises the batch size, {sizes}: {self.schedule.steps:,} steps"
-        return "\n".join([first, *self.reasons])
+        return "\n".join([f"For {self.goal_in_words}:", first, *self.reasons])
+
+    @property
+    def goal_in_words(self) -> str:
+        """What was asked, in part of a sentence: a metric's goal with the loss that stands for it."""
+        loss = self.goal.loss if isinstance(self.asked, ReachMetric) and isinstance(self.goal, ReachLoss) else None
+        return goal_in_words(self.asked or self.goal, loss=loss, population=self.population)
 
     @property
     def doubts(self) -> tuple[str, ...]:

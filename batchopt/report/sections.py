@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import LossCurve, ProbeReport
-from batchopt.planning.goal import LowestLoss, ReachMetric
+from batchopt.planning.goal import LowestLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.report.comparison import Comparison
 from batchopt.report.markup import Section, bullets, doubts, figure, paragraph, side_by_side, table
@@ -103,7 +103,7 @@ def plan(plan: Plan) -> Section:
     """What to do, what it costs and how sure that is; then why, and the alternatives."""
     best = plan.best
     todo = [
-        ("goal", _goal_in_words(plan)),
+        ("goal", plan.goal_in_words),
         ("batch size", f"{count(plan.batch_size)} examples per step"),
         ("peak learning rate", number(plan.learning_rate)),
         ("learning-rate schedule", f"{plan.learning_rate_schedule}, over {count(plan.horizon)} examples"),
@@ -201,7 +201,7 @@ def plan_in_a_sentence(plan: Plan) -> str:
         doubt = f" {number_of} thing{'s speak' if number_of > 1 else ' speaks'} against trusting it; see below."
     time = "" if plan.seconds is None else f", {interval(plan.seconds)} seconds"
     return (
-        f"{_goal_in_words(plan)}: train with batch size {count(plan.batch_size)} at a peak learning rate of "
+        f"For {plan.goal_in_words}: train with batch size {count(plan.batch_size)} at a peak learning rate of "
         f"{number(plan.learning_rate)} ({plan.learning_rate_schedule}), predicted to take {interval(plan.steps)} "
         f"steps{time}.{doubt}"
     )
@@ -322,17 +322,6 @@ def _best_table(data: StudyData) -> str:
     ]
     caption = "Best trial" if data.objectives == 1 else "Pareto front"
     return table(caption, ("number", "batch size", "learning rate", data.quantity), rows)
-
-
-def _goal_in_words(plan: Plan) -> str:
-    goal, asked = plan.goal, plan.asked
-    if isinstance(goal, LowestLoss):
-        what = "lowest loss" if asked is None else f"best {asked.metric}"
-        return f"The {what} within {number(goal.within)} {plan.price.unit}"
-    if isinstance(asked, ReachMetric):
-        least = f"{asked.metric} {number(asked.value)} with the least {plan.price.unit}"
-        return f"{least}, at a loss of {number(goal.loss)}"
-    return f"Loss {number(goal.loss)} with the least {plan.price.unit}"
 
 
 def _step_cost_in_words(cost: StepCost) -> str:

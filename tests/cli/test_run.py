@@ -70,7 +70,7 @@ def test_from_a_task_to_a_plan_and_its_next_command(
     assert plan.schedule == Schedule.load(out / "schedule.json")
     places = [
         text.index(words)
-        for words in ("Plan for a loss of 0.5 with the least seconds", f"batch size {plan.batch_size}", "what it costs",
+        for words in ("Plan for a loss of 0.5 in the fewest seconds", f"batch size {plan.batch_size}", "what it costs",
                       "how sure", "why", "what it rests on", "next: batchopt train")
     ]  # fmt: skip
     assert places == sorted(places)

@@ -217,7 +217,8 @@ def test_printed_it_is_a_few_lines(forecast: Forecast) -> None:
     assert str(forecast.critical_batch_size(forecast.lowest_observed_loss)) in second
     assert doubt == "Doubt: It is a test."
     plan = forecast.plan(ReachLoss(1.2 * forecast.lowest_observed_loss, "examples"))
-    first, *reasons = str(plan).splitlines()
+    goal, first, *reasons = str(plan).splitlines()
+    assert goal == f"For a loss of {1.2 * forecast.lowest_observed_loss:g} in the fewest examples:"
     assert first.startswith(f"Batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g}, ")
     assert reasons == list(plan.reasons)
 

@@ -140,7 +140,7 @@ def test_numbers_of_the_flow_are_on_the_page(whole: str, plan: Plan) -> None:
         "short runs, small batch 40.1k 22% 1,250 11 s",
         "all, of the budget 179k 90% of 200k 2,112 31.3 s",
         "more than 300 (unresolved)",
-        "Loss 0.6 with the least seconds: train with batch size 128 at a peak learning rate of 0.113 (wsd)",
+        "For a loss of 0.6 in the fewest seconds: train with batch size 128 at a peak learning rate of 0.113 (wsd)",
         "pruned before compute 5 pruned while running 5 completed 12",
         "steps 800 (679 to 943) 960 +20% outside",
         "seconds 800 (679 to 943) 8,000 +900% outside",
@@ -215,7 +215,7 @@ def test_text_from_records_is_shown_as_text(report: ProbeReport, plan: Plan) -> 
 
 def test_a_budget_shows_its_loss(plan: Plan) -> None:
     text = Page(render_report(plan=replace(plan, goal=LowestLoss(30.0)))).text
-    assert "The lowest loss within 30 seconds" in text
+    assert "the lowest loss within 30 s" in text
     assert "loss at the end of the schedule 0.55 (0.5 to 0.6)" in text
 
 
@@ -223,12 +223,12 @@ def test_a_goal_in_a_metric_is_said_with_what_is_predicted_of_it(plan: Plan) -> 
     metrics = {"accuracy": Estimate(0.93, 0.9, 0.95, True), "top-5 error": Estimate(0.02, 0.01, 0.03, False)}
     reach = replace(plan, goal=ReachLoss(0.59), asked=ReachMetric("accuracy", 0.93), metrics=metrics)
     text = Page(render_report(plan=reach)).text
-    assert text.count("accuracy 0.93 with the least seconds, at a loss of 0.59") == 2  # at the top, and as the goal
+    assert text.count("accuracy 0.93 (a loss of 0.59) in the fewest seconds") == 2  # at the top, and as the goal
     assert "accuracy at the end 0.93 (0.9 to 0.95)" in text
     assert "top-5 error at the end 0.02 (0.01 to 0.03, unresolved)" in text
     best = replace(plan, goal=LowestLoss(30.0), asked=BestMetric("accuracy", 30.0), metrics=metrics)
     text = Page(render_report(plan=best)).text
-    assert "The best accuracy within 30 seconds" in text
+    assert "the best accuracy within 30 s" in text
     assert "lowest loss" not in text
 
 
