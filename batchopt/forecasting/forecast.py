@@ -238,7 +238,7 @@ class Forecast(Record):
         Raises:
             EvidenceError: the probe's evaluations do not tell it.
         """
-        return curve_of(self.metrics, name)(loss)
+        return curve_of(self.metrics, name, self.doubts)(loss)
 
     def learning_rate(
         self, batch_size: int, loss: float, *, learning_rate_schedule: Shape | Literal["auto"] = "auto"

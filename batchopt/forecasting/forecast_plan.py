@@ -54,7 +54,7 @@ def plan_for(
     except UnreachableGoalError as error:
         if not isinstance(goal, ReachMetric):
             raise
-        loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
+        loss = curve_of(forecast.metrics, goal.metric, forecast.doubts).loss_at(goal.value)
         raise UnreachableGoalError(f"{goal.metric} {goal.value:g} goes with a loss of {loss}, and {error}") from None
     plan = replace(plan, parameters=forecast.parameters, population=forecast.population)
     cut = _doubt_of_warmup(plan.schedule.examples, warmup)

@@ -170,21 +170,39 @@ def fit_metric_curves(runs: Sequence[Branch], evaluated: int) -> tuple[MetricCur
 
 
 def doubts_of_metrics(runs: Sequence[Branch]) -> list[str]:
-    """Metrics that were evaluated too seldom to tell how they go with the loss."""
-    counts: dict[str, int] = {}
+    """Metrics of which the runs hold too few evaluations, or no two that differ, to tell how they go with the loss."""
+    seen: dict[str, list[float]] = {}
     for run in runs:
         for name, values in run.curve.metrics.items():
-            counts[name] = counts.get(name, 0) + len(values)
-    return [
-        f"The metric {name} was evaluated {'once' if count == 1 else f'{count} times'} only, too seldom to tell how it "
-        "goes with the loss: probe with more examples, or give fewer evaluation data."
-        for name, count in counts.items()
-        if count < LEAST_EVALUATIONS
-    ]
+            seen.setdefault(name, []).extend(values)
+    found = []
+    for name, values in seen.items():
+        if len(values) < LEAST_EVALUATIONS:
+            points = f"at {len(values)} point{'s' if len(values) > 1 else ''}"
+            found.append(
+                f"{_lead(name)}{points}, and {LEAST_EVALUATIONS} are needed to tell how it goes with the loss: probe "
+                "with more examples, or give fewer evaluation data."
+            )
+        elif min(values) == max(values):
+            found.append(
+                f"{_lead(name)}at {len(values)} points and was {values[0]:g} at all of them, which does not tell how "
+                "it goes with the loss: probe with more examples, or look at how the metric is computed."
+            )
+    return found
 
 
-def curve_of(curves: Sequence[MetricCurve], name: str) -> MetricCurve:
+def _lead(name: str) -> str:
+    """How the doubt about a metric begins."""
+    return f"The metric {name} was evaluated "
+
+
+def curve_of(curves: Sequence[MetricCurve], name: str, doubts: Sequence[str] = ()) -> MetricCurve:
     """The relation of a metric.
+
+    Args:
+        curves: of a forecast.
+        name: of the metric.
+        doubts: of the same forecast; that of a metric without a relation says why it has none.
 
     Raises:
         EvidenceError: there is none by that name.
@@ -192,10 +210,12 @@ def curve_of(curves: Sequence[MetricCurve], name: str) -> MetricCurve:
     for curve in curves:
         if curve.name == name:
             return curve
+    for doubt in doubts:
+        if doubt.startswith(_lead(name)):
+            raise EvidenceError(f"t{doubt[1:].removesuffix('.')}")
     known = ", ".join(repr(curve.name) for curve in curves) or "none"
     raise EvidenceError(
-        f"no metric {name!r} is known (known: {known}): give the task metrics={{{name!r}: ...}}, and a probe enough "
-        f"examples for {LEAST_EVALUATIONS} evaluations that differ"
+        f"no metric {name!r} is known (known: {known}): give the task metrics={{{name!r}: ...}}, and probe again"
     )
 
 

@@ -26,9 +26,9 @@ def loss_goal(forecast: Forecast, goal: Goal) -> LossGoal:
         UnreachableGoalError: the metric is not predicted to come so far at any loss, or cannot: an accuracy above one.
     """
     if isinstance(goal, ReachMetric):
-        return ReachLoss(curve_of(forecast.metrics, goal.metric).loss_at(goal.value).value, goal.least)
+        return ReachLoss(curve_of(forecast.metrics, goal.metric, forecast.doubts).loss_at(goal.value).value, goal.least)
     if isinstance(goal, BestMetric):
-        curve_of(forecast.metrics, goal.metric)
+        curve_of(forecast.metrics, goal.metric, forecast.doubts)
         goal = LowestLoss(goal.within, goal.of)
     return goal if isinstance(goal, ReachLoss) else goal.resolved(forecast.population)
 
@@ -49,7 +49,7 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
         return plan
     if isinstance(goal, BestMetric):
         return replace(plan, asked=goal)
-    loss = curve_of(forecast.metrics, goal.metric).loss_at(goal.value)
+    loss = curve_of(forecast.metrics, goal.metric, forecast.doubts).loss_at(goal.value)
     doubt = "" if loss.resolved else ": so far from what was evaluated that it is a guess"
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0

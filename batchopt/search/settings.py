@@ -145,7 +145,7 @@ class Given:
             budget = LowestLoss(self.goal.within, self.goal.of).resolved(population)
             object.__setattr__(self, "goal", replace(self.goal, within=budget.within, of=budget.of))
         if self.forecast is not None and isinstance(self.goal, MetricGoal):
-            curve = curve_of(self.forecast.metrics, self.goal.metric)
+            curve = curve_of(self.forecast.metrics, self.goal.metric, self.forecast.doubts)
             if isinstance(self.goal, ReachMetric):
                 curve.loss_at(self.goal.value)  # raises where no run comes so far
 

@@ -240,7 +240,19 @@ def test_what_an_unresolved_goal_takes_has_a_lower_end(forecast: Forecast) -> No
 def test_a_metric_that_was_evaluated_too_seldom_is_doubted() -> None:
     few = runs_of(accuracy_at, np.geomspace(0.4, 2.2, 3))
     (doubt,) = doubts_of_metrics(few)
-    assert doubt.startswith("The metric m was evaluated 3 times only")
+    assert doubt.startswith("The metric m was evaluated at 3 points, and 4 are needed")
     (doubt,) = doubts_of_metrics(few[:1])
-    assert doubt.startswith("The metric m was evaluated once only")
+    assert doubt.startswith("The metric m was evaluated at 1 point, and 4 are needed")
     assert doubts_of_metrics(runs_of(accuracy_at, np.geomspace(0.4, 2.2, 4))) == []
+    (doubt,) = doubts_of_metrics(runs_of(lambda loss: 0.5, np.geomspace(0.4, 2.2, 20)))
+    assert doubt.startswith("The metric m was evaluated at 20 points and was 0.5 at all of them")
+
+
+@pytest.mark.parametrize("goal", [ReachMetric("m", 0.8), BestMetric("m", 3, of="epochs")])
+def test_a_plan_says_that_a_metric_was_evaluated_too_seldom(goal: ReachMetric | BestMetric) -> None:
+    seldom = tuple(doubts_of_metrics(runs_of(accuracy_at, np.geomspace(0.4, 2.2, 3))))
+    forecast = replace(known_forecast(), doubts=seldom)
+    with pytest.raises(EvidenceError, match=r"^the metric m was evaluated at 3 points, and 4 are needed .* data$"):
+        forecast.plan(goal)
+    with pytest.raises(EvidenceError, match=r"no metric 'm2' is known \(known: none\)"):
+        forecast.plan(replace(goal, metric="m2"))
