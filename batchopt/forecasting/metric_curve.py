@@ -176,16 +176,16 @@ def doubts_of_metrics(runs: Sequence[Branch]) -> list[str]:
         for name, values in run.curve.metrics.items():
             seen.setdefault(name, []).extend(values)
     found = []
-    for name, values in seen.items():
-        if len(values) < LEAST_EVALUATIONS:
-            points = f"at {len(values)} point{'s' if len(values) > 1 else ''}"
+    for name, each in seen.items():
+        if len(each) < LEAST_EVALUATIONS:
+            points = f"at {len(each)} point{'s' if len(each) > 1 else ''}"
             found.append(
                 f"{_lead(name)}{points}, and {LEAST_EVALUATIONS} are needed to tell how it goes with the loss: probe "
                 "with more examples, or give fewer evaluation data."
             )
-        elif min(values) == max(values):
+        elif min(each) == max(each):
             found.append(
-                f"{_lead(name)}at {len(values)} points and was {values[0]:g} at all of them, which does not tell how "
+                f"{_lead(name)}at {len(each)} points and was {each[0]:g} at all of them, which does not tell how "
                 "it goes with the loss: probe with more examples, or look at how the metric is computed."
             )
     return found

@@ -9,7 +9,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from batchopt.planning.goal import LowestLoss
-from batchopt.search.judgement import HARDLY, PROPOSAL_KEY
+from batchopt.search.judgement import CHANCE, HARDLY, PROPOSAL_KEY
 from batchopt.search.misreading import AT_ONCE, reached_at_once
 from batchopt.search.naming import maybe_exponents, names_differ, trained_without
 from batchopt.search.parameters import Axis, batch_size_axis, learning_rate_axis
@@ -119,10 +119,10 @@ def _edge_line(what: str, value: str, end: str, axis: Axis) -> str:
 
 def _little_left(study: optuna.Study) -> list[str]:
     proposed = [str(trial.user_attrs.get(PROPOSAL_KEY, "")) for trial in study.get_trials(deepcopy=False)]
-    weighed = [reason for reason in proposed if "chance of" in reason]
-    if not weighed or f"chance of {HARDLY}" not in weighed[-1]:
+    weighed = [reason for reason in proposed if CHANCE in reason]
+    if not weighed or f"{HARDLY} {CHANCE}" not in weighed[-1]:
         return []
     return [
-        f"The latest proposal had a chance of {HARDLY} to beat the best trial by a tenth: further trials are predicted "
-        "to gain next to nothing, and you can stop."
+        f"The latest proposal had {HARDLY} {CHANCE}: further trials are predicted to gain next to nothing, and you can "
+        "stop."
     ]

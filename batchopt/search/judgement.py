@@ -35,7 +35,9 @@ PROPOSAL_KEY = "batchopt:proposal"
 """User attribute of a trial: why it was proposed, in a sentence."""
 HARDLY = "under 1%"
 """A chance that rounds to none, in words."""
-FILLS_SPACE = "Fills the space, in case the law is misled."
+CHANCE = "chance of success"
+"""Words after the chance of a setting, by which `advice` finds them."""
+FILLS_SPACE = "Far from other trials, whatever the law says: it may be wrong."
 MARGIN = 0.15
 """A setting whose optimistic cost exceeds the incumbent's by this share is not run."""
 FIRST_FACTOR = 4.0

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from batchopt._wording import number as number_in_words
 from batchopt.search.candidates import candidates_of, draw
-from batchopt.search.judgement import FILLS_SPACE, acceptable, percent
+from batchopt.search.judgement import CHANCE, FILLS_SPACE, acceptable, percent
 from batchopt.search.parameters import Axis, Space
 from batchopt.search.prospects import away_from_others, prospects_of
 from batchopt.search.surrogate import Surrogate
@@ -70,7 +71,10 @@ def propose(surrogate: Surrogate, chosen: Mapping[str, Any], number: int, rng: n
     sizes, rates = surrogate.space.batch_sizes, surrogate.space.learning_rates
     at = sizes.nearest(candidates.batch_sizes[best]), rates.nearest(candidates.learning_rates[best])
     p, cost = float(prospects.success()[best]), math.exp(float(np.median(prospects.log_costs[:, best])))
-    reason = f"A chance of {percent(p)} to be worth {cost:.3g} {believed.price.unit}, the best for its cost."
+    reason = (
+        f"{percent(p)} {CHANCE}, for {number_in_words(cost)} {believed.price.unit}: no other setting has a better "
+        "chance for its cost."
+    )
     return _at(surrogate.space, *at, rng, drawn[int(which[best])], reason)
 
 

@@ -10,12 +10,13 @@ from optuna.pruners import BasePruner, HyperbandPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from batchopt._wording import number
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import Shape
 from batchopt.planning.goal import Goal, LossGoal, LowestLoss, ReachLoss
 from batchopt.search.build import build_surrogate
 from batchopt.search.candidates import candidates_of
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
+from batchopt.search.judgement import CHANCE, DECISION_KEY, ENDED_KEY, Decision, decide, percent, write_once
 from batchopt.search.naming import warn_of_names
 from batchopt.search.observations import Observation, observe_one
 from batchopt.search.parameters import Log2
@@ -183,18 +184,18 @@ def decide_running(surrogate: Surrogate, run: Observation, *, chosen_by_us: bool
     ends = _is_beaten(seen) if chosen_by_us else seen.beats_incumbent is not None and seen.beats_incumbent < LOST
     if not ends:
         return None
-    needed = f"{seen.whole:.3g} {surrogate.price.unit}" if math.isfinite(seen.whole) else "no finite cost"
+    unit = surrogate.price.unit
+    needed = f"{number(seen.whole)} {unit} predicted in all" if math.isfinite(seen.whole) else "no end in sight"
     if isinstance(goal, LowestLoss):
-        needed = f"the budget for {surrogate.in_words(seen.whole)}"
-    against = (
-        f"against {percent(seen.elsewhere)} for {seen.elsewhere_cost:.3g} at another setting"
+        needed = f"{surrogate.in_words(seen.whole)} predicted at the end"
+    other = (
+        f"Another setting has {percent(seen.elsewhere)}, for {number(seen.elsewhere_cost)} {unit}."
         if chosen_by_us or surrogate.incumbent is None
-        else f"with next to none to beat trial {surrogate.incumbent.number}"
+        else f"It has next to no chance to beat trial {surrogate.incumbent.number}."
     )
     return Decision(
         "pruned while running",
-        f"After {seen.spent:.3g} predicted to take {needed} in all: a chance of {percent(seen.success)} to be worth "
-        f"it, {against}.",
+        f"{number(seen.spent)} {unit} spent, {needed}: {percent(seen.success)} {CHANCE}. {other}",
         predicted=seen.whole,
         limit=seen.elsewhere_cost,
         incumbent=None if surrogate.incumbent is None else surrogate.incumbent.number,
@@ -215,8 +216,8 @@ def _ended_by_the_incumbent(surrogate: Surrogate, run: Observation) -> Decision:
     assert incumbent is not None
     return Decision(
         "pruned while running",
-        f"After {spent:.3g} not at the goal, which trial {incumbent.number} reached for "
-        f"{surrogate.value_of(incumbent):.3g} {surrogate.price.unit}.",
+        f"{number(spent)} {surrogate.price.unit} spent, and not at the goal: trial {incumbent.number} took "
+        f"{number(surrogate.value_of(incumbent))} to get there.",
         limit=surrogate.value_of(incumbent),
         incumbent=incumbent.number,
         spent=spent,

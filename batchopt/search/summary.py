@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from batchopt._checks import check_count
+from batchopt._wording import number
 from batchopt.errors import BatchoptError
+from batchopt.planning.goal import ReachLoss
 from batchopt.search.advice import advice, none_completed
 from batchopt.search.build import build_surrogate
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
+from batchopt.search.judgement import CHANCE, DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.left_out import left_out_lines
 from batchopt.search.observations import check_objective, reading_of
 from batchopt.search.price import GUESSED
+from batchopt.search.prospects import IMPROVEMENT, NEAR_BEST
 from batchopt.search.settings import Given, find
 from batchopt.search.surrogate import Surrogate
 
@@ -31,6 +34,11 @@ LARGE_MISS = 5.0
 MOST_SPARED = 10.0
 """Nobody would have gone on for longer than this many times what another setting takes."""
 REASONS_SHOWN = 5
+SUCCESS = (
+    f"Success is a cost of at most {math.expm1(NEAR_BEST):.0%} above the least that any setting has, and at least "
+    f"{IMPROVEMENT:.0%} below the best trial's."
+)
+"""What a chance of success is of; under `LowestLoss` a loss counts by the cost at which the best setting has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +129,15 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
 
 
 def _counts_line(counts: StudySummary) -> str:
-    return (
-        f"{counts.proposed} trials: {counts.completed} completed, {counts.pruned_before_compute} pruned before "
-        f"compute, {counts.pruned_while_running} pruned while running, {counts.pruned_otherwise} ended by the "
-        f"objective or another pruner, {counts.failed} failed, {counts.running} not finished."
+    ends = (
+        (counts.pruned_before_compute, "pruned before compute"),
+        (counts.pruned_while_running, "pruned while running"),
+        (counts.pruned_otherwise, "ended by the objective or another pruner"),
+        (counts.failed, "failed"),
+        (counts.running, "not finished"),
     )
+    told = [f"{counts.completed} completed", *(f"{count} {end}" for count, end in ends if count)]
+    return f"{counts.proposed} trials: {', '.join(told)}."
 
 
 def _teacher_line(known: Known, surrogate: Surrogate | Thin) -> str:
@@ -142,25 +154,26 @@ def _beliefs(study: optuna.Study, surrogate: Surrogate, counts: StudySummary) ->
     if surrogate.incumbent is not None:
         lines.append(_misfit_line(surrogate.misfit))
     if counts.saved > 0 and counts.completed:
-        lines.append(f"Pruning saved {counts.saved:.3g} {unit} by the law's predictions.")
+        lines.append(f"Pruning saved {number(counts.saved)} {unit}, by the law's predictions.")
     return lines
 
 
 def _best(study: optuna.Study, surrogate: Surrogate) -> list[str]:
     lines, best, predicted = [], surrogate.incumbent, surrogate.best_predicted()
+    price, is_cost = surrogate.price, isinstance(surrogate.goal, ReachLoss)
+    unit, takes = f" {price.unit}" if is_cost else "", "takes" if price.unit == "seconds" else "costs"
     if best is not None:
         value = study.get_trials(deepcopy=False)[best.number].values[0]
         lines.append(
             f"Best: trial {best.number}, batch size {best.batch_size}, learning rate {best.learning_rate:.3g}: "
-            f"{surrogate.quantity}{value:.4g}."
+            f"{surrogate.quantity}{value:.4g}{unit}."
         )
     if predicted is None:
         return [*lines, "The law does not say which settings reach the goal."]
     return [
         *lines,
         f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: "
-        f"{surrogate.score_in_words(predicted[2])}. A step is priced at {surrogate.price.per_step:.3g} plus "
-        f"{surrogate.price.per_example:.3g} an example ({surrogate.price.unit}).",
+        f"{surrogate.score_in_words(predicted[2])}{unit}. A step {takes} {price.in_words()}.",
     ]
 
 
@@ -191,7 +204,7 @@ def _front(study: optuna.Study) -> list[str]:
 def _misfit_line(misfit: float) -> str:
     if math.isinf(misfit):
         return "The law does not explain the trials that completed, so nothing is pruned on it."
-    line = f"The law misses completed trials by a factor of {math.exp(misfit):.2f}."
+    line = f"The law's predictions of completed trials are off by a factor of {math.exp(misfit):.2f}."
     if misfit > math.log(LARGE_MISS):
         line += (
             " Look whether the objective returns what the first line says, and reports at examples seen, not at epochs."
@@ -207,7 +220,9 @@ def _reasons(study: optuna.Study, last: int | None) -> list[str]:
         f"Why trials were proposed and ended, the last {len(shown)} of {len(told)}; more by explain(study, last=None), "
         "or batchopt explain study.db --last N or --all:"
     ]
-    return (cut if len(shown) < len(told) else []) + [line for lines in shown for line in lines]
+    lines = [line for lines in shown for line in lines]
+    meaning = [SUCCESS] if any(CHANCE in line for line in lines) else []
+    return meaning + (cut if len(shown) < len(told) else []) + lines
 
 
 def _reasons_of(trial: FrozenTrial) -> list[str]:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import Log2, TradeoffSampler, explain
-from batchopt.search.judgement import PROPOSAL_KEY, percent
+from batchopt.search.judgement import CHANCE, FILLS_SPACE, PROPOSAL_KEY, percent
 from batchopt.search.naming import maybe_exponents
 from batchopt.search.observations import MEMORY_CONSTRAINT
 from batchopt.search.settings import StudySettings
@@ -158,15 +158,15 @@ def test_where_little_is_left_to_gain_one_can_stop() -> None:
     ran(
         study,
         value=steps_needed(64, 0.1) * PRICE(64),
-        proposal=f"A chance of {percent(0.001)} to be worth 3, the best.",
+        proposal=f"{percent(0.001)} {CHANCE}, for 3 seconds.",
     )
     assert told(study, "you can stop") == [
-        "The latest proposal had a chance of under 1% to beat the best trial by a tenth: further trials are predicted "
-        "to gain next to nothing, and you can stop."
+        "The latest proposal had under 1% chance of success: further trials are predicted to gain next to nothing, and "
+        "you can stop."
     ]
-    ran(study, proposal="Fills the space, in case the law is misled.")
+    ran(study, proposal=FILLS_SPACE)
     assert len(told(study, "you can stop")) == 1
-    ran(study, proposal=f"A chance of {percent(0.2)} to be worth 3, the best.")
+    ran(study, proposal=f"{percent(0.2)} {CHANCE}, for 3 seconds.")
     assert told(study, "you can stop") == []
     assert PROPOSAL_KEY == "batchopt:proposal"
 

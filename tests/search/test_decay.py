@@ -106,7 +106,7 @@ def test_a_trial_is_not_pruned_for_what_it_has_before_its_decay() -> None:
     assert cold < 0.8
     decision = Decision.from_json(study.trials[-1].user_attrs[ENDED_KEY])
     assert decision.decision == "pruned while running"
-    assert "predicted to take the budget for loss" in decision.reason
+    assert " predicted at the end: " in decision.reason
 
 
 def test_it_would_be_where_nobody_told_that_the_rate_decays() -> None:

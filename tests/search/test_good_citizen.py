@@ -14,7 +14,7 @@ from optuna.samplers import BruteForceSampler, GridSampler, QMCSampler, RandomSa
 from optuna.trial import TrialState
 
 from batchopt.search import TradeoffPruner, TradeoffSampler, check
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY
+from batchopt.search.judgement import CHANCE, DECISION_KEY, ENDED_KEY, PROPOSAL_KEY
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 HAS_CONSTRAINTS = hasattr(optuna.Trial, "set_constraint")
@@ -108,7 +108,7 @@ def test_attributes_are_small_ours_and_json(study: optuna.Study) -> None:
         for key, value in holder.user_attrs.items():
             assert key.startswith("batchopt:")
             assert len(json.dumps(value)) < 2_045
-    assert any(trial.user_attrs.get(PROPOSAL_KEY, "").startswith("A chance of") for trial in study.trials)
+    assert any(f"% {CHANCE}, for " in trial.user_attrs.get(PROPOSAL_KEY, "") for trial in study.trials)
     assert all(trial.user_attrs.keys() <= {PROPOSAL_KEY, DECISION_KEY, ENDED_KEY} for trial in study.trials)
 
 

@@ -287,7 +287,7 @@ def test_a_trial_that_has_cost_what_the_best_did_ends_at_its_next_report() -> No
     trial.report(1.4 * LOSS, round(1.1 * BEST / PRICE(size) * size))
     assert trial.should_prune()
     study.tell(trial, state=TrialState.PRUNED)
-    assert "not at the goal, which trial 0 reached for" in study.trials[1].user_attrs[ENDED_KEY]
+    assert "and not at the goal: trial 0 took" in study.trials[1].user_attrs[ENDED_KEY]
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,14 @@ def test_explained(study: optuna.Study) -> None:
     lines = explain(study)
     text = "\n".join(lines)
     assert lines[0] == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised."
-    assert "9 trials: 3 completed" in lines[1]
+    assert lines[1] == (
+        "9 trials: 3 completed, 2 pruned before compute, 1 pruned while running, 1 ended by the objective or another "
+        "pruner, 1 failed, 1 not finished."
+    )
     assert "Best: trial" in text
     assert "Predicted best: batch size" in text
-    assert "The law misses completed trials by a factor of 1.0" in text
+    assert " example times. A step costs 64 example times plus 1 example times an example." in text
+    assert "The law's predictions of completed trials are off by a factor of 1.0" in text
     assert "Pruning saved" in text
     assert "The forecast of a probe was the starting point." in text
     assert "Trial 3, pruned before compute: Predicted to take at best" in text
