@@ -9,13 +9,13 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 digits = load_digits()
 dataset = TensorDataset(torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target))
 train_data, val_data = random_split(dataset, [1_397, 400], torch.Generator().manual_seed(0))
-criterion, EPOCHS, models = nn.CrossEntropyLoss(), 10, {}
+criterion, EPOCHS = nn.CrossEntropyLoss(), 10
 
 
 def objective(trial):
     batch_size = trial.suggest_categorical("batch_size", [16, 32, 64, 128, 256])
     lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
-    models[trial.number] = model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     for epoch in range(EPOCHS):
         for images, labels in DataLoader(train_data, batch_size, shuffle=True):
@@ -36,7 +36,5 @@ goal = batchopt.LowestLoss(EPOCHS * len(train_data), of="examples")
 sampler = batchopt.TradeoffSampler(goal=goal, batch_size="batch_size", learning_rate="lr", seed=0)
 study = optuna.create_study(sampler=sampler, pruner=batchopt.TradeoffPruner())
 study.optimize(batchopt.reports_in_examples(objective, lambda epoch, _: (epoch + 1) * len(train_data)), n_trials=30)
-model = models[study.best_trial.number]
 batchopt.write_report("out/report.html", study=study)
-print(*batchopt.search.explain(study, last=1), sep="\n")
-print(f"best: {study.best_params} with a loss of {study.best_value:.3g}: see out/report.html")
+print(*batchopt.search.explain(study, last=1), "see out/report.html", sep="\n")

@@ -1,8 +1,7 @@
 """PPO on Gymnasium's CartPole: an example is 32 steps of one copy of the environment."""
 
 import gymnasium
-import torch
-from torch import nn
+from torch import nn, optim
 
 
 def cartpole():
@@ -19,10 +18,6 @@ class ActorCritic(nn.Module):
         return self.policy(observations), self.value(observations)[:, 0]
 
 
-def adam(parameters, lr):
-    return torch.optim.Adam(parameters, lr=lr)
-
-
 # The end of your own code.
 import batchopt
 from batchopt.integrations.gymnasium import GymnasiumEnvironments, ppo_loss
@@ -31,7 +26,7 @@ rollouts = batchopt.Rollouts(
     environments=lambda seed: GymnasiumEnvironments(cartpole, seed=seed, steps=32, age=100),
     best_score=505.0, passes=4, episodes=16,
 )  # fmt: skip
-task = batchopt.TrainingTask(model=ActorCritic, data=rollouts, loss=ppo_loss, optimizer=adam, prior=(16, 3e-3))
+task = batchopt.TrainingTask(model=ActorCritic, data=rollouts, loss=ppo_loss, optimizer=optim.Adam, prior=(16, 3e-3))
 report = batchopt.probe(task, examples=4_000)
 forecast = batchopt.Forecast.fit(report)
 plan = forecast.plan(batchopt.LowestLoss(2_000, "examples"))
@@ -40,5 +35,5 @@ result = batchopt.train(task, plan.schedule)
 model = result.model
 batchopt.write_report("out/report.html", report=report, forecast=forecast, plan=plan, measured=result.curve)
 loss = result.curve.losses[-1]
-print(f"ended at a score of {rollouts.score_of(loss):.3g}: a loss of {loss:.3g}, predicted {plan.loss}")
+print(f"ended at a score of {rollouts.score_of(loss):.3g}, a loss of {loss:.3g}, predicted {plan.loss}")
 print("see out/report.html")

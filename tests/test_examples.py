@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-LONGEST = 45
+LONGEST = 40
 SMALLER: dict[str, dict[str, str]] = {
     "plain_pytorch": {"examples=60_000": "examples=6_000", "ReachLoss(0.15)": "ReachLoss(0.8)"},
     "transformers_trainer": {
@@ -22,7 +22,7 @@ SMALLER: dict[str, dict[str, str]] = {
     },
     "lightning_module": {"examples=60_000": "examples=6_000", "ReachLoss(0.15)": "ReachLoss(0.8)"},
     "accelerate_loop": {"examples=60_000": "examples=6_000", "ReachLoss(0.15)": "ReachLoss(0.8)"},
-    "optuna_study": {"n_trials=30": "n_trials=4", "nn.CrossEntropyLoss(), 10, {}": "nn.CrossEntropyLoss(), 3, {}"},
+    "optuna_study": {"n_trials=30": "n_trials=4", "nn.CrossEntropyLoss(), 10": "nn.CrossEntropyLoss(), 3"},
     "ppo_cartpole": {
         "examples=4_000": "examples=700",
         "episodes=16": "episodes=4",
@@ -37,7 +37,7 @@ NEEDED = {
     "ppo_cartpole": ("gymnasium",),
 }
 RUN = """
-import copy, json, runpy, sys
+import json, math, runpy, sys
 import torch
 from batchopt.probing.evaluation import evaluated
 
@@ -49,12 +49,7 @@ if "task" in found:
     trained.load_state_dict(found["model"].state_dict())
     losses = [evaluated(task, model).loss for model in (trained, untrained)]
 else:
-    images, labels = zip(*found["val_data"])
-    fresh = copy.deepcopy(found["model"])
-    for layer in fresh:
-        if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
-    losses = [found["criterion"](m(torch.stack(images)), torch.stack(labels)).item() for m in (found["model"], fresh)]
+    losses = [found["study"].best_value, math.log(10)]  # of guessing one of ten digits
 print(json.dumps(losses))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +179,20 @@ def pictures(count: int = 600) -> list[dict[str, Tensor]]:
 def test_a_classifier_is_probed_planned_for_and_trained_by_the_plan(tmp_path: Path) -> None:
     made = trainer(
         tmp_path, model=Classifier(), data=pictures(), lr_scheduler_type="linear", learning_rate=0.03,
-        gradient_accumulation_steps=2, more={"eval_dataset": pictures(100)},
+        gradient_accumulation_steps=2, save_strategy="steps", save_steps=1, more={"eval_dataset": pictures(100)},
     )  # fmt: skip
     task = task_from_trainer(made)
     assert task.prior == (16, 0.03)
     assert task.learning_rate_schedule == "linear"
     assert len(task.eval_data) == 100
-    plan = Forecast.fit(probe(task, examples=8_000)).plan(LowestLoss(6_000, "examples"), batch_sizes=(1, 64))
+    report = probe(task, examples=8_000)
+    assert list(tmp_path.rglob("*")) == [], "a probe writes nothing into the Trainer's folder"
+    plan = Forecast.fit(report).plan(LowestLoss(6_000, "examples"), batch_sizes=(1, 64))
     followed = apply_plan(plan, made.args)
     assert followed.per_device_train_batch_size * followed.gradient_accumulation_steps == plan.batch_size
     assert followed.per_device_train_batch_size <= 8
-    again = transformers.Trainer(
-        model=Classifier(), args=followed, train_dataset=pictures(), eval_dataset=pictures(100)
-    )
+    args = dataclasses.replace(followed, save_strategy="no")
+    again = transformers.Trainer(model=Classifier(), args=args, train_dataset=pictures(), eval_dataset=pictures(100))
     again.train()
     assert again.state.global_step == round(plan.schedule.steps)
     assert again.evaluate()["eval_loss"] < 0.6
