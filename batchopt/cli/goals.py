@@ -101,7 +101,8 @@ def parse_goal(
     if name == "loss":
         return ReachLoss(positive(value), least=least or "seconds")  # type: ignore[arg-type]
     if metrics is not None and name not in metrics:
-        known = f"its metrics are {', '.join(metrics)}" if metrics else "the task has no metrics"
+        remedy = f"the task has no metrics: give it metrics={{{name!r}: ...}} for such a goal"
+        known = f"the task's metrics are {', '.join(metrics)}" if metrics else remedy
         raise argparse.ArgumentTypeError(f"there is no goal {name!r}; there is {FORMS}; {known}")
     return ReachMetric(name, _number(value), least=least or "seconds")  # type: ignore[arg-type]
 

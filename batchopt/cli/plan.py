@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     )
     plan.save(args.out)
     plan.schedule.save(args.schedule)
-    console.heading(f"Plan for {plan.goal_in_words}")
+    console.title(f"Plan for {plan.goal_in_words}")
     show_plan(plan, console)
     console.say(f"\nwrote {args.out} and {args.schedule}; next: batchopt train TASK {args.schedule} --plan {args.out}")
     console.result({"out": str(args.out), "schedule": str(args.schedule), **plan_result(plan)})

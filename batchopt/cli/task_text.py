@@ -40,6 +40,13 @@ def loss(model, batch):
 ''',
 }
 """What a loss may be, by name."""
+ACCURACY = '''\
+def accuracy(model, batch):
+    """Whether the class of every example is right."""
+    inputs, labels = batch
+    return model(inputs).argmax(1) == labels
+'''
+"""The metric of a task whose loss is the cross-entropy, so that a goal can be an accuracy."""
 OPTIMIZERS = {
     "adamw": "torch.optim.AdamW(parameters, lr=lr)",
     "adam": "torch.optim.Adam(parameters, lr=lr)",
@@ -95,7 +102,8 @@ def own_task(choices: Choices, out: Path) -> str:
         arguments.append(f"data={choices.data.use},")
     if choices.eval_data is not None:
         arguments.append(_evaluated(choices.eval_data, is_loaded=is_loaded))
-    arguments += ["loss=loss,", "optimizer=optimizer,"]
+    is_classified = choices.loss == "cross-entropy"
+    arguments += ["loss=loss,", *(['metrics={"accuracy": accuracy},'] if is_classified else []), "optimizer=optimizer,"]
     if choices.prior is not None:
         size, rate = choices.prior
         arguments.append(f"prior=({size}, {rate:g}),  # a batch size and a learning rate that work")
@@ -116,6 +124,7 @@ def own_task(choices: Choices, out: Path) -> str:
             "",
             LOSSES[choices.loss],
             "",
+            *([ACCURACY, ""] if is_classified else []),
             "def optimizer(parameters, lr):",
             '    """A new optimizer with the learning rate that it is given."""',
             f"    return {OPTIMIZERS[choices.optimizer]}",

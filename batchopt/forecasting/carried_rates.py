@@ -85,7 +85,7 @@ class KnownRate:
         there = "" if batch_size == self.batch_size else f", which becomes {middle:.3g} at {batch_size}"
         told = f"{source}: {self.learning_rate:.3g} at batch size {self.batch_size}{there}"
         if abs(math.log(learning_rate / middle)) <= math.log(self.within) + 1e-9:
-            return f"The peak learning rate keeps near {told}."
+            return f"The peak learning rate keeps within a factor of {self.within:g} of {told}."
         return (
             f"The peak learning rate is further from {told}. Nearer to it the law expects no run to arrive, or none to "
             "be stable."

@@ -57,13 +57,16 @@ def reasons_for(
         reasons.insert(0, f"This is a best guess: the predicted cost is known only as {best.cost} {price.unit}.")
     if not best.loss.resolved:
         reasons.insert(0, f"The loss at the end of the schedule is unresolved: {best.loss}.")
+    reaches = isinstance(goal, ReachLoss)
     loss = goal.loss if isinstance(goal, ReachLoss) else best.loss.value
     if loss < lowest_observed / 1.2:
         reasons.append(
             f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
-            f"that was seen ({lowest_observed:.3g}): the steps to it are extrapolated."
+            f"that was seen ({lowest_observed:.3g}): {'the steps to it are' if reaches else 'it is'} extrapolated."
         )
     reasons.append(f"{FIRST_REASON}{SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
+    if best.seconds is not None and price.unit != "seconds":
+        reasons.append(_time_sentence(goal, best, points, best.seconds.value))
     reasons += [] if rate is None else [rate]
     if isinstance(goal, ReachLoss):
         reasons.append(
@@ -77,15 +80,18 @@ def reasons_for(
             "and twice the fewest examples."
         )
     reasons.append(_step_cost_sentence(goal, price))
-    if best.seconds is not None and price.unit != "seconds":
-        reasons.append(_time_sentence(goal, best, points, best.seconds.value))
     reasons.extend(_neighbour_sentences(goal, best, points, price))
+    if best.batch_size == max(point.batch_size for point in points):
+        reasons.append(
+            f"No batch above {best.batch_size} was considered. Without batch_sizes=(least, most) plans go up to twice "
+            "the largest batch that ran, as far as memory and the data allow."
+        )
     if isinstance(goal, ReachLoss):
         reasons.append(_schedule_sentence(segments, relative_cost))
     if expected_regret is not None:
         reasons.append(
-            f"By what the forecast leaves open, the plan costs {expected_regret:.0%} more than the best setting would, "
-            "on average. What the law itself gets wrong is not in that."
+            f"The plan costs {expected_regret:.0%} more than the best setting would, on average over what the forecast "
+            "leaves open. What the law itself gets wrong is not in that."
         )
     return tuple(reasons)
 
@@ -114,7 +120,7 @@ def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
 
 def _time_sentence(goal: LossGoal, best: Alternative, points: Sequence[Alternative], taken: float) -> str:
     """How long a run takes whose price is not time, and what the fastest that is nearly as good takes."""
-    told = f"By the measured time of a step the run takes {time_in_words(taken)}."
+    told = f"The run takes {time_in_words(taken)}, by the measured time of a step."
     by_loss = isinstance(goal, LowestLoss)
 
     def change(point: Alternative) -> float:
@@ -126,10 +132,13 @@ def _time_sentence(goal: LossGoal, best: Alternative, points: Sequence[Alternati
         return told
     more = change(fastest)
     worse = f"costs {abs(more):.0%} {'less' if more < 0 else 'more'}"
-    worse = f"ends at a loss of {fastest.loss.value:.4g}" if by_loss else worse + (DEARER if more < -0.01 else "")
+    if by_loss:
+        worse = f"ends at a loss of {fastest.loss.value:.4g} in place of {best.loss.value:.4g}"
+    elif more < -0.01:
+        worse += DEARER
     remedy = "bound the plan by batch_sizes=(least, most)"
     remedy = remedy if by_loss else f"give the goal in seconds, or {remedy}"
-    time = time_in_words(fastest.seconds.value)
+    time = f"{time_in_words(fastest.seconds.value)}, {number(taken / fastest.seconds.value)} times less,"
     return f"{told} Batch size {fastest.batch_size} takes {time} and {worse}. For less time {remedy}."
 
 
@@ -141,11 +150,16 @@ def _neighbour_sentences(
     named = [("Half", p) for p in halves] + [("Twice", p) for p in doubles]
     if isinstance(goal, LowestLoss):
         return [
-            f"{word} the batch ({p.batch_size}) ends at a loss of {p.loss.value:.4g}"
+            f"{word} the batch ({p.batch_size}) ends at a loss of {p.loss.value:.4g}{_time_of(p, price)}"
             f"{DEARER if p.loss.value < 0.99 * best.loss.value else ''}."
             for word, p in named
         ]
     return [_neighbour_sentence(word, p, best, price) for word, p in named]
+
+
+def _time_of(point: Alternative, price: StepCost) -> str:
+    timed = point.seconds is not None and price.unit != "seconds"
+    return f" in {time_in_words(point.seconds.value)}" if timed and point.seconds is not None else ""
 
 
 def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:

@@ -76,7 +76,9 @@ def test_the_tables_say_what_the_files_say(flow: Any, capsys: pytest.CaptureFixt
                  "--schedule", str(tmp_path / "s")]) == 0  # fmt: skip
     text = capsys.readouterr().out
     plan = Plan.load(tmp_path / "p")
-    assert text.startswith(f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} (")
+    goal, first = text.splitlines()[:2]
+    assert goal == f"Plan for a loss of {GOAL} in the fewest steps"
+    assert first.startswith(f"batch size {plan.batch_size}, peak learning rate {plan.learning_rate:.3g} (")
     assert plan.reasons[0].split(".")[0] in " ".join(text.split())
     assert Schedule.load(tmp_path / "s") == plan.schedule
 
@@ -110,7 +112,7 @@ def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, caps
         sure = text[places[1] : places[2]]
         assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
         assert (doubt in sure) == bool(doubts)
-        assert "By what the forecast leaves open" in sure
+        assert "on average over what the forecast leaves open" in " ".join(sure.split())
         assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
 
 

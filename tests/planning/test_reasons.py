@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from visualization.samples import plan_of
 
-from batchopt._wording import seconds
+from batchopt._wording import number, seconds
 from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.reasons import reasons_for
 from batchopt.step_cost import Knee, StepCost
@@ -40,10 +40,10 @@ def test_the_cost_of_a_step(price: StepCost, sentence: str) -> None:
 def test_a_price_that_is_no_time_tells_the_time_and_what_a_faster_run_gives() -> None:
     """A run of 128 takes 768.75 steps of 2.28 ms; all end at one loss, so the largest batch is the fastest."""
     within = told(StepCost(0.0, 1.0, unit="examples"), LowestLoss(90_000, of="examples"))
-    assert "By the measured time of a step the run takes 1.75 s." in within
+    assert "The run takes 1.75 s, by the measured time of a step." in within
     assert "Batch size 16" not in within
-    assert "By the measured time of a step the run takes 1.75 s." in told(StepCost(64.0, 1.0, unit="examples"))
-    assert "By the measured time" not in told(StepCost(1e-3, 1e-5))
+    assert "The run takes 1.75 s, by the measured time of a step." in told(StepCost(64.0, 1.0, unit="examples"))
+    assert "by the measured time" not in told(StepCost(1e-3, 1e-5))
 
 
 def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
@@ -54,6 +54,18 @@ def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
                           rate=None, doubts=())  # fmt: skip
     taken = {point.batch_size: point.seconds.value for point in PLAN.alternatives if point.seconds is not None}
     fastest = min(taken, key=taken.__getitem__)
-    (line,) = [reason for reason in reasons if reason.startswith("By the measured time")]
-    assert f"the run takes {seconds(taken[16])}. Batch size {fastest} takes {seconds(taken[fastest])} and ends" in line
+    (line,) = [reason for reason in reasons if reason.startswith("The run takes ")]
+    less = number(taken[16] / taken[fastest])
+    assert f"{seconds(taken[16])}, by the measured time of a step. Batch size {fastest} takes" in line
+    assert f" takes {seconds(taken[fastest])}, {less} times less, and ends at a loss of " in line
+    assert sum(f" in {seconds(taken[32])}." in reason for reason in reasons) == 1, "twice the batch has its time"
     assert line.endswith("For less time bound the plan by batch_sizes=(least, most).")
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_the_largest_batch_that_was_considered_is_told_as_such(at: int) -> None:
+    reasons = reasons_for(GOAL, PLAN.alternatives[at], PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
+                          segments=PLAN.schedule.segments, relative_cost=1.0, price=StepCost(1e-3, 1e-5),
+                          lowest_observed=0.1, expected_regret=None, rate=None, doubts=())  # fmt: skip
+    told = f"No batch above {PLAN.alternatives[-1].batch_size} was considered."
+    assert any(reason.startswith(told) for reason in reasons) == (at == -1)
