@@ -34,7 +34,7 @@ def doubts_of_report(report: ProbeReport) -> list[str]:
     unresolved = sum(1 for reading in report.noise_scales if not reading.resolved)
     if unresolved:
         are = "is" if unresolved == 1 else "are"
-        doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales {are} unresolved.")
+        doubts.append(f"{unresolved} of {len(report.noise_scales)} noise scales {are} unresolved and left out.")
     return doubts
 
 

@@ -101,7 +101,7 @@ def _named(session: Session, learning_rate: float | None, given: float, batch_si
     if learning_rate is not None or session.task.prior is None:
         return f"The learning rate that was given, {given:.3g} at batch size {batch_size},"
     size, rate = session.task.prior
-    carried = "" if size == batch_size else f", which is {given:.3g} at {batch_size},"
+    carried = "," if size == batch_size else f", which is {given:.3g} at {batch_size},"
     return f"The task's prior, {rate:.3g} at batch size {size}{carried}"
 
 
@@ -116,8 +116,8 @@ def _judge(session: Session, what: str, given: float, best: Leg | None) -> None:
     """
     if best is not None and max(best.learning_rate / given, given / best.learning_rate) <= FAR:
         session.decisions.append(
-            f"{what} is not the best of runs of a few steps, which is {best.learning_rate:.3g}, but near enough to be "
-            "the best of long ones."
+            f"In runs of a few steps {best.learning_rate:.3g} did best. {what} is near enough to be the best of long "
+            "ones."
         )
         return
     seen = "no run near it made progress"

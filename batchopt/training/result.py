@@ -11,6 +11,7 @@ from torch import nn
 
 from batchopt._checks import check_increasing
 from batchopt._codec import Record
+from batchopt._wording import seconds as time_in_words
 from batchopt.errors import NonFiniteLossError
 from batchopt.evidence import LossCurve
 from batchopt.schedules.schedule import Schedule
@@ -97,6 +98,15 @@ class TrainingResult:
     resumed_at: int | None = None
     gone_back: int = 0
     steps_gone_back: int = 0
+
+    def __str__(self) -> str:
+        """What was trained, and to what loss and metrics."""
+        found = "".join(f", {name} {values[-1]:.4g}" for name, values in self.curve.metrics.items() if values)
+        loss = f": a loss of {self.curve.losses[-1]:.4g}{found} at the end" if self.curve.losses else ""
+        return (
+            f"Trained on {self.examples:,} examples in {self.steps:,} steps and {time_in_words(self.seconds)} "
+            f"({self.outcome}){loss}"
+        )
 
     @property
     def curve(self) -> LossCurve:

@@ -33,7 +33,7 @@ def test_unresolved_noise_everywhere_is_a_doubt_and_no_trend() -> None:
     report = known_report(LAW)
     unresolved = [replace(scale, batch_size=Estimate(900.0, 300.0, math.inf, False)) for scale in report.noise_scales]
     forecast = Forecast.fit(replace(report, noise_scales=tuple(unresolved)))
-    assert "3 of 3 noise scales are unresolved." in forecast.doubts
+    assert "3 of 3 noise scales are unresolved and left out." in forecast.doubts
     with pytest.raises(EvidenceError, match="fewer than two noise scales"):
         forecast.noise_scale(1.0)
 

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from batchopt.errors import NonFiniteLossError, TaskError
+from batchopt.evidence import LossCurve
 from batchopt.learning_rate_schedule import SHAPES, LearningRateSchedule
 from batchopt.probing.data import shuffled_indices
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.task import TrainingTask
 from batchopt.schedules.schedule import Schedule, Segment
+from batchopt.training.result import NOTHING_YET, Measured, TrainingResult
 from batchopt.training.train import TrainingDivergedError, train
 
 SCHEDULE = Schedule((Segment(0, 8), Segment(200, 16, 1.5), Segment(600, 32, 2.0)), examples=1_500, learning_rate=0.1)
@@ -59,6 +61,17 @@ def plain_loop(task: TrainingTask, schedule: Schedule, *, seed: int) -> nn.Modul
         optimizer.step()
         seen += size
     return model
+
+
+def test_printed_a_result_is_a_line() -> None:
+    schedule = Schedule.constant(8, examples=400)
+    measured = Measured(LossCurve((0, 400), (2.0, 0.5), {"accuracy": (0.1, 0.9)}), (0.0, 1.5), 0.1)
+    result = TrainingResult(
+        nn.Linear(1, 1), schedule, measured, steps=50, examples=400, seconds=1.5, reached=None, outcome="finished"
+    )
+    told = "Trained on 400 examples in 50 steps and 1.5 s (finished): a loss of 0.5, accuracy 0.9 at the end"
+    assert str(result) == told
+    assert str(replace(result, measured=NOTHING_YET, outcome="diverged")).endswith("1.5 s (diverged)")
 
 
 def test_twin_a_plain_loop() -> None:
