@@ -24,14 +24,15 @@ def goal_in_words(goal: Goal, *, loss: float | None = None, population: int | No
     """
     if isinstance(goal, LowestLoss | BestMetric):
         what = f"the best {goal.metric}" if isinstance(goal, BestMetric) else "the lowest loss"
-        return f"{what} within {_amount(goal.within, goal.of, population)}"
+        return f"{what} within {amount_in_words(goal.within, goal.of, population)}"
     if not isinstance(goal, ReachMetric):
         return f"a loss of {goal.loss:g} {_least(goal.least)}"
     at = "" if loss is None else f" (a loss of {loss:.3g})"
     return f"{goal.metric} {goal.value:g}{at} {_least(goal.least)}"
 
 
-def _amount(within: float, of: BudgetUnit | StepCost, population: int | None) -> str:
+def amount_in_words(within: float, of: BudgetUnit | StepCost, population: int | None = None) -> str:
+    """A budget."""
     if of == "seconds":
         return time_in_words(within)
     amount = f"{within:,.0f}" if float(within).is_integer() else f"{within:,.6g}"

@@ -14,6 +14,7 @@ from batchopt.errors import EvidenceError
 from batchopt.evidence import Branch, LossCurve
 from batchopt.learning_rate_schedule import LearningRateSchedule
 from batchopt.planning.goal import BestMetric, LossGoal, LowestLoss, ReachLoss, ReachMetric
+from batchopt.planning.wording import amount_in_words
 from batchopt.search.saying import warn_once
 
 if TYPE_CHECKING:
@@ -277,9 +278,8 @@ def reading_of(settings: StudySettings) -> str:
     """What the objective's value is taken to be, in one line; of trials that decay, at the end of that."""
     goal, metric = settings.goal, settings.metric
     if isinstance(goal, LowestLoss):
-        unit = goal.of if isinstance(goal.of, str) else goal.of.unit
         has_own = settings.decay is not None and settings.decay.horizon is not None
-        when = "at the end of a trial's horizon" if has_own else f"after {goal.within:g} {unit}"
+        when = "at the end of a trial's horizon" if has_own else f"after {amount_in_words(goal.within, goal.of)}"
         what = "loss" if metric is None else metric.goal.metric
         how = "minimised" if metric is None or not metric.rises else "maximised"
         return f"batchopt reads the objective as the {what} {when}, {how}"

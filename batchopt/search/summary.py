@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from batchopt._checks import check_count
 from batchopt._wording import number
 from batchopt.errors import BatchoptError
-from batchopt.planning.goal import ReachLoss
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search.advice import advice, none_completed
 from batchopt.search.build import build_surrogate
 from batchopt.search.judgement import CHANCE, DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
@@ -38,7 +38,11 @@ SUCCESS = (
     f"Success is a cost of at most {math.expm1(NEAR_BEST):.0%} above the least that any setting has, and at least "
     f"{IMPROVEMENT:.0%} below the best trial's."
 )
-"""What a chance of success is of; under `LowestLoss` a loss counts by the cost at which the best setting has it."""
+SUCCESS_WITHIN = (
+    f"Success is to end no worse than the best setting would with a budget {-math.expm1(-NEAR_BEST):.0%} smaller, and "
+    f"to beat the best trial by as much as a budget {IMPROVEMENT:.0%} larger brings."
+)
+"""What a chance of success is of (`prospects`), for the two kinds of goals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,8 @@ def explain(study: optuna.Study, last: int | None = REASONS_SHOWN) -> list[str]:
     else:
         lines.append(f"The law makes no predictions yet: {surrogate.reason}.")
     lines += [_teacher_line(known, surrogate), *left_out_lines(study, known.settings)]
-    return [*lines, *advice(study, known.settings, surrogate), *_reasons(study, last)]
+    meaning = SUCCESS_WITHIN if isinstance(known.settings.goal, LowestLoss) else SUCCESS
+    return [*lines, *advice(study, known.settings, surrogate), *_reasons(study, last, meaning)]
 
 
 def _counts_line(counts: StudySummary) -> str:
@@ -162,6 +167,7 @@ def _best(study: optuna.Study, surrogate: Surrogate) -> list[str]:
     lines, best, predicted = [], surrogate.incumbent, surrogate.best_predicted()
     price, is_cost = surrogate.price, isinstance(surrogate.goal, ReachLoss)
     unit, takes = f" {price.unit}" if is_cost else "", "takes" if price.unit == "seconds" else "costs"
+    step = "" if price.unit in ("examples", "steps") else f" A step {takes} {price.in_words()}."
     if best is not None:
         value = study.get_trials(deepcopy=False)[best.number].values[0]
         lines.append(
@@ -173,7 +179,7 @@ def _best(study: optuna.Study, surrogate: Surrogate) -> list[str]:
     return [
         *lines,
         f"Predicted best: batch size {predicted[0]:.0f}, learning rate {predicted[1]:.3g}: "
-        f"{surrogate.score_in_words(predicted[2])}{unit}. A step {takes} {price.in_words()}.",
+        f"{surrogate.score_in_words(predicted[2])}{unit}.{step}",
     ]
 
 
@@ -212,7 +218,7 @@ def _misfit_line(misfit: float) -> str:
     return line
 
 
-def _reasons(study: optuna.Study, last: int | None) -> list[str]:
+def _reasons(study: optuna.Study, last: int | None, meaning: str) -> list[str]:
     """Why trials were proposed, and why they ended: the lines of a trial together, in the order of the trials."""
     told = [lines for trial in study.get_trials(deepcopy=False) if (lines := _reasons_of(trial))]
     shown = told if last is None else told[-last:]
@@ -221,8 +227,8 @@ def _reasons(study: optuna.Study, last: int | None) -> list[str]:
         "or batchopt explain study.db --last N or --all:"
     ]
     lines = [line for lines in shown for line in lines]
-    meaning = [SUCCESS] if any(CHANCE in line for line in lines) else []
-    return meaning + (cut if len(shown) < len(told) else []) + lines
+    success = [meaning] if any(CHANCE in line for line in lines) else []
+    return success + (cut if len(shown) < len(told) else []) + lines
 
 
 def _reasons_of(trial: FrozenTrial) -> list[str]:

@@ -11,8 +11,9 @@ from landscape import GOAL, LAW, NAMES, Objective, forecast_of
 from optuna.trial import TrialState
 
 from batchopt.errors import EvidenceError
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.search import TradeoffPruner, TradeoffSampler, check, explain, summarise
-from batchopt.search.judgement import DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
+from batchopt.search.judgement import CHANCE, DECISION_KEY, ENDED_KEY, PROPOSAL_KEY, Decision
 from batchopt.search.observations import MEMORY_CONSTRAINT
 from batchopt.search.summary import _misfit_line, decision_of
 
@@ -159,3 +160,20 @@ def test_where_none_has_completed_the_lowest_loss_stands_beside_the_goal() -> No
             trial.report(loss, 640 * step)
         study.tell(trial, state=TrialState.PRUNED)
     assert "The lowest loss that was reported is 2.5, by trial 0; the goal is 0.9." in explain(study)
+
+
+@pytest.mark.parametrize(
+    ("goal", "meaning"),
+    [
+        (GOAL, "Success is a cost of at most 15% above the least that any setting has, and at least 10% below"),
+        (LowestLoss(1e5, "examples"), "Success is to end no worse than the best setting would with a budget 13%"),
+    ],
+)
+def test_success_is_said_where_chances_are(goal: ReachLoss | LowestLoss, meaning: str) -> None:
+    study = optuna.create_study(sampler=TradeoffSampler(goal=goal, seed=0, **NAMES))  # type: ignore[arg-type]
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    assert not any(line.startswith("Success is") for line in explain(study))
+    trial = study.ask()
+    trial.set_user_attr(PROPOSAL_KEY, f"37% {CHANCE}, for 2 seconds.")
+    study.tell(trial, state=TrialState.PRUNED)
+    assert any(line.startswith(meaning) for line in explain(study))
