@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.errors import EvidenceError
 from batchopt.evidence import LossCurve, ProbeReport
-from batchopt.planning.goal import LowestLoss
+from batchopt.planning.goal import LowestLoss, ReachLoss
 from batchopt.planning.plan import Alternative, Plan
 from batchopt.report.comparison import Comparison
 from batchopt.report.markup import Section, bullets, doubts, figure, paragraph, side_by_side, table
@@ -112,7 +112,7 @@ def plan(plan: Plan) -> Section:
         ("steps", interval(best.steps)),
         ("examples", interval(best.examples)),
         *_where(best.seconds is not None and plan.price.unit != "seconds", ("seconds", _optional(best.seconds))),
-        (f"cost ({plan.price.unit})", interval(best.cost)),
+        *_where(_has_price(plan), (f"cost ({plan.price.unit})", interval(best.cost))),
         *_where(
             len(plan.schedule.segments) > 1,
             (f"cost of the schedule, whose batch size changes ({plan.price.unit})", interval(plan.schedule_cost)),
@@ -151,7 +151,7 @@ def schedule(schedule: Schedule, plan: Plan | None) -> Section:
     ]
     cost = (
         f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}"
-        if plan is not None and plan.schedule == schedule
+        if plan is not None and plan.schedule == schedule and (_has_price(plan) or isinstance(plan.goal, ReachLoss))
         else ""
     )
     body = paragraph(f"{count(schedule.examples)} examples in {count(schedule.steps)} steps{cost}.")
@@ -272,9 +272,9 @@ def _alternatives_table(plan: Plan) -> str:
         "steps",
         "examples",
         *(("seconds",) if timed else ()),
-        f"cost ({plan.price.unit})",
+        *((f"cost ({plan.price.unit})",) if _has_price(plan) else ()),
     )
-    rows = [_alternative_row(point, timed) for point in shown]
+    rows = [_alternative_row(point, timed, _has_price(plan)) for point in shown]
     if isinstance(plan.goal, LowestLoss):
         header = (*header, "loss")
         rows = [(*row, interval(point.loss)) for row, point in zip(rows, shown, strict=True)]
@@ -282,14 +282,19 @@ def _alternatives_table(plan: Plan) -> str:
     return table("Alternatives", header, rows, chosen=chosen)
 
 
-def _alternative_row(point: Alternative, timed: bool) -> tuple[str, ...]:
+def _has_price(plan: Plan) -> bool:
+    """Whether a plan's cost is another number than its steps and examples."""
+    return plan.price.unit not in ("steps", "examples")
+
+
+def _alternative_row(point: Alternative, timed: bool, priced: bool) -> tuple[str, ...]:
     return (
         count(point.batch_size),
         number(point.learning_rate),
         interval(point.steps),
         interval(point.examples),
         *((_optional(point.seconds),) if timed else ()),
-        interval(point.cost),
+        *((interval(point.cost),) if priced else ()),
     )
 
 
