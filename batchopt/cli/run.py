@@ -129,13 +129,15 @@ def _goal_of(args: argparse.Namespace, task: TrainingTask) -> WordGoal:
 
 
 def _check_before(task: TrainingTask, goal: WordGoal, args: argparse.Namespace, console: Console) -> None:
-    """Refuse a goal that makes no sense before a probe is paid for, not after it."""
+    """Refuse a goal that makes no sense, and data with NaN, before anything is timed or trained."""
+    from batchopt.probing.finite_data import check_finite_data
     from batchopt.probing.possible_goals import check_possible
     from batchopt.probing.state import OwnRandomness
 
-    console.progress("checks of the goal", None)
+    console.progress("checks of data and goal", None)
     with OwnRandomness(args.seed, device=task.torch_device, host=True).active():
         model = task.make_model()
+    check_finite_data(task, model)
     doubt = check_possible(task, model, goal)
     if doubt is not None:
         console.item(doubt, "doubt")

@@ -111,9 +111,9 @@ def show_decays(adaptive: AdaptiveSchedule, result: TrainingResult, console: Con
         )
     begin, planned = adaptive.decay_begins, adaptive.planned_beginning
     if result.reached is not None and result.reached <= begin:
-        console.say(f"the loss was reached before the rate decayed; the decay was planned from {planned:,} examples on")
+        console.say(f"the rate never decayed, as the loss was reached before; by the plan it falls from {planned:,} on")
     else:
-        console.say(f"the rate decayed from {begin:,} examples on; the decay was planned from {planned:,} on")
+        console.say(f"the rate decayed from {begin:,} examples on; by the plan it falls from {planned:,} on")
 
 
 def show_training(result: TrainingResult, checkpoint: Path | None, console: Console) -> None:

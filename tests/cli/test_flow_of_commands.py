@@ -317,7 +317,7 @@ def test_a_schedule_is_corrected_and_what_was_done_is_kept(
     assert main([*command, "--realised", str(realised), "--log", f"tensorboard:{board}"]) == 0
     told = capsys.readouterr().out
     begins = Plan.load(flow.plan).schedule.learning_rate_schedule.examples[-2]
-    assert f"planned from {begins:,}" in told
+    assert f"by the plan it falls from {begins:,}" in told
     assert Schedule.load(realised).segments[0] == Plan.load(flow.plan).schedule.segments[0]
     assert list(board.iterdir())
     for wrong in (

@@ -298,6 +298,15 @@ def test_a_goal_that_makes_no_sense_is_refused_before_the_probe(
     assert not out.exists()
 
 
+def test_tensors_with_nan_are_refused_before_a_dry_run_too(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(Path(flow.task.rpartition(":")[0]).read_text() + "x[555, 3] = float('nan')\n")
+    command = (f"{tmp_path / 'bad.py'}:task", "--goal", "loss=0.5", "--usual-run", "25epochs", "--dry-run")
+    code, line = refused(capsys, *command, "-o", str(tmp_path / "out"))
+    assert (code, "data[555] holds NaN or infinite values that make theirs nan" in line) == (1, True)
+
+
 def test_a_goal_out_of_reach_keeps_the_probe(flow: Any, capsys: pytest.CaptureFixture[str], probed: Path) -> None:
     code, line = refused(capsys, flow.task, "--goal", "loss=1e-9", "-o", str(probed))
     lowest = Forecast.load(flow.forecast).lowest_observed_loss
