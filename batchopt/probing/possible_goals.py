@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ def check_possible(task: TrainingTask, model: nn.Module, goal: Goal) -> str | No
     """Raise UnreachableGoalError where a goal makes no sense for a task.
 
     A loss must lie below the one before any training. A metric that is 0 or 1 for every example is a share of them, and
-    so is one of a whole set that is a whole number of examples over their number: its goal must lie between 0 and 1.
+    so is one of a whole set that is a whole number of examples over their number: its goal must lie between 0 and 1, by
+    one example at least.
     Of other metrics no bounds are known. A sharded model is not looked at.
 
     Args:
@@ -52,7 +53,7 @@ def check_possible(task: TrainingTask, model: nn.Module, goal: Goal) -> str | No
 
 
 def _check_metric(task: TrainingTask, model: nn.Module, goal: ReachMetric) -> str | None:
-    value, seen = _seen_of(task, model, goal.metric)
+    value, seen, is_weighted = _seen_of(task, model, goal.metric)
     examples, name, wanted = evaluation_examples(task), goal.metric, goal.value
     remedy = f"ask for {wanted / PER_CENT:g}" if 1.0 < wanted < PER_CENT else "give a share, as 0.93"
     why = _why_a_share(seen, value, examples)
@@ -62,20 +63,35 @@ def _check_metric(task: TrainingTask, model: nn.Module, goal: ReachMetric) -> st
         return f"{told}: if it is a share and no percentage, {remedy}." if is_odd else None
     if not 0.0 < wanted < 1.0:
         raise UnreachableGoalError(f"{name} must lie between 0 and 1, since {why}, got {wanted:g}: {remedy}")
+    if not is_weighted and min(wanted, 1.0 - wanted) * examples < 1.0 - WHOLE:
+        raise UnreachableGoalError(
+            f"{name} {wanted:g} cannot be told from {round(wanted)} on the {examples:,} examples that are evaluated: "
+            f"ask for {'less' if wanted > 0.5 else 'more'}, or evaluate more examples"
+        )
     return None
 
 
-def _seen_of(task: TrainingTask, model: nn.Module, name: str) -> tuple[float, list[Tensor]]:
-    """A metric before any training, and its values of single examples, batch by batch; none of a metric of a set."""
-    metric, seen = task.metrics[name], list[Tensor]()
+class _Seen(NamedTuple):
+    """A metric before any training: its value, and those of single examples, batch by batch; none of one of a set."""
+
+    value: float
+    each: list[Tensor]
+    is_weighted: bool
+
+
+def _seen_of(task: TrainingTask, model: nn.Module, name: str) -> _Seen:
+    metric, each, weights = task.metrics[name], list[Tensor](), list[object]()
 
     def watched(model: Any, batch: Batch) -> Any:
         found = metric(model, batch)  # type: ignore[operator]
-        seen.append(torch.as_tensor(found[0] if isinstance(found, tuple) else found).detach().cpu())
+        values, *weight = found if isinstance(found, tuple) else (found,)
+        each.extend([values.detach().cpu()] if isinstance(values, Tensor) else [])
+        weights.extend(weight)
         return found
 
     looked_at = metric if isinstance(metric, SetMetric) else watched
-    return evaluated(replace(task, metrics={name: looked_at}), model).metrics[name], seen
+    value = evaluated(replace(task, metrics={name: looked_at}), model).metrics[name]
+    return _Seen(value, each, bool(weights))
 
 
 def _why_a_share(seen: list[Tensor], value: float, examples: int) -> str | None:

@@ -68,6 +68,15 @@ def test_a_share_lies_between_0_and_1(name: str, value: float, remedy: str) -> N
     assert checked(ReachMetric(name, 0.93)) is None
 
 
+@pytest.mark.parametrize(("value", "end", "remedy"), [(0.997, 1, "less"), (0.003, 0, "more")])
+def test_a_share_is_no_finer_than_the_examples(value: float, end: int, remedy: str) -> None:
+    rule = rf"accuracy {value} cannot be told from {end} on the 250 examples that are evaluated: ask for {remedy}, or"
+    with pytest.raises(UnreachableGoalError, match=rule):
+        checked(ReachMetric("accuracy", value))
+    assert checked(ReachMetric("accuracy", 249 / 250)) is None
+    assert checked(ReachMetric("weighted", value)) is None
+
+
 def test_a_count_of_the_whole_set_is_a_share() -> None:
     with pytest.raises(UnreachableGoalError, match=r"since it is 103 of the 250 examples .*, got 93: ask for 0.93"):
         checked(ReachMetric("of the set", 93.0))
