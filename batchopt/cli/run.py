@@ -40,6 +40,8 @@ train: a goal of within=... says how long that is, --usual-run says it for a goa
 worth it: plans from probes of a third of a run cost 53 % more than the best in the median, and a third of them fail;
 from probes of one run they cost 15 % more, and 3 % fail (benchmarks/README.md).
 """
+WEIGHTS = "weights.pt"
+"""File of a training's weights, in the folder of all else."""
 AFTER_INTERRUPT = "the same command goes on where it stopped"
 
 
@@ -236,7 +238,7 @@ def _next(args: argparse.Namespace, plan: Plan) -> str:
     words = ["batchopt", "train", args.task, str(out / "schedule.json"), "--plan", str(out / "plan.json")]
     if _adapts(plan):
         words += ["--adapt", str(out / "forecast.json")]
-    return shlex.join([*words, "--checkpoint", str(_checkpoint(out, plan))])
+    return shlex.join([*words, "--checkpoint", str(_checkpoint(out, plan)), "--save", str(out / WEIGHTS)])
 
 
 def _checkpoint(out: Path, plan: Plan) -> Path:
@@ -269,6 +271,7 @@ def _train(
     console: Console,
 ) -> None:
     """Train by the plan, in the same folder, and show what was predicted beside what was measured."""
+    from batchopt.cli.train import save_weights
     from batchopt.cli.training import check_reached, train_and_show, training_result
     from batchopt.report import write_report
     from batchopt.training.adaptive import AdaptiveSchedule
@@ -286,7 +289,9 @@ def _train(
         seed=args.seed + 1,
         log=args.log,
     )
+    save_weights(result, args.out / WEIGHTS)
     page = args.out / "report.html"
     write_report(page, report=report, forecast=forecast, plan=plan, training=rows, measured=result.curve)
+    console.say(f"\nwrote {args.out / WEIGHTS}, a state_dict of the trained model, and what was measured into {page}")
     console.result({**_result(args, report, plan), "training": training_result(result, rows)})
     check_reached(plan, result, adapted=adaptive is not None)

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     if args.realised is not None and processes.rank() == 0:
         result.schedule.save(args.realised)
     if args.save is not None:
-        _save_weights(result, args.save)
+        save_weights(result, args.save)
     console.result(training_result(result, rows))
     if plan is not None:
         check_reached(plan, result, adapted=adaptive is not None)
@@ -136,7 +136,7 @@ def _adaptive(args: argparse.Namespace, schedule: Schedule, plan: Plan | None) -
     return AdaptiveSchedule(plan, Forecast.load(args.adapt))
 
 
-def _save_weights(result: TrainingResult, path: Path) -> None:
+def save_weights(result: TrainingResult, path: Path) -> None:
     """Whole or not at all."""
     import torch
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from batchopt import Forecast, LowestLoss, Plan, ProbeReport, ReachLoss, Schedule
 from batchopt.cli.console import Console
@@ -77,6 +78,7 @@ def test_from_a_task_to_a_plan_and_its_next_command(
     command = shlex.split(text.splitlines()[-1].removeprefix("next: batchopt "))
     assert command[:5] == ["train", flow.task, str(out / "schedule.json"), "--plan", str(out / "plan.json")]
     assert ("--adapt" in command) == (plan.learning_rate_schedule == "wsd")
+    assert command[-2:] == ["--save", str(out / "weights.pt")]
 
 
 @pytest.mark.usefixtures("few_points")
@@ -135,6 +137,7 @@ def test_training_follows_at_once_and_goes_on_from_its_checkpoint(
     losses = [json.loads(line)["loss"] for line in (probed / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] == first["training"]["loss"]
     assert "Predicted beside measured" in (probed / "report.html").read_text()
+    assert set(torch.load(probed / "weights.pt")) == {"weight", "bias"}
     again = told(capsys, *command)
     assert again["training"]["resumed_at_examples"] == again["training"]["examples"] == first["training"]["examples"]
 
