@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from batchopt.cli.live import LatestRuns
 
+LOADING = "loading"
+"""What a command does first that imports torch and the task's file, which takes seconds."""
 WIDTH = 100
 """Columns that sentences are wrapped to."""
 

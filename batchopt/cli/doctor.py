@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from batchopt.cli.console import WIDTH, Console
+from batchopt.cli.console import LOADING, WIDTH, Console
 from batchopt.errors import BatchoptError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run all checks and show what they found."""
+    console.progress(LOADING, None)
     from batchopt.cli.findings import Subject
     from batchopt.cli.task_file import load_task
 

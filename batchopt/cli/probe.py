@@ -20,7 +20,7 @@ from batchopt.cli.arguments import (
     not_negative,
     positive,
 )
-from batchopt.cli.console import Console
+from batchopt.cli.console import LOADING, Console
 from batchopt.cli.live import LatestRuns
 from batchopt.errors import BatchoptError, EvidenceError
 from batchopt.evidence import Branch, ProbeReport
@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Probe the task and write the report."""
+    console.progress(LOADING, None)
     from batchopt.cli.task_file import load_task, task_place
 
     task_place(args.task)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, log_target, positive
 from batchopt.cli.budgets import Budget, amount, budget_of, other_budget
-from batchopt.cli.console import Console
+from batchopt.cli.console import LOADING, Console
 from batchopt.cli.goals import LEAST, WordGoal, goal_text, parse_goal
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Probe, forecast, plan, report; and train, if asked."""
+    console.progress(LOADING, None)
     from batchopt.cli.estimate import show_estimate
     from batchopt.cli.plan import show_plan
     from batchopt.cli.task_file import load_task, task_place

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.cli import processes
 from batchopt.cli.arguments import UsageError, check_outputs, count, log_target, positive
-from batchopt.cli.console import Console
+from batchopt.cli.console import LOADING, Console
 from batchopt.cli.schedule_file import load_schedule
 from batchopt.cli.training import GoalMissedError, check_reached, train_and_show, training_result
 from batchopt.errors import NonFiniteLossError
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Train and compare."""
+    console.progress(LOADING, None)
     from batchopt.cli.task_file import load_task
 
     read = (args.schedule, args.plan, args.adapt)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import STUDY_NAME, add_batch_sizes, count, setting
-from batchopt.cli.console import Console
+from batchopt.cli.console import LOADING, Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.plan import Plan
 
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Run the study and show what it spent and saved."""
+    console.progress(LOADING, None)
     from batchopt.cli.study import Search, run_study
     from batchopt.cli.task_file import load_task
     from batchopt.search import summarise

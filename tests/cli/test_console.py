@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import io
 import json
 import re
@@ -10,7 +12,7 @@ import sys
 import pytest
 
 from batchopt.cli.arguments import UsageError
-from batchopt.cli.console import WIDTH, Console, show
+from batchopt.cli.console import LOADING, WIDTH, Console, show
 from batchopt.uncertainty import Estimate
 
 
@@ -189,3 +191,14 @@ def test_a_question_has_its_answer_without_what_surrounds_it(
     assert capsys.readouterr() == ("", "model: ")
     with pytest.raises(UsageError, match="standard input ended"):
         console.ask("data:")
+
+
+@pytest.mark.parametrize("verb", ["run", "probe", "train", "tune", "doctor"])
+def test_a_command_says_at_once_that_it_loads(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Console, part: str, done: float | None) -> None:
+        assert (part, done) == (LOADING, None)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Console, "progress", stop)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module(f"batchopt.cli.{verb}").run(argparse.Namespace(), Console(as_json=False))
