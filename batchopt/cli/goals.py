@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from collections.abc import Collection
 
@@ -103,7 +104,9 @@ def parse_goal(
     if metrics is not None and name not in metrics:
         remedy = f"the task has no metrics: give it metrics={{{name!r}: ...}} for such a goal"
         known = f"the task's metrics are {', '.join(metrics)}" if metrics else remedy
-        raise argparse.ArgumentTypeError(f"there is no goal {name!r}; there is {FORMS}; {known}")
+        near = difflib.get_close_matches(name, ("loss", "within", *metrics), n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise argparse.ArgumentTypeError(f"there is no goal {name!r}{meant}; there is {FORMS}; {known}")
     return ReachMetric(name, _number(value), least=least or "seconds")  # type: ignore[arg-type]
 
 

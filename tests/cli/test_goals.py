@@ -39,7 +39,8 @@ def test_goals(text: str, least: str | None, goal: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("lost=0.25", r"there is no goal 'lost'; there is loss=0.25 .*, or within=2h"),
+        ("lost=0.25", r"there is no goal 'lost' \(did you mean loss\?\); there is loss=0.25 .*, or within=2h"),
+        ("f1=0.25", r"there is no goal 'f1'; there is .*; the task has no metrics: give it metrics=\{'f1': \.\.\.\}"),
         ("0.25", r"a goal is NAME=VALUE, got '0.25'; there is loss="),
         ("loss=", "there is no goal 'loss'|a goal is|there is loss="),
         ("loss=low", "a number is needed, got 'low'"),
@@ -56,6 +57,13 @@ def test_goals(text: str, least: str | None, goal: Any) -> None:
 def test_what_is_no_goal(text: str, said: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=said):
         parse_goal(text, population=600)
+
+
+def test_a_mistyped_metric_and_a_percentage() -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"did you mean accuracy\?\).*the task's metrics are accuracy"):
+        parse_goal("acuracy=0.9", metrics=["accuracy"])
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a number is needed, as 0\.93 of a share, got '93%'"):
+        parse_goal("accuracy=93%", metrics=["accuracy"])
 
 
 def test_what_does_not_go_together() -> None:
