@@ -147,6 +147,7 @@ def test_parts_of_ones_own(capsys: pytest.CaptureFixture[str], options: list[str
     assert capsys.readouterr().out == "wrote task.py; next: batchopt doctor task.py:task\n"
     assert holds in Path("task.py").read_text()
     healthy("task.py:task")
+    assert ("accuracy" in load_task("task.py:task").metrics) == ("cross-entropy" in options)
 
 
 def test_a_trainer_of_transformers() -> None:
