@@ -126,7 +126,7 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(description="Noise scales of games along some steps of training, in steps.")
     parser.add_argument("--games", nargs="*")
-    parser.add_argument("--updates", type=int, nargs="*", default=[0, 250, 1_250], help="of 16 examples of five steps")
+    parser.add_argument("--updates", type=int, nargs="*", default=[0, 250, 1_250, 2_500], help="of 16 examples of five steps")
     parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
     args = parser.parse_args()
     readings = []
