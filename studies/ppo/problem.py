@@ -77,8 +77,8 @@ def copies(count: int) -> gymnasium.vector.VectorEnv:
 
 
 def landers(count: int) -> gymnasium.vector.VectorEnv:
-    """So many LunarLanders, one after the other."""
-    return gymnasium.make_vec("LunarLander-v3", num_envs=count, vectorization_mode="sync")
+    """So many LunarLanders, one after the other; 400 steps are enough to land, and one that hovers ends there."""
+    return gymnasium.make_vec("LunarLander-v3", num_envs=count, vectorization_mode="sync", max_episode_steps=400)
 
 
 def make_task(
