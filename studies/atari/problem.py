@@ -36,7 +36,7 @@ class Frames(gymnasium.ObservationWrapper):
         self._last: list[np.ndarray] = []
 
     def reset(self, **more: Any) -> Any:
-        """Four times the first frame. Without sticky actions games begin alike, and a seed would load the game again."""
+        """Four times the first frame; without a seed, since games begin alike and a seed loads them again."""
         self._last = []
         return super().reset(**more | {"seed": None})
 
@@ -126,7 +126,9 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(description="Noise scales of games along some steps of training, in steps.")
     parser.add_argument("--games", nargs="*")
-    parser.add_argument("--updates", type=int, nargs="*", default=[0, 250, 1_250, 2_500], help="of 16 examples of five steps")
+    parser.add_argument(
+        "--updates", type=int, nargs="*", default=[0, 250, 1_250, 2_500], help="of 16 examples of five steps"
+    )
     parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
     args = parser.parse_args()
     games = args.games or (["Pong"] if args.smoke else ["Pong", "Breakout"])
