@@ -11,7 +11,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,20 @@ class Comparison:
     per_step: float = 0.0
 
 
-def run(comparison: Comparison, output: Path) -> None:
-    """Run the command line: probes of the seeds that are not in `output` yet, and what all of them say."""
+def run(comparisons: Mapping[str, Comparison], folder: Path) -> None:
+    """Run the command line: probes of the seeds that are not in a game's file yet, and what all of them say.
+
+    Args:
+        comparisons: by the name of a game.
+        folder: the study's, for the files.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3])
-    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--game", choices=list(comparisons), default=next(iter(comparisons)))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(args.output.read_text()) if args.output.exists() else []
+    comparison, output = comparisons[args.game], folder / f"evidence-{args.game}.json"
+    rows = json.loads(output.read_text()) if output.exists() else []
     for seed in args.seeds:
         if any(row["seed"] == seed for row in rows):
             continue
@@ -61,7 +67,7 @@ def run(comparison: Comparison, output: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             reports = _reports(comparison, seed, Path(folder) / "journal")
             rows += [_row(comparison, seed, kind, report) for kind, report in reports.items()]
-        args.output.write_text(json.dumps(rows, indent=1) + "\n")
+        output.write_text(json.dumps(rows, indent=1) + "\n")
         print(f"seed {seed}: {time.process_time() - began:.0f} seconds", flush=True)
     _tell(comparison, rows)
 

@@ -33,6 +33,7 @@ def sweeps() -> dict[str, tuple[Grid, list[dict[str, Any]], str]]:
         ("Acrobot, A2C", "classic_control", "acrobot", "examples of 16 steps"),
         ("CartPole, PPO", "ppo", "cartpole", "episodes"),
         ("Pendulum, PPO", "ppo", "pendulum", "episodes of 200 steps"),
+        ("LunarLander, PPO", "ppo", "lander", "episodes"),
     ):
         path = HERE / folder / f"sweep-{game}.jsonl"
         if not path.exists():

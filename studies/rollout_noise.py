@@ -8,6 +8,7 @@ its metric.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def noise_along(
         told: dict[str, Any] = {"game": name, "updates": count, "score": score}
         for kind in ("simple", "preconditioned") if count else ("simple",):  # an optimizer has no metric at first
             found = measure_run(run, kind=kind, relative_width=0.5, max_examples=examples).batch_size
-            told[kind] = [unit * each for each in (found.value, found.low, found.high)]
+            told[kind] = [unit * each if math.isfinite(each) else None for each in (found.value, found.low, found.high)]
         readings.append(told)
         print(json.dumps(told), flush=True)
     return readings

@@ -5,12 +5,14 @@ Every run keeps its learning rate. Runs are kept as they end, and the same call 
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,6 @@ from joblib import Parallel, delayed
 from batchopt import LossCurve, NonFiniteLossError, TrainingTask, fit_tradeoff
 from batchopt.probing.run import TrainingRun
 from batchopt.tradeoff import TradeoffFit
-
-EVALUATION_RATIO = 1.15
-"""Evaluations are this factor apart in steps, or a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,7 @@ class Grid:
         most_steps: of a run.
         most_examples: of a run.
         scores: each rising; a run ends where it has reached the last.
+        evaluation_ratio: evaluations are this factor apart in steps, or a step.
     """
 
     batch_sizes: tuple[int, ...]
@@ -44,6 +44,37 @@ class Grid:
     most_steps: int
     most_examples: int
     scores: tuple[float, ...]
+    evaluation_ratio: float = 1.15
+
+
+def run_sweeps(description: str, folder: Path, tasks: Mapping[str, TrainingTask], grids: Mapping[str, Grid]) -> None:
+    """Run the command line of a study: sweep games, and print what was found.
+
+    Args:
+        description: of the command.
+        folder: the study's, for the file of the runs.
+        tasks: by the name of a game.
+        grids: likewise.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--games", nargs="*", default=list(grids), choices=list(grids))
+    parser.add_argument("--smoke", action="store_true", help="one step of one run, which only shows that it works")
+    args = parser.parse_args()
+    if args.smoke:
+        name = args.games[0]
+        with tempfile.TemporaryDirectory() as temporary:
+            print(json.dumps(sweep(tasks[name], _smallest(grids[name]), Path(temporary) / "sweep.jsonl")))
+        return
+    for name in args.games:
+        print(f"# {name}")
+        tell(sweep(tasks[name], grids[name], folder / f"sweep-{name}.jsonl", workers=args.workers), grids[name])
+
+
+def _smallest(grid: Grid) -> Grid:
+    return replace(
+        grid, batch_sizes=grid.batch_sizes[:1], learning_rates=grid.learning_rates[:1], seeds=(0,), most_steps=1
+    )
 
 
 def sweep(task: TrainingTask, grid: Grid, path: Path, *, workers: int = 1) -> list[dict[str, Any]]:
@@ -69,7 +100,7 @@ def _run(task: TrainingTask, grid: Grid, batch_size: int, rate: float, seed: int
     most = min(grid.most_steps, grid.most_examples // batch_size)
     try:
         while run.steps < most and LossCurve(tuple(examples), tuple(measured)).examples_to(losses[-1]) is None:
-            for _ in range(max(1, round((EVALUATION_RATIO - 1.0) * run.steps))):
+            for _ in range(max(1, round((grid.evaluation_ratio - 1.0) * run.steps))):
                 run.step(batch_size)
             examples.append(run.examples_seen)
             measured.append(run.evaluate())

@@ -36,9 +36,9 @@ class Frames(gymnasium.ObservationWrapper):
         self._last: list[np.ndarray] = []
 
     def reset(self, **more: Any) -> Any:
-        """Four times the first frame."""
+        """Four times the first frame; without a seed, since games begin alike and a seed loads them again."""
         self._last = []
-        return super().reset(**more)
+        return super().reset(**more | {"seed": None})
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         """Of one step."""
@@ -126,11 +126,16 @@ if __name__ == "__main__":
 
     parser = argparse.ArgumentParser(description="Noise scales of games along some steps of training, in steps.")
     parser.add_argument("--games", nargs="*")
-    parser.add_argument("--updates", type=int, nargs="*", default=[0, 250, 1_250], help="of 16 examples of five steps")
+    parser.add_argument(
+        "--updates", type=int, nargs="*", default=[0, 250, 1_250, 2_500], help="of 16 examples of five steps"
+    )
     parser.add_argument("--smoke", action="store_true", help="a short run that only shows that it works")
     args = parser.parse_args()
-    readings = []
-    for game in args.games or (["Pong"] if args.smoke else ["Pong", "Breakout"]):
+    games = args.games or (["Pong"] if args.smoke else ["Pong", "Breakout"])
+    path = Path(__file__).parent / "noise.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    readings = [reading for reading in known if reading["game"] not in games]
+    for game in games:
         readings += noise_along(
             game,
             make_task(game),
@@ -142,4 +147,4 @@ if __name__ == "__main__":
             scored=not args.smoke,
         )
     if not args.smoke:
-        (Path(__file__).parent / "noise.json").write_text(json.dumps(readings, indent=1) + "\n")
+        path.write_text(json.dumps(readings, indent=1) + "\n")

@@ -15,4 +15,4 @@ HERE = Path(__file__).parent
 
 if __name__ == "__main__":
     found = Comparison(task, GRIDS["cartpole"].scores, HERE / "sweep-cartpole.jsonl", examples=12_000)
-    run(found, HERE / "evidence.json")
+    run({"cartpole": found}, HERE)

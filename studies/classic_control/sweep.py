@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from problem import acrobot, task
-from rollout_sweep import Grid, sweep, tell
+from rollout_sweep import Grid, run_sweeps
 
-HERE = Path(__file__).parent
 GRIDS = {
     "cartpole": Grid(
         batch_sizes=(4, 16, 64, 256),
@@ -32,10 +30,4 @@ GRIDS = {
 }
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--games", nargs="*", default=list(GRIDS), choices=list(GRIDS))
-    args = parser.parse_args()
-    for name in args.games:
-        chosen = {"cartpole": task, "acrobot": acrobot}[name]
-        tell(sweep(chosen, GRIDS[name], HERE / f"sweep-{name}.jsonl", workers=args.workers), GRIDS[name])
+    run_sweeps(__doc__, Path(__file__).parent, {"cartpole": task, "acrobot": acrobot}, GRIDS)

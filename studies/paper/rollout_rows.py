@@ -49,6 +49,7 @@ GAMES = (
     Game("A2C on CartPole, in steps", "classic_control", "cartpole", 16, ATARI),
     Game("PPO on CartPole, in episodes", "ppo", "cartpole", 1, DOTA, "task"),
     Game("PPO on Pendulum, in steps", "ppo", "pendulum", 200, f"{DOTA}; {DOTA_5V5}", "pendulum"),
+    Game("PPO on LunarLander, in episodes", "ppo", "lander", 1, DOTA, "lander"),
 )
 
 

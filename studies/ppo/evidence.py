@@ -1,4 +1,4 @@
-"""What a forecast of CartPole under PPO gains from noise scales: see `rollout_evidence.py`."""
+"""What forecasts of CartPole and Pendulum under PPO gain from noise scales: see `rollout_evidence.py`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from problem import PER_STEP, task
+from problem import PER_STEP, pendulum, task
 from rollout_evidence import Comparison, run
 from sweep import GRIDS
 
 HERE = Path(__file__).parent
 
 if __name__ == "__main__":
-    found = Comparison(
-        task, GRIDS["cartpole"].scores, HERE / "sweep-cartpole.jsonl", examples=24_000, per_step=PER_STEP
-    )
-    run(found, HERE / "evidence.json")
+    games = (("cartpole", task, 24_000), ("pendulum", pendulum, 60_000))
+    found = {
+        name: Comparison(chosen, GRIDS[name].scores, HERE / f"sweep-{name}.jsonl", examples=examples, per_step=PER_STEP)
+        for name, chosen, examples in games
+    }
+    run(found, HERE)

@@ -1,4 +1,4 @@
-"""Noise scales under PPO along one run, plain and in Adam's metric: of CartPole in episodes, of Pendulum in steps."""
+"""Noise scales under PPO along one run, plain and in Adam's metric: in episodes, of Pendulum in steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from problem import LONGEST, pendulum, task
+from problem import LONGEST, lander, pendulum, task
 from rollout_noise import noise_along
 
 if __name__ == "__main__":
@@ -19,5 +19,8 @@ if __name__ == "__main__":
     readings = noise_along("cartpole", task, batch_size=16, rate=1e-2, updates=(0, 2, 5, 10, 20), unit=1, examples=400)
     readings += noise_along(
         "pendulum", pendulum, batch_size=80, rate=6e-2, updates=(0, 5, 10, 20, 30, 45), unit=LONGEST, examples=1_000
+    )
+    readings += noise_along(
+        "lander", lander, batch_size=16, rate=1e-2, updates=(0, 5, 10, 15, 20, 25), unit=1, examples=400
     )
     args.output.write_text(json.dumps(readings, indent=1) + "\n")

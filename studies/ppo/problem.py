@@ -1,6 +1,7 @@
-"""PPO in very large batches, as McCandlish et al. 2018 ran it on Dota: here on CartPole and Pendulum.
+"""PPO in very large batches, as McCandlish et al. 2018 ran it on Dota: here on CartPole, Pendulum and LunarLander.
 
-An example is a whole episode. Dota itself is not to be had. Needs `pip install gymnasium`.
+An example is a whole episode. Dota itself is not to be had. Needs `pip install gymnasium`, and for LunarLander
+`pip install "gymnasium[box2d]"`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,18 @@ class PendulumActorCritic(nn.Module):
         return torch.cat([mean, self.log_deviation.expand_as(mean)], dim=1), 20.0 * self.value(scaled)[:, 0]
 
 
+class LanderActorCritic(nn.Module):
+    """The same for LunarLander's four engines. It gives values over 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy, self.value = (_network(8, 64, width) for width in (4, 1))
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (k, 4) and values (k,)."""
+        return self.policy(observations), 100.0 * self.value(observations)[:, 0]
+
+
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Module:
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
@@ -61,6 +74,11 @@ def _network(inputs: int, hidden: int, outputs: int) -> nn.Module:
 def copies(count: int) -> gymnasium.vector.VectorEnv:
     """So many CartPoles, in numpy."""
     return gymnasium.make_vec("CartPole-v1", num_envs=count, vectorization_mode="vector_entry_point")
+
+
+def landers(count: int) -> gymnasium.vector.VectorEnv:
+    """So many LunarLanders, one after the other; 400 steps are enough to land, and one that hovers ends there."""
+    return gymnasium.make_vec("LunarLander-v3", num_envs=count, vectorization_mode="sync", max_episode_steps=400)
 
 
 def make_task(
@@ -95,6 +113,7 @@ def make_task(
 
 task = make_task(ActorCritic, copies, best_score=BEST_SCORE)
 pendulum = make_task(PendulumActorCritic, VectorPendulum, best_score=1.0, discount=0.9)  # rewards are at most 0
+lander = make_task(LanderActorCritic, landers, best_score=350.0)  # a good landing brings 200 to 320
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -108,6 +127,7 @@ if __name__ == "__main__":
             "pendulum": Settings(
                 examples=60_000, loss=pendulum.data.loss_of(-300.0), paper=PAPER, unit=LONGEST, per_step=PER_STEP
             ),
+            "lander": Settings(examples=40_000, loss=lander.data.loss_of(0.0), paper=PAPER, per_step=PER_STEP),
         },
         smoke=Settings(examples=700),
     )

@@ -168,3 +168,28 @@ def test_pendulum_learns_in_batches_of_whole_episodes() -> None:
     for _ in range(40):
         run.step(32)
     assert run.evaluate() < 0.6 * first
+
+
+def test_the_lander_learns_in_episodes_that_end() -> None:
+    pytest.importorskip("gymnasium")
+    pytest.importorskip("Box2D")
+    task = load_task(f"{STUDIES / 'ppo' / 'problem.py'}:lander")
+    run = TrainingRun(task, learning_rate=1e-2, seed=0)
+    assert task.data.environments(1).collect(run.model, 3).batch["counts"].shape[1] <= 400
+    first = task.data.score_of(run.evaluate())
+    for _ in range(25):
+        run.step(16)
+    assert task.data.score_of(run.evaluate()) > first + 60.0
+
+
+def test_atari_games_without_sticky_actions_begin_alike_for_any_seed() -> None:
+    pytest.importorskip("ale_py")
+    make = runpy.run_path(str(STUDIES / "atari" / "problem.py"))["make"]
+    played, fresh = make("Breakout"), make("Breakout")
+    played.reset(seed=1)
+    for _ in range(30):
+        played.step(1)
+    seen = [environment.reset(seed=seed)[0] for environment, seed in ((played, 2), (fresh, 3))]
+    for action in (1, 2, 3, 2, 0, 3):
+        np.testing.assert_array_equal(*seen)
+        seen = [environment.step(action)[0] for environment in (played, fresh)]

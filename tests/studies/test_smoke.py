@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,22 +13,45 @@ import pytest
 from studies.made_data import save_all
 
 STUDIES = Path(__file__).parents[2] / "studies"
+NEEDED = {"classic_control": "gymnasium", "ppo": "gymnasium", "atari": "ale_py"}
 
 
 @pytest.mark.parametrize(
-    "name", ["digits", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
+    "name", ["digits", "mnist", "cifar10", "svhn", "imagenet", "language", "classic_control", "ppo", "atari"]
 )
 def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in {"classic_control": ("gymnasium",), "ppo": ("gymnasium",), "atari": ("ale_py",)}.get(name, ()):
-        pytest.importorskip(package)
+    if name in NEEDED:
+        pytest.importorskip(NEEDED[name])
     save_all(tmp_path)
     monkeypatch.setenv("BATCHOPT_DATA", str(tmp_path))
-    shutil.copytree(STUDIES, tmp_path / "studies", ignore=shutil.ignore_patterns("out"))
-    problem = tmp_path / "studies" / name / "problem.py"
-    done = subprocess.run(
-        [sys.executable, str(problem), "--smoke"], check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    told = smoke(tmp_path, f"{name}/problem.py")
     # A schedule that raises the batch size, as measured times may have it, is trained and not compared.
-    trained = "measured / predicted" in done.stdout or "raises it: not compared" in done.stdout
-    assert '"preconditioned": [' in done.stdout if name == "atari" else trained
+    trained = "measured / predicted" in told or "raises it: not compared" in told
+    assert '"preconditioned": [' in told if name == "atari" else trained
+
+
+@pytest.mark.parametrize(
+    ("name", "game", "package"),
+    [
+        ("classic_control", "cartpole", "gymnasium"),
+        ("ppo", "pendulum", "gymnasium"),
+        ("ppo", "lander", "Box2D"),
+        ("atari", "pong", "ale_py"),
+    ],
+)
+def test_smoke_of_a_sweep(name: str, game: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip("gymnasium")
+    pytest.importorskip(package)
+    (row,) = json.loads(smoke(tmp_path, f"{name}/sweep.py", "--games", game).splitlines()[-1])
+    assert row["examples"] == row["batch_size"]
+    assert row["outcome"] == "finished"
+    assert math.isfinite(row["best"])
+
+
+def smoke(folder: Path, file: str, *options: str) -> str:
+    """What a study's file prints that is run in a copy."""
+    shutil.copytree(STUDIES, folder / "studies", ignore=shutil.ignore_patterns("out"))
+    command = [sys.executable, str(folder / "studies" / file), "--smoke", *options]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-2_000:]
+    return done.stdout
