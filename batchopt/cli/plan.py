@@ -23,7 +23,7 @@ DETAILS = """\
   batchopt plan forecast.json --reach-loss 0.25 --learning-rate-schedule cosine
 
 --reach-loss means at the end of the decay, and the horizon is chosen with it; --within gives the horizon. Without
---learning-rate-schedule it takes the task's own, or else the best of wsd, linear and cosine. Two files are written: the
+--learning-rate-schedule it takes the task's own, or else wsd. Two files are written: the
 plan, with its predictions and reasons, and its schedule, which `batchopt train` follows.
 """
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate-schedule",
         choices=("auto", *SHAPES),
         default="auto",
-        help="how the learning rate decays (auto: the task's own, or the best of wsd, linear and cosine)",
+        help="how the learning rate decays (auto: the task's own, or wsd)",
     )
     parser.add_argument("-o", "--out", type=Path, default=Path("plan.json"), help="file to write (plan.json)")
     parser.add_argument(

@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate-schedule",
         choices=("auto", *SHAPES),
         default="auto",
-        help="how the learning rate decays (auto: the task's own, or the best of wsd, linear and cosine)",
+        help="how the learning rate decays (auto: the task's own, or wsd)",
     )
     add_batch_sizes(plan)
     plan.add_argument("--train", action="store_true", help="go on and train by the plan")

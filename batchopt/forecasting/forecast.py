@@ -363,7 +363,7 @@ class Forecast(Record):
             goal: what is wanted. `ReachLoss` and `ReachMetric` mean at the end of the decay, and the horizon is chosen;
                 `LowestLoss` and `BestMetric` have it given by the budget.
             learning_rate_schedule: "constant", "linear", "cosine", "wsd", a function of progress, or "auto": the task's
-                own, else the best of wsd, linear and cosine for the goal.
+                own, else "wsd", which took fewer examples than the others in all sweeps that have them.
             batch_sizes: smallest and largest batch size to consider; up to `batch_size_limit` if None.
             multiple_of: batch sizes are multiples of this.
             step_cost: seconds per step, in place of the measured one.
@@ -372,11 +372,10 @@ class Forecast(Record):
             UnreachableGoalError: no batch size within the bounds reaches the goal.
             EvidenceError: the goal needs a step cost and there is none.
         """
-        chooses = learning_rate_schedule == "auto" and self.task_schedule is None
         return plan_for(
             self,
             goal,
-            shape=None if chooses else self._shape(learning_rate_schedule),
+            shape=self._shape(learning_rate_schedule),
             batch_sizes=batch_sizes,
             multiple_of=multiple_of,
             step_cost=step_cost,

@@ -1,4 +1,4 @@
-"""From a forecast to a plan: what the plan chooses from, unless told otherwise."""
+"""From a forecast to a plan: what the plan chooses from, unless it is asked for otherwise."""
 
 from __future__ import annotations
 
@@ -21,25 +21,22 @@ from batchopt.step_cost import StepCost
 if TYPE_CHECKING:
     from batchopt.forecasting.forecast import Forecast
 
-AUTOMATIC: tuple[Shape, ...] = ("wsd", "linear", "cosine")
-"""What a plan chooses from: a constant rate is never cheaper than the best of these."""
-
 
 def plan_for(
     forecast: Forecast,
     goal: Goal,
     *,
-    shape: Shape | None,
+    shape: Shape,
     batch_sizes: tuple[int, int] | None,
     multiple_of: int,
     step_cost: StepCost | None,
 ) -> Plan:
-    """The plan of `Forecast.plan`, which documents the arguments; `shape` is None where the plan is to choose."""
+    """The plan of `Forecast.plan`, which documents the arguments."""
     check_goal(goal)
     smallest = max(1, round(forecast.law.batch_sizes[0] / FURTHER))
     wanted = Wanted(
         goal=loss_goal(forecast, goal),
-        shapes=AUTOMATIC if shape is None else (shape,),
+        shape=shape,
         bounds=batch_sizes or (smallest, forecast.batch_size_limit),
         multiple_of=multiple_of,
         measured=step_cost or forecast.step_cost,

@@ -33,7 +33,7 @@ def loss_goal(forecast: Forecast, goal: Goal) -> LossGoal:
     return goal if isinstance(goal, ReachLoss) else goal.resolved(forecast.population)
 
 
-def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) -> Plan:
+def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape) -> Plan:
     """A plan with what it says of the task's metrics.
 
     The loss that a metric stands for is not known exactly, so what the plan is to take is as uncertain as that, too.
@@ -42,7 +42,7 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
         forecast: that it is from.
         goal: what was asked for.
         plan: for the loss that the goal stands for.
-        shape: the learning-rate schedule, where the plan did not choose it.
+        shape: of the learning-rate schedule.
     """
     plan = replace(plan, metrics={curve.name: curve(plan.loss) for curve in forecast.metrics})
     if isinstance(goal, LossGoal):
@@ -58,18 +58,17 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape | None) 
         "that; the intervals of steps, examples and cost hold its ends too."
     )
     reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
-    name = plan.learning_rate_schedule
-    best = _stretched(plan.best, *_factors(forecast, plan.best, loss, name if shape is None else shape))
+    best = _stretched(plan.best, *_factors(forecast, plan.best, loss, shape))
     others = tuple(best if point == plan.best else point for point in plan.alternatives)
     return replace(plan, best=best, alternatives=others, asked=goal, reasons=reasons)
 
 
-def _factors(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape | str) -> tuple[float, float]:
+def _factors(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape) -> tuple[float, float]:
     """By how much less a run takes to the upper end of a loss, and more to the lower; inf if it is never there."""
 
     def steps(to: float) -> float:
         try:
-            found = forecast.steps(point.batch_size, point.learning_rate, to, learning_rate_schedule=shape)  # type: ignore[arg-type]
+            found = forecast.steps(point.batch_size, point.learning_rate, to, learning_rate_schedule=shape)
         except (UnreachableGoalError, ValueError):
             return math.inf
         return found.value

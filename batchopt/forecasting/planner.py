@@ -36,7 +36,7 @@ class Wanted:
 
     Attributes:
         goal: the goal.
-        shapes: learning-rate schedules to choose from.
+        shape: of the learning-rate schedule.
         bounds: smallest and largest batch size.
         multiple_of: batch sizes are multiples of this.
         measured: seconds per step, if known.
@@ -45,7 +45,7 @@ class Wanted:
     """
 
     goal: LossGoal
-    shapes: tuple[Shape, ...]
+    shape: Shape
     bounds: tuple[int, int]
     multiple_of: int
     measured: StepCost | None
@@ -63,24 +63,24 @@ def make_plan(
     doubts: tuple[str, ...],
 ) -> Plan:
     """The plan of `Forecast.plan`, which documents the arguments; losses are held back to what was seen."""
-    goal, measured = wanted.goal, wanted.measured
+    goal, measured, shape = wanted.goal, wanted.measured, wanted.shape
     sizes = candidate_batch_sizes(*_within_memory(wanted.bounds, measured), multiple_of=wanted.multiple_of)
 
-    def critical_at(loss: float, shape: Shape) -> Estimate | None:
+    def critical_at(loss: float) -> Estimate | None:
         return _critical(critical_batch_size, min(loss, 0.99 * posterior.initial_loss), shape)
 
-    at = critical_at(goal.loss if isinstance(goal, ReachLoss) else posterior.lowest_loss, wanted.shapes[0])
+    at = critical_at(goal.loss if isinstance(goal, ReachLoss) else posterior.lowest_loss)
     known = KnownRates(posterior, wanted.prior, wanted.warmup_examples, None if at is None else at.value)
     if isinstance(goal, ReachLoss):
         if goal.loss >= posterior.initial_loss:
             raise UnreachableGoalError(
                 f"loss {goal.loss:.4g} needs no training: the initial loss is {posterior.initial_loss:.4g}"
             )
-        price = _price(goal, measured, lambda: hyperbola(goal.loss, wanted.shapes[0]))
-        shape, runs, best, regret = _reaching(known, wanted.shapes, goal, sizes, price)
+        price = _price(goal, measured, lambda: hyperbola(goal.loss, shape))
+        runs, best, regret = _reaching(known, shape, goal, sizes, price)
     else:
         price, regret = goal.price(measured), None
-        shape, runs, best = _within_budget(known, wanted.shapes, goal, sizes, price)
+        runs, best = _within_budget(known, shape, goal, sizes, price)
     by_law = (_alternative(run, price, measured) for run in runs)
     points = tuple(replace(point, loss=held_back(point.loss, point.horizon)) for point in by_law)
     chosen = points[runs.index(best)]
@@ -90,7 +90,7 @@ def make_plan(
     if ramp is not None:
         segments, horizon, rates = ramp.segments, ramp.horizon, ramp.schedule
     loss = goal.loss if isinstance(goal, ReachLoss) else chosen.loss.value
-    critical = critical_at(loss, shape)
+    critical = critical_at(loss)
     relative = 1.0 if ramp is None else ramp.relative_cost
     name = shape if isinstance(shape, str) else "function"
     return Plan(
@@ -154,40 +154,23 @@ def _price(goal: ReachLoss, measured: StepCost | None, hyperbola: Callable[[], t
 
 
 def _reaching(
-    known: KnownRates, shapes: Sequence[Shape], goal: ReachLoss, sizes: Sequence[int], price: StepCost
-) -> tuple[Shape, list[SingleRun], SingleRun, float]:
-    """The shape to take, the best run of each batch size with it, the best of all, and its expected regret.
-
-    Of every shape the best setting is looked at closely, and the shapes are compared by what its run costs.
-    """
-    grid = _Grid(known, shapes, goal.loss, sizes, price)
-    found: list[tuple[Shape, SingleRun, Floats]] = []
-    regrets: dict[Shape, float] = {}
-    for shape in shapes:
-        at = grid.best(shape)
-        run = None if at is None else grid.run(shape, *at)
-        if at is not None and run is not None:
-            found.append((shape, run, of_draws(run.examples) * price(run.batch_size) / run.batch_size))
-            regrets[shape] = grid.expected_regret(shape, run)
-    if not found:
+    known: KnownRates, shape: Shape, goal: ReachLoss, sizes: Sequence[int], price: StepCost
+) -> tuple[list[SingleRun], SingleRun, float]:
+    """The best run of each batch size, the best of all, and its expected regret."""
+    grid = _Grid(known, shape, goal.loss, sizes, price)
+    at = grid.best()
+    best = None if at is None else grid.run(*at)
+    if best is None:
         raise UnreachableGoalError(
             f"no batch size and learning rate within the bounds reaches the loss {goal.loss:.4g}, as likely as not: "
             "ask for a loss nearer to what was observed, probe with more examples, or widen the bounds"
         )
-    least = min(float(np.median(costs)) for _, _, costs in found)
-
-    def expected(each: tuple[Shape, SingleRun, Floats]) -> float:
-        law = known.law if each[1].known is None else each[1].known.trusted_by(known.law)
-        diverges = of_draws(law.is_unstable([each[1].batch_size], [each[1].learning_rate]))[:, 0]
-        return float(mean_log(each[2], most=_most(diverges) * least))
-
-    shape, best, _ = min(found, key=expected)
     runs = []
     for i, size in enumerate(sizes):
-        j = grid.best_rate(shape, i)
-        run = best if size == best.batch_size else None if j is None else grid.run(shape, i, j)
+        j = grid.best_rate(i)
+        run = best if size == best.batch_size else None if j is None else grid.run(i, j)
         runs += [] if run is None else [run]
-    return shape, runs, best, regrets[shape]
+    return runs, best, grid.expected_regret(best)
 
 
 def _most(diverges: NDArray[np.bool_]) -> Floats:
@@ -196,92 +179,88 @@ def _most(diverges: NDArray[np.bool_]) -> Floats:
 
 
 class _Grid:
-    """Horizons that reach a loss over batch sizes and peak rates, by shape."""
+    """Horizons that reach a loss over batch sizes and peak rates."""
 
-    def __init__(
-        self, known: KnownRates, shapes: Sequence[Shape], loss: float, sizes: Sequence[int], price: StepCost
-    ) -> None:
-        self.known, self.loss, self.sizes, self.price, posterior = known, loss, sizes, price, known.law
+    def __init__(self, known: KnownRates, shape: Shape, loss: float, sizes: Sequence[int], price: StepCost) -> None:
+        self.known, self.shape, self.loss, self.sizes, self.price = known, shape, loss, sizes, price
+        posterior, of_size = known.law, np.array(sizes, float)[:, None]
         self.rates, horizons = rates_for(posterior, sizes), horizons_for(posterior)
-        of_size = np.array(sizes, float)[:, None]
         prices = np.array([price(size) for size in sizes])[:, None]
         flat = np.repeat(sizes, self.rates.shape[1]), self.rates.ravel()
         diverges = of_draws(posterior.is_unstable(*flat)).reshape(-1, *self.rates.shape)
-        self._middle, self._costs, self._scores, self._log_steps = {}, {}, {}, {}
-        for shape in shapes:
-            ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=known.warmup_examples)
-            needed = of_draws(ends.examples_to(loss))
-            middle = np.median(needed, axis=0)
-            most = _most(diverges) * middle.min(axis=1, keepdims=True)
-            scores = mean_log(needed, most=most) + np.log(prices / of_size)
-            self._middle[shape], self._costs[shape] = middle, needed * prices / of_size
-            self._scores[shape] = np.where(np.isfinite(middle), scores, np.inf)
-            self._log_steps[shape] = np.log(middle / of_size)
+        ends = ends_of(posterior, shape, sizes, self.rates, horizons, warmup_examples=known.warmup_examples)
+        needed = of_draws(ends.examples_to(loss))
+        self._middle, self._costs = np.median(needed, axis=0), needed * prices / of_size
+        most = _most(diverges) * self._middle.min(axis=1, keepdims=True)
+        scores = mean_log(needed, most=most) + np.log(prices / of_size)
+        self._scores = np.where(np.isfinite(self._middle), scores, np.inf)
+        self._log_steps = np.log(self._middle / of_size)
 
-    def best(self, shape: Shape) -> tuple[int, ...] | None:
+    def best(self) -> tuple[int, ...] | None:
         """Indices of batch size and rate; None where none is likely to reach the loss."""
-        return choose(self._scores[shape], self._log_steps[shape])
+        return choose(self._scores, self._log_steps)
 
-    def expected_regret(self, shape: Shape, run: SingleRun) -> float:
-        """By which share a run costs more than the best setting of each draw, whatever its shape, in the mean cost.
+    def expected_regret(self, run: SingleRun) -> float:
+        """By which share a run costs more than the best setting of each draw, in the mean cost.
 
         A draw counts with at most `GIVEN_UP` times what the run costs in half of them, also where it diverges.
         """
         law = self.known.law if run.known is None else run.known.trusted_by(self.known.law)
         ends = ends_of(
-            law, shape, [run.batch_size], np.array([[run.learning_rate]]), horizons_for(law),
+            law, self.shape, [run.batch_size], np.array([[run.learning_rate]]), horizons_for(law),
             warmup_examples=self.known.warmup_examples,
         )  # fmt: skip
-        own = of_draws(ends.examples_to(self.loss))[:, 0, 0] * self.price(run.batch_size) / run.batch_size
-        most = GIVEN_UP * np.median(own)
-        best = np.min([own, *(costs.min(axis=(1, 2)) for costs in self._costs.values())], axis=0)
+        of_examples = self.price(run.batch_size) / run.batch_size
+        own = of_draws(ends.examples_to(self.loss))[:, 0, 0] * of_examples
+        # Between the horizons of the grid a run may just arrive in half of the draws.
+        middle = float(np.median(own))
+        most = GIVEN_UP * (middle if math.isfinite(middle) else run.horizon * of_examples)
+        best = np.minimum(own, self._costs.min(axis=(1, 2)))
         return float(np.mean(np.minimum(own, most)) / np.mean(np.minimum(best, most)) - 1.0)
 
-    def best_rate(self, shape: Shape, i: int) -> int | None:
+    def best_rate(self, i: int) -> int | None:
         """Index of the rate at one batch size."""
-        at = choose(self._scores[shape][i], self._log_steps[shape][i])
+        at = choose(self._scores[i], self._log_steps[i])
         return None if at is None else at[0]
 
-    def run(self, shape: Shape, i: int, j: int) -> SingleRun | None:
+    def run(self, i: int, j: int) -> SingleRun | None:
         """The run of a setting, looked at closely."""
-        near, warmup = float(self._middle[shape][i, j]), self.known.warmup_examples
+        near, warmup = float(self._middle[i, j]), self.known.warmup_examples
 
         def run(law: LossPosterior, rate: float) -> SingleRun | None:
-            return run_to_loss(law, shape, self.sizes[i], rate, self.loss, near=near, warmup_examples=warmup)
+            return run_to_loss(law, self.shape, self.sizes[i], rate, self.loss, near=near, warmup_examples=warmup)
 
-        return self.known.at(shape, near, self.sizes[i], float(self.rates[i, j]), run)
+        return self.known.at(self.shape, near, self.sizes[i], float(self.rates[i, j]), run)
 
 
 def _within_budget(
-    known: KnownRates, shapes: Sequence[Shape], goal: LowestLoss, sizes: Sequence[int], price: StepCost
-) -> tuple[Shape, list[SingleRun], SingleRun]:
+    known: KnownRates, shape: Shape, goal: LowestLoss, sizes: Sequence[int], price: StepCost
+) -> tuple[list[SingleRun], SingleRun]:
     """As `_reaching`, for the lowest loss at the end of a budget."""
     posterior, steps = known.law, {size: math.floor(goal.within / price(size)) for size in sizes}
     usable = [size for size in sizes if steps[size] >= LEAST_STEPS] or [size for size in sizes if steps[size] >= 2]
     rates = rates_for(posterior, usable)
-    found = np.full((1 + posterior.draws, len(shapes), *rates.shape), np.inf)
-    for k, shape in enumerate(shapes):
-        for i, size in enumerate(usable):
-            horizon = steps[size] * size
-            schedule = schedule_of(shape, horizon, known.warmup_examples)
-            width = rates.shape[1]
-            found[:, k, i] = posterior.losses_at_end([size] * width, rates[i], [schedule] * width, [horizon] * width)
+    found = np.full((1 + posterior.draws, *rates.shape), np.inf)
+    for i, size in enumerate(usable):
+        horizon, width = steps[size] * size, rates.shape[1]
+        schedule = schedule_of(shape, horizon, known.warmup_examples)
+        found[:, i] = posterior.losses_at_end([size] * width, rates[i], [schedule] * width, [horizon] * width)
     scores = np.mean(np.minimum(found, math.log(DIVERGED * posterior.initial_loss)), axis=0)
     scores = np.where(np.isfinite(np.median(of_draws(found), axis=0)), scores, np.inf)
-    log_steps = np.log([steps[size] for size in usable])[None, :, None] + np.zeros_like(scores)
+    log_steps = np.log([steps[size] for size in usable])[:, None] + np.zeros_like(scores)
     at = choose(scores, log_steps) if usable else None
     if at is None:
         raise UnreachableGoalError(
             "no batch size and learning rate within the bounds takes two steps and stays stable within the budget: "
             "raise it, or widen the bounds"
         )
-    shape, runs = shapes[at[0]], []
+    runs = []
     for i, size in enumerate(usable):
-        j = at[2] if i == at[1] else int(np.argmin(scores[at[0], i]))
-        if math.isfinite(scores[at[0], i, j]):
+        j = at[1] if i == at[0] else int(np.argmin(scores[i]))
+        if math.isfinite(scores[i, j]):
             run = _run_over(known, shape, size, float(rates[i, j]), steps[size] * size)
             runs += [] if run is None else [run]
-    return shape, runs, next(run for run in runs if run.batch_size == usable[at[1]])
+    return runs, next(run for run in runs if run.batch_size == usable[at[0]])
 
 
 def _run_over(known: KnownRates, shape: Shape, size: int, rate: float, horizon: int) -> SingleRun | None:
