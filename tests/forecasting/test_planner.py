@@ -112,7 +112,7 @@ def test_twin_the_least_cost_to_a_loss() -> None:
     regret = np.mean([min(given_up, own) for own in planned]) / np.mean(least) - 1.0
     assert plan.expected_regret == pytest.approx(float(regret))
     assert plan.expected_regret > 0.01
-    assert f"the plan costs {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
+    assert f"The plan costs {plan.expected_regret:.0%} more than the best setting" in " ".join(plan.reasons)
     assert plan.steps.value == pytest.approx(np.median(needed("cosine", size, moved, loss)[1:]) / size, rel=0.3)
 
 
