@@ -64,7 +64,7 @@ PRICES = {"seconds at 64 + B": StepCost(64.0, 1.0), "seconds at 4096 + B": StepC
 READING_ERROR = 0.3
 """Standard error of the log of a noise scale, as a probe's."""
 SHAPES: tuple[Shape, ...] = ("wsd", "linear", "cosine")
-"""Of the learning rate, that a plan chooses from."""
+"""Of the learning rate, of which the truth takes the best."""
 SIZES = tuple(2**k for k in range(2, 19, 2))
 RATES_TRIED = tuple(np.exp2(np.arange(-9.0, 1.25, 0.5)))
 """The grid of the truth: batch sizes a factor of 4 apart, rates half an octave."""

@@ -37,8 +37,8 @@ it stopped. A probe that is in the folder already serves for other goals too.
 
 The budget of the probe is --examples, or --seconds. Without either the probe gets as much as one run that you would
 train: a goal of within=... says how long that is, --usual-run says it for a goal of a loss. A shorter probe is not
-worth it: plans from probes of a third of a run cost 53 % more than the best in the median, and a third of them fail;
-from probes of one run they cost 15 % more, and 3 % fail (benchmarks/README.md).
+worth it: plans from probes of a third of a run cost 51 % more than the best in the median, and 30 % of them fail;
+from probes of one run they cost 13 % more, and 3 % fail (benchmarks/README.md).
 """
 WEIGHTS = "weights.pt"
 """File of a training's weights, in the folder of all else."""

@@ -1,4 +1,4 @@
-"""From a forecast to a plan: what the plan chooses from, unless it is asked for otherwise."""
+"""From a forecast to a plan: which batch sizes and shape it considers, unless others are asked for."""
 
 from __future__ import annotations
 
