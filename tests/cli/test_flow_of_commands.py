@@ -190,8 +190,8 @@ def test_training_says_what_a_checkpoint_held_already(
 
 
 def stop_at(share: float) -> Any:
-    def progress(self: Console, part: str, done: float) -> None:
-        if done >= share:
+    def progress(self: Console, part: str, done: float | None) -> None:
+        if done is not None and done >= share:
             raise KeyboardInterrupt
 
     return progress

@@ -230,7 +230,7 @@ def test_a_share_beyond_what_the_evaluated_examples_can_tell_is_refused() -> Non
 
 
 def test_what_an_unresolved_goal_takes_has_a_lower_end(forecast: Forecast) -> None:
-    plan = forecast.plan(ReachMetric("m", 0.97, least="examples"))
+    plan = forecast.plan(ReachMetric("m", 0.97, least="examples"), learning_rate_schedule="linear")
     assert not curve_of(forecast.metrics, "m").loss_at(0.97).resolved
     assert 0.1 * plan.steps.value < plan.steps.low < plan.steps.value
     assert math.isinf(plan.steps.high)

@@ -169,7 +169,7 @@ def test_the_objective_in_a_line() -> None:
         reading_of(settings_of(GOAL))
         == "batchopt reads the objective as the cost (example times) to reach loss 0.9, minimised"
     )
-    assert "loss after 60 seconds" in reading_of(settings_of(LowestLoss(60)))
+    assert "loss after 60 s, minimised" in reading_of(settings_of(LowestLoss(60)))
     assert "steps and examples to reach loss 0.9" in reading_of(
         settings_of(ReachLoss(LOSS, least=("steps", "examples")))
     )

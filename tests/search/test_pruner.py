@@ -75,7 +75,7 @@ def test_a_loser_ends_early_and_a_winner_never() -> None:
     assert at < 0.4
     decision = Decision.from_json(study.trials[-1].user_attrs[ENDED_KEY])
     assert decision.decision == "pruned while running"
-    assert "next to none to beat trial 0" in decision.reason
+    assert "next to no chance to beat trial 0" in decision.reason
     assert 0 < decision.spent < decision.limit
     assert pruned_at(study, 64, 0.15) is None
 
@@ -187,7 +187,7 @@ def test_beside_our_sampler_short_runs_come_first() -> None:
     assert at is not None
     assert at < 0.2
     decision = Decision.from_json(study.trials[0].user_attrs[ENDED_KEY])
-    assert "at another setting" in decision.reason
+    assert "Another setting has" in decision.reason
 
 
 def test_nothing_ends_within_its_first_steps() -> None:
