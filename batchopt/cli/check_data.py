@@ -17,6 +17,7 @@ from batchopt.cli.findings import LOOKED_AT, Finding, Subject
 from batchopt.probing.data import EVALUATION_SAMPLE, available, gather, order_of, population
 from batchopt.probing.finite_data import not_finite_examples
 from batchopt.probing.losses import rows_of
+from batchopt.probing.run import TrainingRun
 from batchopt.probing.streams import SeededStream
 from batchopt.probing.task import TrainingTask
 
@@ -24,6 +25,9 @@ FEW_EXAMPLES = 128
 """A probe runs two batch sizes a factor of 8 apart, the larger at most half of the data."""
 SLOW_LOADING = 0.5
 """Share of a step's time from which loading is worth a word."""
+TIMED_BATCHES = 5
+TIMED_RATE = 1e-6
+"""Learning rate of the steps that are timed: it moves nothing."""
 MOST_CLASSES = 10_000
 """Whole numbers with more values than that are no labels."""
 
@@ -143,9 +147,9 @@ def check_loading(subject: Subject) -> Finding:
     if subject.acts or subject.cost is None:
         return Finding(name, "skipped", "no time of a step to compare with")
     size = subject.batch_size
-    taken = statistics.median(_timed_batches(subject, size))
-    step = subject.cost(size)
-    share = min(1.0, taken / step)
+    pairs = list(_loading_and_step(subject, size))
+    taken = statistics.median(loading for loading, _ in pairs)
+    share = min(1.0, statistics.median(loading / step for loading, step in pairs))
     words = f"a batch of {size} is put together in {in_words(taken)}, {share:.0%} of a step"
     if share > SLOW_LOADING:
         return Finding(
@@ -157,11 +161,15 @@ def check_loading(subject: Subject) -> Finding:
     return Finding(name, "ok", words)
 
 
-def _timed_batches(subject: Subject, size: int) -> Iterator[float]:
-    for start in range(3):
-        indices: np.ndarray[Any, Any] = order_of(
-            subject.task.data, seed=1 + subject.seed, start=start * size, count=size
-        )
+def _loading_and_step(subject: Subject, size: int) -> Iterator[tuple[float, float]]:
+    """Seconds of putting a batch together and of a whole step, one right after the other: a busy moment slows both."""
+    task = subject.task
+    run = TrainingRun(task, learning_rate=TIMED_RATE, seed=subject.seed)
+    run.step(size)  # the first step loads what torch loads late
+    for start in range(TIMED_BATCHES):
+        indices: np.ndarray[Any, Any] = order_of(task.data, seed=1 + subject.seed, start=start * size, count=size)
         began = time.perf_counter()
-        gather(subject.task.data, indices, collate_fn=subject.task.collate_fn, device=subject.task.torch_device)
-        yield time.perf_counter() - began
+        gather(task.data, indices, collate_fn=task.collate_fn, device=task.torch_device)
+        loaded = time.perf_counter()
+        run.step(size)
+        yield loaded - began, time.perf_counter() - loaded
