@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchopt._wording import seconds as time_in_words
 from batchopt.cli.arguments import add_batch_sizes, add_goal, count, goal_of
-from batchopt.cli.console import Console
+from batchopt.cli.console import PLANNING, Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import SHAPES
 from batchopt.planning.goal import ReachLoss
@@ -51,9 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Plan, and write the plan and its schedule."""
-    forecast = Forecast.load(args.forecast)
+    forecast, goal = Forecast.load(args.forecast), goal_of(args)
+    console.begin(PLANNING)
     plan = forecast.plan(
-        goal_of(args),
+        goal,
         learning_rate_schedule=args.learning_rate_schedule,
         batch_sizes=args.batch_sizes,
         multiple_of=args.multiple_of,

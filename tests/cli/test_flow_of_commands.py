@@ -349,6 +349,16 @@ def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pyt
     assert "predicted" in captured.err
 
 
+def test_a_forecast_and_a_plan_say_that_they_begin(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["forecast", flow.probe, "-o", str(tmp_path / "f.json")]) == 0
+    assert capsys.readouterr().err == "  fitting the forecast\n"
+    out = ["-o", str(tmp_path / "plan.json"), "--schedule", str(tmp_path / "schedule.json")]
+    assert main(["plan", flow.forecast, "--reach-loss", str(GOAL), *out]) == 0
+    assert capsys.readouterr().err == "  planning\n"
+
+
 def test_what_lies_beside_a_task_is_found_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "layers_of_test.py").write_text("import torch\n\nmake = lambda: torch.nn.Linear(12, 4)\n")
