@@ -99,7 +99,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.say()
     console.title("how sure")
     if not plan.doubts:
-        console.item("Nothing in the evidence speaks against it; the intervals hold what is not known.", "good")
+        console.item("Nothing in the evidence speaks against the plan; what is not known is in the intervals.", "good")
     for doubt in plan.doubts:
         console.item(doubt, "doubt")
     reasons = list(plan.reasons[len(plan.doubts) :])

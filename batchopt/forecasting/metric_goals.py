@@ -54,8 +54,8 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape) -> Plan
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0
     told = (
-        f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}. What follows is for the middle of "
-        "that; the intervals of steps, examples and cost hold its ends too."
+        f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}. The plan is made for the "
+        "middle of that; the intervals of steps, examples and cost cover its ends too."
     )
     reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
     best = _stretched(plan.best, *_factors(forecast, plan.best, loss, shape))

@@ -132,7 +132,7 @@ def plan(plan: Plan) -> Section:
 
 def _sureness(plan: Plan) -> str:
     """Doubts, or that there are none, and what the intervals mean."""
-    body = doubts(plan.doubts) if plan.doubts else paragraph("Nothing in the evidence speaks against it.")
+    body = doubts(plan.doubts) if plan.doubts else paragraph("Nothing in the evidence speaks against the plan.")
     return body + paragraph("Intervals hold nine of ten single runs by this plan.", soft=True)
 
 

@@ -110,7 +110,7 @@ def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, caps
         places = [text.index(f"\n{words}") for words in ("what it costs", "how sure", "why", "what other batch sizes")]
         assert places == sorted(places)
         sure = text[places[1] : places[2]]
-        assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
+        assert ("Nothing in the evidence speaks against the plan" in sure) == (not doubts)
         assert (doubt in sure) == bool(doubts)
         assert "on average over what the forecast leaves open" in " ".join(sure.split())
         assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
