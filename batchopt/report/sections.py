@@ -149,8 +149,9 @@ def schedule(schedule: Schedule, plan: Plan | None) -> Section:
         )
         for piece in pieces
     ]
+    until = " until the loss is reached" if plan is not None and isinstance(plan.goal, ReachLoss) else ""
     cost = (
-        f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}"
+        f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}{until}"
         if plan is not None and plan.schedule == schedule and (_has_price(plan) or isinstance(plan.goal, ReachLoss))
         else ""
     )
