@@ -165,7 +165,7 @@ def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price:
     change = other.cost.value / best.cost.value - 1.0
     # The choice weighs all that is possible, so a neighbour may be cheaper by the middle prediction alone.
     doubt = DEARER if change < -0.01 else ""
-    more = f"{abs(change):.0%} {'less' if change < 0 else 'more'} {price.unit}"
+    more = f"{abs(change):.0%} {'fewer' if change < 0 else 'more'} {price.unit}"
     cost = f"as many {price.unit}" if abs(change) < 0.005 else more
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
