@@ -36,10 +36,10 @@ def demo(seed: int) -> dict[str, Any]:
     task = make_task()
     try:
         forecast = Forecast.fit(probe(task, examples=BUDGET, seed=seed))
-        plan = forecast.plan(ReachLoss(GOAL_LOSS), learning_rate_schedule="wsd")
+        plan = forecast.plan(ReachLoss(GOAL_LOSS))
     except BatchoptError as error:
         return {"seed": seed, "reached": False, "failure": f"{type(error).__name__}: {error}"}
-    adaptive = AdaptiveSchedule(plan, forecast) if plan.learning_rate_schedule == "wsd" else None
+    adaptive = AdaptiveSchedule(plan, forecast)
     row: dict[str, Any] = {
         "seed": seed,
         "batch_size": plan.batch_size,
@@ -50,11 +50,11 @@ def demo(seed: int) -> dict[str, Any]:
         "reached": False,
     }
     try:
-        result = train(task, adaptive or plan.schedule, seed=seed + 1, until_loss=GOAL_LOSS)
+        result = train(task, adaptive, seed=seed + 1, until_loss=GOAL_LOSS)
     except NonFiniteLossError as error:
         return row | {"failure": f"{type(error).__name__}: {error}"}
     row |= {"reached": result.reached is not None, "last_loss": result.curve.losses[-1]}
-    row["missed_decays"] = 0 if adaptive is None else len(adaptive.missed)
+    row["missed_decays"] = len(adaptive.missed)
     for told in compare(plan, plan.schedule, result):
         if told.name in COMPARED:
             interval = [told.predicted.value, told.predicted.low, told.predicted.high]

@@ -31,7 +31,7 @@ def rows() -> list[list[str]]:
                 result["paper"] or "-",
                 _losses(plan["end"]),
                 f"{trained['loss']:.3g}",
-                f"{result['seconds_of_processor'] / 60.0:.0f}",
+                f"{result['seconds_of_processor'] / 60.0:.1f}",
             ]
         )
     return found

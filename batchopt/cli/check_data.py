@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from batchopt._wording import seconds as in_words
 from batchopt.cli.findings import LOOKED_AT, Finding, Subject
 from batchopt.probing.data import EVALUATION_SAMPLE, available, gather, order_of, population
-from batchopt.probing.finite_data import not_finite_examples
+from batchopt.probing.finite_data import not_finite_examples, without_finite_loss
 from batchopt.probing.losses import rows_of
 from batchopt.probing.run import TrainingRun
 from batchopt.probing.streams import SeededStream
@@ -49,12 +49,32 @@ def check_data(subject: Subject) -> Finding:
     what = f"{_form(task)}; of an example {_shapes(batch)}"
     bad = not_finite_examples(task.data) or _not_finite_rows(task.data, task, count)
     if bad:
-        which = ", ".join(f"data[{index}]" for index in bad[:3]) + (" and others" if len(bad) > 3 else "")
-        holds = "holds" if len(bad) == 1 else "hold"
-        return Finding("data", "error", f"{which} {holds} NaN or infinite values", "leave them out, or fill them in")
+        return _not_finite("data", "data", bad, subject)
     if not isinstance(task.data, SeededStream) and available(task.data) < FEW_EXAMPLES:
         return Finding("data", "warning", what, f"with fewer than {FEW_EXAMPLES} examples batch sizes hardly differ")
     return Finding("data", "ok", f"{what}; finite{'' if isinstance(task.data, tuple) else f' in {count} examples'}")
+
+
+def _not_finite(check: str, held: str, bad: list[int], subject: Subject) -> Finding:
+    """Of examples with values that are not finite: an error where a probe refuses them, which is by their losses.
+
+    Args:
+        check: that found them.
+        held: the task's argument that holds them.
+        bad: their indices.
+        subject: whose they are.
+    """
+    task = subject.task
+    fatal = without_finite_loss(task, subject.model, getattr(task, held), bad)
+    told = fatal or bad
+    which = ", ".join(f"{held}[{index}]" for index in told[:3]) + (" and others" if len(told) > 3 else "")
+    words = f"{which} {'holds' if len(told) == 1 else 'hold'} NaN or infinite values"
+    its_loss = "its loss" if len(told) == 1 else "their losses"
+    if fatal:
+        words += f" that make {its_loss} nan or infinite"
+        return Finding(check, "error", words, "leave such examples out, or fill them in")
+    words += f", with which {its_loss} {'is' if len(told) == 1 else 'are'} finite"
+    return Finding(check, "warning", words, "check that the loss leaves such values out on purpose")
 
 
 def _form(task: TrainingTask) -> str:
@@ -132,12 +152,7 @@ def check_evaluation_data(subject: Subject) -> Finding:
     count = population(task.eval_data) or 0
     bad = not_finite_examples(task.eval_data) or _not_finite_rows(task.eval_data, task, min(LOOKED_AT, count))
     if bad:
-        return Finding(
-            name,
-            "error",
-            f"eval_data[{bad[0]}] holds NaN or infinite values",
-            "leave such examples out, or fill them in",
-        )
+        return _not_finite(name, "eval_data", bad, subject)
     return Finding(name, "ok", f"{count:,} examples of their own")
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOADING = "loading"
 """What a command does first that imports torch and the task's file, which takes seconds."""
+FORECASTING, PLANNING = "fitting the forecast", "planning"
+"""What takes seconds too, however the command is named that does it."""
 WIDTH = 100
 """Columns that sentences are wrapped to."""
 
@@ -161,6 +163,12 @@ class Console:
             task = bar.add_task(part, total=None if done is None else 1.0)
             self._bar = bar, task
         bar.update(task, completed=done or 0.0, description=part, refresh=True)
+
+    def begin(self, work: str) -> None:
+        """Say that work begins of which nobody knows how far it is: a moving bar on a terminal, elsewhere a line."""
+        if not self._is_silent and not is_rich(sys.stderr):
+            print(f"  {work}", file=sys.stderr, flush=True)
+        self.progress(work, None)
 
     def show_below(self, below: LatestRuns | None) -> None:
         """What stands under the bar from its next beginning on, where there is one; None for nothing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import count
-from batchopt.cli.console import Console
+from batchopt.cli.console import FORECASTING, PLANNING, Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.planning.goal import ReachLoss
 from batchopt.planning.plan import Plan
@@ -70,13 +70,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     show_probe(report, console)
 
     console.heading("2. Forecast: the critical batch size over the training")
+    console.begin(FORECASTING)
     forecast = Forecast.fit(report)
     forecast.save(out / "forecast.json")
     show_forecast(forecast, console, [])
 
     console.heading(f"3. Plan: least time to a loss of {GOAL_LOSS}")
-    # The stable part of a wsd run has no end: the run itself decides when its rate decays.
-    plan = forecast.plan(ReachLoss(GOAL_LOSS), learning_rate_schedule="wsd")
+    console.begin(PLANNING)
+    plan = forecast.plan(ReachLoss(GOAL_LOSS))
     save_plan(plan, out)
     show_plan(plan, console)
 
@@ -84,6 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     study = search_around(plan, forecast, task, args, console)
 
     console.heading("5. Train by the plan: predicted beside measured")
+    # The stable part of the plan's wsd schedule has no end: the run itself decides when its rate decays.
     adaptive = AdaptiveSchedule(plan, forecast)
     result = train_by(task, adaptive, console, plan=plan, seed=args.seed + 1)
     show_decays(adaptive, result, console)

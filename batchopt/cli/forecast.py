@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from batchopt.cli.arguments import UsageError, check_outputs, named_value, positive
-from batchopt.cli.console import Console
+from batchopt.cli.console import FORECASTING, Console
 from batchopt.errors import UnreachableGoalError
 from batchopt.evidence import Branch, ProbeReport
 from batchopt.forecasting.forecast import Forecast
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Fit and write the forecast."""
     check_outputs([args.out], inputs=map(Path, args.evidence))
     report, runs = read_evidence(args)
+    console.begin(FORECASTING)
     forecast = Forecast.fit(report, runs=runs, initial_loss=args.initial_loss, adaptive=args.adaptive)
     if runs:
         show_runs(runs, forecast, console)

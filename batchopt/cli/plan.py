@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchopt._wording import seconds as time_in_words
 from batchopt.cli.arguments import add_batch_sizes, add_goal, count, goal_of
-from batchopt.cli.console import Console
+from batchopt.cli.console import PLANNING, Console
 from batchopt.forecasting.forecast import Forecast
 from batchopt.learning_rate_schedule import SHAPES
 from batchopt.planning.goal import ReachLoss
@@ -51,9 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     """Plan, and write the plan and its schedule."""
-    forecast = Forecast.load(args.forecast)
+    forecast, goal = Forecast.load(args.forecast), goal_of(args)
+    console.begin(PLANNING)
     plan = forecast.plan(
-        goal_of(args),
+        goal,
         learning_rate_schedule=args.learning_rate_schedule,
         batch_sizes=args.batch_sizes,
         multiple_of=args.multiple_of,
@@ -98,7 +99,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.say()
     console.title("how sure")
     if not plan.doubts:
-        console.item("Nothing in the evidence speaks against it; the intervals hold what is not known.", "good")
+        console.item("Nothing in the evidence speaks against the plan; what is not known is in the intervals.", "good")
     for doubt in plan.doubts:
         console.item(doubt, "doubt")
     reasons = list(plan.reasons[len(plan.doubts) :])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from batchopt.cli.arguments import UsageError, add_batch_sizes, count, log_target, positive
 from batchopt.cli.budgets import Budget, amount, budget_of, other_budget
-from batchopt.cli.console import LOADING, Console
+from batchopt.cli.console import FORECASTING, LOADING, PLANNING, Console
 from batchopt.cli.goals import LEAST, WordGoal, goal_text, parse_goal
 from batchopt.errors import EvidenceError, UnreachableGoalError
 from batchopt.evidence import ProbeReport
@@ -105,10 +105,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
         report = _probed(task, budget, args, console)
     if report is None:
         raise ValueError("there is either a probe or a budget for one")
-    console.progress("forecast", None)
+    console.begin(FORECASTING)
     forecast = Forecast.fit(report)
     forecast.save(args.out / "forecast.json")
-    console.progress("plan", None)
+    console.begin(PLANNING)
     plan = _plan(forecast, goal, args)
     plan.save(args.out / "plan.json")
     plan.schedule.save(args.out / "schedule.json")

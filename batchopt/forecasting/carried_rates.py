@@ -80,15 +80,15 @@ class KnownRate:
     def in_words(self, batch_size: int, learning_rate: float) -> str:
         """Where the peak rate of a plan comes from."""
         source = "the task's prior, as the run is far longer than the probe's"
-        source = source if self.is_prior else "what the runs show to be best"
+        source = source if self.is_prior else "the best that the runs show"
         middle = self.carried_to(batch_size)
-        there = "" if batch_size == self.batch_size else f", which becomes {middle:.3g} at {batch_size}"
+        there = "" if batch_size == self.batch_size else f", which is {middle:.3g} carried over to {batch_size}"
         told = f"{source}: {self.learning_rate:.3g} at batch size {self.batch_size}{there}"
         if abs(math.log(learning_rate / middle)) <= math.log(self.within) + 1e-9:
-            return f"The peak learning rate keeps within a factor of {self.within:g} of {told}."
+            return f"The peak learning rate is within a factor of {self.within:g} of {told}."
         return (
-            f"The peak learning rate is further from {told}. Nearer to it the law expects no run to arrive, or none to "
-            "be stable."
+            f"The peak learning rate is further than a factor of {self.within:g} from {told}. At a rate that is nearer "
+            "the law expects that no run arrives, or that none is stable."
         )
 
 

@@ -54,13 +54,14 @@ def in_metrics(forecast: Forecast, goal: Goal, plan: Plan, shape: Shape) -> Plan
     # What is unresolved is the first doubt; else it comes after the first reason that is none.
     at = len(plan.doubts) + 1 if loss.resolved else 0
     told = (
-        f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}. What follows is for the middle of "
-        "that; the intervals of steps, examples and cost hold its ends too."
+        f"{goal.metric} {number(goal.value)} goes with a loss of {loss}{doubt}. The plan is made for the "
+        "middle of that; the intervals of steps, examples and cost cover its ends too."
     )
     reasons = (*plan.reasons[:at], told, *plan.reasons[at:])
-    best = _stretched(plan.best, *_factors(forecast, plan.best, loss, shape))
+    less, more = _factors(forecast, plan.best, loss, shape)
+    best, cost = _stretched(plan.best, less, more), _wider(plan.schedule_cost, less, more)
     others = tuple(best if point == plan.best else point for point in plan.alternatives)
-    return replace(plan, best=best, alternatives=others, asked=goal, reasons=reasons)
+    return replace(plan, best=best, schedule_cost=cost, alternatives=others, asked=goal, reasons=reasons)
 
 
 def _factors(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shape) -> tuple[float, float]:
@@ -81,15 +82,15 @@ def _factors(forecast: Forecast, point: Alternative, loss: Estimate, shape: Shap
 
 def _stretched(point: Alternative, less: float, more: float) -> Alternative:
     """A point whose intervals are wider by factors, downwards and upwards."""
-
-    def wider(estimate: Estimate) -> Estimate:
-        down, up = estimate.widened(less), estimate.widened(more)
-        return Estimate(estimate.value, down.low, up.high, down.resolved and up.resolved)
-
     return replace(
         point,
-        steps=wider(point.steps),
-        examples=wider(point.examples),
-        seconds=None if point.seconds is None else wider(point.seconds),
-        cost=wider(point.cost),
+        steps=_wider(point.steps, less, more),
+        examples=_wider(point.examples, less, more),
+        seconds=None if point.seconds is None else _wider(point.seconds, less, more),
+        cost=_wider(point.cost, less, more),
     )
+
+
+def _wider(estimate: Estimate, less: float, more: float) -> Estimate:
+    down, up = estimate.widened(less), estimate.widened(more)
+    return Estimate(estimate.value, down.low, up.high, down.resolved and up.resolved)

@@ -152,8 +152,8 @@ def doubt_of_overfitting(forecast: Forecast) -> list[str]:
         return [_told(turn, forecast.population)]
     lowest, passes = forecast.overfits_below, forecast.law.longest / forecast.population
     return [
-        f"Losses below {lowest:.4g} were seen on training batches only, whose examples had been seen up to "
-        f"{passes:.0f} times, and never where the loss is evaluated: it may not get that low."
+        f"Losses below {lowest:.4g} were seen on training batches only, on examples that had been trained on up to "
+        f"{passes:.0f} times: the evaluated loss was never that low, and may never be."
     ]
 
 

@@ -24,14 +24,14 @@ SHAPES_IN_WORDS = {
 
 NEARLY, FASTER = 0.1, 0.7
 """A run that ends at a loss (or costs) at most a tenth more, in at most this share of the time, is worth a word."""
-DEARER = " in the middle of the predictions, but it is worse on average over what is possible"
+DEARER = " by the middle prediction, but it is worse on average over all that the forecast takes for possible"
 OWN_DECISION = (
     "The steps and examples above are those of a run that decides itself when to decay (AdaptiveSchedule, or train "
     "--adapt): most need less than the schedule, some more."
 )
 STEPS_UNTIL_THEN = (
-    "The steps and examples above are those after which a run of this schedule first has the loss, which may be before "
-    "its end; one that misses begins anew."
+    "The steps and examples above are those after which a run by this schedule first has the loss, which may be before "
+    "its end; those of a run that misses it count too, and so do those of the next run."
 )
 
 
@@ -61,25 +61,25 @@ def reasons_for(
     loss = goal.loss if isinstance(goal, ReachLoss) else best.loss.value
     if loss < lowest_observed / 1.2:
         reasons.append(
-            f"The loss {loss:.3g} lies {lowest_observed / loss:.1f} times below the lowest "
-            f"that was seen ({lowest_observed:.3g}): {'the steps to it are' if reaches else 'it is'} extrapolated."
+            f"{'The steps to a' if reaches else 'A'} loss of {loss:.3g} {'are' if reaches else 'is'} extrapolated: the "
+            f"lowest that was seen is {lowest_observed:.3g}, {lowest_observed / loss:.1f} times as high."
         )
-    reasons.append(f"{FIRST_REASON}{SHAPES_IN_WORDS[shape]} ({shape}), over {horizon:,} examples.")
+    reasons.append(f"{FIRST_REASON}{SHAPES_IN_WORDS[shape]} ({shape}), in a run of {horizon:,} examples.")
     if best.seconds is not None and price.unit != "seconds":
         reasons.append(_time_sentence(goal, best, points, best.seconds.value))
     reasons += [] if rate is None else [rate]
     if isinstance(goal, ReachLoss):
         reasons.append(
             "A loss counts as reached at the end of the decay. The schedule is as long as nine of ten runs need, by "
-            "the forecast, but at most three times what the middle one does. "
+            "the forecast, but at most three times as long as half of them need. "
             + (OWN_DECISION if shape == "wsd" else STEPS_UNTIL_THEN)
         )
     if critical is not None:
         reasons.append(
-            f"The critical batch size of this loss is {critical} examples: there a run takes twice the fewest steps "
-            "and twice the fewest examples."
+            f"The critical batch size to this loss is {critical} examples: a run at that batch size takes twice the "
+            "fewest steps and twice the fewest examples with which the loss can be reached."
         )
-    reasons.append(_step_cost_sentence(goal, price))
+    reasons.append(_step_cost_sentence(price))
     reasons.extend(_neighbour_sentences(goal, best, points, price))
     if best.batch_size == max(point.batch_size for point in points):
         reasons.append(
@@ -91,12 +91,12 @@ def reasons_for(
     if expected_regret is not None:
         reasons.append(
             f"The plan costs {expected_regret:.0%} more than the best setting would, on average over what the forecast "
-            "leaves open. What the law itself gets wrong is not in that."
+            "leaves open. Errors of the law itself come on top of that."
         )
     return tuple(reasons)
 
 
-def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
+def _step_cost_sentence(price: StepCost) -> str:
     takes = "takes" if price.unit == "seconds" else "costs"
     if price.knees:
         return f"A step {takes} {price.in_words()}."
@@ -108,13 +108,12 @@ def _step_cost_sentence(goal: LossGoal, price: StepCost) -> str:
             "fewest steps is taken."
         )
     even = price.per_step / price.per_example
-    wanted = "the loss" if isinstance(goal, ReachLoss) else "the lowest loss"
     told = f"A step {takes} {price.in_words()}"
     if price.unit == BALANCED:
         told += " (one unit is the fewest steps, or the fewest examples, that can reach the loss)"
     return (
-        f"{told}; its fixed part is worth {number(even)} examples, so the least cost to "
-        f"{wanted} lies near sqrt(critical batch size x {number(even)})."
+        f"{told}; its fixed part is worth {number(even)} examples, so the best batch size lies near "
+        f"sqrt(critical batch size x {number(even)})."
     )
 
 
@@ -164,9 +163,9 @@ def _time_of(point: Alternative, price: StepCost) -> str:
 
 def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price: StepCost) -> str:
     change = other.cost.value / best.cost.value - 1.0
-    # The choice weighs all that is possible, so a neighbour may be cheaper in the middle of the predictions alone.
+    # The choice weighs all that is possible, so a neighbour may be cheaper by the middle prediction alone.
     doubt = DEARER if change < -0.01 else ""
-    more = f"{abs(change):.0%} {'less' if change < 0 else 'more'} {price.unit}"
+    more = f"{abs(change):.0%} {'fewer' if change < 0 else 'more'} {price.unit}"
     cost = f"as many {price.unit}" if abs(change) < 0.005 else more
     return (
         f"{word} the batch ({other.batch_size}) takes {other.steps.value:,.0f} steps and "
@@ -176,6 +175,6 @@ def _neighbour_sentence(word: str, other: Alternative, best: Alternative, price:
 
 def _schedule_sentence(segments: Sequence[Segment], relative_cost: float) -> str:
     if len(segments) == 1:
-        return "A batch size that rises during the run is not certain to save 2 %, so it stays the same."
+        return "The batch size stays the same during the run: raising it is not certain to save 2 %."
     path = " to ".join(str(segment.batch_size) for segment in segments)
     return f"The schedule raises the batch size ({path}) and is predicted to cost {1.0 - relative_cost:.0%} less."

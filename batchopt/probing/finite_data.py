@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset, TensorDataset
 
 from batchopt.errors import TaskError
-from batchopt.probing.data import EVALUATION_SEED, fetch
+from batchopt.probing.data import EVALUATION_SEED, gather
 from batchopt.probing.evaluation import losses_of_each
 from batchopt.probing.sharding import is_sharded
 from batchopt.probing.state import OwnRandomness, evaluating
@@ -33,18 +33,31 @@ def check_finite_data(task: TrainingTask, model: nn.Module) -> None:
     """
     if is_sharded(model.parameters()):
         return
-    found = not_finite_examples(task.data)[:MOST_LOSSES]
-    if not found:
-        return
-    with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active(), evaluating(model):
-        losses = losses_of_each(task, model, fetch(task, np.array(found)), len(found))
-    bad = [index for index, loss in zip(found, losses.tolist(), strict=True) if not np.isfinite(loss)]
+    bad = without_finite_loss(task, model, task.data, not_finite_examples(task.data))
     if bad:
         hold = "holds" if len(bad) == 1 else "and others hold"
         raise TaskError(
             f"losses must be finite before any training, and data[{bad[0]}] {hold} NaN or infinite values that make "
             "theirs nan or infinite: leave such examples out, or fill them in"
         )
+
+
+def without_finite_loss(task: TrainingTask, model: nn.Module, data: Any, found: list[int]) -> list[int]:
+    """Those among the first `MOST_LOSSES` of some examples of `data` whose loss is NaN or infinite.
+
+    Args:
+        task: whose data or evaluation data they are.
+        model: of the task, before any training; it is left as it is.
+        data: the data.
+        found: indices of the examples.
+    """
+    looked_at = found[:MOST_LOSSES]
+    if not looked_at:
+        return []
+    batch = gather(data, np.array(looked_at), collate_fn=task.collate_fn, device=task.torch_device)
+    with OwnRandomness(EVALUATION_SEED, device=task.torch_device, host=True).active(), evaluating(model):
+        losses = losses_of_each(task, model, batch, len(looked_at))
+    return [index for index, loss in zip(looked_at, losses.tolist(), strict=True) if not np.isfinite(loss)]
 
 
 def not_finite_examples(data: Any) -> list[int]:

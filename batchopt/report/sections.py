@@ -132,7 +132,7 @@ def plan(plan: Plan) -> Section:
 
 def _sureness(plan: Plan) -> str:
     """Doubts, or that there are none, and what the intervals mean."""
-    body = doubts(plan.doubts) if plan.doubts else paragraph("Nothing in the evidence speaks against it.")
+    body = doubts(plan.doubts) if plan.doubts else paragraph("Nothing in the evidence speaks against the plan.")
     return body + paragraph("Intervals hold nine of ten single runs by this plan.", soft=True)
 
 
@@ -149,8 +149,9 @@ def schedule(schedule: Schedule, plan: Plan | None) -> Section:
         )
         for piece in pieces
     ]
+    until = " until the loss is reached" if plan is not None and isinstance(plan.goal, ReachLoss) else ""
     cost = (
-        f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}"
+        f", predicted to cost {interval(plan.schedule_cost)} {plan.price.unit}{until}"
         if plan is not None and plan.schedule == schedule and (_has_price(plan) or isinstance(plan.goal, ReachLoss))
         else ""
     )

@@ -76,4 +76,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from flow import Settings, run_study
 
-    run_study(__file__, full=Settings(examples=800_000, loss=0.1), smoke=Settings(examples=8_000))
+    run_study(
+        __file__,
+        full=Settings(examples=800_000, loss=0.1, paper="MNIST: 20, 200; 50, 900"),
+        smoke=Settings(examples=8_000),
+    )

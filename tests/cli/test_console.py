@@ -118,6 +118,21 @@ def test_work_of_unknown_length_names_no_share(monkeypatch: pytest.MonkeyPatch) 
     assert "%" not in shown
 
 
+def test_work_that_begins_is_a_line_elsewhere_and_a_bar_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Console(as_json=True).begin("planning")
+    assert capsys.readouterr() == ("", "  planning\n")
+    Console(as_json=False, is_silent=True).begin("planning")
+    assert capsys.readouterr() == ("", "")
+    terminal, console = on_terminal(monkeypatch), Console(as_json=False)
+    console.begin("planning")
+    console.end_progress()
+    shown = terminal.getvalue()
+    assert "planning" in shown
+    assert shown.endswith(UP_AND_ERASE), "the bar is wiped out, and no line is left"
+
+
 def test_work_of_unknown_length_is_silent_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     Console(as_json=False).progress("forecast", None)
     assert capsys.readouterr() == ("", "")

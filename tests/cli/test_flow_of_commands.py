@@ -110,7 +110,7 @@ def test_a_plan_says_what_it_costs_and_how_sure_it_is_before_why(flow: Any, caps
         places = [text.index(f"\n{words}") for words in ("what it costs", "how sure", "why", "what other batch sizes")]
         assert places == sorted(places)
         sure = text[places[1] : places[2]]
-        assert ("Nothing in the evidence speaks against it" in sure) == (not doubts)
+        assert ("Nothing in the evidence speaks against the plan" in sure) == (not doubts)
         assert (doubt in sure) == bool(doubts)
         assert "on average over what the forecast leaves open" in " ".join(sure.split())
         assert reasons[len(doubts)].split(",")[0] in text[places[2] : places[3]]
@@ -347,6 +347,16 @@ def test_progress_and_words_leave_standard_output_to_json(flow: Any, capsys: pyt
     assert len(captured.out.splitlines()) == 1
     assert "training" in captured.err
     assert "predicted" in captured.err
+
+
+def test_a_forecast_and_a_plan_say_that_they_begin(
+    flow: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["forecast", flow.probe, "-o", str(tmp_path / "f.json")]) == 0
+    assert capsys.readouterr().err == "  fitting the forecast\n"
+    out = ["-o", str(tmp_path / "plan.json"), "--schedule", str(tmp_path / "schedule.json")]
+    assert main(["plan", flow.forecast, "--reach-loss", str(GOAL), *out]) == 0
+    assert capsys.readouterr().err == "  planning\n"
 
 
 def test_what_lies_beside_a_task_is_found_when_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,8 @@ def test_a_metric_is_planned_for_by_the_loss_that_goes_with_it(forecast: Forecas
     )  # fmt: skip
     assert plan.steps.value == by_loss.steps.value
     assert plan.steps.low < by_loss.steps.low < by_loss.steps.high < plan.steps.high
+    cost, by_loss_cost = plan.schedule_cost, by_loss.schedule_cost
+    assert cost.low < by_loss_cost.low < by_loss_cost.high < cost.high
     assert plan.metrics["m"].low < 0.62 < plan.metrics["m"].high
     assert sum(reason.startswith("m 0.6 goes with a loss of") for reason in plan.reasons) == 1
     assert plan.doubts == by_loss.doubts

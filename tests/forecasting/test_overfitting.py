@@ -46,7 +46,7 @@ def test_losses_of_examples_that_were_seen_again_are_doubted() -> None:
     overfits = replace(TRUTH, overfits_below=evaluated, population=10_000)
     (doubt,) = doubt_of_overfitting(overfits)
     assert doubt.startswith(f"Losses below {evaluated:.4g} were seen on training batches only")
-    assert f"had been seen up to {LAW.longest / 10_000:.0f} times" in doubt
+    assert f"had been trained on up to {LAW.longest / 10_000:.0f} times" in doubt
     assert doubt_of_overfitting(TRUTH) == []
 
 

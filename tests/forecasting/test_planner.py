@@ -14,6 +14,8 @@ from batchopt.errors import UnreachableGoalError
 from batchopt.forecasting.carried_rates import NEAR, KnownRates
 from batchopt.forecasting.forecast import Forecast
 from batchopt.forecasting.horizons import horizons_for, rates_for, schedule_of
+from batchopt.forecasting.planner import _Grid
+from batchopt.forecasting.single_run import run_over
 from batchopt.learning_rate_schedule import ShapeName
 from batchopt.planning.choice import DIVERGED, EQUAL, GIVEN_UP, RUINED
 from batchopt.planning.goal import LowestLoss, ReachLoss
@@ -148,6 +150,22 @@ def test_without_doubt_of_the_law_nothing_is_left_to_save() -> None:
     assert plan.expected_regret is not None
     assert 0.0 <= plan.expected_regret <= 1.01 * EQUAL  # of equal settings it takes the one with fewer steps
     assert FORECAST.plan(LowestLoss(400_000, of=PRICE), batch_sizes=BOUNDS).expected_regret is None
+
+
+def test_a_run_that_arrives_in_too_few_draws_counts_with_multiples_of_its_horizon() -> None:
+    loss, size, rate, horizon = 0.3, 64, 1.3, 32_000
+    own = needed("cosine", size, rate, loss)[1:]
+    assert math.isinf(np.median(own))
+    assert min(own) < horizon
+    run = run_over(LAW, schedule_of("cosine", horizon, None), size, rate, horizon=horizon, loss=loss)
+    grid = _Grid(KnownRates(LAW, None, None, None), "cosine", loss, SIZES, PRICE)
+    examples = {(each, at): needed("cosine", each, at, loss)[1:] for each, at in settings()}
+    given_up = GIVEN_UP * horizon * PRICE(size) / size
+    costs = [min(given_up, each * PRICE(size) / size) for each in own]
+    least = [min(costs[k], *(found[k] * PRICE(b) / b for (b, _), found in examples.items())) for k in range(LAW.draws)]
+    regret = grid.expected_regret(run)
+    assert regret == pytest.approx(float(np.mean(costs) / np.mean(least) - 1.0))
+    assert regret > 1.0
 
 
 def test_no_rate_is_planned_that_most_draws_do_not_bear() -> None:

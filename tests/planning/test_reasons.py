@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from visualization.samples import plan_of
 
@@ -9,6 +11,7 @@ from batchopt._wording import number, seconds
 from batchopt.planning.goal import LossGoal, LowestLoss, ReachLoss
 from batchopt.planning.reasons import reasons_for
 from batchopt.step_cost import Knee, StepCost
+from batchopt.uncertainty import Estimate
 
 PLAN = plan_of()
 GOAL = ReachLoss(0.6)
@@ -25,7 +28,8 @@ def told(price: StepCost, goal: LossGoal = GOAL) -> str:
     ("price", "sentence"),
     [
         (StepCost(1.21e-3, 6.27e-7), "A step takes 1.21 ms plus 0.627 µs an example; its fixed part is worth 1,930 "),
-        (StepCost(2.0, 0.004), "A step takes 2 s plus 4 ms an example;"),
+        (StepCost(2.0, 0.004), "A step takes 2 s plus 4 ms an example; its fixed part is worth 500 examples, so "
+         "the best batch size lies near sqrt(critical batch size x 500)."),
         (StepCost(64.0, 1.0, unit="euros"), "A step costs 64 euros plus 1 euros an example; its fixed part is worth"),
         (StepCost(1e-3, 1e-5, (Knee(64, 2e-5),)),
          "A step takes 1.01 ms at a batch of 1 and 1.64 ms at 64; beyond, every further example takes 30 µs."),
@@ -60,6 +64,22 @@ def test_a_faster_run_that_is_nearly_as_good_is_named() -> None:
     assert f" takes {seconds(taken[fastest])}, {less} times less, and ends at a loss of " in line
     assert sum(f" in {seconds(taken[32])}." in reason for reason in reasons) == 1, "twice the batch has its time"
     assert line.endswith("For less time bound the plan by batch_sizes=(least, most).")
+
+
+@pytest.mark.parametrize(
+    ("goal", "sentence"),
+    [
+        (ReachLoss(0.05), "The steps to a loss of 0.05 are extrapolated: the lowest that was seen is 0.1, 2.0"),
+        (LowestLoss(90_000, of="examples"), "A loss of 0.6 is extrapolated: the lowest that was seen is 1.2, 2.0"),
+    ],
+)
+def test_what_lies_below_all_that_was_seen_is_extrapolated(goal: LossGoal, sentence: str) -> None:
+    best = replace(PLAN.best, loss=Estimate(0.6, 0.5, 0.7, True))
+    reasons = reasons_for(goal, best, PLAN.alternatives, shape="wsd", horizon=90_000, critical=None,
+                          segments=PLAN.schedule.segments, relative_cost=1.0, price=StepCost(64.0, 1.0),
+                          lowest_observed=0.1 if isinstance(goal, ReachLoss) else 1.2, expected_regret=None, rate=None,
+                          doubts=())  # fmt: skip
+    assert reasons[0].startswith(sentence)
 
 
 @pytest.mark.parametrize("at", [0, -1])
