@@ -57,7 +57,7 @@ GAMES = (
 
 
 def rollout_rows() -> list[str]:
-    """A row for every game, in Markdown, with the columns of `figures.table`; noise scales are in the optimizer's metric."""
+    """A row for every game, with the columns of `figures.table`; noise scales are in the optimizer's metric."""
     rows = []
     for game in GAMES:
         folder = STUDIES / game.folder
