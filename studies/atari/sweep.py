@@ -35,7 +35,7 @@ GRIDS = {
         most_examples=60_000,
         scores=(2.0, 2.5, 3.0),
         evaluation_ratio=1.2,
-        first_evaluation=2_000,
+        first_evaluation=6_000,
     ),
     "breakout-long": replace(LONG, scores=(3.0, 6.0, 12.0)),
     "pong-long": LONG,
