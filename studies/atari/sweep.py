@@ -26,11 +26,11 @@ GRIDS = {
     "breakout": Grid(
         learning_rates={
             4: (3.5e-4, 7e-4),
-            16: (7e-4, 1.4e-3),
-            64: (1.4e-3, 2.8e-3),
+            16: (7e-4,),
+            64: (1.4e-3,),
             256: (2.8e-3, 5.6e-3),
         },
-        seeds=(0, 1),
+        seeds=(0,),
         most_steps=15_000,
         most_examples=60_000,
         scores=(2.0, 2.5, 3.0),
