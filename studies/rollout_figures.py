@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import runpy
 import statistics
 import sys
@@ -22,7 +23,8 @@ from rollout_sweep import Grid, critical_batch_sizes, fewest_examples, say_fit
 
 HERE = Path(__file__).parent
 PICTURES = HERE.parent / "docs" / "paper"
-BLUE, GREY = (0.0, 0.447, 0.698), "#767676"
+COLUMNS = 3
+BLUE = 0.0, 0.447, 0.698
 
 
 def sweeps() -> dict[str, tuple[Grid, list[dict[str, Any]], str]]:
@@ -31,6 +33,7 @@ def sweeps() -> dict[str, tuple[Grid, list[dict[str, Any]], str]]:
     for name, folder, game, unit in (
         ("CartPole, A2C", "classic_control", "cartpole", "examples of 16 steps"),
         ("Acrobot, A2C", "classic_control", "acrobot", "examples of 16 steps"),
+        ("Breakout, A2C", "atari", "breakout", "examples of 5 steps"),
         ("CartPole, PPO", "ppo", "cartpole", "episodes"),
         ("Pendulum, PPO", "ppo", "pendulum", "episodes of 200 steps"),
         ("LunarLander, PPO", "ppo", "lander", "episodes"),
@@ -53,15 +56,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PICTURES, help="folder of the picture")
     args = parser.parse_args()
     known = sweeps()
-    figure = Figure(figsize=(3.6 * len(known), 3.4), layout="constrained", dpi=110)
-    axes = figure.subplots(1, len(known), squeeze=False)[0]
-    for axis, (name, (grid, rows, unit)) in zip(axes, known.items(), strict=True):
-        fits = critical_batch_sizes(rows, grid.scores)
+    rows = math.ceil(len(known) / COLUMNS)
+    figure = Figure(figsize=(3.6 * COLUMNS, 3.2 * rows), layout="constrained", dpi=110)
+    axes = [figure.add_subplot(rows, COLUMNS, k + 1) for k in range(len(known))]
+    for axis, (name, (grid, runs, unit)) in zip(axes, known.items(), strict=True):
+        fits = critical_batch_sizes(runs, grid.scores)
         shades = np.linspace(0.3, 1.0, len(grid.scores))
         for score, shade in zip(grid.scores, shades, strict=True):
             points = {
                 size: statistics.median(seeds)
-                for size, seeds in fewest_examples(rows, score).items()
+                for size, seeds in fewest_examples(runs, score).items()
             }  # fmt: skip
             steps = [examples / size for size, examples in points.items()]
             axis.plot(steps, list(points.values()), "o", color=(*BLUE, shade), markersize=4, label=f"score {score:g}")

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,22 @@ class Grid:
     """What is swept.
 
     Attributes:
-        batch_sizes: in examples.
-        learning_rates: of every batch size.
+        learning_rates: of every batch size, in examples.
         seeds: of every setting.
         most_steps: of a run.
         most_examples: of a run.
         scores: each rising; a run ends where it has reached the last.
         evaluation_ratio: evaluations are this factor apart in steps, or a step.
+        first_evaluation: examples before the first one of a model that has been trained.
     """
 
-    batch_sizes: tuple[int, ...]
-    learning_rates: tuple[float, ...]
+    learning_rates: Mapping[int, tuple[float, ...]]
     seeds: tuple[int, ...]
     most_steps: int
     most_examples: int
     scores: tuple[float, ...]
     evaluation_ratio: float = 1.15
+    first_evaluation: int = 0
 
 
 def run_sweeps(description: str, folder: Path, tasks: Mapping[str, TrainingTask], grids: Mapping[str, Grid]) -> None:
@@ -72,16 +73,17 @@ def run_sweeps(description: str, folder: Path, tasks: Mapping[str, TrainingTask]
 
 
 def _smallest(grid: Grid) -> Grid:
-    return replace(
-        grid, batch_sizes=grid.batch_sizes[:1], learning_rates=grid.learning_rates[:1], seeds=(0,), most_steps=1
-    )
+    size, rates = next(iter(grid.learning_rates.items()))
+    return replace(grid, learning_rates={size: rates[:1]}, seeds=(0,), most_steps=1, first_evaluation=0)
 
 
 def sweep(task: TrainingTask, grid: Grid, path: Path, *, workers: int = 1) -> list[dict[str, Any]]:
     """All runs of a grid, as rows of batch size, rate, seed, and the examples at which each score was reached."""
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["batch_size"], row["learning_rate"], row["seed"]) for row in rows}
-    wanted = [(b, r, s) for s in grid.seeds for r in grid.learning_rates for b in grid.batch_sizes]
+    ranks = list(zip_longest(*grid.learning_rates.values()))  # a rate of every batch size, then the next of every one
+    settings = [(b, r) for rates in ranks for b, r in zip(grid.learning_rates, rates, strict=True) if r is not None]
+    wanted = [(b, r, s) for s in grid.seeds for b, r in settings]
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
     for row in parallel(delayed(_run)(task, grid, *each) for each in wanted if each not in done):
         rows.append(row)
@@ -100,7 +102,8 @@ def _run(task: TrainingTask, grid: Grid, batch_size: int, rate: float, seed: int
     most = min(grid.most_steps, grid.most_examples // batch_size)
     try:
         while run.steps < most and LossCurve(tuple(examples), tuple(measured)).examples_to(losses[-1]) is None:
-            for _ in range(max(1, round((grid.evaluation_ratio - 1.0) * run.steps))):
+            before_first = math.ceil(grid.first_evaluation / batch_size) - run.steps
+            for _ in range(max(1, round((grid.evaluation_ratio - 1.0) * run.steps), before_first)):
                 run.step(batch_size)
             examples.append(run.examples_seen)
             measured.append(run.evaluate())
@@ -110,6 +113,7 @@ def _run(task: TrainingTask, grid: Grid, batch_size: int, rate: float, seed: int
     return {
         "batch_size": batch_size, "learning_rate": rate, "seed": seed, "outcome": outcome,
         "reached": {f"{score:g}": curve.examples_to(loss) for score, loss in zip(grid.scores, losses, strict=True)},
+        "scores": [[n, round(rollouts.score_of(loss), 3)] for n, loss in zip(examples, measured, strict=True)],
         "examples": examples[-1], "best": rollouts.score_of(min(measured)), "seconds": time.process_time() - began,
     }  # fmt: skip
 

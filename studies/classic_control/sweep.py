@@ -12,16 +12,14 @@ from rollout_sweep import Grid, run_sweeps
 
 GRIDS = {
     "cartpole": Grid(
-        batch_sizes=(4, 16, 64, 256),
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rates=dict.fromkeys((4, 16, 64, 256), (3e-3, 1e-2, 3e-2)),
         seeds=(0, 1, 2, 3, 4),
         most_steps=4_000,
         most_examples=30_000,
         scores=(50.0, 100.0, 200.0, 350.0),
     ),
     "acrobot": Grid(
-        batch_sizes=(4, 16, 64, 256),
-        learning_rates=(3e-3, 1e-2),
+        learning_rates=dict.fromkeys((4, 16, 64, 256), (3e-3, 1e-2)),
         seeds=(0, 1),
         most_steps=2_000,
         most_examples=30_000,

@@ -31,6 +31,7 @@ class Game:
         unit: what the row counts, in one example.
         paper: the paper's critical batch size at the start and over the run, noise scale at the start and over the run.
         result: its name among the results of the whole flow; None where that was not run.
+        reading_unit: what the row counts, in one of what the study counts noise scales in.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Game:
     unit: int
     paper: str
     result: str | None = None
+    reading_unit: int = 1
 
 
 ATARI = "Atari, in frames: 100 to 1,000, 400 to 8,000; 100 to 1,000, 1,000 to 20,000"
@@ -47,6 +49,7 @@ DOTA_5V5 = "Dota 5v5: -, above 8,000,000; 100,000, 24,000,000"
 
 GAMES = (
     Game("A2C on CartPole, in steps", "classic_control", "cartpole", 16, ATARI),
+    Game("A2C on Breakout, in frames", "atari", "breakout", 20, ATARI, reading_unit=4),
     Game("PPO on CartPole, in episodes", "ppo", "cartpole", 1, DOTA, "task"),
     Game("PPO on Pendulum, in steps", "ppo", "pendulum", 200, f"{DOTA}; {DOTA_5V5}", "pendulum"),
     Game("PPO on LunarLander, in episodes", "ppo", "lander", 1, DOTA, "lander"),
@@ -54,7 +57,7 @@ GAMES = (
 
 
 def rollout_rows() -> list[str]:
-    """A row for every game, in Markdown, with the columns of `figures.table`; noise scales are in Adam's metric."""
+    """A row for every game, with the columns of `figures.table`; noise scales are in the optimizer's metric."""
     rows = []
     for game in GAMES:
         folder = STUDIES / game.folder
@@ -62,15 +65,21 @@ def rollout_rows() -> list[str]:
         scores = sorted(map(float, runs[0]["reached"]))
         fits = list(critical_batch_sizes(runs, scores).values())
         readings = [
-            reading["preconditioned"][0]
+            _reading(*reading["preconditioned"], game.reading_unit)
             for reading in json.loads((folder / "noise.json").read_text())
-            if reading["game"] == game.file and "preconditioned" in reading
+            if reading["game"].lower() == game.file and "preconditioned" in reading
         ]
         rows.append(
             f"| {game.name} | {_interval(fits[0], game.unit)}, {_interval(fits[-1], game.unit)} "
-            f"| {_number(readings[0])}, {_number(readings[-1])} | - | {_forecast(game)} | {game.paper} |"
+            f"| {readings[0]}, {readings[-1]} | - | {_forecast(game)} | {game.paper} |"
         )
     return rows
+
+
+def _reading(value: float, low: float, high: float | None, unit: int) -> str:
+    """A noise scale, or what it is above."""
+    is_bound = high is None and value == low
+    return f"{'above ' if is_bound else ''}{_number(unit * value)}"
 
 
 def _interval(fit: TradeoffFit, unit: int) -> str:

@@ -12,24 +12,21 @@ from rollout_sweep import Grid, run_sweeps
 
 GRIDS = {
     "cartpole": Grid(
-        batch_sizes=(2, 16, 128),
-        learning_rates=(3e-3, 1e-2, 3e-2),
+        learning_rates=dict.fromkeys((2, 16, 128), (3e-3, 1e-2, 3e-2)),
         seeds=(0, 1, 2),
         most_steps=300,
         most_examples=6_000,
         scores=(50.0, 100.0, 200.0, 350.0),
     ),
     "pendulum": Grid(
-        batch_sizes=(4, 16, 80, 320, 1_280, 5_120),
-        learning_rates=(6e-2, 2e-2),
+        learning_rates=dict.fromkeys((4, 16, 80, 320, 1_280, 5_120), (6e-2, 2e-2)),
         seeds=(0, 1),
         most_steps=300,
         most_examples=250_000,
         scores=(-1_000.0, -600.0, -300.0, -200.0),
     ),
     "lander": Grid(
-        batch_sizes=(4, 16, 64, 256),
-        learning_rates=(1e-2, 3e-3),
+        learning_rates=dict.fromkeys((4, 16, 64, 256), (1e-2, 3e-3)),
         seeds=(0, 1),
         most_steps=200,
         most_examples=10_000,

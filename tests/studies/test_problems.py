@@ -189,6 +189,8 @@ def test_atari_games_without_sticky_actions_begin_alike_for_any_seed() -> None:
     played.reset(seed=1)
     for _ in range(30):
         played.step(1)
+    played.close()
+    assert make("Breakout") is played, "a game that was closed is opened again"
     seen = [environment.reset(seed=seed)[0] for environment, seed in ((played, 2), (fresh, 3))]
     for action in (1, 2, 3, 2, 0, 3):
         np.testing.assert_array_equal(*seen)

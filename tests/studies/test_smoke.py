@@ -36,7 +36,7 @@ def test_smoke(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("classic_control", "cartpole", "gymnasium"),
         ("ppo", "pendulum", "gymnasium"),
         ("ppo", "lander", "Box2D"),
-        ("atari", "pong", "ale_py"),
+        ("atari", "breakout", "ale_py"),
     ],
 )
 def test_smoke_of_a_sweep(name: str, game: str, package: str, tmp_path: Path) -> None:
